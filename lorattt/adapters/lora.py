@@ -1,0 +1,151 @@
+"""Low-rank matrices on the attention projections, one set per episode (Hu et al., ICLR 2022).
+
+A projection W x + b becomes W x + b + g B A x. q, k, v and out each have their own A and B, also where
+the frozen q, k and v are fused in one matrix. E episodes share the GEMM with W; theirs alone are two
+small batched products. LoRA-TTT section 1.2 of the authors' configuration: rank 16, last two blocks.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lorattt.clip.attention import PROJECTIONS, Projection
+from lorattt.clip.vision import VisionTower
+from lorattt.errors import UserError
+from lorattt.rng import episode_keys, fold, keep_mask, uniform
+
+# Streams: purposes of random numbers.
+_INIT_STREAM, _DROPOUT_STREAM = 11, 12
+
+
+@dataclass(frozen=True)
+class LoRASpec:
+    """The shape and the strength of the adapters.
+
+    Args:
+        rank: Rank r of B A.
+        multiplier: The factor g on B A (alpha / r in other programs' terms).
+        blocks: 0-based blocks of the image tower; negative ones count from the end.
+        projections: Which of q, k, v, out have an adapter.
+        dropout: Probability that an input of A is zeroed during the update; never at prediction.
+    """
+
+    rank: int = 16
+    multiplier: float = 12.0
+    blocks: tuple[int, ...] = (-2, -1)
+    projections: tuple[Projection, ...] = PROJECTIONS
+    dropout: float = 0.01
+
+    def __post_init__(self) -> None:
+        """Refuse values without meaning."""
+        if self.rank < 1:
+            raise UserError(f"lora.rank {self.rank}: must be at least 1")
+        if not math.isfinite(self.multiplier):
+            raise UserError(f"lora.multiplier {self.multiplier}: must be a finite number")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"lora.dropout {self.dropout}: must be at least 0 and below 1")
+        if not self.projections:
+            raise UserError("lora.projections is empty: name at least one of q, k, v, out")
+
+
+class LoRA:
+    """One set of adapters per episode, as the tower reads them.
+
+    Args:
+        parameters: ``{block}.{projection}.A`` of shape ``(E, r, d)`` and ``.B`` of ``(E, d, r)``, float32.
+        multiplier: The factor g.
+        dropout: Probability that an input of A is zeroed.
+        keys: ``(E,)`` int64 keys of the dropout decisions; needed where ``dropout`` is above 0.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Tensor],
+        multiplier: float,
+        dropout: float = 0.0,
+        keys: Tensor | None = None,
+    ) -> None:
+        self._parameters = parameters
+        self._multiplier = multiplier
+        self._dropout = dropout if keys is not None else 0.0
+        self._keys = keys
+
+    def delta(self, block: int, projection: Projection, x: Tensor) -> Tensor | None:
+        """``g B A x`` for inputs ``(E * n, L, d)``, episode-major; None where there is no adapter."""
+        a = self._parameters.get(f"{block}.{projection}.A")
+        if a is None:
+            return None
+        b = self._parameters[f"{block}.{projection}.B"]
+        rows = x.reshape(a.shape[0], -1, x.shape[-1])  # (E, n * L, d)
+        if self._dropout > 0 and self._keys is not None:
+            keys = fold(fold(self._keys, block), PROJECTIONS.index(projection))
+            kept = keep_mask(keys, (rows.shape[1], rows.shape[2]), self._dropout)
+            rows = rows * kept / (1 - self._dropout)
+        down = torch.bmm(rows, a.to(x.dtype).transpose(1, 2))  # (E, n L, d) @ (E, d, r)
+        up = torch.bmm(down, (b * self._multiplier).to(x.dtype).transpose(1, 2))  # (E, n L, r) @ (E, r, d)
+        return up.view(*x.shape[:-1], b.shape[1])
+
+
+class LoRATuner:
+    """Makes fresh adapters and hands them to the tower.
+
+    Args:
+        tower: The ViT to adapt.
+        spec: Shape and strength.
+        seed: The run's seed: A is drawn from it once and is the same for every episode.
+
+    Raises:
+        UserError: If a block is out of range.
+    """
+
+    def __init__(self, tower: VisionTower, spec: LoRASpec, seed: int) -> None:
+        self.spec = spec
+        self.blocks = tower.resolve_blocks(spec.blocks)
+        self.initial = initial_lora(tower.width, self.blocks, spec.projections, spec.rank, seed)
+
+    @property
+    def starts_as_frozen(self) -> bool:
+        """Whether fresh adapters add nothing: B is zero."""
+        return not any(value.any() for name, value in self.initial.items() if name.endswith(".B"))
+
+    def fresh(self, episodes: int, device: torch.device) -> dict[str, Tensor]:
+        """New leaves ``(E, *)`` on the device, each episode's a copy of the initial adapters."""
+        return {
+            name: value.to(device).expand(episodes, *value.shape).clone().requires_grad_()
+            for name, value in self.initial.items()
+        }
+
+    @contextmanager
+    def installed(self, parameters: Mapping[str, Tensor]) -> Iterator[None]:
+        """LoRA changes nothing in the tower."""
+        yield
+
+    def adapter(self, parameters: Mapping[str, Tensor], keys: Tensor | None = None) -> LoRA:
+        """The adapters as the tower reads them; with ``keys`` ``(E,)`` as in the update, dropout included."""
+        stream = None if keys is None else fold(keys, _DROPOUT_STREAM)
+        return LoRA(parameters, self.spec.multiplier, self.spec.dropout, stream)
+
+
+def initial_lora(
+    width: int, blocks: Sequence[int], projections: Sequence[Projection], rank: int, seed: int
+) -> dict[str, Tensor]:
+    """One un-batched set: A Kaiming-uniform with a = sqrt(5), that is U(-1/sqrt(d), 1/sqrt(d)); B zero.
+
+    With B zero the adapted model starts as the frozen one.
+
+    Returns:
+        ``{block}.{projection}.A`` of shape ``(rank, width)`` and ``.B`` of ``(width, rank)``, float32, CPU.
+    """
+    bound = 1 / math.sqrt(width)
+    key = fold(episode_keys(seed, torch.tensor(0)), _INIT_STREAM)
+    parameters: dict[str, Tensor] = {}
+    for block in blocks:
+        for projection in projections:
+            draws = uniform(fold(fold(key, block), PROJECTIONS.index(projection)), (rank, width))
+            parameters[f"{block}.{projection}.A"] = (2 * draws - 1) * bound
+            parameters[f"{block}.{projection}.B"] = torch.zeros(width, rank)
+    return parameters

@@ -1,0 +1,1 @@
+"""Observers of a run: they write and show, and change nothing."""

@@ -1,0 +1,91 @@
+"""One folder per run, with the configuration that made it."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.cli import SaveConfigCallback
+
+from lorattt.errors import UserError
+
+RESULTS_FILE = "results.json"
+
+
+class RunFolder(Callback):
+    """Chooses and makes the folder of a run.
+
+    Args:
+        root: Folder of all runs; a run gets ``root/<method>/<dataset>/<number>``, the next free number.
+        folder: This very folder instead.
+
+    Attributes:
+        path: The run's folder, once the run has started; the same on all devices.
+    """
+
+    def __init__(self, root: str = "runs", folder: str | None = None) -> None:
+        self._root, self._folder = root, folder
+        self.path = Path(folder or root)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Choose on one device, tell the others, make the folder.
+
+        Raises:
+            UserError: If the folder that was asked for already holds results.
+        """
+        chosen = self._choose(trainer, pl_module) if trainer.is_global_zero else ""
+        # Every device learns of a refusal, so that none waits for the one that stopped.
+        chosen = trainer.strategy.broadcast(chosen)
+        if not chosen:
+            raise UserError(
+                f"run folder {self._folder} already holds {RESULTS_FILE}: name another run.folder, or remove it"
+            )
+        self.path = Path(chosen)
+
+    def _choose(self, trainer: Trainer, pl_module: LightningModule) -> str:
+        if self._folder is not None:
+            folder = Path(self._folder)
+            if (folder / RESULTS_FILE).exists():
+                return ""
+            folder.mkdir(parents=True, exist_ok=True)
+            return str(folder)
+        parent = Path(self._root) / run_name(pl_module, "name") / run_name(_datamodule(trainer), "name")
+        parent.mkdir(parents=True, exist_ok=True)
+        number = 0
+        while True:
+            folder = parent / f"{number:03d}"
+            try:
+                folder.mkdir()  # fails if another run took the number meanwhile
+            except FileExistsError:
+                number += 1
+                continue
+            return str(folder)
+
+
+class ConfigWriter(SaveConfigCallback):
+    """Writes the whole configuration of a run to ``config.yaml`` in its folder."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Called by Lightning on the first device, after the folder was made."""
+        path = find_run_folder(trainer) / "config.yaml"
+        self.parser.save(self.config, path, skip_none=False, overwrite=True, multifile=False)
+
+
+def _datamodule(trainer: Trainer) -> Any:
+    return getattr(trainer, "datamodule", None)
+
+
+def run_name(thing: Any, attribute: str) -> str:
+    """A short name of a method or a dataset that is safe as a folder's name."""
+    name = getattr(thing, attribute, None)
+    if not isinstance(name, str):
+        name = type(thing).__name__ if thing is not None else "data"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "run"
+
+
+def find_run_folder(trainer: Trainer) -> Path:
+    """The folder of the run, for other callbacks; Lightning's root folder where there is no RunFolder."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, RunFolder):
+            return callback.path
+    return Path(trainer.default_root_dir)

@@ -1,0 +1,187 @@
+"""Load any open_clip model by name and pretrained tag or checkpoint file, frozen and ready to evaluate."""
+
+import difflib
+import json
+import logging
+import pickle
+import warnings
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import open_clip
+import torch
+from open_clip import pretrained as tags
+from open_clip.factory import load_checkpoint
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from lorattt import demo
+from lorattt.clip.model import Clip
+from lorattt.clip.tokenizer import truncated_tokenizer
+from lorattt.errors import UserError
+
+Dtype = Literal["fp32", "bf16", "fp16"]
+DEMO_TAG = "demo"
+# What an OpenAI archive holds beside the weights.
+_ARCHIVE_EXTRAS = ("input_resolution", "context_length", "vocab_size")
+
+
+@dataclass(frozen=True)
+class ClipSpec:
+    """Which CLIP to use.
+
+    Args:
+        model: open_clip's model name, such as ``ViT-B-16-quickgelu``; ``lorattt-demo`` for the embedded one.
+        pretrained: A pretrained tag of that model, such as ``openai``, or a checkpoint file (safetensors,
+            open_clip's ``.pt``, OpenAI's original archive). Null leaves the weights random.
+        dtype: Dtype of the frozen towers. Adapters, losses and predictions are float32 in any case.
+    """
+
+    model: str = "ViT-B-16-quickgelu"
+    pretrained: str | None = "openai"
+    dtype: Dtype = "fp32"
+
+
+def load_clip(spec: ClipSpec) -> Clip:
+    """Build the model, load its weights, freeze it and put it in evaluation mode, on the CPU.
+
+    Raises:
+        UserError: If the model or the tag is unknown, the file is missing, damaged or of another model, or
+            its activation (quick GELU) is not the model's.
+    """
+    config = _model_config(spec.model)
+    weights = _find_weights(spec, config)
+    if spec.model == demo.MODEL_NAME:
+        model = _build_demo(config, spec.dtype)
+        tokenizer = truncated_tokenizer(demo.MERGES, model.context_length)
+    else:
+        model = _build(spec.model, weights if isinstance(weights, str) else None, spec.dtype)
+        tokenizer = open_clip.get_tokenizer(spec.model)
+    if isinstance(weights, Path):
+        _load_file(model, weights, spec.model)
+    if weights is None:
+        warnings.warn(f"{spec.model} has random weights: pretrained is null", stacklevel=2)
+    preprocess = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
+    preprocess |= open_clip.get_model_preprocess_cfg(model)
+    return Clip(model.requires_grad_(False).eval(), tokenizer, spec.model, preprocess)
+
+
+def _model_config(name: str) -> dict[str, Any]:
+    if name == demo.MODEL_NAME:
+        return dict(demo.MODEL_CONFIG)
+    config: dict[str, Any] | None = open_clip.get_model_config(name.replace("/", "-"))
+    if config is None:
+        near = difflib.get_close_matches(name, [*open_clip.list_models(), demo.MODEL_NAME], n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else "see open_clip.list_models()"
+        raise UserError(f"unknown model {name!r}: {hint}")
+    return config
+
+
+def _find_weights(spec: ClipSpec, config: dict[str, Any]) -> str | Path | None:
+    """The tag, the file, or None for random weights, once they are known to exist and to fit in activation."""
+    if spec.pretrained is None:
+        return None
+    if spec.model == demo.MODEL_NAME and spec.pretrained == DEMO_TAG:
+        return demo.CHECKPOINT
+    known = tags.get_pretrained_cfg(spec.model.replace("/", "-"), spec.pretrained)
+    if known:
+        _check_activation(spec.model, config, bool(known.get("quick_gelu", False)), f"tag {spec.pretrained!r}")
+        return spec.pretrained
+    path = Path(spec.pretrained).expanduser()
+    if not path.is_file():
+        offered = [DEMO_TAG] if spec.model == demo.MODEL_NAME else tags.list_pretrained_tags_by_model(spec.model)
+        raise UserError(
+            f"pretrained {spec.pretrained!r} is neither an existing file nor a tag of {spec.model}; "
+            f"its tags are {', '.join(offered) or 'none'}"
+        )
+    quick = _activation_of_file(path)
+    if quick is not None:
+        _check_activation(spec.model, config, quick, f"checkpoint {path}")
+    return path
+
+
+def _check_activation(name: str, config: dict[str, Any], checkpoint_quick: bool, what: str) -> None:
+    """open_clip only warns when a checkpoint's activation is not the model's; the accuracy is lost all the same."""
+    if checkpoint_quick == bool(config.get("quick_gelu", False)):
+        return
+    plain = name.removesuffix("-quickgelu")
+    right = f"{plain}-quickgelu" if checkpoint_quick else plain
+    kind = "quick GELU" if checkpoint_quick else "exact GELU"
+    mend = (
+        f"use model {right}"
+        if open_clip.get_model_config(right.replace("/", "-")) is not None
+        else "open_clip has no such variant of this model; use a checkpoint of the other activation"
+    )
+    raise UserError(f"{what} was trained with {kind}, but model {name} is not: {mend}")
+
+
+def _activation_of_file(path: Path) -> bool | None:
+    """Whether a checkpoint file needs quick GELU; None where it does not say.
+
+    Weights alone do not tell. OpenAI's archives all need it; a file that came from a model repository
+    has its ``open_clip_config.json`` beside it.
+    """
+    if _is_archive(path):
+        return True
+    config = path.parent / "open_clip_config.json"
+    if not config.is_file():
+        return None
+    try:
+        return bool(json.loads(config.read_text(encoding="utf-8"))["model_cfg"].get("quick_gelu", False))
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return None
+
+
+def _is_archive(path: Path) -> bool:
+    """OpenAI published its models as TorchScript archives: zip files that hold code."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any("/code/" in name for name in archive.namelist())
+
+
+def _build(name: str, tag: str | None, dtype: Dtype) -> nn.Module:
+    # open_clip logs a warning for every model without a tag; a file's weights are loaded afterwards.
+    level = logging.root.level
+    logging.root.setLevel(max(level, logging.ERROR))
+    try:
+        model: nn.Module = open_clip.create_model(name, pretrained=tag, precision=dtype)
+    except (RuntimeError, OSError) as error:
+        raise UserError(f"cannot make {name} with pretrained {tag!r}: {_first_line(error)}") from error
+    finally:
+        logging.root.setLevel(level)
+    return model
+
+
+def _build_demo(config: dict[str, Any], dtype: Dtype) -> open_clip.CLIP:
+    low = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
+    model = open_clip.CLIP(**config, cast_dtype=low)
+    if low is not None:
+        open_clip.convert_weights_to_lp(model, dtype=low)
+    return model
+
+
+def _load_file(model: nn.Module, path: Path, name: str) -> None:
+    try:
+        if _is_archive(path):
+            state: dict[str, Tensor] = torch.jit.load(path, map_location="cpu").state_dict()
+            model.load_state_dict({k: v for k, v in state.items() if k not in _ARCHIVE_EXTRAS})
+        else:
+            if path.suffix == ".safetensors":
+                safe_open(path, "pt")  # reads the header: a truncated file fails here, before any tensor
+            load_checkpoint(model, str(path))
+    except (SafetensorError, pickle.UnpicklingError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"checkpoint {path} cannot be read ({_first_line(error)}): fetch it again") from error
+    except (RuntimeError, KeyError, StopIteration, AttributeError, TypeError, ValueError) as error:
+        other_model = "state_dict" in str(error)  # torch lists every missing and unexpected name
+        problem = "its weights are those of another model" if other_model else _first_line(error)
+        raise UserError(
+            f"checkpoint {path} does not fit model {name} ({problem}): name the model it was made for, "
+            "or fetch the file again if it is damaged"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,95 @@
+"""A loaded CLIP: pixels to unit image features, class names to unit text features, both to logits."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lorattt.clip.templates import TemplateSet, resolve_templates
+from lorattt.clip.text import Tokenizer, class_features
+from lorattt.clip.vision import ImageTower, VisionTower, wrap_tower
+from lorattt.errors import UserError
+
+
+class Clip(nn.Module):
+    """A frozen open_clip model with its tokenizer and preprocessing.
+
+    Args:
+        model: An open_clip model.
+        tokenizer: Text to token ids.
+        name: The model's name, for messages and results.
+        preprocess: open_clip's preprocessing settings: ``mean``, ``std``, ``resize_mode``.
+
+    Attributes:
+        vision: The image tower.
+        image_size: Side of the images it takes, in pixels.
+        plain_view: How the model's own preprocessing makes a square: ``shortest`` or ``squash``.
+
+    Raises:
+        UserError: If the model does not take square images.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: Any, tokenizer: Tokenizer, name: str, preprocess: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.model: Any = model  # open_clip publishes no types
+        self.tokenizer = tokenizer
+        self.name = name
+        self.vision: ImageTower = wrap_tower(model.visual, name)
+        size = model.visual.image_size
+        height, width = size if isinstance(size, tuple | list) else (size, size)
+        if height != width:
+            raise UserError(f"model {name} takes {height} x {width} images: only square ones are supported")
+        self.image_size = int(height)
+        self.plain_view: Literal["shortest", "squash"] = (
+            "squash" if preprocess.get("resize_mode") == "squash" else "shortest"
+        )
+        self.register_buffer("mean", torch.tensor(preprocess["mean"]).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(preprocess["std"]).view(3, 1, 1), persistent=False)
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """The factor on cosines (100 for OpenAI's models), a float32 scalar."""
+        scale: Tensor = self.model.logit_scale.float().exp().squeeze()
+        return scale
+
+    @property
+    def vit(self) -> VisionTower:
+        """The image tower, at the level of tokens.
+
+        Raises:
+            UserError: If it is not a ViT pooled by its class token.
+        """
+        if not isinstance(self.vision, VisionTower):
+            raise UserError(
+                f"model {self.name} has no class-token ViT as its image tower, and this method adapts one: "
+                "use a ViT such as ViT-B-16-quickgelu, or a method that needs image features only"
+            )
+        return self.vision
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """``(*, 3, S, S)`` uint8 images to normalised ones of the tower's dtype."""
+        return ((pixels.float() / 255 - self.mean) / self.std).to(self.vision.dtype)
+
+    def image_features(self, pixels: Tensor) -> Tensor:
+        """``(N, 3, S, S)`` uint8 images to ``(N, D)`` float32 unit features."""
+        return F.normalize(self.vision.features(self.normalise(pixels)).float(), dim=-1)
+
+    def text_features(self, class_names: Sequence[str], templates: TemplateSet | Sequence[str]) -> Tensor:
+        """One unit feature per class.
+
+        Args:
+            class_names: K names, in label order.
+            templates: A named set, or texts with one ``{}`` each.
+
+        Returns:
+            ``(K, D)`` float32.
+
+        Raises:
+            UserError: If a list is empty or a template has no single ``{}``.
+        """
+        return class_features(self.model, self.tokenizer, class_names, resolve_templates(templates))

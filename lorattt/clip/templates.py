@@ -1,0 +1,24 @@
+"""Named sets of prompt templates."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from open_clip import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
+
+TemplateSet = Literal["single", "openai-7", "openai-80"]
+
+SINGLE = "a photo of a {}."
+
+
+def resolve_templates(templates: TemplateSet | Sequence[str]) -> list[str]:
+    """A named set, or the texts themselves, as a list of texts with one ``{}`` each."""
+    if not isinstance(templates, str):
+        return list(templates)
+    if templates == "single":
+        return [SINGLE]
+    return _filled_with_braces(SIMPLE_IMAGENET_TEMPLATES if templates == "openai-7" else OPENAI_IMAGENET_TEMPLATES)
+
+
+def _filled_with_braces(functions: Sequence[object]) -> list[str]:
+    """open_clip keeps its templates as functions of the class name."""
+    return [function("{}") for function in functions if callable(function)]

@@ -1,0 +1,154 @@
+"""Image towers: one interface for features, and token-level access where the tower is a ViT."""
+
+from collections.abc import Sequence
+
+import torch
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from torch import Tensor, nn
+
+from lorattt.clip.attention import Adapter, layer_norm, run_block
+from lorattt.errors import UserError
+
+
+class ImageTower(nn.Module):
+    """Any image tower of open_clip; gives image features and nothing between.
+
+    Args:
+        visual: open_clip's image tower, frozen.
+        label: What to call it in messages, such as ``"RN50"``.
+    """
+
+    def __init__(self, visual: nn.Module, label: str) -> None:
+        super().__init__()
+        self.visual = visual
+        self.label = label
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that images have to be in."""
+        for parameter in self.visual.parameters():
+            if parameter.dim() == 4:  # the first convolution: norms may be wider
+                return parameter.dtype
+        return next(self.visual.parameters()).dtype
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """``(N, 3, S, S)`` normalised images of the tower's dtype to ``(N, D)`` features, not of unit length."""
+        out: Tensor | tuple[Tensor, ...] = self.visual(pixels)
+        return out[0] if isinstance(out, tuple) else out
+
+
+class VisionTower(ImageTower):
+    """A CLIP ViT at the level of tokens: embed, blocks i to j, class token, projection.
+
+    The sequence is the class token, then the patches in row-major order. Widths: d of the tokens, D of
+    the joint space. Everything is computed from open_clip's own parameters.
+
+    Args:
+        visual: open_clip's VisionTransformer, frozen.
+        label: What to call it in messages, such as ``"ViT-B-16"``.
+    """
+
+    visual: VisionTransformer
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(self.visual.transformer.resblocks)
+
+    @property
+    def width(self) -> int:
+        """Width d of the tokens."""
+        return int(self.visual.class_embedding.shape[0])
+
+    @property
+    def patches(self) -> int:
+        """Number of patches of an image."""
+        return int(self.visual.grid_size[0] * self.visual.grid_size[1])
+
+    def block(self, number: int) -> ResidualAttentionBlock:
+        """One block, by its 0-based number."""
+        found: ResidualAttentionBlock = self.visual.transformer.resblocks[number]
+        return found
+
+    def resolve_blocks(self, blocks: Sequence[int]) -> tuple[int, ...]:
+        """Block numbers, negative ones counted from the end, as sorted 0-based numbers.
+
+        Raises:
+            UserError: If one is out of range, is named twice, or none is named.
+        """
+        for number in blocks:
+            if not -self.depth <= number < self.depth:
+                raise UserError(
+                    f"blocks {list(blocks)}: {number} is out of range; {self.label} has {self.depth} blocks, "
+                    f"0 to {self.depth - 1} (or -1 to -{self.depth} from the end)"
+                )
+        resolved = tuple(sorted({number % self.depth for number in blocks}))
+        if not resolved or len(resolved) < len(blocks):
+            raise UserError(f"blocks {list(blocks)}: name at least one block, and each only once")
+        return resolved
+
+    def embed(self, pixels: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Images to tokens with positions, before the first block.
+
+        Args:
+            pixels: ``(N, 3, S, S)`` normalised images of the tower's dtype.
+            kept: ``(N, P')`` int64: the patches to keep, in the order they shall have; the others are
+                dropped, as a masked autoencoder does, not replaced.
+
+        Returns:
+            ``(N, 1 + P', d)``, the class token first.
+        """
+        visual = self.visual
+        x = visual.conv1(pixels).flatten(2).transpose(1, 2)  # (N, P, d)
+        positions = visual.positional_embedding.to(x.dtype)
+        x = x + positions[1:]
+        if kept is not None:
+            x = x.gather(1, kept.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+        first = (visual.class_embedding.to(x.dtype) + positions[0]).expand(x.shape[0], 1, -1)
+        x = torch.cat([first, x], dim=1)
+        return layer_norm(x, visual.ln_pre) if isinstance(visual.ln_pre, nn.LayerNorm) else x
+
+    def blocks(self, x: Tensor, start: int, stop: int, adapter: Adapter | None = None) -> Tensor:
+        """Run blocks ``start`` to ``stop - 1`` on tokens ``(N, L, d)``."""
+        for number in range(start, stop):
+            x = run_block(self.block(number), x, number=number, adapter=adapter)
+        return x
+
+    def class_token(self, x: Tensor, start: int, adapter: Adapter | None = None) -> Tensor:
+        """Run the blocks from ``start`` on and give the class token after the final LayerNorm.
+
+        The last block computes its class token alone: its other tokens are read by nothing.
+
+        Args:
+            x: ``(N, L, d)`` tokens as block ``start`` reads them.
+            start: First block to run; ``depth`` for none.
+            adapter: Adds to the projections.
+
+        Returns:
+            ``(N, d)``, before the projection.
+        """
+        last = self.depth - 1
+        if start <= last:
+            x = self.blocks(x, start, last, adapter)
+            x = run_block(self.block(last), x, number=last, adapter=adapter, queries=1)
+        return layer_norm(x[:, :1], self.visual.ln_post).squeeze(1)
+
+    def project(self, class_token: Tensor) -> Tensor:
+        """Class tokens ``(N, d)`` to features ``(N, D)`` of the joint space, not of unit length."""
+        return class_token if self.visual.proj is None else class_token @ self.visual.proj
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """``(N, 3, S, S)`` normalised images of the tower's dtype to ``(N, D)`` features, not of unit length."""
+        return self.project(self.class_token(self.embed(pixels), 0))
+
+
+def wrap_tower(visual: nn.Module, label: str) -> ImageTower:
+    """A :class:`VisionTower` if the tower is a ViT pooled by its class token, else an :class:`ImageTower`."""
+    if (
+        isinstance(visual, VisionTransformer)
+        and visual.attn_pool is None
+        and visual.pool_type == "tok"
+        and all(type(block) is ResidualAttentionBlock for block in visual.transformer.resblocks)
+    ):
+        return VisionTower(visual, label)
+    return ImageTower(visual, label)

@@ -1,0 +1,103 @@
+"""The base of all sources as Lightning sees them: batches of episodes, shared out exactly."""
+
+from typing import Any, Literal
+
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from lorattt.data.sampler import ExactShard
+from lorattt.data.source import EpisodeDataset, ImageSource, Transform, collate_episodes, spread
+from lorattt.errors import UserError
+
+
+class EpisodeData(LightningDataModule):
+    """Batches of episodes from one source of images; subclasses say which source.
+
+    The method that uses it sets ``transform`` before the loaders are made: views belong to the method.
+
+    Args:
+        source: The images.
+        batch_size: Images adapted at once (E). Predictions do not depend on it.
+        workers: Processes that read images and make views.
+        limit: Use only so many images, evenly spread over the dataset; all where null.
+        on_bad_image: End the run at an unreadable image, or leave it out, count it and list it.
+
+    Attributes:
+        class_names: Names in label order; empty where the images have no classes.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        *,
+        batch_size: int,
+        workers: int,
+        limit: int | None,
+        on_bad_image: Literal["error", "skip"],
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise UserError(f"data.batch_size {batch_size}: must be at least 1")
+        if workers < 0:
+            raise UserError(f"data.workers {workers}: must be at least 0")
+        if limit is not None and limit < 1:
+            raise UserError(f"data.limit {limit}: must be at least 1, or null for all images")
+        self.source = source
+        self.name = source.name
+        self.class_names = source.class_names
+        self.indices = spread(len(source), limit)
+        self.transform: Transform | None = None
+        self._batch_size, self._workers, self._on_bad_image = batch_size, workers, on_bad_image
+
+    def _loader(self) -> DataLoader[dict[str, Any]]:
+        if self.transform is None:
+            raise UserError("the data has no views yet: run it with a method of lorattt.methods, or set its transform")
+        world = self.trainer.world_size if self.trainer else 1
+        if len(self.indices) < world:
+            raise UserError(f"{len(self.indices)} images cannot be shared out to {world} devices: use fewer devices")
+        dataset = EpisodeDataset(self.source, self.indices, self.transform)
+        return DataLoader(
+            dataset,
+            batch_size=self._batch_size,
+            sampler=ExactShard(dataset, world, self.trainer.global_rank if self.trainer else 0),
+            num_workers=self._workers,
+            collate_fn=collate_episodes,
+            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+        )
+
+    def test_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """All images, labelled.
+
+        Raises:
+            UserError: If the images have no labels.
+        """
+        if not self.class_names:
+            raise UserError(
+                f"{self.name} has no class folders, so no labels to test against: put the images of each class "
+                "in a folder of its own, or use predict with model.class_names"
+            )
+        return self._loader()
+
+    def val_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """All images, labelled."""
+        return self.test_dataloader()
+
+    def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """All images, labelled or not."""
+        return self._loader()
+
+    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """End the run at an unreadable image, if asked to.
+
+        Here and not in the worker, where an exception would arrive wrapped in a traceback.
+
+        Raises:
+            UserError: If an image could not be read and ``on_bad_image`` is ``error``.
+        """
+        if batch["skipped"] and self._on_bad_image == "error":
+            bad = batch["skipped"][0]
+            raise UserError(
+                f"cannot read image {bad['path']} ({bad['reason']}): mend or remove it, "
+                "or set data.on_bad_image to skip"
+            )
+        return batch

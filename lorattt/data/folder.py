@@ -1,0 +1,162 @@
+"""A folder of images: one folder per class, or images alone."""
+
+import json
+import os
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image
+
+from lorattt.data.datamodule import EpisodeData
+from lorattt.data.images import IMAGE_ENDINGS, read_image
+from lorattt.data.source import UNKNOWN_LABEL
+from lorattt.errors import UserError
+
+IMAGENET = "imagenet"
+
+
+class ImageFolder:
+    """The images below a folder.
+
+    With class folders, the label of an image is the place of its top-level folder among all of them,
+    sorted; folders within a class folder make no difference. Without, images have no labels.
+
+    Args:
+        root: The folder.
+        class_names: Where the names come from: the folders' names (null, with underscores read as
+            spaces), ``imagenet`` for folders named by wnid, or a file: ``.txt`` with one name per line in
+            the order of the sorted folders, ``.json`` with a list in that order or an object from folder to
+            name.
+
+    Raises:
+        UserError: If the folder is missing or holds no image, images lie beside class folders, or the
+            names do not match the folders.
+    """
+
+    def __init__(self, root: Path, class_names: str | None = None) -> None:
+        if not root.is_dir():
+            raise UserError(f"data.root {root}: no such folder")
+        self.root = root
+        self.name = root.resolve().name
+        found = sorted(_images_below(root), key=lambda path: path.parts)
+        if not found:
+            raise UserError(
+                f"data.root {root} holds no images: expected files ending in {', '.join(IMAGE_ENDINGS)}, "
+                "in one folder per class or directly"
+            )
+        loose = [path for path in found if len(path.parts) == 1]
+        if loose and len(loose) < len(found):
+            raise UserError(
+                f"data.root {root} holds images beside class folders (first: {loose[0]}): move them into a class "
+                "folder, or elsewhere"
+            )
+        self._paths = [str(path) for path in found]
+        folders = [] if loose else sorted({path.parts[0] for path in found})
+        place = {folder: label for label, folder in enumerate(folders)}
+        self._labels = [UNKNOWN_LABEL if loose else place[path.parts[0]] for path in found]
+        self.class_names = _names_of(folders, class_names)
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self._paths)
+
+    def path(self, index: int) -> str:
+        """Path relative to the root."""
+        return self._paths[index]
+
+    def label(self, index: int) -> int:
+        """Place of the image's class folder, or -1."""
+        return self._labels[index]
+
+    def read(self, index: int) -> Image.Image:
+        """The image, RGB, upright."""
+        return read_image(self.root / self._paths[index])
+
+
+def _images_below(root: Path) -> list[Path]:
+    """Image files relative to the root; hidden files and folders are not looked at."""
+    found = []
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        relative = Path(folder).relative_to(root)
+        found += [
+            relative / name for name in names if name.lower().endswith(IMAGE_ENDINGS) and not name.startswith(".")
+        ]
+    return found
+
+
+def _names_of(folders: list[str], source: str | None) -> list[str]:
+    if source is None:
+        return [folder.replace("_", " ") for folder in folders]
+    if source == IMAGENET:
+        return _looked_up(folders, imagenet_names(), "the ImageNet classes", "folders must be named by wnid")
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise UserError(f"data.class_names {source!r}: no such file (and the only built-in list is {IMAGENET!r})")
+    if path.suffix == ".json":
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"data.class_names {path} is not valid JSON: {error}") from error
+        if isinstance(content, dict):
+            mapping = {str(key): str(value) for key, value in content.items()}
+            return _looked_up(folders, mapping, str(path), "add it to the file")
+        names = [str(name) for name in content] if isinstance(content, list) else []
+    else:
+        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not names:
+        raise UserError(f"data.class_names {path} holds no names: one per line, or a JSON list or object")
+    if folders and len(names) != len(folders):
+        raise UserError(
+            f"data.class_names {path} has {len(names)} names but the dataset has {len(folders)} class folders: "
+            "give one name per folder, in sorted order, or a JSON object from folder to name"
+        )
+    return names
+
+
+def _looked_up(folders: list[str], names: dict[str, str], where: str, mend: str) -> list[str]:
+    missing = [folder for folder in folders if folder not in names]
+    if missing:
+        raise UserError(
+            f"class folder {missing[0]!r} is not in {where} ({len(missing)} of {len(folders)} are not): {mend}"
+        )
+    return [names[folder] for folder in folders] or list(names.values())
+
+
+def imagenet_names() -> dict[str, str]:
+    """OpenAI's names of the 1,000 ImageNet classes by wnid; two names occur twice."""
+    text = files("lorattt.data").joinpath("imagenet_classes.txt").read_text(encoding="utf-8")
+    return dict(line.split("\t") for line in text.splitlines())
+
+
+class ImageFolderData(EpisodeData):
+    """A user's own images.
+
+    Args:
+        root: Folder with one folder of images per class, or with images alone (for ``predict``).
+        class_names: Names of the classes: null for the folders' names, ``imagenet`` for folders named by
+            wnid, or a ``.txt`` or ``.json`` file.
+        batch_size: Images adapted at once (E). Predictions do not depend on it.
+        workers: Processes that read images and make views.
+        limit: Use only so many images, evenly spread over the dataset; all where null.
+        on_bad_image: End the run at an unreadable image, or leave it out, count it and list it.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        class_names: str | None = None,
+        batch_size: int = 8,
+        workers: int = 2,
+        limit: int | None = None,
+        on_bad_image: Literal["error", "skip"] = "error",
+    ) -> None:
+        super().__init__(
+            ImageFolder(Path(root).expanduser(), class_names),
+            batch_size=batch_size,
+            workers=workers,
+            limit=limit,
+            on_bad_image=on_bad_image,
+        )

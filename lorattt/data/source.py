@@ -1,0 +1,87 @@
+"""What a set of images is, and the map-style dataset of episodes made of it."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lorattt.data.images import UnreadableImageError
+
+Transform = Callable[[Image.Image, int], Tensor]
+UNKNOWN_LABEL = -1
+
+
+class ImageSource(Protocol):
+    """Numbered images with labels. Numbers are dataset-wide and never change with limits or shards."""
+
+    name: str
+    class_names: list[str]
+
+    def __len__(self) -> int:
+        """Number of images."""
+        ...
+
+    def path(self, index: int) -> str:
+        """The image's name in results."""
+        ...
+
+    def label(self, index: int) -> int:
+        """The image's label, or -1 where unknown."""
+        ...
+
+    def read(self, index: int) -> Image.Image:
+        """The image, RGB.
+
+        Raises:
+            UnreadableImageError: If it cannot be decoded.
+        """
+        ...
+
+
+def spread(count: int, limit: int | None) -> list[int]:
+    """At most ``limit`` of ``count`` numbers, evenly spread, so that sorted classes are all represented."""
+    if limit is None or limit >= count:
+        return list(range(count))
+    return [position * count // limit for position in range(limit)]
+
+
+class EpisodeDataset(Dataset[dict[str, Any]]):
+    """Episodes of a source: the views of each image, made from (seed, index) alone.
+
+    Args:
+        source: The images.
+        indices: Which of them, by dataset-wide number.
+        transform: Image and dataset-wide number to ``(V, 3, S, S)`` uint8 views.
+    """
+
+    def __init__(self, source: ImageSource, indices: list[int], transform: Transform) -> None:
+        self._source, self._indices, self._transform = source, indices, transform
+
+    def __len__(self) -> int:
+        """Number of episodes."""
+        return len(self._indices)
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        """One episode; an unreadable image has ``reason`` instead of ``views``."""
+        index = self._indices[position]
+        item = {"index": index, "path": self._source.path(index), "label": self._source.label(index)}
+        try:
+            image = self._source.read(index)
+        except UnreadableImageError as error:
+            return {**item, "reason": str(error)}
+        return {**item, "views": self._transform(image, index)}
+
+
+def collate_episodes(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """Stack readable episodes; list the others under ``skipped`` with ``index``, ``path`` and ``reason``."""
+    good = [item for item in items if "views" in item]
+    return {
+        "views": torch.stack([item["views"] for item in good]) if good else torch.empty(0, dtype=torch.uint8),
+        "label": torch.tensor([item["label"] for item in good], dtype=torch.long),
+        "index": torch.tensor([item["index"] for item in good], dtype=torch.long),
+        "path": [item["path"] for item in good],
+        "skipped": [{key: item[key] for key in ("index", "path", "reason")} for item in items if "reason" in item],
+    }

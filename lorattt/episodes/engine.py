@@ -1,0 +1,76 @@
+"""The adaptation loop for E episodes at once, in plain PyTorch."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lorattt.episodes.optim import OptimiserSpec
+
+Observer = Callable[[int, Tensor, Mapping[str, Tensor]], None]
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """What the loop did.
+
+    Attributes:
+        losses: ``(steps, E)``, the loss before each step.
+        finite: ``(E,)`` bool, false where a loss or a gradient was NaN or infinite at any step.
+    """
+
+    losses: Tensor
+    finite: Tensor
+
+
+def adapt(
+    parameters: Mapping[str, Tensor],
+    loss: Callable[[int], Tensor],
+    *,
+    episodes: int,
+    steps: int,
+    optimiser: OptimiserSpec,
+    reset_every_step: bool = False,
+    observer: Observer | None = None,
+) -> Adaptation:
+    """Minimise a loss per episode over parameters that have one slice per episode, in place.
+
+    The losses are summed for autograd, never averaged: then each episode's gradient, and so its step, is
+    what it would be alone.
+
+    Args:
+        parameters: Leaves with ``requires_grad``, each ``(E, *)``.
+        loss: Step number to losses ``(E,)``, each a function of its own episode's slices alone.
+        episodes: E, needed where there are no steps.
+        steps: How many steps.
+        optimiser: Built afresh here: no state outlives the call.
+        reset_every_step: Clear the optimiser's state before each step.
+        observer: Called with the step's number, losses and gradients before the step is taken.
+
+    Returns:
+        Losses, and which episodes stayed finite.
+    """
+    leaves: Sequence[Tensor] = list(parameters.values())
+    device = leaves[0].device
+    history = []
+    finite = torch.ones(episodes, dtype=torch.bool, device=device)
+    stepper = optimiser.build(leaves)
+    for step in range(steps):
+        with torch.enable_grad():
+            losses = loss(step)
+            gradients = torch.autograd.grad(losses.sum(), leaves)
+        losses = losses.detach()
+        history.append(losses)
+        finite &= losses.isfinite()
+        for gradient in gradients:
+            finite &= gradient.isfinite().flatten(1).all(dim=1)
+        if observer is not None:
+            observer(step, losses, dict(zip(parameters, gradients, strict=True)))
+        if reset_every_step:
+            stepper.state.clear()
+        for leaf, gradient in zip(leaves, gradients, strict=True):
+            leaf.grad = gradient
+        stepper.step()
+        stepper.zero_grad(set_to_none=True)
+    return Adaptation(torch.stack(history) if history else torch.zeros(0, episodes, device=device), finite)

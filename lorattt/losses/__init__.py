@@ -1,0 +1,1 @@
+"""Pure losses: one value per episode, never reduced over episodes."""

@@ -1,0 +1,36 @@
+"""Entropy of class distributions, per view and of their mean."""
+
+import torch
+from torch import Tensor
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Shannon entropy of ``softmax(logits)``, in nats.
+
+    Args:
+        logits: ``(*, K)``; computed in float32 or wider whatever its dtype.
+
+    Returns:
+        ``(*,)`` of at least float32.
+    """
+    log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+    return -(log_p.exp() * log_p).sum(-1)
+
+
+def marginal_entropy(logits: Tensor) -> Tensor:
+    """Entropy of the mean class distribution of an episode's views, in nats.
+
+    MEM of TPT (Shu et al., NeurIPS 2022, eq. 2) and of LoRA-TTT. Computed in log space: the
+    log-mean-exp over views stays finite where the mean of probabilities would underflow.
+
+    Args:
+        logits: ``(*episode, n, K)``, the logits of the n selected views.
+
+    Returns:
+        ``(*episode,)`` of at least float32.
+    """
+    log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+    log_mean = log_p.logsumexp(-2) - torch.log(torch.tensor(float(logits.shape[-2]), device=logits.device))
+    # A class of probability exactly 0 adds 0 to the entropy; its logarithm is -inf, and -inf * 0 is not.
+    log_mean = log_mean.clamp(min=torch.finfo(log_mean.dtype).min)
+    return -(log_mean.exp() * log_mean).sum(-1)

@@ -1,0 +1,1 @@
+"""Test-time methods as LightningModules, one paper a file."""

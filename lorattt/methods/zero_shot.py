@@ -1,0 +1,40 @@
+"""Zero-shot CLIP (Radford et al., ICML 2021): the plain view against the class texts. The baseline, and the gate."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lorattt.clip.load import ClipSpec
+from lorattt.clip.templates import TemplateSet
+from lorattt.methods.base import EpisodeBatch, Method
+from lorattt.views.crops import ViewSpec
+
+
+class ZeroShot(Method):
+    """Classify by the cosine of image and text features; nothing is adapted.
+
+    Args:
+        clip: Which CLIP to use; any image tower.
+        class_names: Names in label order; the dataset's where null.
+        templates: Prompt templates: ``single``, ``openai-7``, ``openai-80``, or a list of texts with one ``{}``.
+        seed: Unused here; every method has one.
+    """
+
+    name: ClassVar[str] = "zero_shot"
+
+    def __init__(
+        self,
+        *,
+        clip: ClipSpec = ClipSpec(),
+        class_names: list[str] | None = None,
+        templates: TemplateSet | list[str] = "single",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(clip=clip, class_names=class_names, templates=templates, views=ViewSpec(number=1), seed=seed)
+
+    @torch.no_grad()
+    def classify_views(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits ``(E, K)``, twice the same, and no fallbacks."""
+        logits = self.clip.logit_scale * self.clip.image_features(batch["views"][:, 0]) @ self.text.T
+        return logits, logits, torch.zeros(len(logits), dtype=torch.bool, device=logits.device)

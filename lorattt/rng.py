@@ -1,0 +1,94 @@
+"""Counter-based random numbers: each value is a function of its key and its position, nothing else.
+
+A torch generator is a stream: what it yields depends on what was drawn before, and drawing for E
+episodes means E generators. Here the run's seed, the sample's index and the purpose of the draw are
+mixed into one integer key, and the n-th number of that key is a hash of (key, n). So a draw is the
+same for every batch size, order, worker count and device, and E episodes are drawn by one batched
+expression. The hash is SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), in wrap-around int64.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_MIX_1 = 0xBF58476D1CE4E5B9
+_MIX_2 = 0x94D049BB133111EB
+_MASK = (1 << 64) - 1
+
+
+def _signed(value: int) -> int:
+    """The two's complement reading of an unsigned 64-bit integer, as torch's int64 wants it."""
+    value &= _MASK
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    """Logical shift; torch's own ``>>`` copies the sign bit of an int64."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = (x ^ _shift_right(x, 30)) * _signed(_MIX_1)
+    x = (x ^ _shift_right(x, 27)) * _signed(_MIX_2)
+    return x ^ _shift_right(x, 31)
+
+
+def _bits(keys: Tensor, count: int) -> Tensor:
+    """``(*K, count)`` hashes: element n of a key is SplitMix64's n-th output from that state."""
+    counter = torch.arange(1, count + 1, device=keys.device, dtype=torch.int64) * _signed(_GOLDEN)
+    return _mix(keys.unsqueeze(-1) + counter)
+
+
+def fold(keys: Tensor, value: int | Tensor) -> Tensor:
+    """Derive new keys from ``keys`` (int64, any shape) and an integer; order of folding matters."""
+    return _mix((keys ^ _mix(torch.as_tensor(value, device=keys.device))) + _signed(_GOLDEN))
+
+
+def episode_keys(seed: int, index: Tensor) -> Tensor:
+    """One key per episode from the run's seed and the dataset-wide sample index.
+
+    Args:
+        seed: The run's seed.
+        index: ``(E,)`` int64, the dataset-wide number of each sample.
+
+    Returns:
+        ``(E,)`` int64 keys on the device of ``index``.
+    """
+    return fold(torch.full_like(index, _signed(seed)), index)
+
+
+def uniform(keys: Tensor, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Numbers in ``[0, 1)``, one independent block of the given shape per key.
+
+    Args:
+        keys: ``(*K,)`` int64.
+        shape: Shape of the block drawn for each key.
+        dtype: ``float32`` (24 random bits) or ``float64`` (53 random bits).
+
+    Returns:
+        ``(*K, *shape)`` of ``dtype`` on the device of ``keys``.
+    """
+    bits = _bits(keys, math.prod(shape))
+    width = 53 if dtype == torch.float64 else 24
+    return (_shift_right(bits, 64 - width).to(dtype) * 2.0**-width).reshape(*keys.shape, *shape)
+
+
+def keep_mask(keys: Tensor, shape: tuple[int, ...], drop: float) -> Tensor:
+    """Dropout decisions: true with probability ``1 - drop``, one independent block per key.
+
+    Each 64-bit hash serves four elements, so ``drop`` is rounded to a multiple of 2^-16.
+
+    Args:
+        keys: ``(*K,)`` int64.
+        shape: Shape of the block drawn for each key.
+        drop: Probability of false, in ``[0, 1)``.
+
+    Returns:
+        ``(*K, *shape)`` bool on the device of ``keys``.
+    """
+    count = math.prod(shape)
+    lanes = _bits(keys, -(-count // 4)).contiguous().view(torch.int16)[..., :count]
+    # An int16 is uniform over [-2^15, 2^15); the lowest round(drop * 2^16) of its values drop.
+    return (lanes >= round(drop * 2**16) - 2**15).reshape(*keys.shape, *shape)

@@ -1,0 +1,124 @@
+"""AugMix (Hendrycks et al., ICLR 2020) as TPT uses it on views: nine operations, three chains.
+
+Each chain applies one to three operations to the view; the chains are averaged with Dirichlet(1, 1, 1)
+weights, and the average is mixed with the view itself by a Beta(1, 1) weight. TPT mixes normalised
+floats; a normalisation is affine and the weights sum to one, so mixing before it is the same up to the
+final rounding to 8 bits.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from lorattt.rng import uniform
+from lorattt.views.crops import AUGMIX_STREAM, ViewSpec, view_keys
+
+_CHAINS, _LONGEST = 3, 3
+OPERATIONS = (
+    "autocontrast",
+    "equalize",
+    "posterize",
+    "rotate",
+    "solarize",
+    "shear_x",
+    "shear_y",
+    "translate_x",
+    "translate_y",
+)
+
+
+@dataclass(frozen=True)
+class AugMixParams:
+    """The chains of one view.
+
+    Attributes:
+        operations: ``(3, 3)`` int64 numbers of :data:`OPERATIONS`; -1 past a chain's end.
+        levels: ``(3, 3)`` float64 strengths in ``[0, 1)``.
+        signs: ``(3, 3)`` bool, true where a geometric operation goes the other way.
+        weights: ``(3,)`` float64 chain weights, summing to 1.
+        keep: Weight of the unchanged view, in ``[0, 1)``.
+    """
+
+    operations: Tensor
+    levels: Tensor
+    signs: Tensor
+    weights: Tensor
+    keep: float
+
+
+def sample_augmix(spec: ViewSpec, *, seed: int, index: int) -> list[AugMixParams]:
+    """Draw the chains of views 1 to V - 1 of one sample."""
+    cells = _CHAINS * _LONGEST
+    draws = uniform(view_keys(seed, index, spec.number, AUGMIX_STREAM), (3 * cells + 2 * _CHAINS + 1,), torch.float64)
+    params = []
+    for row in draws:
+        operations, levels, signs = (part.view(_CHAINS, _LONGEST) for part in row[: 3 * cells].split(cells))
+        lengths, exponentials = row[3 * cells : -1].split(_CHAINS)
+        numbers = (operations * len(OPERATIONS)).long()
+        beyond = torch.arange(_LONGEST) >= 1 + (lengths * _LONGEST).long().unsqueeze(-1)
+        weights = -torch.log1p(-exponentials)  # Exponential(1); normalised, Dirichlet(1, 1, 1)
+        weights = weights / weights.sum()
+        params.append(AugMixParams(numbers.masked_fill(beyond, -1), levels, signs < 0.5, weights, row[-1].item()))
+    return params
+
+
+def augmix(view: Image.Image, params: AugMixParams, severity: int) -> Tensor:
+    """Apply the chains to a view.
+
+    Args:
+        view: An RGB image.
+        params: The chains drawn for it.
+        severity: 1 to 10.
+
+    Returns:
+        ``(3, H, W)`` uint8.
+    """
+    mixed: Tensor = torch.zeros(3, view.height, view.width, dtype=torch.float64)
+    for chain in range(_CHAINS):
+        image = view
+        for step in range(_LONGEST):
+            number = int(params.operations[chain, step])
+            if number >= 0:
+                level = float(params.levels[chain, step])
+                image = _apply(image, OPERATIONS[number], level, bool(params.signs[chain, step]), severity)
+        mixed += params.weights[chain] * F.pil_to_tensor(image)
+    mixed = params.keep * F.pil_to_tensor(view) + (1 - params.keep) * mixed
+    return torch.as_tensor(mixed.round().clamp(0, 255), dtype=torch.uint8)
+
+
+def _apply(image: Image.Image, operation: str, level: float, negative: bool, severity: int) -> Image.Image:
+    """One operation. AugMix draws its level from U(0.1, severity), on a scale of 10."""
+    strength = (0.1 + level * (severity - 0.1)) / 10
+    sign = -1.0 if negative else 1.0
+    result: Image.Image
+    match operation:
+        case "autocontrast":
+            result = F.autocontrast(image)
+        case "equalize":
+            result = F.equalize(image)
+        case "posterize":
+            result = F.posterize(image, 4 - int(strength * 4))
+        case "solarize":
+            result = F.solarize(image, 256 - int(strength * 256))
+        case "rotate":
+            result = F.rotate(image, sign * strength * 30, interpolation=InterpolationMode.BILINEAR)
+        case _:
+            shift, shear = [0.0, 0.0], [0.0, 0.0]
+            axis = 0 if operation.endswith("x") else 1
+            if operation.startswith("shear"):
+                shear[axis] = sign * torch.rad2deg(torch.atan(torch.tensor(strength * 0.3))).item()
+            else:
+                shift[axis] = sign * strength * image.size[axis] / 3
+            result = F.affine(
+                image,
+                angle=0.0,
+                translate=shift,
+                scale=1.0,
+                shear=shear,
+                interpolation=InterpolationMode.BILINEAR,
+            )
+    return result

@@ -1,0 +1,116 @@
+"""The crop of every view: sampled as numbers from (seed, sample index, view number), nothing else.
+
+View 0 is the plain one: resize and centre crop. The others follow torchvision's ``RandomResizedCrop``
+and ``RandomHorizontalFlip``: the same distribution and the same ten attempts with the same fall-back,
+drawn for all views at once from counter-based random numbers.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lorattt.errors import UserError
+from lorattt.rng import episode_keys, fold, uniform
+
+_ATTEMPTS = 10
+# Streams: purposes of random numbers within one episode, folded into its key.
+CROP_STREAM, AUGMIX_STREAM = 1, 2
+
+
+@dataclass(frozen=True)
+class ViewSpec:
+    """How the views of an episode are made.
+
+    Args:
+        number: Views of an image, the plain one included.
+        scale: Smallest and largest area of a random crop, as fractions of the image's.
+        ratio: Smallest and largest width-to-height ratio of a random crop.
+        flip: Probability that a random crop is mirrored.
+        augmix: Mix chains of colour and geometry operations into the random crops (AugMix).
+        augmix_severity: Strength of those operations, 1 to 10.
+    """
+
+    number: int = 64
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    augmix: bool = False
+    augmix_severity: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse values that no view can be made from."""
+        if self.number < 1:
+            raise UserError(f"views.number {self.number}: at least 1 view is needed")
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise UserError(f"views.scale {list(self.scale)}: must be two fractions, 0 < smallest <= largest <= 1")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise UserError(f"views.ratio {list(self.ratio)}: must be two ratios, 0 < smallest <= largest")
+        if not 0 <= self.flip <= 1:
+            raise UserError(f"views.flip {self.flip}: a probability must be between 0 and 1")
+        if not 1 <= self.augmix_severity <= 10:
+            raise UserError(f"views.augmix_severity {self.augmix_severity}: must be 1 to 10")
+
+
+@dataclass(frozen=True)
+class CropParams:
+    """The random crops of one image.
+
+    Attributes:
+        boxes: ``(V - 1, 4)`` int64: top, left, height, width, in pixels of the image.
+        flips: ``(V - 1,)`` bool.
+    """
+
+    boxes: Tensor
+    flips: Tensor
+
+
+def view_keys(seed: int, index: int, views: int, stream: int) -> Tensor:
+    """``(views - 1,)`` int64 keys of views 1, 2, ...: view v's key depends on (seed, index, v) alone."""
+    key = fold(episode_keys(seed, torch.tensor([index])), stream)
+    numbers = torch.arange(1, views)
+    return fold(key.expand_as(numbers), numbers)
+
+
+def sample_crops(spec: ViewSpec, height: int, width: int, *, seed: int, index: int) -> CropParams:
+    """Draw the crops of views 1 to V - 1.
+
+    Args:
+        spec: Number, scale, ratio and flip probability.
+        height: Height of the image, in pixels.
+        width: Width of the image, in pixels.
+        seed: The run's seed.
+        index: The sample's dataset-wide number.
+
+    Returns:
+        Boxes within the image, and flips.
+    """
+    keys = view_keys(seed, index, spec.number, CROP_STREAM)
+    # Columns: 10 areas, 10 ratios, 10 tops, 10 lefts, 1 flip. float64, so that a border is never off by one.
+    draws = uniform(keys, (4 * _ATTEMPTS + 1,), torch.float64)
+    area_u, ratio_u, top_u, left_u = draws[:, : 4 * _ATTEMPTS].split(_ATTEMPTS, dim=1)
+    area = height * width * (spec.scale[0] + area_u * (spec.scale[1] - spec.scale[0]))
+    low, high = torch.tensor(spec.ratio, dtype=torch.float64).log()
+    ratio = (low + ratio_u * (high - low)).exp()
+    w = (area * ratio).sqrt().round().long()
+    h = (area / ratio).sqrt().round().long()
+    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
+    top = (top_u * (height - h + 1)).long()
+    left = (left_u * (width - w + 1)).long()
+    candidates = torch.stack([top, left, h, w], dim=-1)  # (V - 1, 10, 4)
+    first = fits.long().argmax(dim=1)
+    boxes = candidates[torch.arange(len(keys)), first]
+    boxes[~fits.any(dim=1)] = _central_box(spec, height, width)
+    return CropParams(boxes, draws[:, -1] < spec.flip)
+
+
+def _central_box(spec: ViewSpec, height: int, width: int) -> Tensor:
+    """Torchvision's fall-back: the largest central crop whose ratio is allowed."""
+    ratio = width / height
+    if ratio < spec.ratio[0]:
+        w, h = width, min(height, round(width / spec.ratio[0]))
+    elif ratio > spec.ratio[1]:
+        w, h = min(width, round(height * spec.ratio[1])), height
+    else:
+        w, h = width, height
+    return torch.tensor([(height - h) // 2, (width - w) // 2, h, w])

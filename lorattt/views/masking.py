@@ -1,0 +1,39 @@
+"""Random patch masks: which patches of a view the image encoder gets to see."""
+
+import torch
+from torch import Tensor
+
+from lorattt.errors import UserError
+from lorattt.rng import fold, uniform
+
+
+def kept_count(patches: int, mask_ratio: float) -> int:
+    """How many patches stay: ``int(patches * (1 - mask_ratio))``, 49 of 196 for 0.75.
+
+    Raises:
+        UserError: If the ratio is not in ``(0, 1)`` or no patch would stay.
+    """
+    if not 0 < mask_ratio < 1:
+        raise UserError(f"mask_ratio {mask_ratio}: must be between 0 and 1, both excluded")
+    count = int(patches * (1 - mask_ratio))
+    if count == 0:
+        raise UserError(f"mask_ratio {mask_ratio} keeps none of {patches} patches: lower it")
+    return count
+
+
+def random_kept_patches(keys: Tensor, views: Tensor, patches: int, count: int) -> Tensor:
+    """A uniformly random subset of patch positions for each view, its own draw per view.
+
+    A function of (key, view number) alone, so a view has the same mask wherever it stands in the selection.
+
+    Args:
+        keys: ``(E,)`` int64 episode keys.
+        views: ``(E, n)`` int64 view numbers.
+        patches: Number of patches of a view.
+        count: How many to keep.
+
+    Returns:
+        ``(E, n, count)`` int64 positions, in random order.
+    """
+    draws = uniform(fold(keys.unsqueeze(-1).expand_as(views), views), (patches,))
+    return torch.argsort(draws, dim=-1)[..., :count]

@@ -1,0 +1,93 @@
+"""Pretraining of the demo's model: its loss, its crops, and the file it leaves."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from open_clip.model import CLIP
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torchvision.transforms.v2 import functional as TF
+
+from lorattt.data.demo_pretrain import CroppedBatches, DemoPretrainData, crop_resize, draw_pool, random_boxes
+from lorattt.demo import CHECKPOINT, MODEL_CONFIG, SEEN
+from lorattt.methods.pretrain import PretrainCLIP, contrastive_loss
+
+# The file does not hold the causal mask, which open_clip builds itself.
+MISSING = {"attn_mask"}
+
+
+def check_state(path: Path) -> None:
+    """The file holds every weight of open_clip's CLIP and nothing else."""
+    model = CLIP(**MODEL_CONFIG)
+    report = model.load_state_dict(load_file(path), strict=False)
+    assert not report.unexpected_keys
+    assert set(report.missing_keys) <= MISSING
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_contrastive_loss_is_the_mean_of_negative_log_probabilities() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(5, 7, generator=generator, dtype=torch.float64)
+    texts = torch.randn(4, 7, generator=generator, dtype=torch.float64)
+    labels = torch.tensor([0, 3, 1, 1, 2])
+    scale = torch.tensor(9.0, dtype=torch.float64)
+    total = torch.zeros((), dtype=torch.float64)
+    for image, label in zip(images, labels, strict=True):
+        exponentials = [torch.exp(scale * torch.cosine_similarity(image, text, dim=0)) for text in texts]
+        total -= torch.log(exponentials[label] / sum(exponentials))
+    torch.testing.assert_close(contrastive_loss(images, texts, labels, scale), total / 5)
+
+
+def test_two_steps_change_the_model_and_leave_a_file_that_loads(tmp_path: Path) -> None:
+    seed_everything(0)
+    checkpoint = tmp_path / "deep" / "clip.safetensors"
+    module = PretrainCLIP(checkpoint=checkpoint, warmup=1)
+    before = module.averaged.visual.proj.clone()
+    data = DemoPretrainData(steps=2, batch_size=8, pool=48, validation=64)
+    trainer = Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    trainer.fit(module, datamodule=data)
+    assert trainer.global_step == 2
+    assert not torch.equal(module.averaged.visual.proj, before)
+    assert {"val/seen", "val/held_out"} <= set(trainer.callback_metrics)
+    check_state(checkpoint)
+    with safe_open(checkpoint, "pt") as file:
+        assert file.metadata()["steps"] == "2"
+
+
+def test_the_shipped_checkpoint_fits_the_configuration() -> None:
+    check_state(CHECKPOINT)
+    assert CHECKPOINT.stat().st_size < 9e6
+
+
+def test_batched_crops_agree_with_torchvision() -> None:
+    pixels, _ = draw_pool(6, "train", 0)
+    boxes = random_boxes(6, 96, (0.2, 1.0), torch.Generator().manual_seed(0))
+    crops = crop_resize(pixels, boxes, 48)
+    for crop, image, box in zip(crops, pixels, boxes.int().tolist(), strict=True):
+        expected = TF.resized_crop(image.float() / 255, *box, size=[48, 48], antialias=True)
+        torch.testing.assert_close(crop, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("scale", [(0.1, 0.3), (0.9, 1.0)])
+def test_boxes_lie_within_the_image_and_have_the_area_asked_for(scale: tuple[float, float]) -> None:
+    boxes = random_boxes(500, 96, scale, torch.Generator().manual_seed(1))
+    assert (boxes[:, :2] >= 0).all()
+    assert (boxes[:, :2] + boxes[:, 2:] <= 96).all()
+    area = boxes[:, 2] * boxes[:, 3] / 96**2
+    assert area.max() <= scale[1] * 1.05
+    assert area.min() >= min(scale[0], 3 / 4) * 0.95
+
+
+def test_a_batch_depends_on_its_number_alone_and_keeps_pixels_with_labels() -> None:
+    pixels, labels = draw_pool(48, "train", 0)
+    pixels[:] = labels.view(-1, 1, 1, 1).to(torch.uint8)  # so an image tells its label
+    batches = CroppedBatches(pixels, labels, steps=3, batch_size=16, side=48, crop_share=0.5, scale=(0.2, 1.0), seed=0)
+    images, chosen = batches[1]
+    torch.testing.assert_close(batches[1][0], images)
+    assert not torch.equal(batches[2][1], chosen)
+    assert set(chosen.tolist()) <= set(SEEN)
+    torch.testing.assert_close(images.amax(dim=(1, 2, 3)) * 255, chosen.float(), atol=1e-2, rtol=0)

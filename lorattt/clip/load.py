@@ -65,7 +65,7 @@ def load_clip(spec: ClipSpec) -> Clip:
         warnings.warn(f"{spec.model} has random weights: pretrained is null", stacklevel=2)
     preprocess = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
     preprocess |= open_clip.get_model_preprocess_cfg(model)
-    return Clip(model.requires_grad_(False).eval(), tokenizer, spec.model, preprocess)
+    return Clip(model.requires_grad_(False), tokenizer, spec.model, preprocess).eval()
 
 
 def _model_config(name: str) -> dict[str, Any]:
@@ -166,7 +166,10 @@ def _build_demo(config: dict[str, Any], dtype: Dtype) -> open_clip.CLIP:
 def _load_file(model: nn.Module, path: Path, name: str) -> None:
     try:
         if _is_archive(path):
-            state: dict[str, Tensor] = torch.jit.load(path, map_location="cpu").state_dict()
+            with warnings.catch_warnings():
+                # TorchScript is deprecated; archives of 2021 stay what they are.
+                warnings.simplefilter("ignore", FutureWarning)
+                state: dict[str, Tensor] = torch.jit.load(path, map_location="cpu").state_dict()
             model.load_state_dict({k: v for k, v in state.items() if k not in _ARCHIVE_EXTRAS})
         else:
             if path.suffix == ".safetensors":

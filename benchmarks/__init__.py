@@ -1,0 +1,1 @@
+"""Measurements; times go here, never into a test's assertion."""

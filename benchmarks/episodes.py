@@ -1,0 +1,174 @@
+"""How long adaptation takes: the plain reference loop, ours, and a plain forward of the same views.
+
+    python -m benchmarks.episodes [--models demo vit-b-16] [--images N] [--json FILE]
+
+All three run in one process, on the same views, one after the other in turn; each time is the best of the
+repeats, as the least disturbed one. Times are per image, without making the views. The outcomes of the
+reference loop and of ours are compared as well: a fast wrong answer is worth nothing.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.reference import ReferenceLoop, ReferenceSettings
+from lorattt.adapters.lora import LoRASpec, LoRATuner
+from lorattt.clip.load import ClipSpec, load_clip
+from lorattt.clip.model import Clip
+from lorattt.data.demo import DemoImages
+from lorattt.episodes.optim import OptimiserSpec
+from lorattt.methods.lora_ttt import LoRATTTEngine, LossSpec
+from lorattt.rng import episode_keys
+from lorattt.views.crops import ViewSpec
+from lorattt.views.masking import kept_count, random_kept_patches
+from lorattt.views.render import Views
+
+MODELS = {
+    "demo": ClipSpec("lorattt-demo", "demo"),
+    "vit-b-16": ClipSpec("ViT-B-16-quickgelu", None),  # random weights: the time is the same
+}
+CLASSES = {"demo": 64, "vit-b-16": 1000}
+IMAGES = {"demo": 8, "vit-b-16": 2}
+
+
+def main() -> None:
+    """Measure, print the table, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--images", type=int, help="images adapted at once (default: 8 for demo, 2 for vit-b-16)")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=Path, help="where to write the numbers")
+    arguments = parser.parse_args()
+    rows = []
+    for name in arguments.models:
+        images = arguments.images or IMAGES[name]
+        rows.append(measure(name, images, arguments.repeats, torch.device(arguments.device)))
+    print(table(rows))
+    report = json.dumps({"torch": torch.__version__, "threads": torch.get_num_threads(), "rows": rows}, indent=2)
+    if arguments.json:
+        arguments.json.write_text(report + "\n", encoding="utf-8")
+    print(report)
+
+
+def measure(name: str, images: int, repeats: int, device: torch.device) -> dict[str, Any]:
+    """One model's row."""
+    torch.manual_seed(0)
+    clip = load_clip(MODELS[name]).to(device)
+    pixels = clip.normalise(_views(clip, images).to(device))
+    # Random class features: what a class is called makes no difference to the time.
+    classes, width = CLASSES[name], clip.vit.project(torch.zeros(1, clip.vit.width, device=device)).shape[-1]
+    text = torch.nn.functional.normalize(torch.randn(classes, width, device=device), dim=-1)
+    if name == "demo":
+        text = clip.text_features(DemoImages("noise", 3, 1, "test").class_names, "single")
+    lora, loss = LoRASpec(), LossSpec()
+    tuner = LoRATuner(clip.vit, lora, seed=0)
+    engine = LoRATTTEngine(clip.vit, tuner, loss=loss, optimiser=OptimiserSpec())
+    keys = episode_keys(0, torch.arange(images, device=device))
+    kept = random_kept_patches(
+        keys,
+        torch.arange(pixels.shape[1], device=device).expand(images, -1),
+        clip.vit.patches,
+        kept_count(clip.vit.patches, loss.mask_ratio),
+    )  # (E, V, P')
+    initial = {key: value.to(device) for key, value in tuner.initial.items()}
+    loop = ReferenceLoop(clip.model.visual, initial, ReferenceSettings(multiplier=lora.multiplier))
+    scale = clip.logit_scale
+
+    def masks(step: int, selected: Tensor) -> Tensor:
+        return torch.stack([rows[views] for rows, views in zip(kept, selected, strict=True)])
+
+    def ours() -> Tensor:
+        return engine.run(pixels, text, scale, keys, masks=masks).after
+
+    def reference() -> Tensor:
+        return torch.stack([loop.episode(pixels[e], text, scale, kept[e][None])[1] for e in range(images)])
+
+    @torch.no_grad()
+    def plain() -> Tensor:
+        # The same chunks as ours: larger ones are slower on a CPU, whose caches they leave.
+        return torch.cat([clip.model.encode_image(part) for part in pixels.flatten(0, 1).split(engine.chunk)])
+
+    runs: dict[str, Callable[[], Tensor]] = {"plain": plain, "ours": ours, "reference": reference}
+    times: dict[str, list[float]] = {key: [] for key in runs}
+    # Dropout decisions differ between the two programs: their outcomes are compared without it.
+    exact_tuner = LoRATuner(clip.vit, replace(lora, dropout=0.0), seed=0)
+    exact = LoRATTTEngine(clip.vit, exact_tuner, loss=loss, optimiser=OptimiserSpec())
+    settings = ReferenceSettings(multiplier=lora.multiplier, dropout=0.0)
+    _, expected, _ = ReferenceLoop(clip.model.visual, initial, settings).episode(pixels[0], text, scale, kept[0][None])
+    difference = (exact.run(pixels, text, scale, keys, masks=masks).after[0] - expected).abs().max().item()
+    peaks: dict[str, int] = {}
+    for repeat in range(repeats + 1):
+        for key, run in runs.items():
+            seconds, peaks[key] = _timed(run, device)
+            if repeat:  # the first round warms the libraries up
+                times[key].append(seconds / images)
+    best = {key: min(values) for key, values in times.items()}
+    return {
+        "model": name,
+        "images_at_once": images,
+        "views": pixels.shape[1],
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "seconds_per_image": best,
+        "median_seconds_per_image": {key: statistics.median(values) for key, values in times.items()},
+        "ours_over_plain": best["ours"] / best["plain"],
+        "reference_over_plain": best["reference"] / best["plain"],
+        "reference_over_ours": best["reference"] / best["ours"],
+        "peak_memory_bytes": peaks,
+        "largest_logit_difference": difference,
+    }
+
+
+def _views(clip: Clip, images: int) -> Tensor:
+    """Views of demo images at the model's size, ``(E, V, 3, S, S)`` uint8."""
+    source = DemoImages("noise", 3, images, "test")
+    make = Views(ViewSpec(), clip.image_size)
+    return torch.stack([make(source.read(index), index) for index in range(images)])
+
+
+def _timed(run: Callable[[], Tensor], device: torch.device) -> tuple[float, int]:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+    started = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    seconds = time.perf_counter() - started
+    if device.type == "cuda":
+        return seconds, torch.cuda.max_memory_allocated(device)
+    # The process's high-water mark so far: it only grows, hence the order plain, ours, reference.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return seconds, peak if sys.platform == "darwin" else peak * 1024
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as text."""
+    lines = [
+        "Seconds per image (64 views each), ratios to a plain forward of the same views, peak memory in MiB:",
+        "",
+        f"{'model':10} {'E':>3}  {'plain':>8} {'ours':>8} {'reference':>9}  {'ours/plain':>10} {'ref/plain':>9} "
+        f"{'ref/ours':>8}  {'MiB plain':>9} {'ours':>7} {'ref':>7}  {'difference':>10}",
+    ]
+    for row in rows:
+        t, m = row["seconds_per_image"], {k: v / 2**20 for k, v in row["peak_memory_bytes"].items()}
+        lines.append(
+            f"{row['model']:10} {row['images_at_once']:3}  {t['plain']:8.4f} {t['ours']:8.4f} {t['reference']:9.4f}  "
+            f"{row['ours_over_plain']:10.2f} {row['reference_over_plain']:9.2f} {row['reference_over_ours']:8.2f}  "
+            f"{m['plain']:9,.0f} {m['ours']:7,.0f} {m['reference']:7,.0f}  {row['largest_logit_difference']:10.1e}"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

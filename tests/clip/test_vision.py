@@ -1,0 +1,123 @@
+"""The token-level tower against open_clip's own forward, in float64."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lorattt.clip.attention import Projection, layer_norm
+from lorattt.clip.vision import ImageTower, VisionTower, wrap_tower
+from lorattt.errors import UserError
+from tiny_models import tiny_clip
+
+
+@pytest.fixture(scope="module", params=[{}, {"no_ln_pre": True}, {"ls_init_value": 0.5}], ids=str)
+def tower(request: pytest.FixtureRequest) -> VisionTower:
+    found = wrap_tower(tiny_clip(**request.param).visual, "tiny")
+    assert isinstance(found, VisionTower)
+    return found
+
+
+@pytest.fixture
+def pixels() -> Tensor:
+    return torch.randn(5, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def test_features_equal_open_clip(tower: VisionTower, pixels: Tensor) -> None:
+    torch.testing.assert_close(tower.features(pixels), tower.visual(pixels), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("split", range(5))
+def test_trunk_and_head_are_the_whole(tower: VisionTower, pixels: Tensor, split: int) -> None:
+    tokens = tower.blocks(tower.embed(pixels), 0, split)
+    whole = tower.project(tower.class_token(tokens, split))
+    torch.testing.assert_close(whole, tower.visual(pixels), rtol=1e-10, atol=1e-10)
+
+
+def test_all_patches_kept_in_order_is_the_whole(tower: VisionTower, pixels: Tensor) -> None:
+    every = torch.arange(tower.patches).expand(5, -1)
+    torch.testing.assert_close(tower.embed(pixels, every), tower.embed(pixels), rtol=0, atol=0)
+
+
+def test_dropped_patches_against_open_clip_layers(tower: VisionTower, pixels: Tensor) -> None:
+    kept = torch.stack([torch.randperm(16, generator=torch.Generator().manual_seed(i))[:6] for i in range(5)])
+    visual = tower.visual
+    x = visual.conv1(pixels).flatten(2).transpose(1, 2) + visual.positional_embedding[1:]
+    rows = []
+    for image, places in zip(x, kept.tolist(), strict=True):
+        rows.append(torch.stack([visual.class_embedding + visual.positional_embedding[0], *image[places]]))
+    expected = visual.ln_post(visual.transformer(visual.ln_pre(torch.stack(rows))))[:, 0]
+    ours = tower.class_token(tower.embed(pixels, kept), 0)
+    torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_order_of_kept_patches_does_not_matter(tower: VisionTower, pixels: Tensor) -> None:
+    kept = torch.tensor([[3, 9, 12, 0]]).expand(5, -1)
+    one = tower.class_token(tower.embed(pixels, kept), 0)
+    other = tower.class_token(tower.embed(pixels, kept.flip(1)), 0)
+    torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+class _Constant:
+    """An adapter that adds a constant matrix's product, as a merged weight would."""
+
+    def __init__(self, deltas: dict[tuple[int, Projection], Tensor]) -> None:
+        self.deltas = deltas
+
+    def delta(self, block: int, projection: Projection, x: Tensor) -> Tensor | None:
+        matrix = self.deltas.get((block, projection))
+        return None if matrix is None else x @ matrix.T
+
+
+@pytest.mark.parametrize("projection", ["q", "k", "v", "out"])
+@pytest.mark.parametrize("block", [2, 3])
+def test_an_adapter_adds_to_its_projection(block: int, projection: Projection, pixels: Tensor) -> None:
+    model = tiny_clip()
+    tower = VisionTower(model.visual, "tiny")
+    matrix = torch.randn(64, 64, dtype=torch.float64) * 0.1
+    adapted = tower.class_token(tower.embed(pixels), 0, _Constant({(block, projection): matrix}))
+    attn = model.visual.transformer.resblocks[block].attn
+    if projection == "out":
+        attn.out_proj.weight += matrix
+    else:
+        start = 64 * ("q", "k", "v").index(projection)
+        attn.in_proj_weight[start : start + 64] += matrix
+    torch.testing.assert_close(adapted, tower.class_token(tower.embed(pixels), 0), rtol=1e-10, atol=1e-10)
+    assert not torch.allclose(tower.visual(pixels), tiny_clip().visual(pixels))
+
+
+def test_layer_norm_with_one_affine_pair_per_episode() -> None:
+    x = torch.randn(6, 7, 8, dtype=torch.float64)  # 3 episodes of 2
+    norm = nn.LayerNorm(8).double()
+    weights, biases = torch.randn(2, 3, 8, dtype=torch.float64)
+    norm.weight, norm.bias = nn.Parameter(weights), nn.Parameter(biases)
+    expected = torch.cat([F.layer_norm(x[2 * e : 2 * e + 2], (8,), weights[e], biases[e]) for e in range(3)])
+    torch.testing.assert_close(layer_norm(x, norm), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_layer_norm_keeps_a_low_precision_stream(pixels: Tensor) -> None:
+    norm = nn.LayerNorm(8)
+    assert layer_norm(torch.randn(1, 2, 8, dtype=torch.bfloat16), norm).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("blocks", "expected"), [((-2, -1), (2, 3)), ((3, 0), (0, 3)), ((-4,), (0,)), ((1, 2, 3), (1, 2, 3))]
+)
+def test_blocks_by_number(blocks: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    assert VisionTower(tiny_clip().visual, "tiny").resolve_blocks(blocks) == expected
+
+
+@pytest.mark.parametrize("blocks", [(4,), (-5,), (), (3, -1), (1, 1)])
+def test_wrong_blocks_are_refused(blocks: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match="blocks"):
+        VisionTower(tiny_clip().visual, "tiny").resolve_blocks(blocks)
+
+
+@pytest.mark.parametrize(
+    "config", [{"pool_type": "avg"}, {"attentional_pool": True}, {"block_type": "custom"}], ids=str
+)
+def test_other_towers_give_features_only(config: dict[str, object], pixels: Tensor) -> None:
+    visual = tiny_clip(**config).visual
+    tower = wrap_tower(visual, "other")
+    assert type(tower) is ImageTower
+    assert torch.equal(tower.features(pixels), visual(pixels))

@@ -1,0 +1,18 @@
+"""Small CLIPs with random weights, for tests that need no file."""
+
+import open_clip
+import torch
+
+VISION = {"image_size": 32, "patch_size": 8, "width": 64, "layers": 4, "head_width": 16}
+TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
+
+
+def tiny_clip(seed: int = 0, **vision: object) -> open_clip.CLIP:
+    """A frozen double-precision CLIP whose norms are not at their trivial initial values."""
+    torch.manual_seed(seed)
+    model = open_clip.CLIP(embed_dim=24, vision_cfg={**VISION, **vision}, text_cfg=TEXT, quick_gelu=True)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "ln_" in name or name.endswith("bias"):
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    return model.double().requires_grad_(False).eval()

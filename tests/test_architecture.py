@@ -31,7 +31,6 @@ ONLY_IN: dict[str, set[str]] = {
     "torchmetrics": {"methods"},
     "torchvision": {"views", "data"},
 }
-TRAINER_FREE = ("methods/lora_ttt.py",)
 
 
 def _modules() -> list[Path]:

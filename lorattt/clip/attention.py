@@ -7,8 +7,9 @@ scaled-dot-product attention: one GEMM for the frozen weight over all episodes, 
 
 from typing import Literal, Protocol
 
+import torch
 import torch.nn.functional as F
-from open_clip.transformer import ResidualAttentionBlock
+from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 from torch import Tensor, nn
 
 Projection = Literal["q", "k", "v", "out"]
@@ -68,8 +69,21 @@ def run_block(
     """
     attended = _attention(block.attn, layer_norm(x, block.ln_1), number, adapter, queries, mask)
     x = x[:, :queries] + block.ls_1(attended)
-    out: Tensor = x + block.ls_2(block.mlp(layer_norm(x, block.ln_2)))
+    out: Tensor = x + block.ls_2(_mlp(block.mlp, layer_norm(x, block.ln_2)))
     return out
+
+
+def _mlp(mlp: nn.Sequential, x: Tensor) -> Tensor:
+    """The block's MLP; quick GELU without a graph keeps one temporary of the hidden width instead of three.
+
+    The arithmetic is open_clip's; on a CPU, fresh memory costs more than the arithmetic does.
+    """
+    if torch.is_grad_enabled() or not isinstance(mlp.gelu, QuickGELU):
+        out: Tensor = mlp(x)
+        return out
+    hidden = mlp.c_fc(x)
+    projected: Tensor = mlp.c_proj((1.702 * hidden).sigmoid_().mul_(hidden))
+    return projected
 
 
 def _attention(

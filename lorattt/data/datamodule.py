@@ -6,7 +6,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from lorattt.data.sampler import ExactShard
-from lorattt.data.source import EpisodeDataset, ImageSource, Transform, collate_episodes, spread
+from lorattt.data.source import UNKNOWN_LABEL, EpisodeDataset, ImageSource, Transform, collate_episodes, spread
 from lorattt.errors import UserError
 
 
@@ -71,7 +71,7 @@ class EpisodeData(LightningDataModule):
         Raises:
             UserError: If the images have no labels.
         """
-        if not self.class_names:
+        if not self.class_names or all(self.source.label(index) == UNKNOWN_LABEL for index in self.indices):
             raise UserError(
                 f"{self.name} has no class folders, so no labels to test against: put the images of each class "
                 "in a folder of its own, or use predict with model.class_names"

@@ -28,10 +28,15 @@ class DemoImages:
         self._domain, self._severity, self._images, self._split = domain, severity, images, split
         self.name = f"demo-{domain}"
         self.class_names = list(demo.CLASS_NAMES)
+        self._last: tuple[int, tuple[Image.Image, int]] | None = None
         self._draw(0)  # refuses an unknown domain or severity now
 
     def _draw(self, index: int) -> tuple[Image.Image, int]:
-        return demo.draw(index, domain=self._domain, severity=self._severity, split=self._split)
+        # An episode asks for the label and for the image: the last drawing is kept for the second question.
+        if self._last is None or self._last[0] != index:
+            drawing = demo.draw(index, domain=self._domain, severity=self._severity, split=self._split)
+            self._last = (index, drawing)
+        return self._last[1]
 
     def __len__(self) -> int:
         """Number of images."""

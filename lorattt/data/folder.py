@@ -94,17 +94,21 @@ def _names_of(folders: list[str], source: str | None) -> list[str]:
     path = Path(source).expanduser()
     if not path.is_file():
         raise UserError(f"data.class_names {source!r}: no such file (and the only built-in list is {IMAGENET!r})")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"data.class_names {path} is not a text file in UTF-8: {error}") from error
     if path.suffix == ".json":
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(text)
         except ValueError as error:
             raise UserError(f"data.class_names {path} is not valid JSON: {error}") from error
-        if isinstance(content, dict):
+        if isinstance(content, dict) and content:
             mapping = {str(key): str(value) for key, value in content.items()}
             return _looked_up(folders, mapping, str(path), "add it to the file")
         names = [str(name) for name in content] if isinstance(content, list) else []
     else:
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        names = [line.strip() for line in text.splitlines() if line.strip()]
     if not names:
         raise UserError(f"data.class_names {path} holds no names: one per line, or a JSON list or object")
     if folders and len(names) != len(folders):

@@ -26,16 +26,16 @@ def read_image(path: Path) -> Image.Image:
     """
     try:
         with warnings.catch_warnings():
-            # Pillow warns from half its limit on, and of palettes with transparency: both are read here.
+            # Pillow warns from half its limit on: those images are read here.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            warnings.filterwarnings("ignore", message="Palette images with Transparency", category=UserWarning)
             with Image.open(path) as image:
                 image.load()
                 return _to_rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError as error:
         raise UnreadableImageError("it is no image of a known format") from error
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        # An error of the operating system names the path in its text, and the reason alone in ``strerror``.
+        reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
         raise UnreadableImageError(reason) from error
 
 
@@ -49,6 +49,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         floats = np.nan_to_num(np.asarray(image, dtype=np.float64))
         floats = floats * (255 if floats.max(initial=0) <= 1 else 1)
         return Image.fromarray(floats.round().clip(0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode == "P" and "transparency" in image.info:
+    if image.mode == "P" and "transparency" in image.info:  # else Pillow warns
         image = image.convert("RGBA")
     return image.convert("RGB")

@@ -13,7 +13,7 @@ def entropy(logits: Tensor) -> Tensor:
     Returns:
         ``(*,)`` of at least float32.
     """
-    log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+    log_p = _log_softmax(logits)
     return -(log_p.exp() * log_p).sum(-1)
 
 
@@ -29,8 +29,12 @@ def marginal_entropy(logits: Tensor) -> Tensor:
     Returns:
         ``(*episode,)`` of at least float32.
     """
-    log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+    log_p = _log_softmax(logits)
     log_mean = log_p.logsumexp(-2) - torch.log(torch.tensor(float(logits.shape[-2]), device=logits.device))
-    # A class of probability exactly 0 adds 0 to the entropy; its logarithm is -inf, and -inf * 0 is not.
-    log_mean = log_mean.clamp(min=torch.finfo(log_mean.dtype).min)
     return -(log_mean.exp() * log_mean).sum(-1)
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+    # A class of logit -inf adds 0 to the entropy and gets no gradient; its own logarithm, -inf, times 0 is NaN.
+    return log_p.clamp(min=torch.finfo(log_p.dtype).min)

@@ -100,6 +100,19 @@ class LossSpec:
 
 
 @dataclass(frozen=True)
+class EncodedViews:
+    """All views of E images through the frozen model.
+
+    Attributes:
+        trunk: ``(E, V, L, d)`` tokens as the first adapted block reads them.
+        tokens: ``(E, V, d)`` class tokens, before the projection.
+    """
+
+    trunk: Tensor
+    tokens: Tensor
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What adaptation made of E episodes.
 
@@ -165,6 +178,7 @@ class LoRATTTEngine:
         logit_scale: Tensor,
         keys: Tensor,
         *,
+        encoded: EncodedViews | None = None,
         masks: Masks | None = None,
         observer: Observer | None = None,
     ) -> Outcome:
@@ -175,6 +189,7 @@ class LoRATTTEngine:
             text: ``(K, D)`` float32 unit class features.
             logit_scale: Scalar factor on cosines.
             keys: ``(E,)`` int64 episode keys: they decide masks and dropout.
+            encoded: What :meth:`encode` made of ``pixels``, if it is there already.
             masks: Which patches to keep, instead of random ones.
             observer: Called at each step with losses and gradients.
 
@@ -183,7 +198,8 @@ class LoRATTTEngine:
         """
         episodes, count = pixels.shape[0], selection_size(pixels.shape[1], self.loss.selection)
         chosen: list[Tensor] = []
-        trunk, tokens = self._encode(pixels)
+        encoded = encoded or self.encode(pixels)
+        trunk, tokens = encoded.trunk, encoded.tokens
         view_logits = self._logits(tokens, text, logit_scale)
         parameters = self.tuner.fresh(episodes, pixels.device)
 
@@ -235,15 +251,15 @@ class LoRATTTEngine:
         )
 
     @torch.no_grad()
-    def _encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """All views through the frozen model: trunk outputs ``(E, V, L, d)`` and class tokens ``(E, V, d)``."""
+    def encode(self, pixels: Tensor) -> EncodedViews:
+        """All views ``(E, V, 3, S, S)`` through the frozen model, each block once."""
         tower = self.tower
         trunk, tokens = [], []
         for part in pixels.split(max(1, self.chunk // pixels.shape[0]), dim=1):
             x = tower.blocks(tower.embed(part.flatten(0, 1)), 0, self.first)
             trunk.append(x.unflatten(0, part.shape[:2]))
             tokens.append(tower.class_token(x, self.first).unflatten(0, part.shape[:2]))
-        return torch.cat(trunk, dim=1), torch.cat(tokens, dim=1)
+        return EncodedViews(torch.cat(trunk, dim=1), torch.cat(tokens, dim=1))
 
     @torch.no_grad()
     def _class_tokens(self, trunk: Tensor, adapter: Adapter | None) -> Tensor:

@@ -1,6 +1,6 @@
 """AugMix (Hendrycks et al., ICLR 2020) as TPT uses it on views: nine operations, three chains.
 
-Each chain applies one to three operations to the view; the chains are averaged with Dirichlet(1, 1, 1)
+The operations are those of AugMix in PIL, whole degrees and pixels included. Each chain applies one to three operations to the view; the chains are averaged with Dirichlet(1, 1, 1)
 weights, and the average is mixed with the view itself by a Beta(1, 1) weight. TPT mixes normalised
 floats; a normalisation is affine and the weights sum to one, so mixing before it is the same up to the
 final rounding to 8 bits.
@@ -9,9 +9,8 @@ final rounding to 8 bits.
 from dataclasses import dataclass
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from lorattt.rng import uniform
@@ -91,34 +90,33 @@ def augmix(view: Image.Image, params: AugMixParams, severity: int) -> Tensor:
 
 
 def _apply(image: Image.Image, operation: str, level: float, negative: bool, severity: int) -> Image.Image:
-    """One operation. AugMix draws its level from U(0.1, severity), on a scale of 10."""
+    """One operation, as AugMix defines it: its level is U(0.1, severity) on a scale of 10, its sign random."""
     strength = (0.1 + level * (severity - 0.1)) / 10
-    sign = -1.0 if negative else 1.0
-    result: Image.Image
+    sign = -1 if negative else 1
+    shear, width, height = sign * strength * 0.3, *image.size
     match operation:
         case "autocontrast":
-            result = F.autocontrast(image)
+            return ImageOps.autocontrast(image)
         case "equalize":
-            result = F.equalize(image)
+            return ImageOps.equalize(image)
         case "posterize":
-            result = F.posterize(image, 4 - int(strength * 4))
+            return ImageOps.posterize(image, 4 - int(strength * 4))
         case "solarize":
-            result = F.solarize(image, 256 - int(strength * 256))
+            return ImageOps.solarize(image, 256 - int(strength * 256))
         case "rotate":
-            result = F.rotate(image, sign * strength * 30, interpolation=InterpolationMode.BILINEAR)
+            return image.rotate(sign * int(strength * 30), resample=Image.Resampling.BILINEAR)
+        case "shear_x":
+            return _affine(image, (1, shear, 0, 0, 1, 0))
+        case "shear_y":
+            return _affine(image, (1, 0, 0, shear, 1, 0))
+        case "translate_x":
+            return _affine(image, (1, 0, sign * int(strength * width / 3), 0, 1, 0))
+        case "translate_y":
+            return _affine(image, (1, 0, 0, 0, 1, sign * int(strength * height / 3)))
         case _:
-            shift, shear = [0.0, 0.0], [0.0, 0.0]
-            axis = 0 if operation.endswith("x") else 1
-            if operation.startswith("shear"):
-                shear[axis] = sign * torch.rad2deg(torch.atan(torch.tensor(strength * 0.3))).item()
-            else:
-                shift[axis] = sign * strength * image.size[axis] / 3
-            result = F.affine(
-                image,
-                angle=0.0,
-                translate=shift,
-                scale=1.0,
-                shear=shear,
-                interpolation=InterpolationMode.BILINEAR,
-            )
-    return result
+            raise ValueError(f"{operation} is none of {', '.join(OPERATIONS)}")
+
+
+def _affine(image: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
+    """Pixel (x, y) of the result is (a x + b y + c, d x + e y + f) of the image."""
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, resample=Image.Resampling.BILINEAR)

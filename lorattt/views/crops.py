@@ -5,6 +5,7 @@ and ``RandomHorizontalFlip``: the same distribution and the same ten attempts wi
 drawn for all views at once from counter-based random numbers.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -44,8 +45,8 @@ class ViewSpec:
             raise UserError(f"views.number {self.number}: at least 1 view is needed")
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise UserError(f"views.scale {list(self.scale)}: must be two fractions, 0 < smallest <= largest <= 1")
-        if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise UserError(f"views.ratio {list(self.ratio)}: must be two ratios, 0 < smallest <= largest")
+        if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
+            raise UserError(f"views.ratio {list(self.ratio)}: must be two finite ratios, 0 < smallest <= largest")
         if not 0 <= self.flip <= 1:
             raise UserError(f"views.flip {self.flip}: a probability must be between 0 and 1")
         if not 1 <= self.augmix_severity <= 10:
@@ -105,12 +106,12 @@ def sample_crops(spec: ViewSpec, height: int, width: int, *, seed: int, index: i
 
 
 def _central_box(spec: ViewSpec, height: int, width: int) -> Tensor:
-    """Torchvision's fall-back: the largest central crop whose ratio is allowed."""
+    """Torchvision's fall-back: the largest central crop whose ratio is allowed; never empty, as its can be."""
     ratio = width / height
     if ratio < spec.ratio[0]:
-        w, h = width, min(height, round(width / spec.ratio[0]))
+        w, h = width, max(1, min(height, round(width / spec.ratio[0])))
     elif ratio > spec.ratio[1]:
-        w, h = min(width, round(height * spec.ratio[1])), height
+        w, h = max(1, min(width, round(height * spec.ratio[1]))), height
     else:
         w, h = width, height
     return torch.tensor([(height - h) // 2, (width - w) // 2, h, w])

@@ -36,4 +36,4 @@ def random_kept_patches(keys: Tensor, views: Tensor, patches: int, count: int) -
         ``(E, n, count)`` int64 positions, in random order.
     """
     draws = uniform(fold(keys.unsqueeze(-1).expand_as(views), views), (patches,))
-    return torch.argsort(draws, dim=-1)[..., :count]
+    return torch.argsort(draws, dim=-1, stable=True)[..., :count]

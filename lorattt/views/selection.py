@@ -1,5 +1,7 @@
 """Which views of an episode take part in the loss."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -19,7 +21,7 @@ def selection_size(views: int, fraction: float) -> int:
     if size == 0:
         raise UserError(
             f"selection {fraction} of {views} views keeps none: use at least {-(-1 // fraction):.0f} views "
-            f"or a fraction of at least {1 / views:.3g}"
+            f"or a fraction of at least {math.ceil(1e4 / views) / 1e4:g}"
         )
     return size
 

@@ -1,0 +1,158 @@
+"""Accuracy on the embedded demo, per domain: zero-shot, LoRA-TTT with each loss, the mean of confident views.
+
+    python -m benchmarks.demo [--config FILE] [--images N] [--split test] [--json FILE]
+
+One setting, that of the configuration file, for all domains. All columns come from the same views of the same
+images, and the same scenes are drawn in every domain, so differences are paired. The interval of a mean over
+domains is taken over scenes: a scene's outcomes in the eight shifted domains are not independent.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lorattt import demo
+from lorattt.adapters.lora import LoRASpec
+from lorattt.clip.load import ClipSpec
+from lorattt.data.demo import DemoImages
+from lorattt.data.source import EpisodeDataset, collate_episodes
+from lorattt.episodes.optim import OptimiserSpec
+from lorattt.methods.lora_ttt import LoRATTT, LoRATTTEngine, LossSpec
+from lorattt.rng import episode_keys
+from lorattt.views.crops import ViewSpec
+from lorattt.views.render import Views
+
+COLUMNS = ("zero-shot", "both", "MEM", "reconstruction", "mean of views")
+
+
+def main() -> None:
+    """Measure, print the tables, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, default=Path("lightning_configs/demo/lora_ttt.yaml"))
+    parser.add_argument("--images", type=int, default=1000, help="images a domain")
+    parser.add_argument("--severity", type=int, default=3)
+    parser.add_argument("--split", choices=("val", "test"), default="test")
+    parser.add_argument("--domains", nargs="+", choices=demo.DOMAINS, default=list(demo.DOMAINS))
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="where to write the numbers")
+    arguments = parser.parse_args()
+    method = method_of(arguments.config, arguments.seed)
+    right: dict[str, Tensor] = {}
+    for domain in arguments.domains:
+        started = time.perf_counter()
+        images = DemoImages(domain, arguments.severity, arguments.images, arguments.split)
+        right[domain] = measure(method, images, arguments.batch_size)
+        accuracy = ", ".join(f"{name} {100 * x:.1f}" for name, x in zip(COLUMNS, right[domain].mean(1), strict=True))
+        print(f"{domain}: {accuracy} ({time.perf_counter() - started:.0f} s)", flush=True)
+    report = summarise(right)
+    print()
+    print(markdown(report))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def method_of(config: Path, seed: int) -> LoRATTT:
+    """The method of a configuration file, without Lightning's parser."""
+    settings = yaml.safe_load(config.read_text(encoding="utf-8"))["model"]["init_args"]
+    specs = {"clip": ClipSpec, "views": ViewSpec, "lora": LoRASpec, "loss": LossSpec, "optimiser": OptimiserSpec}
+    for key, spec in specs.items():
+        if key in settings:
+            values = {k: tuple(v) if isinstance(v, list) else v for k, v in settings[key].items()}
+            settings[key] = spec(**values)
+    return LoRATTT(**settings, seed=seed)
+
+
+def measure(method: LoRATTT, images: DemoImages, batch_size: int) -> Tensor:
+    """``(columns, N)``, 1 where an image was classified rightly, else 0, in the order of :data:`COLUMNS`."""
+    engine, clip = method.engine, method.clip
+    text, scale = clip.text_features(images.class_names, method.templates), clip.logit_scale
+    engines = {
+        "both": engine,
+        "MEM": _with(engine, replace(engine.loss, reconstruction=0.0)),
+        "reconstruction": _with(engine, replace(engine.loss, mem=0.0)),
+    }
+    views = Views(method.views, clip.image_size, method.seed, clip.plain_view)
+    dataset = EpisodeDataset(images, list(range(len(images))), views)
+    loader = DataLoader(dataset, batch_size=batch_size, num_workers=1, collate_fn=collate_episodes)
+    columns = []
+    for batch in loader:
+        pixels, keys = clip.normalise(batch["views"]), episode_keys(method.seed, batch["index"])
+        encoded = engine.encode(pixels)
+        outcomes = {name: e.run(pixels, text, scale, keys, encoded=encoded) for name, e in engines.items()}
+        first = outcomes["both"]
+        confident = torch.stack(
+            [
+                logits[chosen].softmax(-1).mean(0)
+                for logits, chosen in zip(first.view_logits, first.selected, strict=True)
+            ]
+        )
+        scores = [first.before, *(outcome.after for outcome in outcomes.values()), confident]
+        columns.append(torch.stack([s.argmax(-1) == batch["label"] for s in scores]).double())
+    return torch.cat(columns, dim=1)
+
+
+def _with(engine: LoRATTTEngine, loss: LossSpec) -> LoRATTTEngine:
+    return LoRATTTEngine(
+        engine.tower,
+        engine.tuner,
+        loss=loss,
+        optimiser=engine.optimiser,
+        steps=engine.steps,
+        reset_every_step=engine.reset_every_step,
+        chunk=engine.chunk,
+    )
+
+
+def summarise(right: dict[str, Tensor]) -> dict[str, Any]:
+    """Accuracies in percent per domain, and paired differences to zero-shot with 95 % intervals, in points."""
+    report: dict[str, Any] = {"images": next(iter(right.values())).shape[1], "domains": {}}
+    for domain, values in right.items():
+        report["domains"][domain] = _row(values.double())
+    shifted = [values.double() for domain, values in right.items() if domain != "source"]
+    if shifted:
+        report["mean of shifted"] = _row(torch.stack(shifted).mean(0))
+    return report
+
+
+def _row(values: Tensor) -> dict[str, Any]:
+    """``(columns, N)`` shares of right answers, each of N independent scenes, to a row."""
+    row: dict[str, Any] = {"accuracy": dict(zip(COLUMNS, (100 * values.mean(1)).tolist(), strict=True)), "gain": {}}
+    for name, column in zip(COLUMNS[1:], values[1:], strict=True):
+        difference = 100 * (column - values[0])
+        half = 1.96 * difference.std().item() / len(difference) ** 0.5
+        mean = difference.mean().item()
+        row["gain"][name] = {"mean": mean, "low": mean - half, "high": mean + half}
+    return row
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The report as a Markdown table."""
+    lines = [
+        f"Top-1 in percent, {report['images']} images a domain; in brackets the paired 95 % interval of the gain.",
+        "",
+        "| domain | " + " | ".join(COLUMNS) + " |",
+        "|" + " --- |" * (len(COLUMNS) + 1),
+    ]
+    rows = {**report["domains"]}
+    if "mean of shifted" in report:
+        rows["**mean of shifted**"] = report["mean of shifted"]
+    for name, row in rows.items():
+        cells = [f"{row['accuracy'][COLUMNS[0]]:.1f}"]
+        for column in COLUMNS[1:]:
+            gain = row["gain"][column]
+            cells.append(f"{row['accuracy'][column]:.1f} ({gain['low']:+.1f} to {gain['high']:+.1f})")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

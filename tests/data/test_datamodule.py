@@ -1,0 +1,166 @@
+"""The base of all sources: arguments, loaders, shares, and the end at a bad image."""
+
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from PIL import Image
+from torch import Tensor
+
+from lorattt.data.datamodule import EpisodeData
+from lorattt.data.images import UnreadableImageError
+from lorattt.data.sampler import ExactShard
+from lorattt.errors import UserError
+
+
+class Few:
+    """Five images, the third of which may be broken."""
+
+    def __init__(self, count: int = 5, *, broken: bool = False, label: int = 0) -> None:
+        self.name, self.class_names = "few", ["thing"]
+        self._count, self._broken, self._label = count, broken, label
+
+    def __len__(self) -> int:
+        return self._count
+
+    def path(self, index: int) -> str:
+        return f"few/{index}.png"
+
+    def label(self, index: int) -> int:
+        return self._label
+
+    def read(self, index: int) -> Image.Image:
+        if self._broken and index == 2:
+            raise UnreadableImageError("image file is truncated")
+        return Image.new("RGB", (1, 1), (index, 0, 0))
+
+
+def data_of(
+    source: Few | None = None,
+    *,
+    batch_size: int = 2,
+    workers: int = 0,
+    limit: int | None = None,
+    on_bad_image: Literal["error", "skip"] = "error",
+) -> EpisodeData:
+    data = EpisodeData(source or Few(), batch_size=batch_size, workers=workers, limit=limit, on_bad_image=on_bad_image)
+    data.transform = red
+    return data
+
+
+def red(image: Image.Image, index: int) -> Tensor:
+    return torch.full((1, 3, 1, 1), index, dtype=torch.uint8)
+
+
+def numbers(batches: Any) -> list[list[int]]:
+    return [batch["index"].tolist() for batch in batches]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("batch_size", 0), ("batch_size", -1), ("workers", -1), ("limit", 0), ("limit", -5)]
+)
+def test_arguments_that_make_no_batches_are_refused_by_name(key: str, value: int) -> None:
+    values: dict[str, Any] = {key: value}
+    with pytest.raises(UserError, match=rf"^data\.{key} {value}: must be at least"):
+        data_of(**values)
+
+
+def test_batches_go_through_the_images_in_order() -> None:
+    data = data_of()
+    for loader in (data.test_dataloader(), data.val_dataloader(), data.predict_dataloader()):
+        assert numbers(loader) == [[0, 1], [2, 3], [4]]
+    assert numbers(data_of(batch_size=9).test_dataloader()) == [[0, 1, 2, 3, 4]]
+
+
+def test_a_limit_spreads_over_the_images() -> None:
+    assert numbers(data_of(limit=2).test_dataloader()) == [[0, 2]]
+    assert numbers(data_of(limit=9).test_dataloader()) == [[0, 1], [2, 3], [4]]
+
+
+def test_without_views_the_loader_says_what_is_missing() -> None:
+    data = data_of()
+    data.transform = None
+    with pytest.raises(UserError, match="no views yet"):
+        data.predict_dataloader()
+
+
+def test_images_without_classes_are_predicted_and_not_tested() -> None:
+    for source in (Few(label=-1), Few()):
+        if source.label(0) == 0:
+            source.class_names = []
+        data = data_of(source)
+        assert numbers(data.predict_dataloader()) == [[0, 1], [2, 3], [4]]
+        for loader in (data.test_dataloader, data.val_dataloader):
+            with pytest.raises(UserError, match=r"^few has no class folders"):
+                loader()
+
+
+def on_devices(data: EpisodeData, world: int, rank: int) -> EpisodeData:
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    trainer: Any = SimpleNamespace(world_size=world, global_rank=rank, strategy=strategy)
+    data.trainer = trainer
+    return data
+
+
+def test_devices_share_the_images_out() -> None:
+    shares = [numbers(on_devices(data_of(limit=4), 3, rank).test_dataloader()) for rank in range(3)]
+    # Of 5 images, 4 are used: 0, 1, 2, 3.
+    assert shares == [[[0, 3]], [[1]], [[2]]]
+
+
+def test_more_devices_than_images_are_refused() -> None:
+    on_devices(data_of(), 5, 0).test_dataloader()
+    with pytest.raises(UserError, match="5 images cannot be shared out to 6 devices"):
+        on_devices(data_of(), 6, 0).test_dataloader()
+
+
+def test_a_bad_image_ends_the_run_by_name() -> None:
+    data = data_of(Few(broken=True))
+    batches = list(data.test_dataloader())
+    assert data.on_before_batch_transfer(batches[0], 0) is batches[0]
+    with pytest.raises(UserError) as caught:
+        data.on_before_batch_transfer(batches[1], 0)
+    assert str(caught.value) == (
+        "cannot read image few/2.png (image file is truncated): mend or remove it, or set data.on_bad_image to skip"
+    )
+
+
+def test_a_bad_image_is_passed_on_where_asked_for() -> None:
+    data = data_of(Few(broken=True), on_bad_image="skip")
+    for batch in data.test_dataloader():
+        assert data.on_before_batch_transfer(batch, 0) is batch
+    assert numbers(data.test_dataloader()) == [[0, 1], [3], [4]]
+
+
+class Collector(LightningModule):
+    """Notes what reaches it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[int] = []
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        assert isinstance(self.trainer.test_dataloaders.sampler, ExactShard)
+        self.seen += batch["index"].tolist()
+
+
+def trainer() -> Trainer:
+    return Trainer(
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+@pytest.mark.filterwarnings("ignore:The 'test_dataloader' does not have many workers")
+def test_lightning_keeps_the_sampler_and_ends_at_a_bad_image() -> None:
+    collector = Collector()
+    trainer().test(collector, data_of(), verbose=False)
+    assert collector.seen == [0, 1, 2, 3, 4]
+    with pytest.raises(UserError, match=r"few/2\.png"):
+        trainer().test(Collector(), data_of(Few(broken=True)), verbose=False)

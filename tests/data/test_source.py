@@ -1,0 +1,107 @@
+"""Episodes of a source: numbering, limits, batches with bad images."""
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lorattt.data.images import UnreadableImageError
+from lorattt.data.source import EpisodeDataset, collate_episodes, spread
+
+
+class Numbered:
+    """Images whose red value is their number; some cannot be read."""
+
+    def __init__(self, count: int, bad: tuple[int, ...] = ()) -> None:
+        self.name, self.class_names = "numbered", ["even", "odd"]
+        self._count, self._bad = count, bad
+
+    def __len__(self) -> int:
+        return self._count
+
+    def path(self, index: int) -> str:
+        return f"image-{index}"
+
+    def label(self, index: int) -> int:
+        return index % 2
+
+    def read(self, index: int) -> Image.Image:
+        if index in self._bad:
+            raise UnreadableImageError(f"number {index} is broken")
+        return Image.new("RGB", (4, 3), (index, 0, 0))
+
+
+def two_views(image: Image.Image, index: int) -> Tensor:
+    """The red value, and the number the transform was told."""
+    red = image.getpixel((0, 0))
+    assert isinstance(red, tuple)
+    return torch.tensor([red[0], index], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 1, 1)
+
+
+@pytest.mark.parametrize("count", range(9))
+def test_spread_is_even_and_sorted(count: int) -> None:
+    assert spread(count, None) == list(range(count))
+    for limit in range(1, 12):
+        numbers = spread(count, limit)
+        assert len(numbers) == min(count, limit)
+        assert numbers == sorted(set(numbers))
+        assert set(numbers) <= set(range(count))
+        gaps = [b - a for a, b in pairwise([*numbers, count])]
+        assert max(gaps, default=0) - min(gaps, default=0) <= 1
+
+
+def test_spread_takes_equally_many_of_each_sorted_class() -> None:
+    labels = [number // 50 for number in spread(50_000, 2000)]
+    assert {labels.count(label) for label in range(1000)} == {2}
+
+
+def test_an_episode_carries_its_dataset_wide_number() -> None:
+    dataset = EpisodeDataset(Numbered(10), [7, 2], two_views)
+    assert len(dataset) == 2
+    for position, index in enumerate([7, 2]):
+        item = dataset[position]
+        assert {key: item[key] for key in ("index", "path", "label")} == {
+            "index": index,
+            "path": f"image-{index}",
+            "label": index % 2,
+        }
+        assert item["views"][:, 0, 0, 0].tolist() == [index, index]
+
+
+def test_a_bad_image_has_a_reason_and_no_views() -> None:
+    item = EpisodeDataset(Numbered(10, bad=(7,)), [7, 2], two_views)[0]
+    assert item == {"index": 7, "path": "image-7", "label": 1, "reason": "number 7 is broken"}
+
+
+def batches(bad: tuple[int, ...], workers: int = 0, size: int = 3) -> list[dict[str, Any]]:
+    dataset = EpisodeDataset(Numbered(7, bad), list(range(7)), two_views)
+    return list(DataLoader(dataset, batch_size=size, collate_fn=collate_episodes, num_workers=workers))
+
+
+def test_good_episodes_are_stacked_and_bad_ones_listed() -> None:
+    first, second, third = batches(bad=(1, 3, 4, 5))
+    assert first["index"].tolist() == [0, 2]
+    assert first["label"].tolist() == [0, 0]
+    assert first["path"] == ["image-0", "image-2"]
+    assert first["views"].shape == (2, 2, 3, 1, 1)
+    assert first["views"][:, 0, 0, 0, 0].tolist() == [0, 2]
+    assert first["skipped"] == [{"index": 1, "path": "image-1", "reason": "number 1 is broken"}]
+    # All of the second batch is bad: still a batch, with its list.
+    assert [skipped["index"] for skipped in second["skipped"]] == [3, 4, 5]
+    assert (len(second["views"]), second["label"].tolist(), second["index"].tolist(), second["path"]) == (0, [], [], [])
+    assert third["skipped"] == []
+    for batch in (first, second, third):
+        assert batch["views"].dtype == torch.uint8
+        assert batch["label"].dtype == batch["index"].dtype == torch.int64
+
+
+def test_workers_make_the_same_batches() -> None:
+    for mine, theirs in zip(batches((1, 3, 4, 5), workers=2), batches((1, 3, 4, 5)), strict=True):
+        assert torch.equal(mine.pop("views"), theirs.pop("views"))
+        assert torch.equal(mine.pop("label"), theirs.pop("label"))
+        assert torch.equal(mine.pop("index"), theirs.pop("index"))
+        assert mine == theirs

@@ -1,0 +1,73 @@
+"""Selection of confident views against sorting by hand."""
+
+import math
+
+import pytest
+import torch
+
+from lorattt.errors import UserError
+from lorattt.views.selection import select_confident, selection_size, take_views
+
+
+def test_selects_the_views_of_lowest_entropy_lowest_first() -> None:
+    logits = 3 * torch.randn(4, 9, 5, generator=torch.Generator().manual_seed(0))
+    expected = []
+    for episode in logits.double().softmax(-1).tolist():
+        entropies = [-sum(p * math.log(p) for p in view) for view in episode]
+        expected.append(sorted(range(9), key=entropies.__getitem__)[:3])
+    assert select_confident(logits, 3).tolist() == expected
+    assert select_confident(logits, 9).sort().values.tolist() == [list(range(9))] * 4
+
+
+def test_equal_entropies_keep_the_order_of_views() -> None:
+    logits = torch.randn(1, 1, 5).expand(2, 40, 5).clone()
+    logits[1, 30] *= 100
+    assert select_confident(logits, 4).tolist() == [[0, 1, 2, 3], [30, 0, 1, 2]]
+
+
+def test_a_broken_view_is_selected_last_and_its_episode_alone_is_touched() -> None:
+    logits = torch.randn(3, 6, 5, generator=torch.Generator().manual_seed(0))
+    broken = logits.clone()
+    broken[1, 2] = math.nan
+    selected = select_confident(broken, 6)
+    assert torch.equal(selected[[0, 2]], select_confident(logits, 6)[[0, 2]])
+    assert selected[1, -1] == 2
+
+
+@pytest.mark.parametrize(
+    ("views", "fraction", "size"), [(64, 0.1, 6), (64, 0.5, 32), (64, 1.0, 64), (1, 1.0, 1), (10, 0.1, 1), (3, 0.5, 1)]
+)
+def test_selection_size_is_rounded_down(views: int, fraction: float, size: int) -> None:
+    assert selection_size(views, fraction) == size
+
+
+@pytest.mark.parametrize("fraction", [0.0, -0.1, 1.01, math.nan])
+def test_a_fraction_that_is_none_is_refused_by_name(fraction: float) -> None:
+    with pytest.raises(UserError, match=rf"^selection {fraction}: .*\(0, 1\]"):
+        selection_size(64, fraction)
+
+
+@pytest.mark.parametrize("views", [1, 3, 7, 9, 32, 64, 128])
+@pytest.mark.parametrize("fraction", [0.0011, 1 / 300, 0.007])
+def test_what_is_advised_where_none_is_kept_keeps_one(views: int, fraction: float) -> None:
+    with pytest.raises(UserError, match=f"^selection {fraction} of {views} views keeps none") as caught:
+        selection_size(views, fraction)
+    words = str(caught.value).split()
+    assert selection_size(int(words[words.index("least") + 1]), fraction) == 1
+    assert selection_size(views, float(words[-1])) == 1
+
+
+def test_take_views_matches_a_loop() -> None:
+    x, selected = torch.randn(3, 5, 2, 4), torch.tensor([[4, 0], [1, 1], [2, 3]])
+    taken = take_views(x, selected)
+    assert taken.shape == (3, 2, 2, 4)
+    for e in range(3):
+        for n in range(2):
+            assert torch.equal(taken[e, n], x[e, selected[e, n]])
+
+
+def test_the_gradient_of_taken_views_reaches_those_alone() -> None:
+    x = torch.randn(2, 4, 3, requires_grad=True)
+    take_views(x, torch.tensor([[3, 1], [0, 2]])).sum().backward()
+    assert x.grad is not None
+    assert x.grad[..., 0].tolist() == [[0, 1, 0, 1], [1, 0, 1, 0]]

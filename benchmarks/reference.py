@@ -88,20 +88,16 @@ class ReferenceLoop:
         settings: See there.
     """
 
-    def __init__(self, visual: nn.Module, initial: Mapping[str, Tensor], settings: ReferenceSettings) -> None:
+    def __init__(self, visual: Any, initial: Mapping[str, Tensor], settings: ReferenceSettings) -> None:
         self.visual: Any = deepcopy(visual).requires_grad_(False)
         self.settings = settings
         self._adapters: dict[str, nn.Parameter] = {}
         for block in sorted({name.split(".")[0] for name in initial}):
-            layer = self.visual.transformer.resblocks[int(block)]
+            layer: Any = self.visual.transformer.resblocks[int(block)]
             layer.attn = _LoRAAttention(layer.attn, block, initial, settings)
             for name, projection in layer.attn.projections.items():
                 self._adapters |= {f"{block}.{name}.A": projection.A, f"{block}.{name}.B": projection.B}
         self._saved = {name: value.clone() for name, value in self.visual.state_dict().items()}
-
-    def adapters(self) -> dict[str, Tensor]:
-        """The adapters as they are now, by the names of ``initial``."""
-        return {name: value.detach().clone() for name, value in self._adapters.items()}
 
     def episode(
         self, pixels: Tensor, text: Tensor, logit_scale: Tensor, kept: Tensor

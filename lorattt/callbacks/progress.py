@@ -4,6 +4,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.trainer.states import TrainerFn
 
 
 class AccuracyBar(TQDMProgressBar):
@@ -13,9 +14,9 @@ class AccuracyBar(TQDMProgressBar):
         super().__init__()
         self._seen = self._before = self._after = 0
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Start counting."""
-        super().on_test_start(trainer, pl_module)
+        super().setup(trainer, pl_module, stage)
         self._seen = self._before = self._after = 0
 
     def on_test_batch_end(
@@ -28,13 +29,35 @@ class AccuracyBar(TQDMProgressBar):
         dataloader_idx: int = 0,
     ) -> None:
         """Count a batch and show."""
+        self._count(self.test_progress_bar, outputs)
+        super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count a batch and show, unless it belongs to a training."""
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._count(self.val_progress_bar, outputs)
+        super().on_validation_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+
+    def _count(self, bar: Any, outputs: Any) -> None:
         label = outputs["label"]
         self._seen += int((label >= 0).sum())
         self._before += int((outputs["before"].argmax(-1) == label).sum())
         self._after += int((outputs["after"].argmax(-1) == label).sum())
         if self._seen and not self.is_disabled:
-            share = {"before": self._before / self._seen, "after": self._after / self._seen}
-            self.test_progress_bar.set_postfix_str(
-                ", ".join(f"top-1 {when} {100 * value:.1f} %" for when, value in share.items()), refresh=False
-            )
-        super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+            before, after = (100 * hits / self._seen for hits in (self._before, self._after))
+            bar.set_postfix_str(f"top-1 {before:.1f} -> {after:.1f} %", refresh=False)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """End the line, so that the message does not run into the bar."""
+        bars = (self._train_progress_bar, self._val_progress_bar, self._test_progress_bar, self._predict_progress_bar)
+        for bar in bars:
+            if bar is not None:
+                bar.close()

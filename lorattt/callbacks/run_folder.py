@@ -31,22 +31,27 @@ class RunFolder(Callback):
         """Choose on one device, tell the others, make the folder.
 
         Raises:
-            UserError: If the folder that was asked for already holds results.
+            UserError: If the folder that was asked for already holds results, or cannot be made.
         """
-        chosen = self._choose(trainer, pl_module) if trainer.is_global_zero else ""
+        chosen, problem = "", ""
+        if trainer.is_global_zero:
+            try:
+                chosen = self._choose(trainer, pl_module)
+            except UserError as error:
+                problem = str(error)
+            except OSError as error:
+                problem = f"the run's folder cannot be made ({error}): name another run.root or run.folder"
         # Every device learns of a refusal, so that none waits for the one that stopped.
-        chosen = trainer.strategy.broadcast(chosen)
-        if not chosen:
-            raise UserError(
-                f"run folder {self._folder} already holds {RESULTS_FILE}: name another run.folder, or remove it"
-            )
+        chosen, problem = trainer.strategy.broadcast((chosen, problem))
+        if problem:
+            raise UserError(problem)
         self.path = Path(chosen)
 
     def _choose(self, trainer: Trainer, pl_module: LightningModule) -> str:
         if self._folder is not None:
             folder = Path(self._folder)
             if (folder / RESULTS_FILE).exists():
-                return ""
+                raise UserError(f"run.folder {folder} already holds {RESULTS_FILE}: name another one, or remove it")
             folder.mkdir(parents=True, exist_ok=True)
             return str(folder)
         parent = Path(self._root) / run_name(pl_module, "name") / run_name(_datamodule(trainer), "name")

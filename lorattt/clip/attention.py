@@ -5,7 +5,7 @@ can be added to a single projection. Here the same tensors are used through ``F.
 scaled-dot-product attention: one GEMM for the frozen weight over all episodes, plus what an adapter adds.
 """
 
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -73,7 +73,7 @@ def run_block(
     return out
 
 
-def _mlp(mlp: nn.Sequential, x: Tensor) -> Tensor:
+def _mlp(mlp: Any, x: Tensor) -> Tensor:
     """The block's MLP; quick GELU without a graph keeps one temporary of the hidden width instead of three.
 
     The arithmetic is open_clip's; on a CPU, fresh memory costs more than the arithmetic does.

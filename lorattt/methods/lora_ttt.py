@@ -162,10 +162,9 @@ class LoRATTTEngine:
         reset_every_step: bool = False,
         chunk: int = 64,
     ) -> None:
-        if steps < 0:
-            raise UserError(f"steps {steps}: must be at least 0")
-        if chunk < 1:
-            raise UserError(f"chunk {chunk}: must be at least 1")
+        for key, value, least in (("steps", steps, 0), ("chunk", chunk, 1)):
+            if value < least:
+                raise UserError(f"{key} {value}: must be at least {least}")
         self.tower, self.tuner, self.loss, self.optimiser = tower, tuner, loss, optimiser
         self.steps, self.reset_every_step, self.chunk = steps, reset_every_step, chunk
         self.first = tuner.blocks[0]

@@ -1,0 +1,156 @@
+"""The command line: LightningCLI over the methods and the data, with a guard for users' mistakes."""
+
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any, NoReturn, TextIO
+
+from jsonargparse import Namespace
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+
+# Imported so that their classes can be named without their modules.
+import lorattt.data.demo
+import lorattt.data.demo_pretrain
+import lorattt.data.folder
+import lorattt.methods.lora_ttt
+import lorattt.methods.pretrain
+import lorattt.methods.zero_shot  # noqa: F401
+from lorattt import __version__
+from lorattt.callbacks.predictions import PredictionsWriter
+from lorattt.callbacks.progress import AccuracyBar
+from lorattt.callbacks.results import ResultsWriter
+from lorattt.callbacks.run_folder import ConfigWriter, RunFolder
+from lorattt.cli.report import condense, explain, one_line
+from lorattt.errors import UserError
+from lorattt.methods.base import Method
+
+
+class _Parser(LightningArgumentParser):
+    """Reports a mistake as one line, without the usage of several hundred options."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # A shortened key would hide a typing error: --run.folde would be --run.folder.
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def parse_args(  # type: ignore[override]  # as jsonargparse's own differs from argparse's
+        self,
+        args: Sequence[str] | None = None,
+        namespace: Namespace | None = None,
+        env: bool | None = None,
+        defaults: bool = True,
+        **kwargs: Any,
+    ) -> Namespace:
+        """Parse; jsonargparse hands ``--model.clip.pretrained null`` down to the class's parser as the text None."""
+        if not self.exit_on_error and args is not None:
+            args = [f"{arg.removesuffix('=None')}=null" if arg.endswith("=None") else arg for arg in args]
+        return super().parse_args(args, namespace, env, defaults, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print and exit with code 2; parsers of nested classes leave that to the outermost one."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        _fail(condense(message))
+
+
+class LorattCLI(LightningCLI):
+    """LightningCLI with the run's folder and the run's seed."""
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The seed: a number, not Lightning's true or false, which would not be the model's seed."""
+        parser.add_argument("--seed_everything", type=int, default=0, help="Seed of everything random.")
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Keys of the run's folder; one seed for all."""
+        parser.add_lightning_class_args(RunFolder, "run")
+        parser.link_arguments("seed_everything", "model.init_args.seed")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, and refuse a checkpoint of Lightning's where there is nothing to load from it.
+
+        Raises:
+            UserError: If ``ckpt_path`` is given to another command than ``fit``.
+        """
+        super().parse_arguments(parser, args)
+        command = self.config["subcommand"]
+        if command != "fit" and self.config[command].get("ckpt_path"):
+            raise UserError("ckpt_path is for fit: name the weights of CLIP in model.clip.pretrained")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The Trainer with our observers; its refusal of a value is the user's to mend.
+
+        Raises:
+            UserError: If it refuses its arguments.
+        """
+        shown = self._get(self.config_init, "trainer")["enable_progress_bar"] is not False
+        # In this order: the bar is finished before the table is printed, whose counts are the writer's.
+        observers = [*([AccuracyBar()] if shown else []), PredictionsWriter(), ResultsWriter()]
+        self.trainer_defaults["callbacks"] = observers
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (ValueError, TypeError, ModuleNotFoundError) as error:
+            raise UserError(f"trainer: {error}") from error
+
+    def before_fit(self) -> None:
+        """Refuse what Lightning would refuse in its own terms.
+
+        Raises:
+            UserError: If the method learns from test images alone.
+        """
+        if isinstance(self.model, Method):
+            raise UserError(f"{type(self.model).__name__} has nothing to fit: use test, validate or predict")
+
+    def before_predict(self) -> None:
+        """Predictions go to the run's folder; Lightning would keep all logits in memory as well."""
+        self.config_init["predict"]["return_predictions"] = False
+
+
+def main(args: ArgsType = None) -> None:
+    """Run the command line; a user's mistake ends it with one line and exit code 2."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # below: which devices there are, and advertising
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning\.pytorch\.utilities\._pytree")
+        warnings.filterwarnings("ignore", message=".*does not have many workers")
+        warnings.showwarning = _warn
+        try:
+            LorattCLI(
+                LightningModule,
+                LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                auto_configure_optimizers=False,
+                trainer_defaults={
+                    "inference_mode": False,
+                    "use_distributed_sampler": False,
+                    "logger": False,
+                    "enable_model_summary": False,
+                },
+                save_config_callback=ConfigWriter,
+                save_config_kwargs={"save_to_log_dir": False},
+                parser_class=_Parser,
+                parser_kwargs={"prog": "lorattt", "version": __version__, "description": "Test-time training for CLIP"},
+                args=args,
+            )
+        except Exception as error:
+            message = explain(error)
+            if message is None:
+                raise
+            _fail(message)
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"lorattt: error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _warn(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    print(f"lorattt: warning: {one_line(str(message))}", file=file or sys.stderr)

@@ -1,0 +1,180 @@
+"""A user's mistake as one line: the key, what is wrong with it, and what is accepted.
+
+jsonargparse reports every type it tried, over many lines, the one that matters deep among them. Nothing
+of it is structured, so its text is read here; what is not recognised is passed on as one line.
+"""
+
+import dataclasses
+import difflib
+import importlib
+import inspect
+import re
+import typing
+from collections.abc import Iterable, Iterator
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+
+from lorattt.data.datamodule import EpisodeData
+from lorattt.errors import UserError
+from lorattt.methods.base import Method
+
+_TOP = ("seed_everything", "trainer", "model", "data", "run", "ckpt_path")
+_BELOW = ("model.class_path", "model.init_args", "data.class_path", "data.init_args", "run.root", "run.folder")
+_PLACE = re.compile(r"Parser key \"(?P<key>[^\"]+)\":|Problem with given class_path '(?P<owner>[^']+)':")
+_UNKNOWN = re.compile(
+    r"Option '(?P<a>[^']+)' is not accepted|Group '(?P<group>[^']+)' does not accept option '(?P<b>[^']+)'"
+    r"|Subcommand '\w+' does not accept option '(?P<c>[^']+)'|unrecognized arguments: -*(?P<d>[^\s=]+)"
+)
+_NO_CLASS = re.compile(
+    r"Expected a dot import path string: (?P<a>\S+)|given class_path '(?P<b>[^']+)':\s+(?:No module|module .* has no)"
+    r"|Import path (?P<c>\S+) does not correspond to a subclass"
+)
+_EXPECTED = re.compile(r"Expected an? (?P<kind>.+?)(?:\. Got value: (?P<value>.*))?$", re.MULTILINE)
+
+
+def explain(error: BaseException) -> str | None:
+    """The line for an exception that stands for a user's mistake; None for a defect of the program."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UserError | MisconfigurationException):
+            # From a loader's worker the message comes with the worker's traceback before it.
+            return one_line(str(cause).rsplit(f"{type(cause).__name__}: ", 1)[-1])
+        cause = cause.__cause__
+    if isinstance(error, torch.OutOfMemoryError):
+        return "the device is out of memory: use a smaller data.batch_size, model.chunk or model.views.number"
+    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+        return f"{one_line(str(error))} Often memory, or shared memory, has run out: use fewer data.workers"
+    return None
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks."""
+    return " ".join(text.split())
+
+
+def condense(message: str) -> str:
+    """A report of the parser as one line."""
+    path, owner, body = _innermost(message)
+    if no_class := _NO_CLASS.search(message):
+        return _unknown_class(
+            ".".join(path).removesuffix(".init_args"), str(no_class["a"] or no_class["b"] or no_class["c"])
+        )
+    if unknown := _UNKNOWN.search(body):
+        group = [unknown["group"]] if unknown["group"] else []
+        key = str(unknown["a"] or unknown["b"] or unknown["c"] or unknown["d"])
+        return _unknown_key(path, ".".join([*group, key]), owner)
+    if "arguments are required:" in body:
+        return _required(path, body.split("arguments are required:")[1], owner)
+    if '"subcommand"' in body:
+        return "name a command: fit, validate, test or predict (lorattt --help tells more)"
+    if found := list(_EXPECTED.finditer(body)):
+        value = next((m["value"] for m in found if m["value"]), None) or _after(body, "Given value: ")
+        kinds = dict.fromkeys(_kind(m["kind"]) for m in found)
+        return f"{'.'.join(path)}: expected {' or '.join(kinds)}, got {one_line(value)}"
+    body = body.replace("File does not exist:", "no such file")
+    return one_line(": ".join([".".join(path), body] if path else [body]))
+
+
+def _innermost(message: str) -> tuple[list[str], str | None, str]:
+    """Follow the report down: the key's path, the class it belongs to, and what is said of it."""
+    path: list[str] = []
+    owner: str | None = None
+    lines, depth, start, first = message.splitlines(), -1, 0, ""
+    for number, line in enumerate(lines):
+        place, indent = _PLACE.search(line), _indent(line)
+        if place is None or indent <= depth:
+            continue
+        depth, start, first = indent, number + 1, line[place.end() :]
+        if place["owner"]:
+            owner = place["owner"]
+            path.append("init_args")
+        else:
+            path += place["key"].split(".")
+    body = [first]
+    for line in lines[start:]:
+        if line.strip() and _indent(line) <= depth:
+            break
+        body.append(line)
+    return path, owner, "\n".join(body).strip()
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
+
+
+def _after(text: str, mark: str) -> str:
+    return text.rsplit(mark, 1)[-1] if mark in text else "another value"
+
+
+def _kind(text: str) -> str:
+    text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text.strip())
+    if choices := re.fullmatch(r"typing\.Literal\[(.*)\]", text):
+        return "one of " + choices[1].replace("'", "")
+    return {"NoneType": "null", "list": "a list, such as '[a, b]'", "tuple": "a list, such as '[a, b]'"}.get(text, text)
+
+
+def _unknown_key(path: list[str], key: str, owner: str | None) -> str:
+    prefix = ".".join(path) + "." if path else ""
+    known = list(_keys_of(_import(owner))) if owner else [*_TOP, *_BELOW, *(f"trainer.{k}" for k in _keys_of(Trainer))]
+    if owner and key == "seed":
+        return f"{prefix}seed: no such key; the seed of a run is seed_everything"
+    if owner and owner.startswith("lightning."):
+        return f"{path[0]}.{key}: name the class before its keys, with --{path[0]} CLASS or -c FILE"
+    leaves = {name.rsplit(".", 1)[-1]: name for name in reversed(known)}
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
+    near = near or [leaves[k] for k in difflib.get_close_matches(key.rsplit(".", 1)[-1], leaves, n=1, cutoff=0.7)]
+    if near:
+        return f"{prefix}{key}: no such key; did you mean {prefix}{near[0]}?"
+    level = key.rpartition(".")[0]
+    siblings = [name for name in known if name.rpartition(".")[0] == level]
+    return f"{prefix}{key}: no such key; accepted are {', '.join(siblings or _TOP)}"
+
+
+def _unknown_class(place: str, name: str) -> str:
+    if re.search(r"\.(ya?ml|json)$", name):
+        return f"{place}: no such file {name}"
+    base = {"model": LightningModule, "data": LightningDataModule}.get(place.split(".")[0])
+    known = sorted(c.__name__ for c in _subclasses(base)) if base else []
+    near = difflib.get_close_matches(name.rsplit(".", 1)[-1], known, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    accepted = f"known are {', '.join(known)}" if known else "give the import path of a class"
+    return f"{place}: unknown class {name}; {hint}{accepted}"
+
+
+def _required(path: list[str], names: str, owner: str | None) -> str:
+    missing = [name.strip().removeprefix("test.") for name in names.split(",")]
+    if owner:
+        return f"{'.'.join([*path, missing[0]])}: {owner.rsplit('.', 1)[-1]} needs it"
+    short = " and ".join(sorted((name.rsplit(".", 1)[-1] for name in missing), reverse=True))
+    return (
+        f"no {short}: name a configuration (-c lightning_configs/demo/lora_ttt.yaml), "
+        "or give --model LoRATTT --data DemoData"
+    )
+
+
+def _import(path: str) -> type:
+    module, _, name = path.rpartition(".")
+    found: type = getattr(importlib.import_module(module), name)
+    return found
+
+
+def _keys_of(thing: type) -> Iterator[str]:
+    """The parameters of a class, with the fields of those that are dataclasses."""
+    hints = typing.get_type_hints(thing.__init__) if thing is not Trainer else {}  # type: ignore[misc]
+    for name in inspect.signature(thing).parameters:
+        if name == "seed":
+            continue
+        yield name
+        if dataclasses.is_dataclass(hint := hints.get(name)):
+            yield from (f"{name}.{field.name}" for field in dataclasses.fields(hint))
+
+
+def _subclasses(base: type) -> Iterable[type]:
+    """Our own classes below a base, those excepted that only serve others."""
+    found: type
+    for found in base.__subclasses__():
+        if found.__module__.startswith("lorattt.") and found not in (Method, EpisodeData):
+            yield found
+        yield from _subclasses(found)

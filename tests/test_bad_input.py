@@ -1,0 +1,258 @@
+"""Every mistake of a user, through the command line: one line, exit code 2, no traceback, no results."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from torch import nn
+
+from conftest import CPU, DEMO, LORA, ZERO, Cli, Run
+from lorattt import demo
+
+
+def refusal(run: Run) -> str:
+    """The line, once it is known that there is just the one and nothing that looks like a finished run."""
+    lines = [line for line in run.err.splitlines() if "error" in line.lower()]
+    assert run.code == 2, run.err
+    assert len(lines) == 1, run.err
+    assert lines[0].startswith("lorattt: error: ")
+    assert "Traceback" not in run.err + run.out
+    assert not list(run.cwd.rglob("results.json"))
+    assert not list(run.cwd.rglob("predictions.csv"))
+    return lines[0]
+
+
+# --- values -----------------------------------------------------------------------------------------
+
+VALUES = {
+    "unknown model": (["--model.clip.model", "ViT-B-61"], ["'ViT-B-61'", "did you mean", "ViT-B-16"]),
+    "unknown tag": (
+        ["--model.clip.model", "ViT-B-16-quickgelu", "--model.clip.pretrained", "openia"],
+        ["'openia'", "its tags are", "openai"],
+    ),
+    "missing checkpoint": (["--model.clip.pretrained", "none.pt"], ["'none.pt'", "existing file", "its tags are demo"]),
+    "quick GELU": (
+        ["--model.clip.model", "ViT-B-16", "--model.clip.pretrained", "openai"],
+        ["'openai'", "quick GELU", "use model ViT-B-16-quickgelu"],
+    ),
+    "block": (["--model.lora.blocks", "[6]"], ["blocks [6]", "6 blocks", "0 to 5"]),
+    "norm's block": (["--model.tune", "layernorm", "--model.layernorm.blocks", "[-7]"], ["-7 is out of range"]),
+    "too few names": (["--model.class_names", "[cat, dog]"], ["model.class_names has 2", "64 classes", "one name per"]),
+    "no name": (["--model.class_names", "[]"], ["class_names"]),
+    "too few views": (["--model.views.number", "5"], ["0.1 of 5 views keeps none", "at least 10 views"]),
+    "fraction 0": (["--model.loss.selection", "0"], ["selection 0", "must be in (0, 1]"]),
+    "no view": (["--model.views.number", "0"], ["views.number 0", "at least 1 view"]),
+    "steps": (["--model.steps", "-1"], ["steps -1", "at least 0"]),
+    "rank": (["--model.lora.rank", "0"], ["lora.rank 0", "at least 1"]),
+    "inference mode": (["--trainer.inference_mode", "true"], ["LoRATTT", "set trainer.inference_mode to false"]),
+    "batch size": (["--data.batch_size", "0"], ["data.batch_size 0", "at least 1"]),
+    "domain": (["--data.domain", "fog"], ["fog", "noise"]),
+    "template": (["--model.templates", "[a photo]"], ["'a photo'", "exactly once"]),
+    "accelerator": (["--trainer.accelerator", "abacus"], ["trainer: ", "abacus", "cpu"]),
+    "ckpt_path": (["--ckpt_path", "last.ckpt"], ["ckpt_path", "model.clip.pretrained"]),
+    "seed": (["--seed_everything", "true"], ["seed_everything: expected int, got True"]),
+    # --- keys
+    "unknown key": (["--model.lerning_rate", "1"], ["model.init_args.lerning_rate: no such key; accepted are clip, "]),
+    "near key": (["--data.worker", "1"], ["did you mean data.init_args.workers?"]),
+    "key's place": (["--model.rank", "1"], ["did you mean model.init_args.lora.rank?"]),
+    "nested key": (["--model.lora.rnk", "1"], ["did you mean model.init_args.lora.rank?"]),
+    "trainer's key": (["--trainer.acelerator", "cpu"], ["did you mean trainer.accelerator?"]),
+    "shortened key": (["--run.folde", "x"], ["did you mean run.folder?"]),
+    "choice": (["--model.tune", "all"], ["model.init_args.tune: expected one of lora, layernorm, got all"]),
+    "type": (["--model.steps", "two"], ["model.init_args.steps: expected int, got two"]),
+    "list": (["--model.class_names", "cat"], ["model.init_args.class_names: expected a list", "got cat"]),
+    "class": (["--model", "LoRATT"], ["model: unknown class LoRATT; did you mean LoRATTT?", "ZeroShot"]),
+    "data's class": (["--data", "Folder"], ["data: unknown class Folder;", "ImageFolderData"]),
+    "group file": (["--data", "none.yaml"], ["data: no such file none.yaml"]),
+    "config": (["-c", "none.yaml"], ["config: no such file", "none.yaml"]),
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_value(name: str, cli: Cli) -> None:
+    args, parts = VALUES[name]
+    line = refusal(cli("test", *LORA, *DEMO, *args))
+    assert all(part in line for part in parts), line
+
+
+# --- configurations ---------------------------------------------------------------------------------
+
+YAML = {
+    "unknown key": ("model: {class_path: LoRATTT, init_args: {lerning_rate: 1}}", "model.init_args.lerning_rate"),
+    "nested key": (
+        "model: {class_path: LoRATTT, init_args: {lora: {rnk: 1}}}",
+        "did you mean model.init_args.lora.rank?",
+    ),
+    "top key": ("modle: {class_path: LoRATTT}", "did you mean model.class_path?"),
+    "choice": ("model: {class_path: LoRATTT, init_args: {optimiser: {name: adam}}}", "expected one of adamw, sgd"),
+    "class": ("model: {class_path: nowhere.LoRATTT}", "unknown class nowhere.LoRATTT; did you mean LoRATTT?"),
+    "missing key": ("data: {class_path: ImageFolderData}", "data.init_args.root: ImageFolderData needs it"),
+    "syntax": ("model: [", "did not find expected node content"),
+}
+
+
+@pytest.mark.parametrize("name", YAML)
+def test_yaml(name: str, cli: Cli, tmp_path: Path) -> None:
+    text, part = YAML[name]
+    path = tmp_path / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    base = [*LORA, *CPU] if "data" in text else [*DEMO]
+    assert part in refusal(cli("test", *base, "-c", str(path)))
+
+
+@pytest.mark.parametrize(
+    ("args", "part"),
+    [
+        ([], "fit, validate, test or predict"),
+        (["tset"], "'tset'"),
+        (["test"], "no model and data: name a configuration"),
+        (["test", "--model", "ZeroShot"], "no data: name a configuration"),
+        (["test", "--data.root", "images", *ZERO, *DEMO], "data.root: name the class before its keys"),
+        (["fit", *LORA, *DEMO], "LoRATTT has nothing to fit: use test, validate or predict"),
+    ],
+)
+def test_command(args: list[str], part: str, cli: Cli) -> None:
+    assert part in refusal(cli(*args))
+
+
+# --- checkpoints ------------------------------------------------------------------------------------
+
+
+def _cut_safetensors(folder: Path) -> tuple[str, str]:
+    content = demo.CHECKPOINT.read_bytes()
+    path = folder / "cut.safetensors"
+    path.write_bytes(content[: len(content) // 2])
+    return demo.MODEL_NAME, str(path)
+
+
+def _cut_pt(folder: Path) -> tuple[str, str]:
+    path = folder / "cut.pt"
+    torch.save({"state_dict": {"weight": torch.zeros(10_000)}}, path)
+    path.write_bytes(path.read_bytes()[:20_000])
+    return demo.MODEL_NAME, str(path)
+
+
+def _other_model(folder: Path) -> tuple[str, str]:
+    path = folder / "other.pt"
+    torch.save({"state_dict": nn.Linear(2, 2).state_dict()}, path)
+    return demo.MODEL_NAME, str(path)
+
+
+def _archive(folder: Path) -> tuple[str, str]:
+    """A TorchScript archive, the format in which OpenAI published its models, all with quick GELU."""
+    path = folder / "openai.pt"
+    torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)), path)
+    return "ViT-B-16", str(path)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning:torch.jit")
+@pytest.mark.parametrize(
+    ("make", "parts"),
+    [
+        (_cut_safetensors, ["cut.safetensors cannot be read", "fetch it again"]),
+        (_cut_pt, ["cut.pt", "fetch"]),
+        (_other_model, ["other.pt does not fit model lorattt-demo", "name the model it was made for"]),
+        (_archive, ["openai.pt was trained with quick GELU", "use model ViT-B-16-quickgelu"]),
+    ],
+)
+def test_checkpoint(make: Callable[[Path], tuple[str, str]], parts: list[str], cli: Cli, tmp_path: Path) -> None:
+    model, path = make(tmp_path)
+    line = refusal(cli("test", *LORA, *DEMO, "--model.clip.model", model, "--model.clip.pretrained", path))
+    assert all(part in line for part in parts), line
+
+
+def test_lora_on_a_resnet(cli: Cli, small_models: None) -> None:
+    resnet = ["--model.clip.model", "small-rn", "--model.clip.pretrained", "null"]
+    line = refusal(cli("test", *LORA, *DEMO, *resnet))
+    assert "small-rn has no class-token ViT" in line
+    assert "use a ViT" in line
+    assert open_clip.get_model_config("small-rn") is not None
+    assert cli("test", *ZERO, *DEMO, *resnet).code == 0  # image features are all that this needs
+
+
+# --- folders ----------------------------------------------------------------------------------------
+
+
+def _folder(root: Path, *args: str) -> list[str]:
+    return [*ZERO, "--data", "ImageFolderData", "--data.root", str(root), "--data.workers", "0", *CPU, *args]
+
+
+def test_missing_and_empty_folder(cli: Cli, tmp_path: Path) -> None:
+    assert "nowhere: no such folder" in refusal(cli("test", *_folder(tmp_path / "nowhere")))
+    (tmp_path / "empty" / "cat").mkdir(parents=True)
+    line = refusal(cli("test", *_folder(tmp_path / "empty")))
+    assert "empty holds no images" in line
+    assert ".jpg" in line
+
+
+def test_images_beside_folders(cli: Cli, images: Path) -> None:
+    (images / "cat" / "0.png").rename(images / "0.png")
+    assert "(first: 0.png): move them" in refusal(cli("test", *_folder(images)))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "part"),
+    [
+        ("names.txt", "a cat\n", "has 1 names but the dataset has 2 class folders"),
+        ("names.json", '{"cat": "a cat"}', "class folder 'dog' is not in"),
+        ("names.json", '["a cat", "a dog", "a cow"]', "has 3 names"),
+        ("names.json", "[", "is not valid JSON"),
+        ("names.txt", "", "holds no names"),
+    ],
+)
+def test_names_that_do_not_match(name: str, content: str, part: str, cli: Cli, images: Path, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    line = refusal(cli("test", *_folder(images, "--data.class_names", str(tmp_path / name))))
+    assert part in line
+    assert name in line
+
+
+def test_names_of_another_dataset(cli: Cli, images: Path) -> None:
+    line = refusal(cli("test", *_folder(images, "--data.class_names", "imagenet")))
+    assert "class folder 'cat' is not in the ImageNet classes (2 of 2 are not)" in line
+    assert "no such file" in refusal(cli("test", *_folder(images, "--data.class_names", "imagnet")))
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_unreadable_image_ends_the_run(workers: str, cli: Cli, images: Path) -> None:
+    (images / "dog" / "1.png").write_bytes(b"no image")
+    line = refusal(cli("test", *_folder(images, "--data.workers", workers, "--data.batch_size", "2")))
+    assert "cannot read image dog/1.png" in line
+    assert "data.on_bad_image to skip" in line
+
+
+def test_unreadable_image_is_left_out(cli: Cli, images: Path) -> None:
+    bad = images / "dog" / "1.png"
+    bad.write_bytes(bad.read_bytes()[:200])
+    run = cli("test", *_folder(images, "--data.on_bad_image", "skip", "--data.batch_size", "1"))
+    assert run.code == 0, run.err
+    assert (run.results["n"], run.results["skipped"]) == (5, 1)
+    assert [row["path"] for row in run.rows] == ["cat/0.png", "cat/1.png", "cat/2.png", "dog/0.png", "dog/2.png"]
+    header, line = (run.folder / "skipped.csv").read_text(encoding="utf-8").splitlines()
+    assert header == "index,path,reason"
+    assert line.startswith("4,dog/1.png,")
+    assert "1 could not be read" in run.out
+
+
+def test_images_without_labels(cli: Cli, images: Path) -> None:
+    loose = images / "cat"
+    line = refusal(cli("test", *_folder(loose, "--model.class_names", "[cat, dog]")))
+    assert "use predict with model.class_names" in line
+    assert "give model.class_names" in refusal(cli("predict", *_folder(loose)))
+
+
+# --- the run's folder -------------------------------------------------------------------------------
+
+
+def test_a_finished_run_is_not_overwritten(cli: Cli, tmp_path: Path) -> None:
+    folder = tmp_path / "done"
+    folder.mkdir()
+    (folder / "results.json").write_text("{}", encoding="utf-8")
+    assert "already holds results.json: name another" in refusal(cli("test", *ZERO, *DEMO, "--run.folder", str(folder)))
+
+
+def test_a_root_that_is_a_file(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert "name another run.root" in refusal(cli("test", *ZERO, *DEMO, "--run.root", str(tmp_path / "file")))

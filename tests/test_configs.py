@@ -1,0 +1,95 @@
+"""Every file under lightning_configs is complete, or becomes so beside the others; a new file is found by itself."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from conftest import Cli
+
+ROOT = Path(__file__).parents[1] / "lightning_configs"
+FILES = sorted(ROOT.rglob("*.yaml"))
+
+
+def _command(config: dict[str, Any]) -> str:
+    return "fit" if "max_epochs" in config.get("trainer", {}) else "test"
+
+
+def _names(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def test_there_are_files() -> None:
+    assert {"demo/lora_ttt.yaml", "methods/lora_ttt_paper_ood.yaml", "data/image_folder.yaml"} <= set(
+        map(_names, FILES)
+    )
+
+
+@pytest.mark.parametrize("path", FILES, ids=_names)
+def test_parses(path: Path, cli: Cli) -> None:
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    missing = [] if "model" in config else ["--model", "ZeroShot"]
+    missing += [] if "data" in config else ["--data", "DemoData"]
+    # The user's own folder; it is read when the run starts.
+    root = ["--data.root", "images"] if config.get("data", {}).get("class_path") == "ImageFolderData" else []
+    run = cli(_command(config), *missing, "-c", str(path), *root, "--print_config")
+    assert run.code == 0, run.err
+    shown = yaml.safe_load(run.out)
+    for part in ("model", "data"):
+        if part in config:
+            assert shown[part]["class_path"].endswith(f".{config[part]['class_path']}")
+            _is_within(config[part]["init_args"], shown[part]["init_args"])
+    _is_within(config.get("trainer", {}), shown["trainer"])
+
+
+def _is_within(given: dict[str, Any], shown: dict[str, Any]) -> None:
+    for key, value in given.items():
+        if isinstance(value, dict):
+            _is_within(value, shown[key])
+        else:
+            assert shown[key] == value, key
+
+
+@pytest.mark.parametrize("path", FILES, ids=_names)
+def test_header_tells_what_to_expect_and_how_to_run(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    header = [line for line in lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))]]
+    text = "\n".join(header)
+    assert f"-c lightning_configs/{path.relative_to(ROOT).as_posix()}" in text
+    assert any(line.startswith("#   lorattt ") for line in header)
+    assert "http" not in "\n".join(lines)
+    for line in lines:
+        assert "/home" not in line
+        assert "/work" not in line
+
+
+def test_presets_differ_as_the_paper_and_the_code_do() -> None:
+    presets = {
+        name: yaml.safe_load((ROOT / "methods" / f"lora_ttt_{name}.yaml").read_text(encoding="utf-8"))
+        for name in ("paper_ood", "paper_fine_grained", "released")
+    }
+    args = {name: config["model"]["init_args"] for name, config in presets.items()}
+    assert {name: arg["lora"]["multiplier"] for name, arg in args.items()} == {
+        "paper_ood": 12,
+        "paper_fine_grained": 2,
+        "released": 2,
+    }
+    assert {name: arg["loss"]["reconstruction"] for name, arg in args.items()} == {
+        "paper_ood": 16,
+        "paper_fine_grained": 16,
+        "released": 0,
+    }
+    assert args["released"]["reset_every_step"]
+    assert all(arg["clip"]["model"] == "ViT-B-16-quickgelu" for arg in args.values())
+
+
+def test_layers_of_files(cli: Cli, images: Path) -> None:
+    """Method, data and trainer from a file each, the rest on the command line."""
+    parts = ("methods/lora_ttt_paper_ood", "data/image_folder", "trainer/cpu")
+    files = [arg for part in parts for arg in ("-c", str(ROOT / f"{part}.yaml"))]
+    small = ["--model.clip.model", "lorattt-demo", "--model.clip.pretrained", "demo", "--model.views.number", "10"]
+    run = cli("test", *files, *small, "--data.root", str(images), "--data.workers", "0")
+    assert run.code == 0, run.err
+    assert run.results["n"] == 6
+    assert run.results["dataset"] == "pets"

@@ -1,0 +1,83 @@
+"""A run's predictions do not depend on how its images are batched, loaded, ordered or shared out."""
+
+import csv
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import LORA, Cli
+from lorattt.data.demo import DemoData
+
+TOLERANCE = 1e-4
+NUMBERS = ("confidence_before", "confidence_after", "entropy_before", "entropy_after")
+
+
+class ShuffledDemoData(DemoData):
+    """The same images under the same numbers, met in another order."""
+
+    def __init__(self, *, images: int = 9, batch_size: int = 4, workers: int = 0) -> None:
+        super().__init__(images=images, batch_size=batch_size, workers=workers)
+        random.Random(1).shuffle(self.indices)
+        assert self.indices != sorted(self.indices)
+
+
+def _args(data: str, images: int, batch_size: int, workers: int) -> list[str]:
+    options = {"images": images, "batch_size": batch_size, "workers": workers}
+    given = [text for key, value in options.items() for text in (f"--data.{key}", str(value))]
+    return [*LORA, "--model.views.number", "20", "--data", data, *given, "--trainer.accelerator", "cpu"]
+
+
+def _assert_same(one: list[dict[str, str]], other: list[dict[str, str]]) -> None:
+    assert [row["index"] for row in one] == [row["index"] for row in other]
+    for a, b in zip(one, other, strict=True):
+        for key, value in a.items():
+            if key in NUMBERS:
+                assert float(value) == pytest.approx(float(b[key]), abs=TOLERANCE), (a["index"], key)
+            else:
+                assert value == b[key], (a["index"], key)
+
+
+def test_batches_workers_and_order(cli: Cli) -> None:
+    reference = cli("test", *_args("DemoData", 9, 4, 0), "--trainer.devices", "1").rows
+    assert [row["index"] for row in reference] == [str(i) for i in range(9)]
+    for data, batch_size, workers in (
+        ("DemoData", 1, 0),
+        ("DemoData", 32, 1),
+        ("DemoData", 4, 2),
+        ("ShuffledDemoData", 4, 0),
+    ):
+        run = cli("test", *_args(data, 9, batch_size, workers), "--trainer.devices", "1")
+        assert run.code == 0, run.err
+        _assert_same(run.rows, reference)
+
+
+def test_two_processes(cli: Cli, tmp_path: Path) -> None:
+    reference = cli("test", *_args("DemoData", 7, 2, 0), "--trainer.devices", "1")
+    folder = tmp_path / "two"
+    command = [sys.executable, "-m", "lorattt", "test", *_args("DemoData", 7, 2, 0), "--run.folder", str(folder)]
+    done = subprocess.run(
+        [*command, "--trainer.devices", "2", "--trainer.strategy", "ddp"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in folder.iterdir()} == {"config.yaml", "results.json", "predictions.csv"}
+    with (folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["index"] for row in rows] == [str(i) for i in range(7)]
+    _assert_same(rows, reference.rows)
+    assert done.stdout.count("written to") == 1
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    for key in ("n", "top1_before", "top1_after", "top5_after", "fallbacks"):
+        assert results[key] == pytest.approx(reference.results[key])
+    for key in ("nll_before", "nll_after", "ece_before", "ece_after"):
+        assert results[key] == pytest.approx(reference.results[key], abs=1e-3)

@@ -97,7 +97,8 @@ def measure(name: str, images: int, repeats: int, device: torch.device) -> dict[
     @torch.no_grad()
     def plain() -> Tensor:
         # The same chunks as ours: larger ones are slower on a CPU, whose caches they leave.
-        return torch.cat([clip.model.encode_image(part) for part in pixels.flatten(0, 1).split(engine.chunk)])
+        chunks = pixels.flatten(0, 1).split(engine.chunk_on(device))
+        return torch.cat([clip.model.encode_image(part) for part in chunks])
 
     runs: dict[str, Callable[[], Tensor]] = {"plain": plain, "ours": ours, "reference": reference}
     times: dict[str, list[float]] = {key: [] for key in runs}

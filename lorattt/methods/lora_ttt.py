@@ -18,10 +18,9 @@ The authors' loop runs one image at a time through the whole encoder. Here E ima
 All of it is exact. One deviation: with more than one step, LoRA dropout is off in the pass that selects views.
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +28,7 @@ from torch import Tensor
 
 from lorattt.adapters.layernorm import LayerNormSpec, LayerNormTuner
 from lorattt.adapters.lora import LoRASpec, LoRATuner
+from lorattt.adapters.tuner import Tuner
 from lorattt.clip.attention import Adapter
 from lorattt.clip.load import ClipSpec
 from lorattt.clip.templates import TemplateSet
@@ -48,29 +48,6 @@ _MASK_STREAM = 21
 
 # (step, view numbers (E, n)) -> patches to keep (E, n, P')
 Masks = Callable[[int, Tensor], Tensor]
-
-
-class Tuner(Protocol):
-    """What is adapted; see :mod:`lorattt.adapters`."""
-
-    blocks: tuple[int, ...]
-
-    @property
-    def starts_as_frozen(self) -> bool:
-        """Whether fresh parameters leave the tower's output as it is."""
-        ...
-
-    def fresh(self, episodes: int, device: torch.device) -> dict[str, Tensor]:
-        """New leaves, one slice per episode."""
-        ...
-
-    def installed(self, parameters: Mapping[str, Tensor]) -> AbstractContextManager[None]:
-        """Inside, the tower may read the parameters as its own weights."""
-        ...
-
-    def adapter(self, parameters: Mapping[str, Tensor], keys: Tensor | None = None) -> Adapter | None:
-        """What is added to projections; with keys as in the update, dropout included."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -145,10 +122,11 @@ class LoRATTTEngine:
         optimiser: Element-wise optimiser of each episode.
         steps: Optimisation steps per image; 0 gives zero-shot predictions.
         reset_every_step: Clear the optimiser's state before each step, as the authors' loop does.
-        chunk: Views encoded at a time; bounds memory, changes nothing else.
+        chunk: Views encoded at a time: bounds memory, changes nothing else. Null: few enough for a CPU's caches,
+            256 on other devices.
 
     Raises:
-        UserError: If ``steps`` or ``chunk`` is out of range.
+        UserError: If a number is out of range.
     """
 
     def __init__(
@@ -160,10 +138,10 @@ class LoRATTTEngine:
         optimiser: OptimiserSpec,
         steps: int = 1,
         reset_every_step: bool = False,
-        chunk: int = 64,
+        chunk: int | None = None,
     ) -> None:
         for key, value, least in (("steps", steps, 0), ("chunk", chunk, 1)):
-            if value < least:
+            if value is not None and value < least:
                 raise UserError(f"{key} {value}: must be at least {least}")
         self.tower, self.tuner, self.loss, self.optimiser = tower, tuner, loss, optimiser
         self.steps, self.reset_every_step, self.chunk = steps, reset_every_step, chunk
@@ -254,16 +232,27 @@ class LoRATTTEngine:
         """All views ``(E, V, 3, S, S)`` through the frozen model, each block once."""
         tower = self.tower
         trunk, tokens = [], []
-        for part in pixels.split(max(1, self.chunk // pixels.shape[0]), dim=1):
-            x = tower.blocks(tower.embed(part.flatten(0, 1)), 0, self.first)
-            trunk.append(x.unflatten(0, part.shape[:2]))
-            tokens.append(tower.class_token(x, self.first).unflatten(0, part.shape[:2]))
-        return EncodedViews(torch.cat(trunk, dim=1), torch.cat(tokens, dim=1))
+        for part in pixels.flatten(0, 1).split(self.chunk_on(pixels.device)):
+            trunk.append(tower.blocks(tower.embed(part), 0, self.first))
+            tokens.append(tower.class_token(trunk[-1], self.first))
+        shape = pixels.shape[:2]
+        return EncodedViews(torch.cat(trunk).unflatten(0, shape), torch.cat(tokens).unflatten(0, shape))
+
+    def chunk_on(self, device: torch.device) -> int:
+        """How many views are encoded at a time there."""
+        if self.chunk is not None:
+            return self.chunk
+        if device.type != "cpu":
+            return 256
+        # The widest temporary is the MLP's; beyond about 10 MB, memory costs more than arithmetic.
+        hidden = 4 * self.tower.width * (1 + self.tower.patches) * torch.float32.itemsize
+        return max(1, min(64, 10_000_000 // hidden))
 
     @torch.no_grad()
     def _class_tokens(self, trunk: Tensor, adapter: Adapter | None) -> Tensor:
         """Class tokens ``(E, V, d)`` of all views with the adapters as they are now."""
-        parts = trunk.split(max(1, self.chunk // trunk.shape[0]), dim=1)
+        # Every part holds all episodes: the adapters' rows are episode-major.
+        parts = trunk.split(max(1, self.chunk_on(trunk.device) // trunk.shape[0]), dim=1)
         return torch.cat([self._head(part, adapter) for part in parts], dim=1)
 
     def _head(self, trunk: Tensor, adapter: Adapter | None) -> Tensor:
@@ -302,7 +291,8 @@ class LoRATTT(Method):
         optimiser: Element-wise optimiser of each episode.
         steps: Optimisation steps per image; 0 gives zero-shot predictions.
         reset_every_step: Clear the optimiser's state before each step, as the authors' loop does.
-        chunk: Views encoded at a time; bounds memory, changes nothing else.
+        chunk: Views encoded at a time: bounds memory, changes nothing else. Null: few enough for a CPU's caches,
+            256 on other devices.
         seed: Seed of everything random, with each sample's index. ``seed_everything`` on the command line.
 
     Raises:
@@ -326,7 +316,7 @@ class LoRATTT(Method):
         optimiser: OptimiserSpec = OptimiserSpec(),
         steps: int = 1,
         reset_every_step: bool = False,
-        chunk: int = 64,
+        chunk: int | None = None,
         seed: int = 0,
     ) -> None:
         selection_size(views.number, loss.selection)  # before the checkpoint is read

@@ -10,9 +10,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torchvision.transforms.v2 import functional as TF
 
-from lorattt.data.demo_pretrain import CroppedBatches, DemoPretrainData, crop_resize, draw_pool, random_boxes
+from lorattt.data.demo_pretrain import (
+    CroppedBatches,
+    DemoPretrainData,
+    Pool,
+    crop_resize,
+    draw_pool,
+    random_boxes,
+)
 from lorattt.demo import CHECKPOINT, MODEL_CONFIG, SEEN
-from lorattt.methods.pretrain import PretrainCLIP, contrastive_loss
+from lorattt.methods.pretrain import PretrainCLIP, contrastive_loss, crowding
 
 # The file does not hold the causal mask, which open_clip builds itself.
 MISSING = {"attn_mask"}
@@ -64,7 +71,7 @@ def test_the_shipped_checkpoint_fits_the_configuration() -> None:
 
 
 def test_batched_crops_agree_with_torchvision() -> None:
-    pixels, _ = draw_pool(6, "train", 0)
+    pixels = draw_pool(6, "train", 0).pixels
     boxes = random_boxes(6, 96, (0.2, 1.0), torch.Generator().manual_seed(0))
     crops = crop_resize(pixels, boxes, 48)
     for crop, image, box in zip(crops, pixels, boxes.int().tolist(), strict=True):
@@ -82,12 +89,55 @@ def test_boxes_lie_within_the_image_and_have_the_area_asked_for(scale: tuple[flo
     assert area.min() >= min(scale[0], 3 / 4) * 0.95
 
 
-def test_a_batch_depends_on_its_number_alone_and_keeps_pixels_with_labels() -> None:
-    pixels, labels = draw_pool(48, "train", 0)
-    pixels[:] = labels.view(-1, 1, 1, 1).to(torch.uint8)  # so an image tells its label
-    batches = CroppedBatches(pixels, labels, steps=3, batch_size=16, side=48, crop_share=0.5, scale=(0.2, 1.0), seed=0)
-    images, chosen = batches[1]
-    torch.testing.assert_close(batches[1][0], images)
-    assert not torch.equal(batches[2][1], chosen)
+@pytest.fixture(scope="module")
+def pool() -> Pool:
+    """Every seen class once, each image painted with its label as its intensity."""
+    drawn = draw_pool(48, "train", 0)
+    drawn.pixels[:] = drawn.labels.view(-1, 1, 1, 1).to(torch.uint8)
+    return drawn
+
+
+def batches(pool: Pool, zoom_steps: int) -> CroppedBatches:
+    return CroppedBatches(
+        pool, steps=3, batch_size=16, side=48, crop_share=0.5, scale=(0.2, 1.0), zoom_steps=zoom_steps, seed=0
+    )
+
+
+def test_a_batch_depends_on_its_number_alone_and_keeps_pixels_with_labels(pool: Pool) -> None:
+    images, chosen = batches(pool, 2)[1]
+    torch.testing.assert_close(batches(pool, 2)[1][0], images)
+    assert not torch.equal(batches(pool, 2)[2][1], chosen)
     assert set(chosen.tolist()) <= set(SEEN)
     torch.testing.assert_close(images.amax(dim=(1, 2, 3)) * 255, chosen.float(), atol=1e-2, rtol=0)
+
+
+def test_training_starts_zoomed_in_on_the_shapes() -> None:
+    drawn = draw_pool(48, "train", 0)
+    drawn.pixels.zero_()
+    for image, box in zip(drawn.pixels, drawn.objects.round().int().tolist(), strict=True):
+        top, left, height, width = box
+        image[:, top : top + height, left : left + width] = 255
+    first, _ = batches(drawn, 100)[0]
+    assert first.min() > 0.99  # nothing but the marked squares
+    later, _ = batches(drawn, 0)[0]
+    assert later.mean() < 0.8
+
+
+def test_objects_are_where_the_shapes_are() -> None:
+    drawn = draw_pool(48, "train", 0)
+    for image, box, label in zip(drawn.pixels.float(), drawn.objects.int().tolist(), drawn.labels, strict=True):
+        top, left, height, width = box
+        mask = torch.zeros(96, 96, dtype=torch.bool)
+        mask[top : top + height, left : left + width] = True
+        if label // 8 in (0, 3, 5):  # red, green, blue: one channel stands out
+            channel = {0: 0, 3: 1, 5: 2}[int(label) // 8]
+            others = [c for c in range(3) if c != channel]
+            excess = image[channel] - image[others].amax(dim=0)
+            ink = excess > 0.6 * excess.max()
+            assert (ink & mask).sum() > 0.95 * ink.sum()  # corners may stick out
+
+
+def test_crowding_is_lowest_for_orthogonal_texts() -> None:
+    same = torch.ones(4, 8) + 1e-4 * torch.eye(4, 8)
+    assert crowding(same) > -1e-3
+    torch.testing.assert_close(crowding(5 * torch.eye(4, 8)), torch.tensor(-4.0))

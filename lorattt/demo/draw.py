@@ -1,0 +1,299 @@
+"""A small data set that is drawn on request: one coloured shape per image, in nine domains.
+
+Nothing is stored: image ``index`` is a function of its arguments alone. The *scene* (class, place,
+size, rotation, tint, light) depends on ``(seed, split, index)``; the domain only changes how that
+scene is rendered or corrupted, so the same index can be compared across domains.
+
+A class is a colour and a shape ("red circle"). One composition in four never occurs in training,
+although each colour and each shape does.
+"""
+
+from typing import Final, Literal, NamedTuple, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFilter
+
+from lorattt.errors import UserError
+
+Split = Literal["train", "val", "test"]
+Floats = NDArray[np.float32]
+
+SIZE: Final = 96
+"""Side of a drawn image in pixels: twice the model's input, so a crop shows more detail."""
+
+# Name -> hue in degrees.
+_HUES: Final = {
+    "red": 0, "orange": 28, "yellow": 54, "green": 120, "cyan": 180, "blue": 225, "purple": 275, "pink": 322,
+}  # fmt: skip
+_SHAPES: Final = ("circle", "square", "triangle", "star", "cross", "heart", "moon", "arrow")
+
+CLASS_NAMES: Final[tuple[str, ...]] = tuple(f"{colour} {shape}" for colour in _HUES for shape in _SHAPES)
+HELD_OUT: Final[tuple[int, ...]] = tuple(
+    8 * colour + shape for colour in range(8) for shape in sorted({colour, (colour + 3) % 8})
+)
+"""Labels that never occur in split ``train``: two for each colour and two for each shape."""
+SEEN: Final[tuple[int, ...]] = tuple(label for label in range(64) if label not in HELD_OUT)
+
+DOMAINS: Final[tuple[str, ...]] = (
+    "source", "noise", "blur", "pixelate", "contrast", "dark", "hue", "outline", "clutter",
+)  # fmt: skip
+
+_SUPERSAMPLE: Final = 3
+# Strength of each domain at severity 1..5.
+_NOISE: Final = (0.15, 0.22, 0.30, 0.38, 0.46)  # standard deviation, intensities in [0, 1]
+_BLUR: Final = (3.0, 4.5, 6.0, 7.5, 9.0)  # radius in pixels
+_BLOCKS: Final = (14, 11, 9, 8, 7)  # blocks along a side
+_CONTRAST: Final = (0.6, 0.5, 0.42, 0.35, 0.28)  # share of the contrast that is left
+_DARK: Final = (0.6, 0.5, 0.4, 0.34, 0.28)  # share of the light that is left
+_ROTATE: Final = (5.0, 7.5, 10.0, 13.0, 16.0)  # hue rotation in degrees, either way
+_CAST: Final = (0.15, 0.22, 0.3, 0.38, 0.46)  # light taken from one colour channel
+_LINE: Final = 4.0  # width of the contour in pixels
+_FILL: Final = (0.7, 0.6, 0.5, 0.4, 0.25)  # share of the ink that is left inside the contour
+_BITS: Final = (20, 40, 60, 80, 100)  # distractors in the background
+
+
+def _outlines() -> dict[str, Floats]:
+    """Each shape as a closed polygon ``(P, 2)`` of (x, y) around the origin, about one unit in radius."""
+    turn = np.linspace(0.0, 2 * np.pi, 48, endpoint=False)
+    star = np.arange(10) * np.pi / 5 - np.pi / 2
+    star_radius = np.where(np.arange(10) % 2 == 0, 1.15, 0.46)
+    heart = np.stack(
+        [
+            16 * np.sin(turn) ** 3,
+            -(13 * np.cos(turn) - 5 * np.cos(2 * turn) - 2 * np.cos(3 * turn) - np.cos(4 * turn)),
+        ],
+        axis=1,
+    )
+    # A crescent: the long way round the unit circle, back along the arc of a shifted circle through
+    # the same two tips.
+    tip = np.deg2rad(40.0)
+    shift, height = 0.55, np.sin(tip)
+    inner_radius = np.hypot(np.cos(tip) - shift, height)
+    inner_tip = np.arctan2(height, np.cos(tip) - shift)
+    outer = np.linspace(tip, 2 * np.pi - tip, 40)
+    inner = np.linspace(2 * np.pi - inner_tip, inner_tip, 32)
+    moon = np.concatenate(
+        [
+            np.stack([np.cos(outer) + 0.15, np.sin(outer)], axis=1),
+            np.stack([0.15 + shift + inner_radius * np.cos(inner), inner_radius * np.sin(inner)], axis=1),
+        ]
+    )
+    a, b = 0.36, 1.05
+    polygons = {
+        "circle": np.stack([np.cos(turn), np.sin(turn)], axis=1),
+        "square": 0.85 * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]),
+        "triangle": 1.2 * np.array([[0, -0.9], [0.9, 0.65], [-0.9, 0.65]]),
+        "star": np.stack([star_radius * np.cos(star), star_radius * np.sin(star)], axis=1),
+        "cross": np.array(
+            [
+                [-a, -b],
+                [a, -b],
+                [a, -a],
+                [b, -a],
+                [b, a],
+                [a, a],
+                [a, b],
+                [-a, b],
+                [-a, a],
+                [-b, a],
+                [-b, -a],
+                [-a, -a],
+            ]
+        ),
+        "heart": heart / 15.0,
+        "moon": 1.1 * moon,
+        "arrow": np.array([[-1.1, -0.3], [0.1, -0.3], [0.1, -0.95], [1.15, 0], [0.1, 0.95], [0.1, 0.3], [-1.1, 0.3]]),
+    }
+    return {name: points.astype(np.float32) for name, points in polygons.items()}
+
+
+_POLYGONS: Final = _outlines()
+
+
+def _hsv(hue: float, saturation: float, value: float) -> Floats:
+    """``(3,)`` RGB in [0, 1]; hue in degrees."""
+    offsets = (np.array([5.0, 3.0, 1.0]) + hue / 60.0) % 6.0
+    ramp = np.clip(np.minimum(offsets, 4.0 - offsets), 0.0, 1.0)
+    return (value * (1.0 - saturation * ramp)).astype(np.float32)
+
+
+def _mask(points: Floats, fill: float | None) -> Floats:
+    """Coverage ``(SIZE, SIZE)`` in [0, 1] of a polygon given in pixels.
+
+    With ``fill`` its contour is drawn in full and its inside with that share of the ink.
+    """
+    canvas = Image.new("L", (SIZE * _SUPERSAMPLE, SIZE * _SUPERSAMPLE))
+    pen = ImageDraw.Draw(canvas)
+    path = [(float(x), float(y)) for x, y in points * _SUPERSAMPLE]
+    pen.polygon(path, fill=255 if fill is None else round(255 * fill))
+    if fill is not None:
+        pen.line([*path, path[0], path[1]], fill=255, width=round(_LINE * _SUPERSAMPLE), joint="curve")
+    coverage: Floats = np.asarray(canvas.reduce(_SUPERSAMPLE), dtype=np.float32) / 255.0
+    return coverage
+
+
+def _ramp(angle: float) -> Floats:
+    """``(SIZE, SIZE)`` plane from -1 to 1 that rises in the direction of ``angle`` (radians)."""
+    axis = np.linspace(-1.0, 1.0, SIZE, dtype=np.float32)
+    plane = np.cos(angle) * axis[None, :] + np.sin(angle) * axis[:, None]
+    unit: Floats = (plane / np.abs(plane).max()).astype(np.float32)
+    return unit
+
+
+def _clutter(background: Floats, count: int, rng: np.random.Generator) -> Floats:
+    """Stripes and small bits, grey or in any class's colour, over ``background`` ``(SIZE, SIZE, 3)``."""
+    side = SIZE * _SUPERSAMPLE
+    layer = Image.new("RGBA", (side, side))
+    pen = ImageDraw.Draw(layer)
+    hues = list(_HUES.values())
+    for position in range(count):
+        grey = rng.random() < 0.6
+        saturation = 0.0 if grey else rng.uniform(0.4, 0.9)
+        colour = _hsv(hues[int(rng.integers(8))], saturation, rng.uniform(0.25, 0.95))
+        fill = (*(int(255 * c) for c in colour), 255)
+        x, y = rng.uniform(0, side, 2)
+        if position % 4 == 0:
+            angle = rng.uniform(0, np.pi)
+            dx, dy = side * np.cos(angle), side * np.sin(angle)
+            width = int(rng.integers(2, 3 * _SUPERSAMPLE))
+            pen.line([(x - dx, y - dy), (x + dx, y + dy)], fill=fill, width=width)
+            continue
+        radius = rng.uniform(2.0, 8.0) * _SUPERSAMPLE
+        turns = rng.uniform(0, 2 * np.pi) + np.arange(int(rng.integers(3, 7))) * 2.4
+        pen.polygon([(x + radius * np.cos(t), y + radius * np.sin(t)) for t in np.sort(turns)], fill=fill)
+    bits = np.asarray(layer.reduce(_SUPERSAMPLE), dtype=np.float32) / 255.0
+    alpha = bits[..., 3:]
+    return (background * (1.0 - alpha) + bits[..., :3] * alpha).astype(np.float32)
+
+
+class _Place(NamedTuple):
+    """What a scene's generator yields first."""
+
+    hue_shift: float  # degrees
+    radius: float  # pixels, of the shape's unit circle
+    centre: NDArray[np.float64]  # (x, y) in pixels
+
+
+def _place(rng: np.random.Generator) -> _Place:
+    hue_shift, radius = rng.uniform(-5.0, 5.0), rng.uniform(15.0, 34.0)
+    return _Place(hue_shift, radius, rng.uniform(1.05 * radius, SIZE - 1.05 * radius, 2))
+
+
+def _scene(
+    label: int, rng: np.random.Generator, fill: float | None, clutter: tuple[int, np.random.Generator] | None
+) -> Floats:
+    """Render one scene ``(SIZE, SIZE, 3)``, intensities in [0, 1]; ``rng`` is drawn from in a fixed order."""
+    colour, shape = divmod(label, 8)
+    hue_shift, radius, centre = _place(rng)
+    angle = np.deg2rad(rng.uniform(-25.0, 25.0))
+    saturation, value = rng.uniform(0.7, 1.0), rng.uniform(0.75, 1.0)
+    back_hue, back_saturation, back_value = (
+        rng.uniform(0, 360),
+        rng.uniform(0.0, 0.25),
+        rng.uniform(0.2, 0.95),
+    )
+    back_angle, back_slope = rng.uniform(0, 2 * np.pi), rng.uniform(0.0, 0.15)
+    light_angle, light = rng.uniform(0, 2 * np.pi), rng.uniform(0.0, 0.2)
+    grain = rng.uniform(0.0, 0.02)
+    texture = rng.standard_normal((SIZE, SIZE, 1), dtype=np.float32)
+
+    background = _hsv(back_hue, back_saturation, back_value) + back_slope * _ramp(back_angle)[..., None]
+    if clutter is not None:
+        background = _clutter(background, *clutter)
+    cos, sin = np.cos(angle), np.sin(angle)
+    turn = np.array([[cos, -sin], [sin, cos]])
+    points = radius * _POLYGONS[_SHAPES[shape]] @ turn.T + centre
+    mask = _mask(points.astype(np.float32), fill)[..., None]
+    flat_ink = _hsv(list(_HUES.values())[colour] + hue_shift, saturation, value)
+    ink = flat_ink * (1.0 + light * _ramp(light_angle)[..., None])
+    image: Floats = (background * (1.0 - mask) + ink * mask + grain * texture).astype(np.float32)
+    return image.clip(0.0, 1.0)
+
+
+def _shift_colours(image: Floats, level: int, rng: np.random.Generator) -> Floats:
+    """Rotate all hues by one angle (about the grey axis) and tint the light."""
+    angle = np.deg2rad(_ROTATE[level]) * (1.0 if rng.random() < 0.5 else -1.0)
+    gain = np.ones(3)
+    gain[int(rng.integers(3))] -= _CAST[level]
+    # Rodrigues' formula about the axis (1, 1, 1) / sqrt(3).
+    cross = np.array([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / np.sqrt(3.0)
+    turn = np.cos(angle) * np.eye(3) + np.sin(angle) * cross + (1.0 - np.cos(angle)) / 3.0
+    shifted: Floats = (image @ turn.T * gain).astype(np.float32)
+    return shifted
+
+
+def _corrupt(image: Floats, domain: str, level: int, rng: np.random.Generator) -> Floats:
+    """Apply a corruption that works on the finished picture; other domains come back unchanged."""
+    match domain:
+        case "noise":
+            image = image + _NOISE[level] * rng.standard_normal(image.shape, dtype=np.float32)
+        case "blur":
+            blurred = _picture(image).filter(ImageFilter.GaussianBlur(_BLUR[level]))
+            image = np.asarray(blurred, dtype=np.float32) / 255.0
+        case "pixelate":
+            blocks = _picture(image).resize((_BLOCKS[level], _BLOCKS[level]), Image.Resampling.BOX)
+            image = np.asarray(blocks.resize((SIZE, SIZE), Image.Resampling.NEAREST), dtype=np.float32) / 255.0
+        case "contrast":
+            image = 0.5 + (image - 0.5) * _CONTRAST[level]
+        case "dark":
+            image = image * _DARK[level]
+        case "hue":
+            image = _shift_colours(image, level, rng)
+    return image
+
+
+def _picture(image: Floats) -> Image.Image:
+    return Image.fromarray(np.rint(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8))
+
+
+def _key(index: int, split: Split, seed: int) -> list[int]:
+    """Seed of a scene's generator."""
+    return [seed, get_args(Split).index(split), index]
+
+
+def locate(index: int, *, split: Split = "test", seed: int = 0) -> tuple[float, float, float, float]:
+    """A square around the shape but for the tips of its corners: (left, top, right, bottom) in pixels."""
+    place = _place(np.random.default_rng(_key(index, split, seed)))
+    side = 2.4 * place.radius
+    left, top = (float(np.clip(middle - side / 2, 0.0, SIZE - side)) for middle in place.centre)
+    return left, top, left + side, top + side
+
+
+def draw(
+    index: int, *, domain: str = "source", severity: int = 3, split: Split = "test", seed: int = 0
+) -> tuple[Image.Image, int]:
+    """Draw one image.
+
+    Args:
+        index: Number of the image within its split, from 0; any 64 consecutive ones (48 in split
+            ``train``) hold each class once.
+        domain: One of ``DOMAINS``. ``outline`` (a shape whose inside fades) and ``clutter`` (a busy
+            background) render the scene differently, the others alter the finished picture.
+        severity: Strength of the domain, 1 (weak) to 5; ``source`` ignores it.
+        split: ``train`` holds the classes of ``SEEN`` alone, ``val`` and ``test`` all 64.
+        seed: Another seed is another set of scenes.
+
+    Returns:
+        The RGB image, 96 x 96, and its label (the position in ``CLASS_NAMES``).
+
+    Raises:
+        UserError: For an unknown domain or split, or a severity or index out of range.
+    """
+    if domain not in DOMAINS:
+        raise UserError(f"domain {domain!r} is not known; choose one of: {', '.join(DOMAINS)}")
+    if severity not in range(1, 6):
+        raise UserError(f"severity {severity} is out of range; choose one of: 1, 2, 3, 4, 5")
+    if split not in get_args(Split):
+        raise UserError(f"split {split!r} is not known; choose one of: {', '.join(get_args(Split))}")
+    if index < 0 or seed < 0:
+        raise UserError(f"index {index} and seed {seed} must not be negative")
+    # 29 has no factor in common with 64 or 48: neighbours differ in colour and shape.
+    label = SEEN[index * 29 % len(SEEN)] if split == "train" else index * 29 % len(CLASS_NAMES)
+    key = _key(index, split, seed)
+    level = severity - 1
+    own = np.random.default_rng([*key, 1 + DOMAINS.index(domain), severity])
+    fill = _FILL[level] if domain == "outline" else None
+    clutter = (_BITS[level], own) if domain == "clutter" else None
+    image = _scene(label, np.random.default_rng(key), fill, clutter)
+    return _picture(_corrupt(image, domain, level, own)), label

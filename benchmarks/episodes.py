@@ -102,18 +102,19 @@ def measure(name: str, images: int, repeats: int, device: torch.device) -> dict[
 
     runs: dict[str, Callable[[], Tensor]] = {"plain": plain, "ours": ours, "reference": reference}
     times: dict[str, list[float]] = {key: [] for key in runs}
+    peaks: dict[str, int] = {}
+    for repeat in range(repeats + 1):
+        for key, run in runs.items():
+            seconds, peak = _timed(run, device)
+            peaks.setdefault(key, peak)
+            if repeat:  # the first round warms the libraries up
+                times[key].append(seconds / images)
     # Dropout decisions differ between the two programs: their outcomes are compared without it.
     exact_tuner = LoRATuner(clip.vit, replace(lora, dropout=0.0), seed=0)
     exact = LoRATTTEngine(clip.vit, exact_tuner, loss=loss, optimiser=OptimiserSpec())
     settings = ReferenceSettings(multiplier=lora.multiplier, dropout=0.0)
     _, expected, _ = ReferenceLoop(clip.model.visual, initial, settings).episode(pixels[0], text, scale, kept[0][None])
     difference = (exact.run(pixels, text, scale, keys, masks=masks).after[0] - expected).abs().max().item()
-    peaks: dict[str, int] = {}
-    for repeat in range(repeats + 1):
-        for key, run in runs.items():
-            seconds, peaks[key] = _timed(run, device)
-            if repeat:  # the first round warms the libraries up
-                times[key].append(seconds / images)
     best = {key: min(values) for key, values in times.items()}
     return {
         "model": name,
@@ -148,7 +149,8 @@ def _timed(run: Callable[[], Tensor], device: torch.device) -> tuple[float, int]
     seconds = time.perf_counter() - started
     if device.type == "cuda":
         return seconds, torch.cuda.max_memory_allocated(device)
-    # The process's high-water mark so far: it only grows, hence the order plain, ours, reference.
+    # The process's high-water mark so far: it only grows, hence the order plain, ours, reference, and the
+    # first round's figure. What loading the model took is in all three.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return seconds, peak if sys.platform == "darwin" else peak * 1024
 

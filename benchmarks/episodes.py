@@ -9,9 +9,7 @@ reference loop and of ours are compared as well: a fast wrong answer is worth no
 
 import argparse
 import json
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,6 +21,7 @@ from torch import Tensor
 
 from benchmarks.reference import ReferenceLoop, ReferenceSettings
 from lorattt.adapters.lora import LoRASpec, LoRATuner
+from lorattt.callbacks.results import peak_memory
 from lorattt.clip.load import ClipSpec, load_clip
 from lorattt.clip.model import Clip
 from lorattt.data.demo import DemoImages
@@ -147,12 +146,9 @@ def _timed(run: Callable[[], Tensor], device: torch.device) -> tuple[float, int]
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     seconds = time.perf_counter() - started
-    if device.type == "cuda":
-        return seconds, torch.cuda.max_memory_allocated(device)
-    # The process's high-water mark so far: it only grows, hence the order plain, ours, reference, and the
-    # first round's figure. What loading the model took is in all three.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return seconds, peak if sys.platform == "darwin" else peak * 1024
+    # Elsewhere than on CUDA it only grows, hence the order plain, ours, reference, and the first round's
+    # figure. What loading the model took is in all three.
+    return seconds, peak_memory(device)
 
 
 def table(rows: list[dict[str, Any]]) -> str:

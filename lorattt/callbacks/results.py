@@ -41,7 +41,7 @@ class ResultsWriter(RunObserver):
         """Write the file and print the table."""
         device = trainer.strategy.root_device
         seconds = time.perf_counter() - self._started  # the devices have met in the merge before
-        peak = int(trainer.strategy.reduce(torch.tensor(_peak_memory(device), device=device), reduce_op="max"))
+        peak = int(trainer.strategy.reduce(torch.tensor(peak_memory(device), device=device), reduce_op="max"))
         # On every device: the metric adds up their shares here.
         measures: dict[str, float | int] = module.metrics.compute()
         if not trainer.is_global_zero:
@@ -89,7 +89,8 @@ def table(row: dict[str, Any], folder: Path) -> str:
     return "\n".join(["", *lines, f"written to {folder}"])
 
 
-def _peak_memory(device: torch.device) -> int:
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the allocator's peak on CUDA, elsewhere the largest resident set of the process so far."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":

@@ -35,10 +35,19 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ _shift_right(x, 31)
 
 
+def _mix_(x: Tensor) -> Tensor:
+    """:func:`_mix` in place, for long tensors: on a CPU, fresh memory costs more than the arithmetic."""
+    shifted = torch.empty_like(x)
+    for bits, factor in ((30, _MIX_1), (27, _MIX_2), (31, 1)):
+        torch.bitwise_right_shift(x, bits, out=shifted)
+        x.bitwise_xor_(shifted.bitwise_and_((1 << (64 - bits)) - 1)).mul_(_signed(factor))
+    return x
+
+
 def _bits(keys: Tensor, count: int) -> Tensor:
     """``(*K, count)`` hashes: element n of a key is SplitMix64's n-th output from that state."""
     counter = torch.arange(1, count + 1, device=keys.device, dtype=torch.int64) * _signed(_GOLDEN)
-    return _mix(keys.unsqueeze(-1) + counter)
+    return _mix_(keys.unsqueeze(-1) + counter)
 
 
 def fold(keys: Tensor, value: int | Tensor) -> Tensor:
@@ -76,19 +85,19 @@ def uniform(keys: Tensor, shape: tuple[int, ...], dtype: torch.dtype = torch.flo
 
 
 def keep_mask(keys: Tensor, shape: tuple[int, ...], drop: float) -> Tensor:
-    """Dropout decisions: true with probability ``1 - drop``, one independent block per key.
+    """Dropout decisions: 1 with probability ``1 - drop``, else 0, one independent block per key.
 
     Each 64-bit hash serves four elements, so ``drop`` is rounded to a multiple of 2^-16.
 
     Args:
         keys: ``(*K,)`` int64.
         shape: Shape of the block drawn for each key.
-        drop: Probability of false, in ``[0, 1)``.
+        drop: Probability of 0, in ``[0, 1)``.
 
     Returns:
-        ``(*K, *shape)`` bool on the device of ``keys``.
+        ``(*K, *shape)`` float32 on the device of ``keys``; bool would be slower to make and to multiply with.
     """
     count = math.prod(shape)
     lanes = _bits(keys, -(-count // 4)).contiguous().view(torch.int16)[..., :count]
     # An int16 is uniform over [-2^15, 2^15); the lowest round(drop * 2^16) of its values drop.
-    return (lanes >= round(drop * 2**16) - 2**15).reshape(*keys.shape, *shape)
+    return lanes.float().ge_(round(drop * 2**16) - 2**15).view(*keys.shape, *shape)

@@ -68,5 +68,5 @@ class LayerNormTuner:
                 setattr(self._norms[place], attribute, value)
             yield
 
-    def adapter(self, parameters: Mapping[str, Tensor], keys: Tensor | None = None) -> None:
+    def adapter(self, parameters: Mapping[str, Tensor], keys: Tensor | None = None, *, fresh: bool = False) -> None:
         """Nothing is added to a projection."""

@@ -9,9 +9,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from lorattt.clip.attention import PROJECTIONS, Projection
 from lorattt.clip.vision import VisionTower
@@ -60,6 +62,8 @@ class LoRA:
         multiplier: The factor g.
         dropout: Probability that an input of A is zeroed.
         keys: ``(E,)`` int64 keys of the dropout decisions; needed where ``dropout`` is above 0.
+        b_is_zero: Promises that every B is zero. The output is then the projection's own and the gradient is
+            that of B alone, since those of A and of the input pass through B: fewer products, the same result.
     """
 
     def __init__(
@@ -68,26 +72,55 @@ class LoRA:
         multiplier: float,
         dropout: float = 0.0,
         keys: Tensor | None = None,
+        b_is_zero: bool = False,
     ) -> None:
         self._parameters = parameters
         self._multiplier = multiplier
         self._dropout = dropout if keys is not None else 0.0
         self._keys = keys
+        self._b_is_zero = b_is_zero
 
-    def delta(self, block: int, projection: Projection, x: Tensor) -> Tensor | None:
-        """``g B A x`` for inputs ``(E * n, L, d)``, episode-major; None where there is no adapter."""
+    def add(self, block: int, projection: Projection, x: Tensor, base: Tensor) -> Tensor:
+        """``base + g B A x`` for inputs ``(E * n, L, d)``, episode-major; ``base`` where there is no adapter."""
         a = self._parameters.get(f"{block}.{projection}.A")
         if a is None:
-            return None
+            return base
         b = self._parameters[f"{block}.{projection}.B"]
+        if self._b_is_zero:
+            with torch.no_grad():
+                down = self._down(block, projection, x, a)
+            added: Tensor = _AddZero.apply(base, down, b, self._multiplier)
+            return added
+        up = (b * self._multiplier).to(x.dtype).transpose(1, 2)  # (E, r, d)
+        return base + torch.bmm(self._down(block, projection, x, a), up).view(base.shape)
+
+    def _down(self, block: int, projection: Projection, x: Tensor, a: Tensor) -> Tensor:
+        """A x, ``(E, n * L, r)``, with dropout of x in the update."""
         rows = x.reshape(a.shape[0], -1, x.shape[-1])  # (E, n * L, d)
         if self._dropout > 0 and self._keys is not None:
             keys = fold(fold(self._keys, block), PROJECTIONS.index(projection))
-            kept = keep_mask(keys, (rows.shape[1], rows.shape[2]), self._dropout)
-            rows = rows * kept / (1 - self._dropout)
-        down = torch.bmm(rows, a.to(x.dtype).transpose(1, 2))  # (E, n L, d) @ (E, d, r)
-        up = torch.bmm(down, (b * self._multiplier).to(x.dtype).transpose(1, 2))  # (E, n L, r) @ (E, r, d)
-        return up.view(*x.shape[:-1], b.shape[1])
+            rows = rows * keep_mask(keys, (rows.shape[1], rows.shape[2]), self._dropout).to(rows.dtype)
+            a = a / (1 - self._dropout)
+        return torch.bmm(rows, a.to(x.dtype).transpose(1, 2))  # (E, n L, d) @ (E, d, r)
+
+
+class _AddZero(torch.autograd.Function):
+    """``base + g B down`` where B is zero: the value is ``base``, the gradient of B is the product's."""
+
+    @staticmethod
+    def forward(ctx: Any, base: Tensor, down: Tensor, b: Tensor, multiplier: float) -> Tensor:
+        """``(E * n, L, d)``, ``(E, n * L, r)``, ``(E, d, r)`` to ``base``."""
+        ctx.save_for_backward(down)
+        ctx.multiplier, ctx.dtype = multiplier, b.dtype
+        return base.view_as(base)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor, None]:
+        """The gradient of ``base`` as it is, and that of B, ``(E, d, r)``."""
+        (down,) = ctx.saved_tensors
+        rows = gradient.reshape(*down.shape[:2], -1)
+        return gradient, None, (torch.bmm(rows.transpose(1, 2), down) * ctx.multiplier).to(ctx.dtype), None
 
 
 class LoRATuner:
@@ -124,10 +157,13 @@ class LoRATuner:
         """LoRA changes nothing in the tower."""
         yield
 
-    def adapter(self, parameters: Mapping[str, Tensor], keys: Tensor | None = None) -> LoRA:
-        """The adapters as the tower reads them; with ``keys`` ``(E,)`` as in the update, dropout included."""
+    def adapter(self, parameters: Mapping[str, Tensor], keys: Tensor | None = None, *, fresh: bool = False) -> LoRA:
+        """The adapters as the tower reads them; with ``keys`` ``(E,)`` as in the update, dropout included.
+
+        ``fresh`` promises that they are as :meth:`fresh` made them, which saves work.
+        """
         stream = None if keys is None else fold(keys, _DROPOUT_STREAM)
-        return LoRA(parameters, self.spec.multiplier, self.spec.dropout, stream)
+        return LoRA(parameters, self.spec.multiplier, self.spec.dropout, stream, fresh and self.starts_as_frozen)
 
 
 def initial_lora(

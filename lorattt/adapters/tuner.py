@@ -28,6 +28,11 @@ class Tuner(Protocol):
         """Inside, the tower may read the parameters as its own weights."""
         ...
 
-    def adapter(self, parameters: Mapping[str, Tensor], keys: Tensor | None = None) -> Adapter | None:
-        """What is added to projections; with keys as in the update, dropout included."""
+    def adapter(
+        self, parameters: Mapping[str, Tensor], keys: Tensor | None = None, *, fresh: bool = False
+    ) -> Adapter | None:
+        """What is added to projections; with keys as in the update, dropout included.
+
+        ``fresh`` promises that the parameters are as :meth:`fresh` made them.
+        """
         ...

@@ -19,8 +19,8 @@ PROJECTIONS: tuple[Projection, ...] = ("q", "k", "v", "out")
 class Adapter(Protocol):
     """What is added to the projections of attention; rows are episode-major."""
 
-    def delta(self, block: int, projection: Projection, x: Tensor) -> Tensor | None:
-        """What is added to that projection's output for input ``x`` ``(E * n, L, d)``; None adds nothing."""
+    def add(self, block: int, projection: Projection, x: Tensor, base: Tensor) -> Tensor:
+        """The projection's output ``base`` with what the adapter adds to it, for input ``x`` ``(E * n, L, d)``."""
         ...
 
 
@@ -95,6 +95,8 @@ def _attention(
     mask: Tensor | None,
 ) -> Tensor:
     weight, bias = attn.in_proj_weight, attn.in_proj_bias
+    if queries == 1 and adapter is None and mask is None and not torch.is_grad_enabled():
+        return _single_query(attn, x)
     if queries is None:
         q, k, v = F.linear(x, weight, bias).chunk(3, dim=-1)
     else:
@@ -102,15 +104,31 @@ def _attention(
         q = F.linear(x[:, :queries], weight[:width], bias[:width])
         k, v = F.linear(x, weight[width:], bias[width:]).chunk(2, dim=-1)
     if adapter is not None:
-        q = _add(q, adapter.delta(number, "q", x[:, :queries]))
-        k = _add(k, adapter.delta(number, "k", x))
-        v = _add(v, adapter.delta(number, "v", x))
+        q = adapter.add(number, "q", x[:, :queries], q)
+        k = adapter.add(number, "k", x, k)
+        v = adapter.add(number, "v", x, v)
     heads = attn.num_heads
     q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))  # (N, heads, L, d / heads)
     mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(-2)
     out = F.linear(mixed, attn.out_proj.weight, attn.out_proj.bias)
-    return out if adapter is None else _add(out, adapter.delta(number, "out", mixed))
+    return out if adapter is None else adapter.add(number, "out", mixed, out)
 
 
-def _add(base: Tensor, delta: Tensor | None) -> Tensor:
-    return base if delta is None else base + delta
+def _single_query(attn: nn.MultiheadAttention, x: Tensor) -> Tensor:
+    """Attention of the first token alone: ``(N, L, d)`` to ``(N, 1, d)``, without keys and values of the others.
+
+    q.(W_k x + b_k) = (W_k^T q).x + q.b_k, where the second term is the same for every x and so leaves the
+    softmax as it is; and the weights p add up to 1, so sum_j p_j (W_v x_j + b_v) = W_v (sum_j p_j x_j) + b_v.
+    """
+    count, _, width = x.shape
+    heads = attn.num_heads
+    weight_q, weight_k, weight_v = attn.in_proj_weight.chunk(3)
+    bias_q, _, bias_v = attn.in_proj_bias.chunk(3)
+    q = F.linear(x[:, 0], weight_q, bias_q).view(count, heads, -1)
+    # One product per head: (heads, N, d / heads) @ (heads, d / heads, d).
+    seen = torch.bmm(q.transpose(0, 1), weight_k.unflatten(0, (heads, -1))).transpose(0, 1)  # (N, heads, d)
+    scores = torch.bmm(seen, x.transpose(1, 2)) * (width // heads) ** -0.5  # (N, heads, L)
+    mean = torch.bmm(scores.softmax(-1), x)  # (N, heads, d)
+    values = torch.bmm(mean.transpose(0, 1), weight_v.unflatten(0, (heads, -1)).transpose(1, 2))
+    mixed = values.transpose(0, 1).reshape(count, 1, width) + bias_v
+    return F.linear(mixed, attn.out_proj.weight, attn.out_proj.bias)

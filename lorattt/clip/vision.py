@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
 from lorattt.clip.attention import Adapter, layer_norm, run_block
+from lorattt.clip.frozen import Scratch, run_frozen_block_
 from lorattt.errors import UserError
 
 
@@ -99,19 +101,31 @@ class VisionTower(ImageTower):
             ``(N, 1 + P', d)``, the class token first.
         """
         visual = self.visual
-        x = visual.conv1(pixels).flatten(2).transpose(1, 2)  # (N, P, d)
-        positions = visual.positional_embedding.to(x.dtype)
-        x = x + positions[1:]
+        (rows, columns), (height, width) = visual.grid_size, visual.patch_size
+        # The convolution's kernel is its stride: a linear layer on patches, so dropped ones need not be embedded.
+        patches = pixels.view(-1, pixels.shape[1], rows, height, columns, width).permute(0, 2, 4, 1, 3, 5)
+        patches = patches.flatten(3).flatten(1, 2)  # (N, P, 3 * patch area)
+        positions = visual.positional_embedding.to(pixels.dtype)
+        places = positions[1:]
         if kept is not None:
-            x = x.gather(1, kept.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
-        first = (visual.class_embedding.to(x.dtype) + positions[0]).expand(x.shape[0], 1, -1)
-        x = torch.cat([first, x], dim=1)
+            patches = patches.gather(1, kept.unsqueeze(-1).expand(-1, -1, patches.shape[-1]))
+            places = places[kept]
+        embedded = F.linear(patches, visual.conv1.weight.flatten(1), visual.conv1.bias)  # (N, P', d)
+        x = embedded.new_empty(embedded.shape[0], 1 + embedded.shape[1], embedded.shape[2])
+        x[:, 1:] = embedded + places
+        x[:, 0] = visual.class_embedding.to(x.dtype) + positions[0]
         return layer_norm(x, visual.ln_pre) if isinstance(visual.ln_pre, nn.LayerNorm) else x
 
     def blocks(self, x: Tensor, start: int, stop: int, adapter: Adapter | None = None) -> Tensor:
         """Run blocks ``start`` to ``stop - 1`` on tokens ``(N, L, d)``."""
         for number in range(start, stop):
             x = run_block(self.block(number), x, number=number, adapter=adapter)
+        return x
+
+    def frozen_blocks_(self, x: Tensor, start: int, stop: int, scratch: Scratch) -> Tensor:
+        """What :meth:`blocks` gives, without adapter or graph; ``x`` may be overwritten, so read it no more."""
+        for number in range(start, stop):
+            x = run_frozen_block_(self.block(number), x, scratch)
         return x
 
     def class_token(self, x: Tensor, start: int, adapter: Adapter | None = None) -> Tensor:

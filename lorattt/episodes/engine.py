@@ -59,7 +59,8 @@ def adapt(
     for step in range(steps):
         with torch.enable_grad():
             losses = loss(step)
-            gradients = torch.autograd.grad(losses.sum(), leaves)
+            # A leaf that this step's loss does not reach has a gradient of zero.
+            gradients = torch.autograd.grad(losses.sum(), leaves, materialize_grads=True)
         losses = losses.detach()
         history.append(losses)
         finite &= losses.isfinite()

@@ -30,6 +30,7 @@ from lorattt.adapters.layernorm import LayerNormSpec, LayerNormTuner
 from lorattt.adapters.lora import LoRASpec, LoRATuner
 from lorattt.adapters.tuner import Tuner
 from lorattt.clip.attention import Adapter
+from lorattt.clip.frozen import Scratch
 from lorattt.clip.load import ClipSpec
 from lorattt.clip.templates import TemplateSet
 from lorattt.clip.vision import VisionTower
@@ -182,7 +183,7 @@ class LoRATTTEngine:
 
         def objective(step: int) -> Tensor:
             step_keys = fold(keys, step)
-            adapter = self.tuner.adapter(parameters, step_keys)
+            adapter = self.tuner.adapter(parameters, step_keys, fresh=step == 0)
             whole, logits = tokens, view_logits
             if step > 0 or not self.tuner.starts_as_frozen:
                 # The adapters have moved: select anew, as the authors' loop does.
@@ -230,13 +231,16 @@ class LoRATTTEngine:
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> EncodedViews:
         """All views ``(E, V, 3, S, S)`` through the frozen model, each block once."""
-        tower = self.tower
-        trunk, tokens = [], []
-        for part in pixels.flatten(0, 1).split(self.chunk_on(pixels.device)):
-            trunk.append(tower.blocks(tower.embed(part), 0, self.first))
-            tokens.append(tower.class_token(trunk[-1], self.first))
-        shape = pixels.shape[:2]
-        return EncodedViews(torch.cat(trunk).unflatten(0, shape), torch.cat(tokens).unflatten(0, shape))
+        tower, views, scratch = self.tower, pixels.flatten(0, 1), Scratch()
+        trunk = pixels.new_empty(len(views), 1 + tower.patches, tower.width)
+        tokens = pixels.new_empty(len(views), tower.width)
+        for place in range(0, len(views), self.chunk_on(pixels.device)):
+            part = slice(place, place + self.chunk_on(pixels.device))
+            x = tower.frozen_blocks_(tower.embed(views[part]), 0, self.first, scratch)
+            trunk[part] = x
+            x = tower.frozen_blocks_(x, self.first, tower.depth - 1, scratch)
+            tokens[part] = tower.class_token(x, tower.depth - 1)
+        return EncodedViews(trunk.unflatten(0, pixels.shape[:2]), tokens.unflatten(0, pixels.shape[:2]))
 
     def chunk_on(self, device: torch.device) -> int:
         """How many views are encoded at a time there."""
@@ -264,7 +268,8 @@ class LoRATTTEngine:
     def _masked_trunk(self, pixels: Tensor, kept: Tensor) -> Tensor:
         """Views ``(E, n, 3, S, S)`` with only the kept patches ``(E, n, P')`` through the trunk."""
         x = self.tower.embed(pixels.flatten(0, 1), kept.flatten(0, 1))
-        return self.tower.blocks(x, 0, self.first).view(*pixels.shape[:2], *x.shape[1:])
+        x = self.tower.frozen_blocks_(x, 0, self.first, Scratch())
+        return x.view(*pixels.shape[:2], *x.shape[1:])
 
     def _random_masks(self, keys: Tensor, selected: Tensor) -> Tensor:
         return random_kept_patches(fold(keys, _MASK_STREAM), selected, self.tower.patches, self.kept)

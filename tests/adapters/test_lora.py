@@ -97,11 +97,12 @@ def test_dropout_depends_on_the_episode_alone() -> None:
     parameters = {"0.q.A": torch.randn(4, 3, width), "0.q.B": torch.randn(4, width, 3)}
     x = torch.randn(4, rows, width)
     keys = episode_keys(0, torch.tensor([11, 5, 8, 2]))
-    together = LoRA(parameters, 1.0, 0.3, keys).delta(0, "q", x)
-    assert together is not None
+    together = LoRA(parameters, 1.0, 0.3, keys).add(0, "q", x, torch.zeros_like(x))
     for place in range(4):
         one = {name: value[place : place + 1] for name, value in parameters.items()}
-        alone = LoRA(one, 1.0, 0.3, keys[place : place + 1]).delta(0, "q", x[place : place + 1])
+        alone = LoRA(one, 1.0, 0.3, keys[place : place + 1]).add(
+            0, "q", x[place : place + 1], torch.zeros(1, rows, width)
+        )
         torch.testing.assert_close(together[place : place + 1], alone)
 
 
@@ -109,12 +110,37 @@ def test_dropout_is_unbiased_and_off_without_keys() -> None:
     width = 16
     parameters = {"0.q.A": torch.randn(1, 3, width), "0.q.B": torch.randn(1, width, 3)}
     x = torch.randn(1, 1, width)
-    plain = LoRA(parameters, 1.0, 0.2).delta(0, "q", x)
-    assert plain is not None
-    draws = [LoRA(parameters, 1.0, 0.2, torch.tensor([key])).delta(0, "q", x) for key in range(4000)]
-    mean = torch.stack([draw for draw in draws if draw is not None]).mean(0)
+    plain = LoRA(parameters, 1.0, 0.2).add(0, "q", x, torch.zeros_like(x))
+    draws = [LoRA(parameters, 1.0, 0.2, torch.tensor([key])).add(0, "q", x, torch.zeros_like(x)) for key in range(4000)]
+    mean = torch.stack(draws).mean(0)
     torch.testing.assert_close(mean, plain, rtol=0.1, atol=0.1 * plain.abs().max().item())
-    assert not torch.equal(draws[0], plain)  # type: ignore[arg-type]
+    assert not torch.equal(draws[0], plain)
+
+
+def test_gradients_of_fresh_adapters(tower: VisionTower) -> None:
+    """Knowing that B is zero changes neither the output nor a gradient, dropout included."""
+    tuner = LoRATuner(tower, LoRASpec(rank=4, blocks=(-2, -1), dropout=0.2), seed=0)
+    keys, pixels = episode_keys(0, torch.arange(E)), torch.randn(E * N, 3, 32, 32, dtype=torch.float64)
+    outputs, gradients = [], []
+    for fresh in (False, True):
+        leaves = {k: v.detach().double().requires_grad_() for k, v in tuner.fresh(E, torch.device("cpu")).items()}
+        out = tower.class_token(tower.embed(pixels), 0, tuner.adapter(leaves, keys, fresh=fresh))
+        outputs.append(out.detach())
+        gradients.append(torch.autograd.grad(out.sin().sum(), list(leaves.values()), materialize_grads=True))
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=0, atol=1e-12)
+    for name, plain, quick in zip(tuner.initial, *gradients, strict=True):
+        torch.testing.assert_close(quick, plain, rtol=1e-9, atol=1e-12)
+        assert bool(plain.any()) == name.endswith(".B")
+
+
+def test_adapters_that_do_not_start_at_zero_are_never_taken_for_it(tower: VisionTower) -> None:
+    tuner = LoRATuner(tower, LoRASpec(rank=4), seed=0)
+    tuner.initial = {k: v + 0.1 for k, v in tuner.initial.items()}
+    pixels = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    leaves = {k: v.double() for k, v in tuner.fresh(2, torch.device("cpu")).items()}
+    quick = tower.class_token(tower.embed(pixels), 0, tuner.adapter(leaves, fresh=True))
+    plain = tower.class_token(tower.embed(pixels), 0, tuner.adapter(leaves))
+    torch.testing.assert_close(quick, plain)
 
 
 @pytest.mark.parametrize(

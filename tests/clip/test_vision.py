@@ -64,9 +64,9 @@ class _Constant:
     def __init__(self, deltas: dict[tuple[int, Projection], Tensor]) -> None:
         self.deltas = deltas
 
-    def delta(self, block: int, projection: Projection, x: Tensor) -> Tensor | None:
+    def add(self, block: int, projection: Projection, x: Tensor, base: Tensor) -> Tensor:
         matrix = self.deltas.get((block, projection))
-        return None if matrix is None else x @ matrix.T
+        return base if matrix is None else base + x @ matrix.T
 
 
 @pytest.mark.parametrize("projection", ["q", "k", "v", "out"])

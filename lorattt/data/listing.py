@@ -1,0 +1,66 @@
+"""Labelled images as a list of relative paths: what a reader of any layout gives, and what splits work on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+from lorattt.data.images import read_image
+
+
+class Item(NamedTuple):
+    """One image.
+
+    Attributes:
+        path: Relative to the listing's root, with forward slashes.
+        label: 0-based class number.
+    """
+
+    path: str
+    label: int
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Images below one folder, and the names of their classes.
+
+    Attributes:
+        root: The folder.
+        items: In a fixed order that does not depend on the file system.
+        class_names: Names in label order; a name may occur twice, so it is never a key.
+    """
+
+    root: Path
+    items: tuple[Item, ...]
+    class_names: tuple[str, ...]
+
+
+class ListedImages:
+    """A listing as a source of images, numbered by their place in it.
+
+    Args:
+        name: What results call the dataset.
+        listing: The images.
+    """
+
+    def __init__(self, name: str, listing: Listing) -> None:
+        self.name = name
+        self.listing = listing
+        self.class_names = list(listing.class_names)
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.listing.items)
+
+    def path(self, index: int) -> str:
+        """Path relative to the listing's root."""
+        return self.listing.items[index].path
+
+    def label(self, index: int) -> int:
+        """The image's class number."""
+        return self.listing.items[index].label
+
+    def read(self, index: int) -> Image.Image:
+        """The image, RGB, upright."""
+        return read_image(self.listing.root / self.listing.items[index].path)

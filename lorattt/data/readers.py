@@ -1,0 +1,42 @@
+"""Read a benchmark: its images, labels and class names, wherever and in whichever layout it lies."""
+
+from pathlib import Path
+
+from lorattt.data import imagenet_family
+from lorattt.data.catalogue import benchmark
+from lorattt.data.layouts import Located, find
+from lorattt.data.listing import Listing
+from lorattt.errors import UserError
+
+
+def read_benchmark(
+    key: str, data_root: Path, split: str = "test", *, path: Path | None = None, splits: Path | None = None
+) -> tuple[Listing, Located]:
+    """The images of one split, and where they were found.
+
+    Class names have spaces where a list has underscores: they go into prompts, and are never used as keys.
+    Images come in the order of the file that lists them, else by label and name. Only the first image is
+    looked at; one that is missing is told when it is read.
+
+    Args:
+        key: One of :data:`lorattt.data.catalogue.BENCHMARKS`.
+        data_root: Folder of all datasets.
+        split: ``train``, ``val`` or ``test``; ``val`` and ``test`` of ImageNet are both its validation images.
+        path: The dataset's own folder, if it lies elsewhere or has another name.
+        splits: Folder of CoOp's split files, if they do not lie beside the data.
+
+    Raises:
+        UserError: If the dataset or the split is unknown or not there, a file is damaged, or the number of
+            classes is not the dataset's.
+    """
+    known = benchmark(key)
+    located, listed = find(known, data_root, split, path=path, splits=splits)
+    if listed is None:
+        items = imagenet_family.read_items(key, located.folder, split)
+        return Listing(located.folder, items, imagenet_family.class_names(key)), located
+    if len(listed.class_names) != known.classes:
+        raise UserError(
+            f"{key}: {listed.file} has {len(listed.class_names)} classes, but the dataset has {known.classes}: "
+            "fetch the file again"
+        )
+    return Listing(located.folder, listed.items, listed.class_names), located

@@ -20,8 +20,9 @@ ALLOWED: dict[str, set[str]] = {
     "clip": {"errors", "demo"},
     "adapters": {"errors", "rng", "clip", "episodes"},
     "methods": {"errors", "rng", "losses", "views", "demo", "episodes", "clip", "adapters"},
-    "data": {"errors", "demo"},
+    "data": {"errors", "rng", "demo"},
     "callbacks": {"errors"},
+    "api": {"errors", "clip", "methods", "data", "callbacks"},
     "cli": {"errors", "methods", "data", "callbacks"},
 }
 # Third party -> the only places that may import it.

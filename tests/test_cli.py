@@ -11,9 +11,9 @@ from lorattt import __version__
 
 MEASURES = {f"{name}_{when}" for name in ("top1", "top5", "ece", "nll") for when in ("before", "after")}
 ABOUT = {"method", "dataset", "backbone", "n", "images_per_second", "peak_memory_bytes", "seed"}
-ABOUT |= {"fallbacks", "skipped", "versions"}
+ABOUT |= {"fallbacks", "skipped", "versions", "corruption"}
 COLUMNS = "index,path,label,prediction_before,prediction_after,confidence_before,confidence_after,"
-COLUMNS += "entropy_before,entropy_after"
+COLUMNS += "entropy_before,entropy_after,name_before,name_after"
 
 
 def test_version_and_help(cli: Cli) -> None:
@@ -47,7 +47,8 @@ def test_run_on_the_demo(command: str, cli: Cli) -> None:
     run = cli(command, *LORA, *DEMO, "--seed_everything", "5")
     assert run.code == 0, run.err
     assert run.folder == run.cwd / "runs" / "lora_ttt" / "demo-noise" / "000"
-    assert {path.name for path in run.folder.iterdir()} == {"config.yaml", "results.json", "predictions.csv"}
+    left = {"config.yaml", "results.json", "predictions.csv", "predictions.jsonl"}
+    assert {path.name for path in run.folder.iterdir()} == left
     assert set(run.results) == MEASURES | ABOUT
     about = {key: run.results[key] for key in ("method", "dataset", "backbone", "n", "seed", "fallbacks", "skipped")}
     assert about == {

@@ -70,7 +70,8 @@ def test_two_processes(cli: Cli, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert {path.name for path in folder.iterdir()} == {"config.yaml", "results.json", "predictions.csv"}
+    left = {"config.yaml", "results.json", "predictions.csv", "predictions.jsonl"}
+    assert {path.name for path in folder.iterdir()} == left
     with (folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["index"] for row in rows] == [str(i) for i in range(7)]

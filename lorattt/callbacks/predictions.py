@@ -1,6 +1,9 @@
-"""``predictions.csv``: one row per image, written as they are made, merged over devices at the end."""
+"""``predictions.csv`` and ``predictions.jsonl``: an entry per image, written as they are made, merged at the end."""
 
 import csv
+import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -9,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from lorattt.callbacks.base import RunObserver
-from lorattt.callbacks.run_folder import find_run_folder
+from lorattt.callbacks.run_folder import find_run_folder, find_top_k
 
 COLUMNS = (
     "index",
@@ -21,14 +24,19 @@ COLUMNS = (
     "confidence_after",
     "entropy_before",
     "entropy_after",
+    "name_before",
+    "name_after",
 )
+SKIPPED_COLUMNS = ("index", "path", "reason")
+_FILES = ("predictions.csv", "predictions.jsonl", "skipped.csv")
 
 
 class PredictionsWriter(RunObserver):
-    """Each device appends to a file of its own and flushes every batch; the first one merges, by index.
+    """Each device appends to files of its own and flushes every batch; the first one merges, by index.
 
-    Labels and predictions are class numbers; confidences are probabilities, entropies are in nats. A
-    label that is not known is empty. ``skipped.csv`` lists the images that could not be read.
+    Labels and predictions are class numbers, names their class names; confidences are probabilities,
+    entropies are in nats. A label that is not known is empty in the CSV and null in the JSON lines, which
+    list the most probable classes of each image. ``skipped.csv`` lists the images that could not be read.
 
     Attributes:
         fallbacks: Over all devices, how often adaptation was not finite; known when the run has ended.
@@ -39,32 +47,62 @@ class PredictionsWriter(RunObserver):
     def __init__(self) -> None:
         self.fallbacks = self.skipped = self.rows = 0
         self._files: list[TextIO] = []
+        self._names: list[str] = []
+        self._top_k = 1
 
     def started(self, trainer: Trainer, module: Any) -> None:
         """Open this device's files."""
         self.fallbacks = self.skipped = self.rows = 0
+        self._names, self._top_k = list(getattr(module, "class_names", None) or ()), find_top_k(trainer)
         folder = find_run_folder(trainer)
         folder.mkdir(parents=True, exist_ok=True)
-        names = (_part(folder, name, trainer.global_rank) for name in ("predictions", "skipped"))
-        self._files = [name.open("w", newline="", encoding="utf-8") for name in names]
+        parts = (_part(folder, name, trainer.global_rank) for name in _FILES)
+        # A file's name need not be text in UTF-8: what is not is written as an escape.
+        self._files = [part.open("w", newline="", encoding="utf-8", errors="backslashreplace") for part in parts]
         csv.writer(self._files[0]).writerow(COLUMNS)
-        csv.writer(self._files[1]).writerow(("index", "path", "reason"))
+        csv.writer(self._files[2]).writerow(SKIPPED_COLUMNS)
 
     def took(self, outputs: Any) -> None:
         """Write a batch."""
         before, after = summary(outputs["before"]), summary(outputs["after"])
         index, label = outputs["index"].tolist(), outputs["label"].tolist()
-        rows = csv.writer(self._files[0])
+        table, lines, skipped = self._files
+        rows = csv.writer(table)
         for i, path in enumerate(outputs["path"]):
             pairs = [f"{x[i]:.6f}" for part in (1, 2) for x in (before[part], after[part])]
             known = label[i] if label[i] >= 0 else ""
-            rows.writerow((index[i], path, known, before[0][i], after[0][i], *pairs))
-        csv.writer(self._files[1]).writerows((bad["index"], bad["path"], bad["reason"]) for bad in outputs["skipped"])
+            names = [self._name(x[0][i]) for x in (before, after)]
+            rows.writerow((index[i], path, known, before[0][i], after[0][i], *pairs, *names))
+        lines.writelines(json.dumps(entry, ensure_ascii=False) + "\n" for entry in self._entries(outputs))
+        csv.writer(skipped).writerows([bad[key] for key in SKIPPED_COLUMNS] for bad in outputs["skipped"])
         for file in self._files:
             file.flush()
         self.fallbacks += int(outputs["fallback"].sum())
         self.skipped += len(outputs["skipped"])
         self.rows += len(index)
+
+    def _entries(self, outputs: Any) -> list[dict[str, Any]]:
+        before, after = (top_classes(outputs[when], self._top_k) for when in ("before", "after"))
+        columns = (outputs["index"].tolist(), outputs["path"], outputs["label"].tolist(), outputs["fallback"].tolist())
+        return [
+            {
+                "index": index,
+                "path": path,
+                "label": label if label >= 0 else None,
+                "before": [self._ranked(*pair) for pair in before[i]],
+                "after": [self._ranked(*pair) for pair in after[i]],
+                "fallback": fallback,
+            }
+            for i, (index, path, label, fallback) in enumerate(zip(*columns, strict=True))
+        ]
+
+    def _ranked(self, label: int, probability: float) -> dict[str, Any]:
+        # JSON has no NaN: a model that overflowed leaves null.
+        shown = round(probability, 6) if math.isfinite(probability) else None
+        return {"class": self._name(label), "label": label, "probability": shown}
+
+    def _name(self, label: int) -> str:
+        return self._names[label] if label < len(self._names) else ""
 
     def ended(self, trainer: Trainer, module: Any) -> None:
         """Add up the counts of all devices and merge their files."""
@@ -75,8 +113,9 @@ class PredictionsWriter(RunObserver):
         self.fallbacks, self.skipped, self.rows = (int(n) for n in totals)
         if trainer.is_global_zero:
             folder = find_run_folder(trainer)
-            for name in ("predictions", "skipped"):
-                _merge(folder, name, trainer.world_size)
+            for name in _FILES:
+                merge = _merge_lines if name.endswith(".jsonl") else _merge_tables
+                _merge(folder, name, trainer.world_size, merge)
             if not self.skipped:
                 (folder / "skipped.csv").unlink()
 
@@ -98,20 +137,44 @@ def summary(logits: Tensor) -> tuple[list[int], list[float], list[float]]:
     return top.indices.tolist(), top.values.exp().tolist(), entropy.tolist()
 
 
+def top_classes(logits: Tensor, k: int) -> list[list[tuple[int, float]]]:
+    """The ``k`` most probable classes, or all if there are fewer, of each row of ``(E, K)`` logits.
+
+    Returns:
+        For each row, pairs of class number and probability, most probable first; of equally probable ones
+        the smaller number, which is the one that :func:`summary` predicts, comes first.
+    """
+    ranked = logits.float().log_softmax(-1).sort(dim=-1, descending=True, stable=True)
+    numbers, values = ranked.indices[:, :k].tolist(), ranked.values[:, :k].exp().tolist()
+    return [list(zip(*row, strict=True)) for row in zip(numbers, values, strict=True)]
+
+
 def _part(folder: Path, name: str, rank: int) -> Path:
-    return folder / f"{name}.rank{rank}.csv"
+    stem, _, ending = name.rpartition(".")
+    return folder / f"{stem}.rank{rank}.{ending}"
 
 
-def _merge(folder: Path, name: str, world: int) -> None:
+def _merge(folder: Path, name: str, world: int, merge: Callable[[list[Path], TextIO], None]) -> None:
     parts = [_part(folder, name, rank) for rank in range(world)]
+    with (folder / name).open("w", newline="", encoding="utf-8") as file:
+        merge(parts, file)
+    for part in parts:
+        part.unlink()
+
+
+def _merge_tables(parts: list[Path], target: TextIO) -> None:
     header: list[str] = []
     rows: list[list[str]] = []
     for part in parts:
         with part.open(newline="", encoding="utf-8") as file:
             header, *some = csv.reader(file)
         rows += some
-    rows.sort(key=lambda row: int(row[0]))
-    with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([header, *rows])
+    csv.writer(target).writerows([header, *sorted(rows, key=lambda row: int(row[0]))])
+
+
+def _merge_lines(parts: list[Path], target: TextIO) -> None:
+    lines: list[str] = []
     for part in parts:
-        part.unlink()
+        with part.open(newline="", encoding="utf-8") as file:
+            lines += file
+    target.writelines(sorted(lines, key=lambda line: int(json.loads(line)["index"])))

@@ -51,6 +51,7 @@ class ResultsWriter(RunObserver):
             "method": run_name(module, "name"),
             "dataset": run_name(getattr(trainer, "datamodule", None), "name"),
             "backbone": module.clip.name,
+            "corruption": getattr(getattr(trainer, "datamodule", None), "corruption", None),
             **measures,
             "n": counts.rows,
             "images_per_second": counts.rows / seconds,

@@ -10,6 +10,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lorattt.errors import UserError
 
 RESULTS_FILE = "results.json"
+TOP_K = 5
 
 
 class RunFolder(Callback):
@@ -18,13 +19,21 @@ class RunFolder(Callback):
     Args:
         root: Folder of all runs; a run gets ``root/<method>/<dataset>/<number>``, the next free number.
         folder: This very folder instead.
+        top_k: How many classes ``predictions.jsonl`` gives an image, at most all there are.
 
     Attributes:
         path: The run's folder, once the run has started; the same on all devices.
+        top_k: As given.
+
+    Raises:
+        UserError: If ``top_k`` is below 1.
     """
 
-    def __init__(self, root: str = "runs", folder: str | None = None) -> None:
+    def __init__(self, root: str = "runs", folder: str | None = None, top_k: int = TOP_K) -> None:
+        if top_k < 1:
+            raise UserError(f"run.top_k {top_k}: must be at least 1")
         self._root, self._folder = root, folder
+        self.top_k = top_k
         self.path = Path(folder or root)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -68,12 +77,14 @@ class RunFolder(Callback):
 
 
 class ConfigWriter(SaveConfigCallback):
-    """Writes the whole configuration of a run to ``config.yaml`` in its folder."""
+    """Writes the whole configuration of a run to ``config.yaml`` in its folder, and drawn images to ``images.tsv``."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Called by Lightning on the first device, after the folder was made."""
-        path = find_run_folder(trainer) / "config.yaml"
-        self.parser.save(self.config, path, skip_none=False, overwrite=True, multifile=False)
+        folder = find_run_folder(trainer)
+        self.parser.save(self.config, folder / "config.yaml", skip_none=False, overwrite=True, multifile=False)
+        if keep_images := getattr(_datamodule(trainer), "keep_images", None):
+            keep_images(folder / "images.tsv")
 
 
 def _datamodule(trainer: Trainer) -> Any:
@@ -90,7 +101,16 @@ def run_name(thing: Any, attribute: str) -> str:
 
 def find_run_folder(trainer: Trainer) -> Path:
     """The folder of the run, for other callbacks; Lightning's root folder where there is no RunFolder."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, RunFolder):
-            return callback.path
-    return Path(trainer.default_root_dir)
+    found = _find(trainer)
+    return found.path if found else Path(trainer.default_root_dir)
+
+
+def find_top_k(trainer: Trainer) -> int:
+    """How many classes are listed for an image; the default where there is no RunFolder."""
+    found = _find(trainer)
+    return found.top_k if found else TOP_K
+
+
+def _find(trainer: Trainer) -> RunFolder | None:
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return next((callback for callback in callbacks if isinstance(callback, RunFolder)), None)

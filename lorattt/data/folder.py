@@ -9,7 +9,7 @@ from typing import Literal
 from PIL import Image
 
 from lorattt.data.datamodule import EpisodeData
-from lorattt.data.images import IMAGE_ENDINGS, read_image
+from lorattt.data.images import IMAGE_ENDINGS, MAX_PIXELS, check_max_pixels, read_image
 from lorattt.data.source import UNKNOWN_LABEL
 from lorattt.errors import UserError
 
@@ -28,18 +28,20 @@ class ImageFolder:
             spaces), ``imagenet`` for folders named by wnid, or a file: ``.txt`` with one name per line in
             the order of the sorted folders, ``.json`` with a list in that order or an object from folder to
             name.
+        max_pixels: The largest width times height that is read.
 
     Raises:
         UserError: If the folder is missing or holds no image, images lie beside class folders, or the
             names do not match the folders.
     """
 
-    def __init__(self, root: Path, class_names: str | None = None) -> None:
+    def __init__(self, root: Path, class_names: str | None = None, max_pixels: int = MAX_PIXELS) -> None:
+        self._max_pixels = check_max_pixels(max_pixels)
         if not root.is_dir():
             raise UserError(f"data.root {root}: no such folder")
         self.root = root
         self.name = root.resolve().name
-        found = sorted(_images_below(root), key=lambda path: path.parts)
+        found = images_below(root)
         if not found:
             raise UserError(
                 f"data.root {root} holds no images: expected files ending in {', '.join(IMAGE_ENDINGS)}, "
@@ -55,7 +57,7 @@ class ImageFolder:
         folders = [] if loose else sorted({path.parts[0] for path in found})
         place = {folder: label for label, folder in enumerate(folders)}
         self._labels = [UNKNOWN_LABEL if loose else place[path.parts[0]] for path in found]
-        self.class_names = _names_of(folders, class_names)
+        self.class_names = names_of(folders, class_names)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -71,22 +73,43 @@ class ImageFolder:
 
     def read(self, index: int) -> Image.Image:
         """The image, RGB, upright."""
-        return read_image(self.root / self._paths[index])
+        return read_image(self.root / self._paths[index], self._max_pixels)
 
 
-def _images_below(root: Path) -> list[Path]:
-    """Image files relative to the root; hidden files and folders are not looked at."""
+def images_below(root: Path) -> list[Path]:
+    """Image files relative to the root, sorted; hidden files and folders are not looked at.
+
+    Linked folders are followed, except to a folder that holds the link: that walk would not end.
+    """
     found = []
     for folder, subfolders, names in os.walk(root, followlinks=True):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        subfolders[:] = [
+            name for name in subfolders if not name.startswith(".") and not _leads_back(os.path.join(folder, name))
+        ]
         relative = Path(folder).relative_to(root)
         found += [
             relative / name for name in names if name.lower().endswith(IMAGE_ENDINGS) and not name.startswith(".")
         ]
-    return found
+    return sorted(found, key=lambda path: path.parts)
 
 
-def _names_of(folders: list[str], source: str | None) -> list[str]:
+def _leads_back(folder: str) -> bool:
+    if not os.path.islink(folder):
+        return False
+    target = os.path.realpath(folder)
+    return any(os.path.realpath(above) == target for above in Path(folder).parents)
+
+
+def names_of(folders: list[str], source: str | None) -> list[str]:
+    """Class names in label order.
+
+    Args:
+        folders: The class folders, sorted; empty where there are none, and any number of names will do.
+        source: Null, ``imagenet``, or a ``.txt`` or ``.json`` file, see :class:`ImageFolder`.
+
+    Raises:
+        UserError: If the file cannot be read, holds no names, or does not match the folders.
+    """
     if source is None:
         return [folder.replace("_", " ") for folder in folders]
     if source == IMAGENET:
@@ -145,6 +168,7 @@ class ImageFolderData(EpisodeData):
         workers: Processes that read images and make views.
         limit: Use only so many images, evenly spread over the dataset; all where null.
         on_bad_image: End the run at an unreadable image, or leave it out, count it and list it.
+        max_pixels: The largest width times height that is read; above it, an image counts as unreadable.
     """
 
     def __init__(
@@ -156,9 +180,10 @@ class ImageFolderData(EpisodeData):
         workers: int = 2,
         limit: int | None = None,
         on_bad_image: Literal["error", "skip"] = "error",
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         super().__init__(
-            ImageFolder(Path(root).expanduser(), class_names),
+            ImageFolder(Path(root).expanduser(), class_names, max_pixels),
             batch_size=batch_size,
             workers=workers,
             limit=limit,

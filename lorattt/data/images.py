@@ -1,49 +1,142 @@
 """Read any image file as 8-bit RGB, upright."""
 
+import stat
+import struct
 import warnings
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from lorattt.errors import UserError
+
 # Pillow reads many more formats; these are the endings by which an image is recognised in a folder.
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+# The formats behind them, told by content. No other is tried: PostScript, for one, would start another program.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+_ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
+
+MAX_PIXELS = 100_000_000
+"""Width times height up to which an image is decoded by default: reading one takes up to about 1.2 GB."""
+
+# Resized to a model's side, a line of pixels would grow to gigabytes.
+_MAX_RATIO = 1000
+_PILLOW_LIMIT = 178_956_970  # Pillow itself refuses larger images
 
 
 class UnreadableImageError(Exception):
     """An image file that cannot be decoded; the message says why, without the path."""
 
 
-def read_image(path: Path) -> Image.Image:
+def check_max_pixels(value: int) -> int:
+    """The value itself, if it can be a limit.
+
+    Raises:
+        UserError: If it is below 1 or above what Pillow would decode.
+    """
+    if not 1 <= value <= _PILLOW_LIMIT:
+        raise UserError(f"data.max_pixels {value}: must be from 1 to {_PILLOW_LIMIT}, the most that Pillow decodes")
+    return value
+
+
+def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode an image file.
 
     Grey, palette, CMYK and 16-bit images become 8-bit RGB; transparency is dropped, as in the loaders of
-    the papers; the EXIF orientation is applied.
+    the papers; the EXIF orientation is applied. The size in the file's header is checked before anything is
+    decoded, so memory is bounded whatever the file.
+
+    Args:
+        path: The file; its format is told by its content.
+        max_pixels: The largest width times height that is decoded.
 
     Raises:
-        UnreadableImageError: If it is missing, empty, truncated, no image, or larger than Pillow's limit
-            for decompression bombs (178,956,970 pixels).
+        UnreadableImageError: If it is missing, empty, truncated, no image, no regular file, has more than
+            ``max_pixels``, is over 1,000 times as long as wide, or is larger than Pillow's limit for
+            decompression bombs (178,956,970 pixels).
     """
     try:
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a named pipe would be waited for
+            raise UnreadableImageError("it is no regular file")
         with warnings.catch_warnings():
             # Pillow warns from half its limit on: those images are read here.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                image.load()
-                return _to_rgb(ImageOps.exif_transpose(image))
+            with Image.open(path, formats=_FORMATS) as image:
+                return upright_rgb(image, max_pixels)
+    except Image.DecompressionBombError as error:
+        if size := _size_in_header(path):
+            _check_size(size, max_pixels)
+        raise UnreadableImageError(_reason(error)) from error
     except UnidentifiedImageError as error:
         raise UnreadableImageError("it is no image of a known format") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise UnreadableImageError(_reason(error)) from error
+
+
+def upright_rgb(image: Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """An image of any mode, decoded or not yet, as 8-bit RGB with its EXIF orientation applied.
+
+    Raises:
+        UnreadableImageError: If it has more than ``max_pixels``, is over 1,000 times as long as wide, or its
+            file cannot be decoded.
+    """
+    _check_size(image.size, max_pixels)
+    try:
+        image.load()
+        if image.getexif().get(_ORIENTATION, 1) != 1:  # else Pillow would make a copy for nothing
+            image = ImageOps.exif_transpose(image)
+        return _to_rgb(image)
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        # An error of the operating system names the path in its text, and the reason alone in ``strerror``.
-        reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
-        raise UnreadableImageError(reason) from error
+        raise UnreadableImageError(_reason(error)) from error
+
+
+def _check_size(size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        raise UnreadableImageError(
+            f"it has {width} x {height} pixels, more than data.max_pixels {max_pixels}: "
+            "make it smaller or raise that limit"
+        )
+    if max(size) > _MAX_RATIO * min(size):
+        raise UnreadableImageError(f"it has {width} x {height} pixels: one side is over {_MAX_RATIO} times the other")
+
+
+def _reason(error: Exception) -> str:
+    # An error of the operating system names the path in its text, and the reason alone in ``strerror``.
+    return getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _size_in_header(path: Path) -> tuple[int, int] | None:
+    """Width and height of an image that Pillow refuses to open for its size; None where no format gives one.
+
+    Asks Pillow's formats one by one, as ``Image.open`` does: its limit is a global variable, and other
+    threads would see it changed.
+    """
+    Image.init()
+    with path.open("rb") as file:
+        prefix = file.read(16)
+        for name in _FORMATS:
+            factory, accept = Image.OPEN[name]
+            try:
+                told = accept(prefix) if accept else True
+                if told and not isinstance(told, str):  # a text says which decoder is not installed
+                    file.seek(0)
+                    return factory(file, str(path)).size
+            except (SyntaxError, IndexError, TypeError, struct.error):
+                continue  # not this format
+            except Image.DecompressionBombError:
+                return None
+    return None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         # 16-bit grey ("I;16", or "I" for 16-bit PNGs): Pillow's own conversion clips at 255.
-        values = np.asarray(image).astype(np.int64)
-        return Image.fromarray((values.clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
+        values = np.asarray(image).astype(np.int32)
+        np.clip(values, 0, 65535, out=values)
+        values //= 257
+        return Image.fromarray(values.astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         # Float TIFFs: unit range if nothing is above 1, else 8-bit range.
         floats = np.nan_to_num(np.asarray(image, dtype=np.float64))
@@ -51,4 +144,4 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray(floats.round().clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode == "P" and "transparency" in image.info:  # else Pillow warns
         image = image.convert("RGBA")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # of the same mode, that would be one more copy

@@ -1,7 +1,7 @@
 """What all test-time methods share: the model, the class texts, the handshake with the data, the metrics."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol, TypedDict, cast
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, TypedDict, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -14,6 +14,9 @@ from lorattt.errors import UserError
 from lorattt.methods.metrics import EpisodeMetrics
 from lorattt.views.crops import ViewSpec
 from lorattt.views.render import Views
+
+Templates: TypeAlias = TemplateSet | Literal["dataset"] | list[str]
+"""A named set, the dataset's own prompt, or texts with one ``{}`` each."""
 
 
 class EpisodeBatch(TypedDict):
@@ -69,7 +72,8 @@ class Method(LightningModule):
     Args:
         clip: Which CLIP to use.
         class_names: Names in label order; the dataset's where null.
-        templates: Prompt templates: ``single``, ``openai-7``, ``openai-80``, or a list of texts with one ``{}``.
+        templates: Prompt templates: ``single``, ``openai-7``, ``openai-80``, ``dataset`` for CoOp's prompt of a
+            benchmark, or a list of texts with one ``{}``.
         views: How the views of an image are made.
         seed: Seed of everything random, with each sample's index. ``seed_everything`` on the command line.
     """
@@ -83,7 +87,7 @@ class Method(LightningModule):
         *,
         clip: ClipSpec = ClipSpec(),
         class_names: list[str] | None = None,
-        templates: TemplateSet | list[str] = "single",
+        templates: Templates = "single",
         views: ViewSpec = ViewSpec(),
         seed: int = 0,
     ) -> None:
@@ -95,7 +99,8 @@ class Method(LightningModule):
         self.seed = seed
         self.metrics = EpisodeMetrics()
         self.register_buffer("text", torch.empty(0), persistent=False)
-        self._text_of: tuple[str, ...] = ()
+        self._text_of: tuple[list[str], TemplateSet | list[str]] | None = None
+        self._template: str | None = None
 
     def classify_views(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Logits before and after, ``(E, K)`` float32, and fallbacks ``(E,)`` bool, for at least one episode."""
@@ -120,9 +125,27 @@ class Method(LightningModule):
         source = cast("EpisodeSource | None", getattr(self.trainer, "datamodule", None))
         if source is not None:
             self._agree_on_classes(source.class_names)
-            source.transform = Views(self.views, self.clip.image_size, self.seed, self.clip.plain_view)
+            self._template = getattr(source, "template", None)
+            source.transform = self.make_views()
         if not self.class_names:
             raise UserError("no class names: give model.class_names, or a datamodule that knows them")
+        self._templates()
+
+    def make_views(self) -> Views:
+        """What makes the views of an image as this method wants them, for loader workers."""
+        return Views(self.views, self.clip.image_size, self.seed, self.clip.plain_view)
+
+    def use_classes(self, names: Sequence[str]) -> None:
+        """Take these class names and encode them, where the model now is: for use without a Trainer.
+
+        Args:
+            names: K names, in label order; K columns of logits are theirs.
+
+        Raises:
+            UserError: If there is no name.
+        """
+        self.class_names = list(names)
+        self._prepare()
 
     def _agree_on_classes(self, names: Sequence[str]) -> None:
         if self.class_names is None:
@@ -133,12 +156,20 @@ class Method(LightningModule):
                 "leave it null to take the dataset's, or give one name per class"
             )
 
+    def _templates(self) -> TemplateSet | list[str]:
+        """The templates, with the dataset's own in place of its name."""
+        if self.templates != "dataset":
+            return self.templates
+        if self._template is None:
+            raise UserError("model.templates dataset: only benchmarks have a prompt of their own: use single")
+        return [self._template]
+
     def _prepare(self) -> None:
         """Encode the class list, once per list, where the model now is."""
-        names = tuple(self.class_names or ())
-        if names != self._text_of:
-            self.text = self.clip.text_features(names, self.templates)
-            self._text_of = names
+        names, templates = list(self.class_names or ()), self._templates()
+        if (names, templates) != self._text_of:
+            self.text = self.clip.text_features(names, templates)
+            self._text_of = (names, templates)
         self.metrics.reset()
 
     def on_test_start(self) -> None:

@@ -32,14 +32,13 @@ from lorattt.adapters.tuner import Tuner
 from lorattt.clip.attention import Adapter
 from lorattt.clip.frozen import Scratch
 from lorattt.clip.load import ClipSpec
-from lorattt.clip.templates import TemplateSet
 from lorattt.clip.vision import VisionTower
 from lorattt.episodes.engine import Observer, adapt
 from lorattt.episodes.optim import OptimiserSpec
 from lorattt.errors import UserError
 from lorattt.losses.entropy import marginal_entropy
 from lorattt.losses.reconstruction import class_token_reconstruction
-from lorattt.methods.base import EpisodeBatch, Method
+from lorattt.methods.base import EpisodeBatch, Method, Templates
 from lorattt.rng import episode_keys, fold
 from lorattt.views.crops import ViewSpec
 from lorattt.views.masking import kept_count, random_kept_patches
@@ -287,7 +286,8 @@ class LoRATTT(Method):
     Args:
         clip: Which CLIP to use; its image tower must be a ViT.
         class_names: Names in label order; the dataset's where null.
-        templates: Prompt templates: ``single``, ``openai-7``, ``openai-80``, or a list of texts with one ``{}``.
+        templates: Prompt templates: ``single``, ``openai-7``, ``openai-80``, ``dataset`` for CoOp's prompt of a
+            benchmark, or a list of texts with one ``{}``.
         views: How the views of an image are made.
         tune: What is adapted: LoRA on the attention projections, or the scales and shifts of LayerNorm.
         lora: The adapters, for ``tune: lora``.
@@ -312,7 +312,7 @@ class LoRATTT(Method):
         *,
         clip: ClipSpec = ClipSpec(),
         class_names: list[str] | None = None,
-        templates: TemplateSet | list[str] = "single",
+        templates: Templates = "single",
         views: ViewSpec = ViewSpec(),
         tune: Literal["lora", "layernorm"] = "lora",
         lora: LoRASpec = LoRASpec(),

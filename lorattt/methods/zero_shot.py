@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from lorattt.clip.load import ClipSpec
-from lorattt.clip.templates import TemplateSet
-from lorattt.methods.base import EpisodeBatch, Method
+from lorattt.methods.base import EpisodeBatch, Method, Templates
 from lorattt.views.crops import ViewSpec
 
 
@@ -17,7 +16,8 @@ class ZeroShot(Method):
     Args:
         clip: Which CLIP to use; any image tower.
         class_names: Names in label order; the dataset's where null.
-        templates: Prompt templates: ``single``, ``openai-7``, ``openai-80``, or a list of texts with one ``{}``.
+        templates: Prompt templates: ``single``, ``openai-7``, ``openai-80``, ``dataset`` for CoOp's prompt of a
+            benchmark, or a list of texts with one ``{}``.
         seed: Unused here; every method has one.
     """
 
@@ -28,7 +28,7 @@ class ZeroShot(Method):
         *,
         clip: ClipSpec = ClipSpec(),
         class_names: list[str] | None = None,
-        templates: TemplateSet | list[str] = "single",
+        templates: Templates = "single",
         seed: int = 0,
     ) -> None:
         super().__init__(clip=clip, class_names=class_names, templates=templates, views=ViewSpec(number=1), seed=seed)

@@ -1,7 +1,10 @@
 """Every kind of image file becomes 8-bit RGB, upright, or names its reason."""
 
 import io
+import os
+import struct
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -273,3 +276,70 @@ def test_the_file_is_closed(tmp_path: Path) -> None:
         image = read_image(path)
     path.unlink()
     assert len(image.tobytes()) == 32 * 16 * 3  # nothing is loaded later
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG file that tells its size and holds nothing else: decoding it would fail in another way."""
+    fields = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", len(fields)) + b"IHDR" + fields + struct.pack(">I", zlib.crc32(b"IHDR" + fields))
+    return b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT"
+
+
+@pytest.mark.parametrize(("width", "height"), [(20_000, 20_000), (10_001, 10_000), (12_000, 9_000)])
+def test_an_image_with_too_many_pixels_is_refused_before_it_is_decoded(
+    tmp_path: Path, width: int, height: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(image: Image.Image) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
+    path = tmp_path / "large.png"
+    path.write_bytes(png_header(width, height))
+    with pytest.raises(UnreadableImageError) as caught:
+        read_image(path)
+    assert str(caught.value) == (
+        f"it has {width} x {height} pixels, more than data.max_pixels 100000000: make it smaller or raise that limit"
+    )
+
+
+def test_an_image_that_pillow_refuses_is_refused_whatever_the_limit(tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    path.write_bytes(png_header(20_000, 20_000))
+    with pytest.raises(UnreadableImageError, match="decompression bomb"):
+        read_image(path, 400_000_000)
+
+
+@pytest.mark.parametrize("ending", IMAGE_ENDINGS)
+def test_the_limit_on_pixels_is_exact(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"image{ending}"
+    Image.fromarray(noise(5, 7)).save(path)
+    assert read_image(path, 35).size == (7, 5)
+    with pytest.raises(UnreadableImageError, match="it has 7 x 5 pixels, more than data.max_pixels 34"):
+        read_image(path, 34)
+
+
+def test_a_line_of_pixels_is_refused(tmp_path: Path) -> None:
+    # Resized to 224 on its shorter side it would have 224 * 224,000 pixels for every 1,000 of its length.
+    for width, height, refused in ((1000, 1, False), (1001, 1, True), (2, 2001, True)):
+        Image.new("L", (width, height)).save(tmp_path / "line.png")
+        if refused:
+            with pytest.raises(UnreadableImageError, match=f"it has {width} x {height} pixels: one side is over 1000"):
+                read_image(tmp_path / "line.png")
+        else:
+            read(tmp_path / "line.png", (width, height))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(UnreadableImageError, match="it is no regular file"):
+        read_image(tmp_path / "pipe.jpg")
+
+
+def test_formats_that_start_other_programs_are_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "picture.jpg"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\nshowpage\n%%EOF\n")
+    with Image.open(path) as image:
+        assert image.format == "EPS", "Pillow itself takes it for a picture"
+    with pytest.raises(UnreadableImageError, match="no image of a known format"):
+        read_image(path)

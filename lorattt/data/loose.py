@@ -1,0 +1,184 @@
+"""A user's own images as they lie about: paths, patterns, folders and lists of paths, without labels."""
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image
+
+from lorattt.data.datamodule import EpisodeData
+from lorattt.data.folder import IMAGENET, images_below, names_of
+from lorattt.data.images import IMAGE_ENDINGS, MAX_PIXELS, check_max_pixels, read_image
+from lorattt.data.source import UNKNOWN_LABEL
+from lorattt.errors import UserError
+
+
+class LooseImages:
+    """Image files without labels, numbered in the order in which they are given.
+
+    Args:
+        images: Paths, patterns, folders and ``@`` lists, see :func:`find_images`.
+        class_names: Names, or where they come from, see :func:`loose_class_names`.
+        max_pixels: The largest width times height that is read.
+
+    Raises:
+        UserError: If nothing is found for an entry of ``images``, or the class names are of no use.
+    """
+
+    def __init__(
+        self, images: Sequence[str] | str, class_names: Sequence[str] | str, max_pixels: int = MAX_PIXELS
+    ) -> None:
+        self._max_pixels = check_max_pixels(max_pixels)
+        self.name = "images"
+        self.class_names = loose_class_names(class_names)
+        self._paths = find_images(images)
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self._paths)
+
+    def path(self, index: int) -> str:
+        """Path as it was given; below a folder that was given, its path and the one within."""
+        return self._paths[index]
+
+    def label(self, index: int) -> int:
+        """Never known: -1."""
+        return UNKNOWN_LABEL
+
+    def read(self, index: int) -> Image.Image:
+        """The image, RGB, upright."""
+        return read_image(Path(self._paths[index]), self._max_pixels)
+
+
+def find_images(images: Sequence[str] | str, key: str = "data.images") -> list[str]:
+    """The files that a user means, in the order given, each file once.
+
+    Args:
+        images: One or several of: a file, whatever its ending; a folder, searched below for image files,
+            hidden ones left out; a pattern with ``*``, ``?``, ``[...]`` or ``**`` (any folders), sorted;
+            ``@FILE``, a text file with one file or folder per line. A leading ``~`` is the home folder.
+        key: What messages call the argument.
+
+    Raises:
+        UserError: If a path does not exist, a pattern matches no file, a folder holds no image, or nothing
+            is given.
+    """
+    entries = [images] if isinstance(images, str) else list(images)
+    if not entries:
+        raise UserError(f"{key} is empty: give files, folders, patterns such as 'photos/*.jpg', or @list.txt")
+    found: dict[str, str] = {}
+    for entry in entries:
+        for path in _expand(os.path.expanduser(entry), key):
+            # A link and its target are one file; links that lead nowhere are told apart by their own names.
+            same = os.path.realpath(path) if os.path.exists(path) else os.path.abspath(path)
+            found.setdefault(same, path)
+    return list(found.values())
+
+
+def _expand(entry: str, key: str) -> Iterator[str]:
+    if os.path.lexists(entry):  # first, so that a file may have brackets in its name
+        yield from _file_or_folder(entry, key)
+    elif entry.startswith("@"):
+        yield from _listed(entry[1:], key)
+    elif glob.has_magic(entry):
+        matches = sorted(path for path in glob.iglob(entry, recursive=True) if not os.path.isdir(path))
+        if not matches:
+            raise UserError(f"{key} {entry!r} matches no file: check the pattern, seen from {os.getcwd()}")
+        yield from matches
+    else:
+        raise UserError(f"{key} {entry!r}: no such file or folder, seen from {os.getcwd()}")
+
+
+def _file_or_folder(path: str, key: str) -> Iterator[str]:
+    if not os.path.isdir(path):
+        yield path
+        return
+    below = images_below(Path(path))
+    if not below:
+        raise UserError(f"{key} {path!r} holds no images: expected files ending in {', '.join(IMAGE_ENDINGS)}")
+    yield from (os.path.join(path, inner) for inner in below)
+
+
+def _listed(name: str, key: str) -> Iterator[str]:
+    path = Path(name).expanduser()
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{key} '@{name}' is not a text file in UTF-8: {error}") from error
+    except OSError as error:
+        raise UserError(f"{key} '@{name}' cannot be read ({error.strerror}): name a text file of paths") from error
+    listed = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    if not listed:
+        raise UserError(f"{key} '@{name}' holds no paths: give one per line")
+    for number, line in listed:
+        if not os.path.lexists(line := os.path.expanduser(line)):
+            raise UserError(f"{key} '@{name}', line {number}: no such file or folder {line!r}, seen from {os.getcwd()}")
+        yield from _file_or_folder(line, key)
+
+
+def loose_class_names(names: Sequence[str] | str, key: str = "data.class_names") -> list[str]:
+    """The names an image may get, in label order.
+
+    Args:
+        names: The names; or ``imagenet``, or a ``.txt`` or ``.json`` file.
+        key: What messages call the argument.
+
+    Raises:
+        UserError: If there is no name, one is blank or comes twice, or the file cannot be read.
+    """
+    if names == IMAGENET:
+        return names_of([], IMAGENET)  # two of these names come twice, and are two classes
+    if isinstance(names, str):
+        if not Path(names).expanduser().is_file():
+            raise UserError(
+                f"{key} {names!r}: no such file; give a list such as '[cat, dog]', a .txt or .json file, or {IMAGENET}"
+            )
+        found, where = names_of([], names), f"{key} {names}"
+    else:
+        found, where = [name.strip() for name in names], key
+    if not found:
+        raise UserError(f"{where} is empty: give at least one name")
+    if not all(found):
+        raise UserError(f"{where}: name {found.index('') + 1} is blank")
+    twice = [name for name, count in Counter(found).items() if count > 1]
+    if twice:
+        raise UserError(f"{where} has {twice[0]!r} more than once: remove it, or tell the classes apart by name")
+    return found
+
+
+class ImagesData(EpisodeData):
+    """A user's own images, without labels, for ``predict``.
+
+    Args:
+        images: Files, folders (searched below), patterns such as ``photos/**/*.jpg``, and ``@list.txt`` for a
+            text file with one path per line; one of these or a list.
+        class_names: Names of the classes: a list such as ``[cat, dog]``, a ``.txt`` or ``.json`` file, or
+            ``imagenet``.
+        batch_size: Images adapted at once (E). Predictions do not depend on it.
+        workers: Processes that read images and make views.
+        limit: Use only so many images, evenly spread; all where null.
+        on_bad_image: End the run at an unreadable image, or leave it out, count it and list it.
+        max_pixels: The largest width times height that is read; above it, an image counts as unreadable.
+    """
+
+    def __init__(
+        self,
+        images: list[str] | str,
+        class_names: list[str] | str,
+        *,
+        batch_size: int = 8,
+        workers: int = 2,
+        limit: int | None = None,
+        on_bad_image: Literal["error", "skip"] = "skip",
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        super().__init__(
+            LooseImages(images, class_names, max_pixels),
+            batch_size=batch_size,
+            workers=workers,
+            limit=limit,
+            on_bad_image=on_bad_image,
+        )

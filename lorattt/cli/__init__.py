@@ -11,9 +11,11 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 # Imported so that their classes can be named without their modules.
+import lorattt.data.benchmark
 import lorattt.data.demo
 import lorattt.data.demo_pretrain
 import lorattt.data.folder
+import lorattt.data.loose
 import lorattt.methods.lora_ttt
 import lorattt.methods.pretrain
 import lorattt.methods.zero_shot  # noqa: F401
@@ -23,8 +25,11 @@ from lorattt.callbacks.progress import AccuracyBar
 from lorattt.callbacks.results import ResultsWriter
 from lorattt.callbacks.run_folder import ConfigWriter, RunFolder
 from lorattt.cli.report import condense, explain, one_line
+from lorattt.data.command import main as data_command
 from lorattt.errors import UserError
 from lorattt.methods.base import Method
+
+_DESCRIPTION = "Test-time training for CLIP. Also: lorattt data check, lorattt data corruption-error."
 
 
 class _Parser(LightningArgumentParser):
@@ -108,6 +113,9 @@ class LorattCLI(LightningCLI):
 
 def main(args: ArgsType = None) -> None:
     """Run the command line; a user's mistake ends it with one line and exit code 2."""
+    given = sys.argv[1:] if args is None else args
+    if isinstance(given, list) and given[:1] == ["data"]:
+        raise SystemExit(data_command(given[1:]))
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # below: which devices there are, and advertising
     with warnings.catch_warnings():
@@ -130,7 +138,7 @@ def main(args: ArgsType = None) -> None:
                 save_config_callback=ConfigWriter,
                 save_config_kwargs={"save_to_log_dir": False},
                 parser_class=_Parser,
-                parser_kwargs={"prog": "lorattt", "version": __version__, "description": "Test-time training for CLIP"},
+                parser_kwargs={"prog": "lorattt", "version": __version__, "description": _DESCRIPTION},
                 args=args,
             )
         except Exception as error:

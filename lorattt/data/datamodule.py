@@ -5,15 +5,17 @@ from typing import Any, Literal
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
+from lorattt.data.loader import EpisodeLoader, SlotCollate
 from lorattt.data.sampler import ExactShard
-from lorattt.data.source import UNKNOWN_LABEL, EpisodeDataset, ImageSource, Transform, collate_episodes, spread
+from lorattt.data.source import UNKNOWN_LABEL, EpisodeDataset, ImageSource, Transform, spread
 from lorattt.errors import UserError
 
 
 class EpisodeData(LightningDataModule):
     """Batches of episodes from one source of images; subclasses say which source.
 
-    The method that uses it sets ``transform`` before the loaders are made: views belong to the method.
+    The method that uses it sets ``transform`` before the loaders are made: views belong to the method. Without
+    one, batches hold ``image``, a list of ``(3, H, W)`` uint8 tensors at their own sizes, in place of ``views``.
 
     Args:
         source: The images.
@@ -21,6 +23,7 @@ class EpisodeData(LightningDataModule):
         workers: Processes that read images and make views.
         limit: Use only so many images, evenly spread over the dataset; all where null.
         on_bad_image: End the run at an unreadable image, or leave it out, count it and list it.
+        prefetch: Batches each worker prepares ahead.
 
     Attributes:
         class_names: Names in label order; empty where the images have no classes.
@@ -34,12 +37,15 @@ class EpisodeData(LightningDataModule):
         workers: int,
         limit: int | None,
         on_bad_image: Literal["error", "skip"],
+        prefetch: int = 2,
     ) -> None:
         super().__init__()
         if batch_size < 1:
             raise UserError(f"data.batch_size {batch_size}: must be at least 1")
         if workers < 0:
             raise UserError(f"data.workers {workers}: must be at least 0")
+        if prefetch < 1:
+            raise UserError(f"data.prefetch {prefetch}: must be at least 1")
         if limit is not None and limit < 1:
             raise UserError(f"data.limit {limit}: must be at least 1, or null for all images")
         self.source = source
@@ -47,21 +53,22 @@ class EpisodeData(LightningDataModule):
         self.class_names = source.class_names
         self.indices = spread(len(source), limit)
         self.transform: Transform | None = None
-        self._batch_size, self._workers, self._on_bad_image = batch_size, workers, on_bad_image
+        self._batch_size, self._workers, self._prefetch = batch_size, workers, prefetch
+        self._on_bad_image = on_bad_image
 
     def _loader(self) -> DataLoader[dict[str, Any]]:
-        if self.transform is None:
-            raise UserError("the data has no views yet: run it with a method of lorattt.methods, or set its transform")
         world = self.trainer.world_size if self.trainer else 1
         if len(self.indices) < world:
             raise UserError(f"{len(self.indices)} images cannot be shared out to {world} devices: use fewer devices")
         dataset = EpisodeDataset(self.source, self.indices, self.transform)
-        return DataLoader(
+        return EpisodeLoader(
             dataset,
             batch_size=self._batch_size,
             sampler=ExactShard(dataset, world, self.trainer.global_rank if self.trainer else 0),
             num_workers=self._workers,
-            collate_fn=collate_episodes,
+            persistent_workers=self._workers > 0,
+            prefetch_factor=self._prefetch if self._workers else None,
+            collate_fn=SlotCollate(self._prefetch + 1),
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
         )
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from lorattt.data.images import read_image
+from lorattt.data.images import MAX_PIXELS, read_image
 
 
 class Item(NamedTuple):
@@ -42,10 +42,12 @@ class ListedImages:
     Args:
         name: What results call the dataset.
         listing: The images.
+        max_pixels: The largest width times height that is read.
     """
 
-    def __init__(self, name: str, listing: Listing) -> None:
+    def __init__(self, name: str, listing: Listing, max_pixels: int = MAX_PIXELS) -> None:
         self.name = name
+        self._max_pixels = max_pixels
         self.listing = listing
         self.class_names = list(listing.class_names)
 
@@ -63,4 +65,4 @@ class ListedImages:
 
     def read(self, index: int) -> Image.Image:
         """The image, RGB, upright."""
-        return read_image(self.listing.root / self.listing.items[index].path)
+        return read_image(self.listing.root / self.listing.items[index].path, self._max_pixels)

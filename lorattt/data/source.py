@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -49,15 +50,15 @@ def spread(count: int, limit: int | None) -> list[int]:
 
 
 class EpisodeDataset(Dataset[dict[str, Any]]):
-    """Episodes of a source: the views of each image, made from (seed, index) alone.
+    """Episodes of a source: the views of each image, made from (seed, index) alone, or the image itself.
 
     Args:
         source: The images.
         indices: Which of them, by dataset-wide number.
-        transform: Image and dataset-wide number to ``(V, 3, S, S)`` uint8 views.
+        transform: Image and dataset-wide number to ``(V, 3, S, S)`` uint8 views; null leaves images as decoded.
     """
 
-    def __init__(self, source: ImageSource, indices: list[int], transform: Transform) -> None:
+    def __init__(self, source: ImageSource, indices: list[int], transform: Transform | None) -> None:
         self._source, self._indices, self._transform = source, indices, transform
 
     def __len__(self) -> int:
@@ -65,23 +66,35 @@ class EpisodeDataset(Dataset[dict[str, Any]]):
         return len(self._indices)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        """One episode; an unreadable image has ``reason`` instead of ``views``."""
+        """One episode: ``index``, ``path``, ``label``, and ``views`` or ``image`` ``(3, H, W)`` uint8.
+
+        An unreadable image has ``reason`` instead.
+        """
         index = self._indices[position]
         item = {"index": index, "path": self._source.path(index), "label": self._source.label(index)}
         try:
             image = self._source.read(index)
         except UnreadableImageError as error:
             return {**item, "reason": str(error)}
-        return {**item, "views": self._transform(image, index)}
+        if self._transform is not None:
+            return {**item, "views": self._transform(image, index)}
+        # A view of rows of pixels: it crosses to the main process without another copy.
+        return {**item, "image": torch.from_numpy(np.array(image)).permute(2, 0, 1)}
 
 
 def collate_episodes(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Stack readable episodes; list the others under ``skipped`` with ``index``, ``path`` and ``reason``."""
-    good = [item for item in items if "views" in item]
-    return {
-        "views": torch.stack([item["views"] for item in good]) if good else torch.empty(0, dtype=torch.uint8),
+    """Stack readable episodes; list the others under ``skipped`` with ``index``, ``path`` and ``reason``.
+
+    Views are stacked, ``(E, V, 3, S, S)``; images, each of its own size, are a list.
+    """
+    good = [item for item in items if "reason" not in item]
+    batch = {
         "label": torch.tensor([item["label"] for item in good], dtype=torch.long),
         "index": torch.tensor([item["index"] for item in good], dtype=torch.long),
         "path": [item["path"] for item in good],
         "skipped": [{key: item[key] for key in ("index", "path", "reason")} for item in items if "reason" in item],
     }
+    if good and "image" in good[0]:
+        return {**batch, "image": [item["image"] for item in good]}
+    views = torch.stack([item["views"] for item in good]) if good else torch.empty(0, dtype=torch.uint8)
+    return {**batch, "views": views}

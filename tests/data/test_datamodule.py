@@ -44,8 +44,16 @@ def data_of(
     workers: int = 0,
     limit: int | None = None,
     on_bad_image: Literal["error", "skip"] = "error",
+    prefetch: int = 2,
 ) -> EpisodeData:
-    data = EpisodeData(source or Few(), batch_size=batch_size, workers=workers, limit=limit, on_bad_image=on_bad_image)
+    data = EpisodeData(
+        source or Few(),
+        batch_size=batch_size,
+        workers=workers,
+        limit=limit,
+        on_bad_image=on_bad_image,
+        prefetch=prefetch,
+    )
     data.transform = red
     return data
 
@@ -59,7 +67,8 @@ def numbers(batches: Any) -> list[list[int]]:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("batch_size", 0), ("batch_size", -1), ("workers", -1), ("limit", 0), ("limit", -5)]
+    ("key", "value"),
+    [("batch_size", 0), ("batch_size", -1), ("workers", -1), ("limit", 0), ("limit", -5), ("prefetch", 0)],
 )
 def test_arguments_that_make_no_batches_are_refused_by_name(key: str, value: int) -> None:
     values: dict[str, Any] = {key: value}
@@ -79,11 +88,17 @@ def test_a_limit_spreads_over_the_images() -> None:
     assert numbers(data_of(limit=9).test_dataloader()) == [[0, 1], [2, 3], [4]]
 
 
-def test_without_views_the_loader_says_what_is_missing() -> None:
-    data = data_of()
+@pytest.mark.parametrize("workers", [0, 1])
+def test_without_views_batches_hold_the_images_themselves(workers: int) -> None:
+    data = data_of(Few(broken=True), workers=workers)
     data.transform = None
-    with pytest.raises(UserError, match="no views yet"):
-        data.predict_dataloader()
+    batches = list(data.predict_dataloader())
+    assert numbers(batches) == [[0, 1], [3], [4]]
+    for batch in batches:
+        assert set(batch) == {"image", "label", "index", "path", "skipped"}
+        for image, index in zip(batch["image"], batch["index"].tolist(), strict=True):
+            assert image.dtype == torch.uint8
+            assert image.flatten().tolist() == [index, 0, 0]
 
 
 def test_images_without_classes_are_predicted_and_not_tested() -> None:

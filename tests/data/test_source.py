@@ -105,3 +105,16 @@ def test_workers_make_the_same_batches() -> None:
         assert torch.equal(mine.pop("label"), theirs.pop("label"))
         assert torch.equal(mine.pop("index"), theirs.pop("index"))
         assert mine == theirs
+
+
+def test_without_a_transform_an_item_is_the_image_at_its_own_size() -> None:
+    class Striped(Numbered):
+        def read(self, index: int) -> Image.Image:
+            image = Image.new("RGB", (5, 3), (1, 2, 3))
+            image.putpixel((4, 2), (7, 8, 9))
+            return image
+
+    image = EpisodeDataset(Striped(1), [0], None)[0]["image"]
+    assert image.shape == (3, 3, 5)
+    assert image[:, 0, 0].tolist() == [1, 2, 3]
+    assert image[:, 2, 4].tolist() == [7, 8, 9]

@@ -1,0 +1,171 @@
+"""Any of the benchmarks as batches: found below one folder, whole or in part, clean or corrupted."""
+
+import os
+from pathlib import Path
+from typing import Literal, get_args
+
+from lorattt.data.catalogue import BENCHMARKS
+from lorattt.data.catalogue import benchmark as find_benchmark
+from lorattt.data.corruptions import CorruptedImages, CorruptionSpec
+from lorattt.data.datamodule import EpisodeData
+from lorattt.data.download import cifar, download
+from lorattt.data.images import MAX_PIXELS, check_max_pixels
+from lorattt.data.listing import ListedImages, Listing
+from lorattt.data.readers import read_benchmark
+from lorattt.data.source import ImageSource
+from lorattt.data.splits import class_subset, few_shot, keep_classes, read_items, write_items
+from lorattt.errors import UserError
+
+Subset = Literal["all", "base", "new"]
+_CIFAR = ("cifar10", "cifar100")
+
+
+class BenchmarkData(EpisodeData):
+    """One of the fifteen benchmarks, or CIFAR-10 or -100.
+
+    Args:
+        dataset: Its key: imagenet, imagenet_a, imagenet_v2, imagenet_r, imagenet_sketch, flowers102, dtd, oxford_pets,
+            stanford_cars, ucf101, caltech101, food101, sun397, fgvc_aircraft, eurosat, cifar10 or cifar100.
+        data_root: Folder that holds the datasets, each in the layout of CoOp, TPT, ZERO or torchvision.
+        split: Which images; ``val`` and ``test`` of ImageNet are both its validation images.
+        path: This dataset's own folder, if it lies elsewhere or has another name.
+        splits: Folder of CoOp's split files, if they do not lie beside the data.
+        classes: ``all``; ``base`` for the first half of the labels or ``new`` for the rest, relabelled from 0; or
+            a list of names or 0-based numbers, relabelled in that order.
+        shots: Draw so many images of each class; all where null.
+        items: A list of images that an earlier run wrote, in place of drawing: the same images again.
+        corruption: One of ImageNet-C's corruptions, at a severity from 1 to 5.
+        download: Fetch the dataset into ``data_root`` if it is not there, where torchvision can.
+        draw_seed: Seed of the drawing of images and of the corruption: which images, not the run's randomness.
+        batch_size: Images adapted at once (E). Predictions do not depend on it.
+        workers: Processes that read images and make views.
+        prefetch: Batches each worker prepares ahead.
+        limit: Use only so many images, evenly spread over the dataset; all where null.
+        on_bad_image: End the run at an unreadable image, or leave it out, count it and list it.
+        max_pixels: The largest width times height that is read; above it, an image counts as unreadable.
+
+    Attributes:
+        template: CoOp's prompt for the dataset, with one ``{}``; null for CIFAR.
+        drawn: The images of this run, if they were drawn; a run keeps the list in its folder.
+        corruption: ``name``, ``severity`` and ``of``, the clean images' name, for ``results.json``; null if clean.
+
+    Raises:
+        UserError: If the dataset is not found or damaged, or a value does not fit it.
+    """
+
+    def __init__(
+        self,
+        dataset: str,
+        data_root: str = "data",
+        *,
+        split: Literal["train", "val", "test"] = "test",
+        path: str | None = None,
+        splits: str | None = None,
+        classes: Subset | list[int | str] = "all",
+        shots: int | None = None,
+        items: str | None = None,
+        corruption: CorruptionSpec | None = None,
+        download: bool = False,
+        draw_seed: int = 1,
+        batch_size: int = 8,
+        workers: int = 2,
+        prefetch: int = 2,
+        limit: int | None = None,
+        on_bad_image: Literal["error", "skip"] = "error",
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        check_max_pixels(max_pixels)
+        root = Path(data_root).expanduser()
+        self.drawn: Listing | None = None
+        self.template: str | None = None
+        self.corruption: dict[str, str | int] | None = None
+        if download and _is_first_process():
+            _download(dataset, root)
+        if dataset in _CIFAR:
+            if classes != "all" or shots is not None or items is not None or path or splits:
+                raise UserError(f"data.dataset {dataset}: classes, shots, items, path and splits are not for CIFAR")
+            source: ImageSource = cifar(dataset, root, split)
+        else:
+            self.template = find_benchmark(dataset).template
+            listing, _ = read_benchmark(dataset, root, split, path=_folder(path), splits=_folder(splits))
+            listing = _part(listing, classes)
+            if items is not None:
+                if shots is not None:
+                    raise UserError("data.items and data.shots are both given: a list is not drawn from again")
+                listing = _listed(Path(items).expanduser(), listing)
+            elif shots is not None:
+                listing = self.drawn = few_shot(listing, shots, draw_seed)
+            source = ListedImages(_name(dataset, split, classes, shots, items), listing, max_pixels)
+        if corruption is not None:
+            self.corruption = {"name": corruption.name, "severity": corruption.severity, "of": source.name}
+            source = CorruptedImages(source, corruption, draw_seed)
+        super().__init__(
+            source,
+            batch_size=batch_size,
+            workers=workers,
+            limit=limit,
+            on_bad_image=on_bad_image,
+            prefetch=prefetch,
+        )
+
+    def keep_images(self, file: Path) -> None:
+        """Write the list of images that were drawn, if they were, for ``data.items`` of another run."""
+        if self.drawn is not None:
+            write_items(self.drawn, file)
+
+
+def _folder(value: str | None) -> Path | None:
+    return None if value is None else Path(value).expanduser()
+
+
+def _is_first_process() -> bool:
+    """Whether this process of a machine is the one that fetches; launchers number them before anything starts."""
+    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "SLURM_LOCALID"))
+
+
+def _download(dataset: str, root: Path) -> None:
+    if dataset in BENCHMARKS:
+        try:
+            # Also in a layout that is not torchvision's: what is there is not fetched again.
+            read_benchmark(dataset, root)
+        except UserError:
+            download(dataset, root)
+    else:
+        download(dataset, root)
+
+
+def _part(listing: Listing, classes: Subset | list[int | str]) -> Listing:
+    if isinstance(classes, str):
+        if classes not in get_args(Subset):
+            raise UserError(f"data.classes {classes!r}: use all, base, new, or a list of names or numbers")
+        return class_subset(listing, classes)
+    return keep_classes(listing, classes)
+
+
+def _listed(file: Path, listing: Listing) -> Listing:
+    """The images of an earlier run's list, which must be of the same classes as now."""
+    found = read_items(file, listing.root)
+    if found.class_names != listing.class_names:
+        raise UserError(
+            f"data.items {file}: its {len(found.class_names)} classes are not the {len(listing.class_names)} of "
+            "data.dataset and data.classes: give the values of the run that wrote it"
+        )
+    known = set(listing.items)
+    for item in found.items:
+        if item not in known:
+            raise UserError(f"data.items {file}: {item.path} with label {item.label} is not among the split's images")
+    return found
+
+
+def _name(dataset: str, split: str, classes: Subset | list[int | str], shots: int | None, items: str | None) -> str:
+    """What results call it; the whole test split has the dataset's own name."""
+    parts = [dataset]
+    if split != "test":
+        parts.append(split)
+    if classes != "all":
+        parts.append(classes if isinstance(classes, str) else f"{len(classes)}-classes")
+    if shots is not None:
+        parts.append(f"{shots}-shot")
+    if items is not None:
+        parts.append("listed")
+    return "-".join(parts)

@@ -1,0 +1,180 @@
+"""``lorattt data``: what is found, what is missing, and the corruption errors of runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+from miniature import put, write
+
+from lorattt.data.catalogue import BENCHMARKS
+from lorattt.data.check import check, table
+from lorattt.data.command import main
+from lorattt.errors import UserError
+
+LAYOUTS = {"dtd": "tpt", "eurosat": "coop", "fgvc_aircraft": "torchvision"}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Three datasets, each in another layout."""
+    for key, layout in LAYOUTS.items():
+        write(key, layout, tmp_path / "all")
+    return tmp_path / "all"
+
+
+def test_an_empty_root_misses_all_and_says_where_to_get_them(tmp_path: Path) -> None:
+    findings = check(tmp_path)
+    assert [each.dataset for each in findings] == list(BENCHMARKS)
+    for each in findings:
+        assert each.state == "missing"
+        assert each.images == each.listed == each.classes == 0
+        assert each.fetch == BENCHMARKS[each.dataset].fetch
+        assert each.note
+        assert "\n" not in each.note + each.fetch
+
+
+def test_what_is_there_is_counted_against_what_was_published(root: Path) -> None:
+    findings = {each.dataset: each for each in check(root)}
+    assert {key for key, each in findings.items() if each.state != "missing"} == set(LAYOUTS)
+    for key, layout in LAYOUTS.items():
+        each = findings[key]
+        assert (each.state, each.layout) == ("incomplete", layout)  # one image a class is not what was published
+        assert each.images == each.listed == each.classes == each.expected_classes == BENCHMARKS[key].classes
+        assert each.expected == BENCHMARKS[key].counts["test"]
+        assert f"{each.images} images where {each.expected} were published" in each.note
+
+
+def test_complete_is_what_has_all_published_images(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BENCHMARKS["eurosat"].counts, "test", 10)  # type: ignore[arg-type]
+    (each,) = check(root, ["eurosat"])
+    assert (each.state, each.note, each.images) == ("complete", "", 10)
+    assert main(["check", "--data_root", str(root), "--datasets", "eurosat"]) == 0
+    assert main(["check", "--data_root", str(root), "--datasets", "eurosat", "dtd"]) == 1
+
+
+def test_missing_files_and_broken_links_are_counted_and_the_first_named(root: Path) -> None:
+    pictures = sorted((root / "eurosat" / "2750").rglob("*.jpg"))
+    absent = [picture for picture in pictures if "Forest" in picture.name or "River" in picture.name]
+    absent[0].unlink()
+    absent[1].unlink()
+    absent[1].symlink_to(root / "nowhere.jpg")
+    (each,) = check(root, ["eurosat"])
+    assert (each.state, each.images, each.listed) == ("incomplete", 8, 10)
+    # The split file of the miniature starts with the last class.
+    assert "2 images are missing, the first is River/" in each.note
+
+
+def test_another_place_and_another_folder_of_split_files(tmp_path: Path) -> None:
+    write("eurosat", "coop", tmp_path / "here", splits=tmp_path / "lists")
+    (tmp_path / "here" / "eurosat").rename(tmp_path / "satellite")
+    (tmp_path / "empty").mkdir()
+    options = ["--datasets", "eurosat", "--path", f"eurosat={tmp_path / 'satellite'}"]
+    (each,) = check(tmp_path / "empty", ["eurosat"], paths={"eurosat": tmp_path / "satellite"})
+    assert each.state == "missing"
+    (each,) = check(
+        tmp_path / "empty", ["eurosat"], paths={"eurosat": tmp_path / "satellite"}, splits=tmp_path / "lists"
+    )
+    assert each.images == 10
+    assert main(["check", "--data_root", str(tmp_path / "empty"), *options, "--splits", str(tmp_path / "lists")]) == 1
+
+
+def test_the_table_has_a_row_each_and_a_line_for_each_problem(root: Path) -> None:
+    findings = check(root, ["dtd", "sun397"])
+    lines = table(findings).splitlines()
+    assert lines[0].split() == ["dataset", "state", "layout", "images", "expected", "classes"]
+    assert lines[1].split() == ["dtd", "incomplete", "tpt", "47", "1,692", "47", "of", "47"]
+    assert lines[2].split() == ["sun397", "missing", "-", "0", "19,850", "0", "of", "397"]
+    assert lines[4] == "0 of 2 complete"
+    assert [line.split(":")[0].strip() for line in lines[5:]] == ["dtd", "sun397", "to get it"]
+
+
+def test_json_has_the_same_numbers(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--data_root", str(root), "--datasets", "dtd", "--json"]) == 1
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["dataset"] == "dtd"
+    assert row["images"] == 47
+    assert row["folder"] == str(root / "DTD" / "images")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--data_root", "none"], ["data_root none", "no such folder"]),
+        (["--datasets", "eurosta"], ["eurosta", "eurosat"]),
+        (["--path", "eurosat"], ["--path eurosat", "KEY=FOLDER"]),
+        (["--path", "eurosta=x"], ["eurosta", "eurosat"]),
+    ],
+    ids=str,
+)
+def test_mistakes_are_one_line(
+    arguments: list[str], parts: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = [] if "--data_root" in arguments else ["--data_root", str(tmp_path)]
+    assert main(["check", *root, *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("lorattt: error: ")
+    assert captured.err.count("\n") == 1
+    for part in parts:
+        assert part in captured.err
+
+
+# --- corruption errors ---
+
+
+def a_run(folder: Path, before: float, after: float, corruption: tuple[str, int] | None, of: str = "imagenet") -> None:
+    folder.mkdir(parents=True)
+    row = {"method": "m", "backbone": "b", "dataset": of, "top1_before": before, "top1_after": after}
+    if corruption:
+        row |= {"dataset": "x", "corruption": {"name": corruption[0], "severity": corruption[1], "of": of}}
+    (folder / "results.json").write_text(json.dumps(row))
+
+
+def test_errors_are_means_over_severities_relative_to_alexnet(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for severity in range(1, 6):
+        a_run(tmp_path / f"fog{severity}", 0.9 - 0.1 * severity, 0.95 - 0.1 * severity, ("fog", severity))
+        a_run(tmp_path / f"snow{severity}", 0.5, 0.6, ("snow", severity))
+    a_run(tmp_path / "noise", 0.3, 0.3, ("gaussian_noise", 2))
+    a_run(tmp_path / "clean", 0.7, 0.7, None)
+    assert main(["corruption-error", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.split()}
+    # Errors 0.2, 0.3, ..., 0.6; AlexNet's published 0.819324 for fog and 0.866816 for snow.
+    assert rows["fog"] == ["1,2,3,4,5", "40.00", "35.00", f"{40 / 0.819324:.2f}", f"{35 / 0.819324:.2f}"]
+    assert rows["snow"][1:] == ["50.00", "40.00", f"{50 / 0.866816:.2f}", f"{40 / 0.866816:.2f}"]
+    assert rows["gaussian_noise"] == ["2", "70.00", "70.00", "-", "-"]
+    assert rows["mean"][0] == f"{(40 + 50 + 70) / 3:.2f}"
+    assert rows["mean"][2] == f"{(40 / 0.819324 + 50 / 0.866816) / 2:.2f}"
+    assert "not the mCE of papers, which also counts gaussian_noise" in out
+
+
+def test_other_datasets_have_errors_and_no_baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a_run(tmp_path / "a", 0.5, 0.75, ("fog", 1), of="eurosat")
+    assert main(["corruption-error", str(tmp_path)]) == 0
+    assert "CE before" not in capsys.readouterr().out
+    assert main(["corruption-error", str(tmp_path), "--json"]) == 0
+    (group,) = json.loads(capsys.readouterr().out)
+    assert group["errors"] == {"before": {"fog": {"1": 0.5}}, "after": {"fog": {"1": 0.25}}}
+
+
+def test_what_is_no_such_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def refusal() -> str:
+        assert main(["corruption-error", str(tmp_path)]) == 2
+        return capsys.readouterr().err
+
+    assert "no run with a corruption" in refusal()
+    a_run(tmp_path / "one", 0.5, 0.5, ("fog", 1))
+    a_run(tmp_path / "two", 0.5, 0.5, ("fog", 1))
+    assert "a second run of fog 1" in refusal()
+    put(tmp_path / "two", "results.json")  # no JSON at all
+    assert "two/results.json: not a results.json" in refusal()
+    (tmp_path / "two" / "results.json").write_text('{"method": "m"}')
+    assert "has no backbone" in refusal()
+    assert main(["corruption-error", str(tmp_path / "none")]) == 2
+
+
+def test_unknown_dataset_for_the_function_too(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="eurosta"):
+        check(tmp_path, ["eurosta"])

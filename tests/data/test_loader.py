@@ -1,0 +1,112 @@
+"""Images out of slots that are used again: always each batch's own, whatever the worker does meanwhile."""
+
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lorattt.data import loader
+from lorattt.data.images import UnreadableImageError
+from lorattt.data.loader import EpisodeLoader, SlotCollate
+from lorattt.data.source import EpisodeDataset, collate_episodes
+
+COUNT = 60
+
+
+class Sized:
+    """Images of many sizes; every pixel tells the image and its place. Some cannot be read."""
+
+    name, class_names = "sized", ["one"]  # noqa: RUF012
+
+    def __len__(self) -> int:
+        return COUNT
+
+    def path(self, index: int) -> str:
+        return str(index)
+
+    def label(self, index: int) -> int:
+        return 0
+
+    def read(self, index: int) -> Image.Image:
+        if index % 13 == 5:
+            raise UnreadableImageError("broken")
+        return Image.fromarray(pixels(index))
+
+
+def pixels(index: int) -> Any:
+    # Late images are the largest, so that slots have to grow; then small again.
+    height, width = (40, 50) if index > 45 else (1 + index % 7, 2 + index % 5)
+    return (np.arange(height * width * 3).reshape(height, width, 3) + 17 * index).astype(np.uint8)
+
+
+def batches(workers: int, prefetch: int, persistent: bool = False) -> EpisodeLoader:
+    return EpisodeLoader(
+        EpisodeDataset(Sized(), list(range(COUNT)), None),
+        batch_size=3,
+        num_workers=workers,
+        prefetch_factor=prefetch if workers else None,
+        persistent_workers=persistent,
+        collate_fn=SlotCollate(prefetch + 1),
+    )
+
+
+def assert_right(found: list[dict[str, Any]]) -> None:
+    assert [int(i) for batch in found for i in batch["index"]] == [i for i in range(COUNT) if i % 13 != 5]
+    for batch in found:
+        assert set(batch) == {"image", "label", "index", "path", "skipped"}
+        for image, index in zip(batch["image"], batch["index"].tolist(), strict=True):
+            assert image.dtype == torch.uint8
+            assert np.array_equal(image.permute(1, 2, 0).numpy(), pixels(index))
+    assert [bad["index"] for batch in found for bad in batch["skipped"]] == [i for i in range(COUNT) if i % 13 == 5]
+
+
+@pytest.mark.parametrize(("workers", "prefetch"), [(0, 2), (1, 1), (2, 2)])
+def test_kept_batches_are_never_overwritten(workers: int, prefetch: int) -> None:
+    """All batches are kept and looked at when the workers are long done."""
+    assert_right(list(batches(workers, prefetch)))
+
+
+def test_a_slow_reader_gets_what_was_written_for_it() -> None:
+    """The worker has all the time to run ahead before a batch is asked for."""
+    found = []
+    for batch in batches(1, 1):
+        time.sleep(0.01)
+        found.append(batch)
+    assert_right(found)
+
+
+def test_an_epoch_left_early_does_not_disturb_the_next() -> None:
+    data = batches(1, 2, persistent=True)
+    for batch in data:
+        assert batch["index"].tolist() == [0, 1, 2]
+        break
+    assert_right(list(data))
+
+
+def test_too_few_slots_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test above can fail: without the copy, a slot's next batch shows in the batches that were kept."""
+    monkeypatch.setattr(torch.Tensor, "clone", lambda self: self)
+    with pytest.raises(AssertionError):
+        assert_right(list(batches(1, 1)))
+
+
+def test_slots_are_used_again_and_grow() -> None:
+    collate = SlotCollate(2)
+    first = collate._slot(100)
+    assert first.is_shared()
+    second = collate._slot(90)
+    assert collate._slot(100).data_ptr() == first.data_ptr()
+    assert collate._slot(90).data_ptr() == second.data_ptr()
+    grown = collate._slot(1000)
+    assert grown.numel() >= 1000
+    assert first.numel() < 1000, "whoever still has the old one keeps it"
+
+
+def test_the_main_process_makes_no_slots() -> None:
+    dataset = EpisodeDataset(Sized(), [0, 1], None)
+    items = [dataset[0], dataset[1]]
+    assert SlotCollate(2)(items).keys() == collate_episodes(items).keys()
+    assert loader.get_worker_info() is None

@@ -20,8 +20,11 @@ import numpy as np
 from PIL import Image
 
 from lorattt.data.folder import ImageFolder
-from lorattt.data.loader import EpisodeLoader, SlotCollate
+from lorattt.data.loader import EpisodeLoader
 from lorattt.data.source import EpisodeDataset
+
+# Times over the images in one measurement, so that starting and ending it matter little.
+ROUNDS = 4
 
 
 def decode(path: str) -> int:
@@ -36,7 +39,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     source = ImageFolder(arguments.folder)
@@ -52,12 +55,11 @@ def main() -> None:
 
 def measure(source: ImageFolder, count: int, workers: int, repeats: int) -> dict[str, Any]:
     """One row: the same number of processes for both, 0 for the main process alone."""
-    paths = [str(source.root / source.path(index)) for index in range(count)]
-    dataset = EpisodeDataset(source, list(range(count)), None)
+    indices = list(range(count)) * ROUNDS
+    paths = [str(source.root / source.path(index)) for index in indices]
+    dataset = EpisodeDataset(source, indices, None)
     # As the data modules make it.
-    loader = EpisodeLoader(
-        dataset, batch_size=8, num_workers=workers, collate_fn=SlotCollate(3), persistent_workers=workers > 0
-    )
+    loader = EpisodeLoader(dataset, batch_size=8, num_workers=workers, persistent_workers=workers > 0)
     pool = multiprocessing.get_context("fork").Pool(workers) if workers else None
 
     def ours() -> int:
@@ -78,7 +80,7 @@ def measure(source: ImageFolder, count: int, workers: int, repeats: int) -> dict
             best[name] = min(best[name], time.perf_counter() - started)
     if pool:
         pool.terminate()
-    speeds = {name: count / seconds for name, seconds in best.items()}
+    speeds = {name: len(indices) / seconds for name, seconds in best.items()}
     return {"workers": workers, **speeds, "ours_over_bare": speeds["ours"] / speeds["bare"]}
 
 

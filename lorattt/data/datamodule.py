@@ -5,7 +5,7 @@ from typing import Any, Literal
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from lorattt.data.loader import EpisodeLoader, SlotCollate
+from lorattt.data.loader import EpisodeLoader
 from lorattt.data.sampler import ExactShard
 from lorattt.data.source import UNKNOWN_LABEL, EpisodeDataset, ImageSource, Transform, spread
 from lorattt.errors import UserError
@@ -68,7 +68,6 @@ class EpisodeData(LightningDataModule):
             num_workers=self._workers,
             persistent_workers=self._workers > 0,
             prefetch_factor=self._prefetch if self._workers else None,
-            collate_fn=SlotCollate(self._prefetch + 1),
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
         )
 

@@ -1,5 +1,6 @@
 """Images out of slots that are used again: always each batch's own, whatever the worker does meanwhile."""
 
+import pickle
 import time
 from typing import Any
 
@@ -19,7 +20,7 @@ COUNT = 60
 class Sized:
     """Images of many sizes; every pixel tells the image and its place. Some cannot be read."""
 
-    name, class_names = "sized", ["one"]  # noqa: RUF012
+    name, class_names = "sized", ["one"]
 
     def __len__(self) -> int:
         return COUNT
@@ -49,7 +50,6 @@ def batches(workers: int, prefetch: int, persistent: bool = False) -> EpisodeLoa
         num_workers=workers,
         prefetch_factor=prefetch if workers else None,
         persistent_workers=persistent,
-        collate_fn=SlotCollate(prefetch + 1),
     )
 
 
@@ -86,27 +86,45 @@ def test_an_epoch_left_early_does_not_disturb_the_next() -> None:
     assert_right(list(data))
 
 
-def test_too_few_slots_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The test above can fail: without the copy, a slot's next batch shows in the batches that were kept."""
+def test_a_missing_copy_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests above can fail: without the copy, a slot's next batch shows in the batches that were kept."""
     monkeypatch.setattr(torch.Tensor, "clone", lambda self: self)
     with pytest.raises(AssertionError):
         assert_right(list(batches(1, 1)))
 
 
-def test_slots_are_used_again_and_grow() -> None:
-    collate = SlotCollate(2)
-    first = collate._slot(100)
-    assert first.is_shared()
-    second = collate._slot(90)
-    assert collate._slot(100).data_ptr() == first.data_ptr()
-    assert collate._slot(90).data_ptr() == second.data_ptr()
-    grown = collate._slot(1000)
-    assert grown.numel() >= 1000
-    assert first.numel() < 1000, "whoever still has the old one keeps it"
+def test_two_iterations_at_once_do_not_share_slots() -> None:
+    data = batches(1, 1)
+    pairs = list(zip(data, data, strict=True))
+    assert_right([one for one, _ in pairs])
+    assert_right([other for _, other in pairs])
+
+
+def test_images_really_cross_in_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+
+    def spy(self: SlotCollate, batch: dict[str, Any]) -> dict[str, Any]:
+        taken.append("slot" in batch)
+        return right(self, batch)
+
+    right = SlotCollate.taken_out
+    monkeypatch.setattr(SlotCollate, "taken_out", spy)
+    assert_right(list(batches(2, 2)))
+    assert all(taken)
+    # Without room, or in workers that inherit nothing, batches come the plain way.
+    taken.clear()
+    monkeypatch.setattr(loader, "_BYTES_PER_IMAGE", 100)
+    assert_right(list(batches(2, 2)))
+    assert len(set(taken)) == 2
+    taken.clear()
+    without = batches(1, 1)
+    without.multiprocessing_context = "spawn"
+    assert_right(list(without))
+    assert not any(taken)
 
 
 def test_the_main_process_makes_no_slots() -> None:
     dataset = EpisodeDataset(Sized(), [0, 1], None)
     items = [dataset[0], dataset[1]]
-    assert SlotCollate(2)(items).keys() == collate_episodes(items).keys()
-    assert loader.get_worker_info() is None
+    assert SlotCollate(1, 2, 3)(items).keys() == collate_episodes(items).keys()
+    assert pickle.loads(pickle.dumps(SlotCollate(1, 2, 3))).slots == []

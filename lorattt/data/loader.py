@@ -68,9 +68,7 @@ class SlotCollate:
             return batch
         worker, turn = batch.pop("slot")
         sizes: list[tuple[int, ...]] = batch.pop("sizes")
-        # By numpy, on one thread: torch would take several, and workers wait for the cores they spin on.
-        used = self.slots[worker][turn].numpy()[: 3 * sum(map(math.prod, sizes))]
-        copy = torch.from_numpy(used.copy())
+        copy = _copied(self.slots[worker][turn][: 3 * sum(map(math.prod, sizes))])
         numbers = {key: torch.from_numpy(batch[key]) for key in _NUMBERS}
         return {**batch, **numbers, "image": [place.permute(2, 0, 1) for place in _places(copy, sizes)]}
 
@@ -78,6 +76,11 @@ class SlotCollate:
 def _shared(size: int) -> Tensor:
     """Zeros that forked processes share, ``(size,)`` uint8."""
     return torch.frombuffer(mmap.mmap(-1, size), dtype=torch.uint8)
+
+
+def _copied(used: Tensor) -> Tensor:
+    # By numpy, on one thread: torch would take several, and workers wait for the cores they spin on.
+    return torch.from_numpy(used.numpy().copy())
 
 
 def _places(slot: Tensor, sizes: list[tuple[int, ...]]) -> Iterator[Tensor]:

@@ -56,7 +56,7 @@ def main() -> None:
 def measure(source: ImageFolder, count: int, workers: int, repeats: int) -> dict[str, Any]:
     """One row: the same number of processes for both, 0 for the main process alone."""
     indices = list(range(count)) * ROUNDS
-    paths = [str(source.root / source.path(index)) for index in indices]
+    paths = [str(source.listing.root / source.path(index)) for index in indices]
     dataset = EpisodeDataset(source, indices, None)
     # As the data modules make it.
     loader = EpisodeLoader(dataset, batch_size=8, num_workers=workers, persistent_workers=workers > 0)

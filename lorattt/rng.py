@@ -29,14 +29,8 @@ def _shift_right(x: Tensor, bits: int) -> Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def _mix(x: Tensor) -> Tensor:
-    x = (x ^ _shift_right(x, 30)) * _signed(_MIX_1)
-    x = (x ^ _shift_right(x, 27)) * _signed(_MIX_2)
-    return x ^ _shift_right(x, 31)
-
-
 def _mix_(x: Tensor) -> Tensor:
-    """:func:`_mix` in place, for long tensors: on a CPU, fresh memory costs more than the arithmetic."""
+    """SplitMix64's output function, in place: on a CPU, fresh memory costs more than the arithmetic."""
     shifted = torch.empty_like(x)
     for bits, factor in ((30, _MIX_1), (27, _MIX_2), (31, 1)):
         torch.bitwise_right_shift(x, bits, out=shifted)
@@ -52,7 +46,8 @@ def _bits(keys: Tensor, count: int) -> Tensor:
 
 def fold(keys: Tensor, value: int | Tensor) -> Tensor:
     """Derive new keys from ``keys`` (int64, any shape) and an integer; order of folding matters."""
-    return _mix((keys ^ _mix(torch.as_tensor(value, device=keys.device))) + _signed(_GOLDEN))
+    mixed = _mix_(torch.as_tensor(value, device=keys.device).clone())
+    return _mix_((keys ^ mixed) + _signed(_GOLDEN))
 
 
 def episode_keys(seed: int, index: Tensor) -> Tensor:

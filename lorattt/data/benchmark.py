@@ -1,10 +1,10 @@
 """Any of the benchmarks as batches: found below one folder, whole or in part, clean or corrupted."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
-from lorattt.data.catalogue import BENCHMARKS
 from lorattt.data.catalogue import benchmark as find_benchmark
 from lorattt.data.corruptions import CorruptedImages, CorruptionSpec
 from lorattt.data.datamodule import EpisodeData
@@ -18,6 +18,7 @@ from lorattt.errors import UserError
 
 Subset = Literal["all", "base", "new"]
 _CIFAR = ("cifar10", "cifar100")
+_Read = TypeVar("_Read")
 
 
 class BenchmarkData(EpisodeData):
@@ -79,15 +80,15 @@ class BenchmarkData(EpisodeData):
         self.drawn: Listing | None = None
         self.template: str | None = None
         self.corruption: dict[str, str | int] | None = None
-        if download and _is_first_process():
-            _download(dataset, root)
+        fetch = download and _is_first_process()
         if dataset in _CIFAR:
             if classes != "all" or shots is not None or items is not None or path or splits:
                 raise UserError(f"data.dataset {dataset}: classes, shots, items, path and splits are not for CIFAR")
-            source: ImageSource = cifar(dataset, root, split)
+            source: ImageSource = _found(lambda: cifar(dataset, root, split), dataset, root, fetch)
         else:
             self.template = find_benchmark(dataset).template
-            listing, _ = read_benchmark(dataset, root, split, path=_folder(path), splits=_folder(splits))
+            places = {"path": _folder(path), "splits": _folder(splits)}
+            listing, _ = _found(lambda: read_benchmark(dataset, root, split, **places), dataset, root, fetch)
             listing = _part(listing, classes)
             if items is not None:
                 if shots is not None:
@@ -123,15 +124,15 @@ def _is_first_process() -> bool:
     return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "SLURM_LOCALID"))
 
 
-def _download(dataset: str, root: Path) -> None:
-    if dataset in BENCHMARKS:
-        try:
-            # Also in a layout that is not torchvision's: what is there is not fetched again.
-            read_benchmark(dataset, root)
-        except UserError:
-            download(dataset, root)
-    else:
-        download(dataset, root)
+def _found(read: Callable[[], _Read], dataset: str, root: Path, fetch: bool) -> _Read:
+    """What ``read`` gives; if it finds nothing and may fetch, after a download."""
+    try:
+        return read()
+    except UserError:
+        if not fetch:
+            raise
+    download(dataset, root)
+    return read()
 
 
 def _part(listing: Listing, classes: Subset | list[int | str]) -> Listing:

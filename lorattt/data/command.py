@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from lorattt.data import check, corruption_report
 from lorattt.data.catalogue import BENCHMARKS
@@ -20,26 +21,28 @@ def main(arguments: Sequence[str]) -> int:
     """
     given = _parser().parse_args(arguments)
     try:
-        if given.command == "corruption-error":
-            groups = corruption_report.collect(given.runs)
-            print(
-                json.dumps([asdict(each) for each in groups], indent=2)
-                if given.json
-                else corruption_report.table(groups)
-            )
-            return 0
-        findings = check.check(
-            given.data_root.expanduser(),
-            given.datasets,
-            split=given.split,
-            paths=dict(map(_pair, given.path)),
-            splits=given.splits,
-        )
+        found, text, complete = _errors(given) if given.command == "corruption-error" else _check(given)
     except UserError as error:
         print(f"lorattt: error: {error}", file=sys.stderr)
         return 2
-    print(json.dumps([asdict(each) for each in findings], indent=2) if given.json else check.table(findings))
-    return 0 if all(each.state == "complete" for each in findings) else 1
+    print(json.dumps([asdict(each) for each in found], indent=2) if given.json else text)
+    return 0 if complete else 1
+
+
+def _errors(given: argparse.Namespace) -> tuple[list[Any], str, bool]:
+    groups = corruption_report.collect(given.runs)
+    return groups, corruption_report.table(groups), True
+
+
+def _check(given: argparse.Namespace) -> tuple[list[Any], str, bool]:
+    findings = check.check(
+        given.data_root.expanduser(),
+        given.datasets,
+        split=given.split,
+        paths=dict(map(_pair, given.path)),
+        splits=given.splits,
+    )
+    return findings, check.table(findings), all(each.state == "complete" for each in findings)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -6,18 +6,12 @@ from typing import Any, Final
 
 from PIL import Image
 
+from lorattt.data.catalogue import BENCHMARKS
 from lorattt.errors import UserError
 
-# Key -> torchvision's class. The catalogue knows more datasets; those are fetched by hand.
+# Key -> torchvision's class. The catalogue's other datasets are fetched by hand.
 DOWNLOADABLE: Final[dict[str, str]] = {
-    "flowers102": "Flowers102",
-    "dtd": "DTD",
-    "oxford_pets": "OxfordIIITPet",
-    "food101": "Food101",
-    "sun397": "SUN397",
-    "fgvc_aircraft": "FGVCAircraft",
-    "eurosat": "EuroSAT",
-    "caltech101": "Caltech101",
+    **{each.key: each.torchvision for each in BENCHMARKS.values() if each.torchvision},
     "cifar10": "CIFAR10",
     "cifar100": "CIFAR100",
 }

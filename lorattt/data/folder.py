@@ -6,17 +6,16 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
-from PIL import Image
-
 from lorattt.data.datamodule import EpisodeData
-from lorattt.data.images import IMAGE_ENDINGS, MAX_PIXELS, check_max_pixels, read_image
+from lorattt.data.images import IMAGE_ENDINGS, MAX_PIXELS, check_max_pixels
+from lorattt.data.listing import Item, ListedImages, Listing
 from lorattt.data.source import UNKNOWN_LABEL
 from lorattt.errors import UserError
 
 IMAGENET = "imagenet"
 
 
-class ImageFolder:
+class ImageFolder(ListedImages):
     """The images below a folder.
 
     With class folders, the label of an image is the place of its top-level folder among all of them,
@@ -36,11 +35,9 @@ class ImageFolder:
     """
 
     def __init__(self, root: Path, class_names: str | None = None, max_pixels: int = MAX_PIXELS) -> None:
-        self._max_pixels = check_max_pixels(max_pixels)
+        check_max_pixels(max_pixels)
         if not root.is_dir():
             raise UserError(f"data.root {root}: no such folder")
-        self.root = root
-        self.name = root.resolve().name
         found = images_below(root)
         if not found:
             raise UserError(
@@ -53,27 +50,11 @@ class ImageFolder:
                 f"data.root {root} holds images beside class folders (first: {loose[0]}): move them into a class "
                 "folder, or elsewhere"
             )
-        self._paths = [str(path) for path in found]
         folders = [] if loose else sorted({path.parts[0] for path in found})
         place = {folder: label for label, folder in enumerate(folders)}
-        self._labels = [UNKNOWN_LABEL if loose else place[path.parts[0]] for path in found]
-        self.class_names = names_of(folders, class_names)
-
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self._paths)
-
-    def path(self, index: int) -> str:
-        """Path relative to the root."""
-        return self._paths[index]
-
-    def label(self, index: int) -> int:
-        """Place of the image's class folder, or -1."""
-        return self._labels[index]
-
-    def read(self, index: int) -> Image.Image:
-        """The image, RGB, upright."""
-        return read_image(self.root / self._paths[index], self._max_pixels)
+        items = tuple(Item(str(path), UNKNOWN_LABEL if loose else place[path.parts[0]]) for path in found)
+        listing = Listing(root, items, tuple(names_of(folders, class_names)))
+        super().__init__(root.resolve().name, listing, max_pixels)
 
 
 def images_below(root: Path) -> list[Path]:

@@ -13,8 +13,8 @@ class Item(NamedTuple):
     """One image.
 
     Attributes:
-        path: Relative to the listing's root, with forward slashes.
-        label: 0-based class number.
+        path: Relative to the listing's root.
+        label: 0-based class number, or -1 where unknown.
     """
 
     path: str
@@ -34,6 +34,14 @@ class Listing:
     root: Path
     items: tuple[Item, ...]
     class_names: tuple[str, ...]
+
+
+def leaves_root(path: str) -> bool:
+    """Whether a listed path is no file below the root: empty, absolute on any system, or with a ``..`` in it."""
+    # Read as Windows would, too, where a backslash or a drive leads elsewhere: the list may travel there. By hand,
+    # since pathlib takes seconds for the lists of ImageNet.
+    parts = path.replace("\\", "/").split("/")
+    return parts[0] == "" or path[1:2] == ":" or ".." in parts or not set(parts) - {"", "."}
 
 
 class ListedImages:

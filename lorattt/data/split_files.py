@@ -2,13 +2,12 @@
 
 import csv
 import json
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorattt.data.listing import Item
+from lorattt.data.listing import Item, leaves_root
 from lorattt.errors import UserError
 
 
@@ -81,9 +80,8 @@ def _coop_item(file: Path, part: str, entry: Any, names: dict[int, str]) -> Item
 
 
 def refuse_leading_out(path: str, where: str) -> None:
-    """Raise :class:`UserError` for a path that is empty, absolute on any system, or has a ``..`` in it."""
-    # Both separators on every system: a file made for another must not read elsewhere there.
-    if not path or path[0] in "/\\" or path[1:2] == ":" or ".." in re.split(r"[/\\]", path):
+    """Raise :class:`UserError` for a path that :func:`lorattt.data.listing.leaves_root` finds outside."""
+    if leaves_root(path):
         raise UserError(
             f"{where}: path {path!r} leads out of the dataset's folder: only relative paths below it are read"
         )

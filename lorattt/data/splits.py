@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 
-from lorattt.data.listing import Item, Listing
+from lorattt.data.listing import Item, Listing, leaves_root
 from lorattt.data.source import UNKNOWN_LABEL
 from lorattt.errors import UserError
 from lorattt.rng import episode_keys, fold, uniform
@@ -189,13 +189,6 @@ def _label_of(names: tuple[str, ...], wanted: int | str) -> int:
     return found[0]
 
 
-def _leaves_root(path: str) -> bool:
-    # Read as Windows would, too, where a backslash or a drive leads elsewhere: the file may travel there. By hand,
-    # since pathlib takes seconds for the lists of ImageNet.
-    parts = path.replace("\\", "/").split("/")
-    return parts[0] == "" or path[1:2] == ":" or ".." in parts or not set(parts) - {"", "."}
-
-
 def write_items(listing: Listing, file: Path) -> None:
     """Keep a listing as a text file, so that a run can be repeated elsewhere on the very same images.
 
@@ -213,7 +206,7 @@ def write_items(listing: Listing, file: Path) -> None:
         name = "" if label == UNKNOWN_LABEL else listing.class_names[label]
         if any(mark in path + name for mark in "\t\n\r"):
             raise UserError(f"{file}: cannot list {path or name!r}: a tab or line break is in its path or class name")
-        if path and _leaves_root(path):
+        if path and leaves_root(path):
             raise UserError(f"{file}: cannot list {path!r}: it is not a path below {listing.root}")
         lines.append(f"{path}\t{label}\t{name}\n")
     try:
@@ -274,7 +267,7 @@ def _parsed(where: str, line: str) -> tuple[str, int, str]:
     if len(fields) != 3:
         raise UserError(f"{where}: has {len(fields)} fields, not 3 (path, label and class name, with tabs between)")
     path, label, name = fields
-    if path and _leaves_root(path):
+    if path and leaves_root(path):
         raise UserError(f"{where}: {path!r} is not a path below the root")
     if not (label.isascii() and label.isdigit()) and label != str(UNKNOWN_LABEL):
         raise UserError(f"{where}: label {label!r} is not a number from 0 on, nor {UNKNOWN_LABEL} for no class")

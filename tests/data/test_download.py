@@ -54,6 +54,9 @@ def test_torchvision_is_asked_to_download_into_the_data_root(
 def test_the_catalogue_names_the_same_classes() -> None:
     named = {benchmark.key: benchmark.torchvision for benchmark in BENCHMARKS.values() if benchmark.torchvision}
     assert named == {key: name for key, name in DOWNLOADABLE.items() if not key.startswith("cifar")}
+    assert named.keys() == {
+        *("flowers102", "dtd", "oxford_pets", "food101", "sun397", "fgvc_aircraft", "eurosat", "caltech101")
+    }
 
 
 @pytest.mark.parametrize(

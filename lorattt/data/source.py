@@ -1,6 +1,6 @@
 """What a set of images is, and the map-style dataset of episodes made of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +16,10 @@ UNKNOWN_LABEL = -1
 
 
 class ImageSource(Protocol):
-    """Numbered images with labels. Numbers are dataset-wide and never change with limits or shards."""
+    """Numbered images with labels. Numbers are dataset-wide and never change with limits or shards.
+
+    They are 0 to ``len - 1``; a part of something larger may keep its numbers there, and has them in ``numbers``.
+    """
 
     name: str
     class_names: list[str]
@@ -49,6 +52,28 @@ def spread(count: int, limit: int | None) -> list[int]:
     return [position * count // limit for position in range(limit)]
 
 
+def chosen(source: ImageSource, limit: int | None) -> list[int]:
+    """The dataset-wide numbers of at most ``limit`` images, evenly spread."""
+    numbers: Sequence[int] = getattr(source, "numbers", range(len(source)))
+    return [numbers[position] for position in spread(len(source), limit)]
+
+
+def read_episode(source: ImageSource, index: int, transform: Transform | None) -> dict[str, Any]:
+    """One image as an episode: ``index``, ``path``, ``label``, and ``views`` or ``image``.
+
+    The image is an array ``(H, W, 3)`` uint8 that may not be written to, as Pillow gives it: the one copy is made
+    where the batch is. An unreadable image has ``reason`` instead.
+    """
+    item = {"index": index, "path": source.path(index), "label": source.label(index)}
+    try:
+        image = source.read(index)
+    except UnreadableImageError as error:
+        return {**item, "reason": str(error)}
+    if transform is not None:
+        return {**item, "views": transform(image, index)}
+    return {**item, "image": np.asarray(image)}
+
+
 class EpisodeDataset(Dataset[dict[str, Any]]):
     """Episodes of a source: the views of each image, made from (seed, index) alone, or the image itself.
 
@@ -66,26 +91,14 @@ class EpisodeDataset(Dataset[dict[str, Any]]):
         return len(self._indices)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        """One episode: ``index``, ``path``, ``label``, and ``views`` or ``image`` ``(3, H, W)`` uint8.
-
-        An unreadable image has ``reason`` instead.
-        """
-        index = self._indices[position]
-        item = {"index": index, "path": self._source.path(index), "label": self._source.label(index)}
-        try:
-            image = self._source.read(index)
-        except UnreadableImageError as error:
-            return {**item, "reason": str(error)}
-        if self._transform is not None:
-            return {**item, "views": self._transform(image, index)}
-        # A view of rows of pixels: it crosses to the main process without another copy.
-        return {**item, "image": torch.from_numpy(np.array(image)).permute(2, 0, 1)}
+        """One episode, see :func:`read_episode`."""
+        return read_episode(self._source, self._indices[position], self._transform)
 
 
 def collate_episodes(items: list[dict[str, Any]]) -> dict[str, Any]:
     """Stack readable episodes; list the others under ``skipped`` with ``index``, ``path`` and ``reason``.
 
-    Views are stacked, ``(E, V, 3, S, S)``; images, each of its own size, are a list.
+    Views are stacked, ``(E, V, 3, S, S)``; images, each of its own size, are a list of ``(3, H, W)`` tensors, uint8.
     """
     good = [item for item in items if "reason" not in item]
     batch = {
@@ -95,6 +108,7 @@ def collate_episodes(items: list[dict[str, Any]]) -> dict[str, Any]:
         "skipped": [{key: item[key] for key in ("index", "path", "reason")} for item in items if "reason" in item],
     }
     if good and "image" in good[0]:
-        return {**batch, "image": [item["image"] for item in good]}
+        # Views of rows of pixels: they cross to the main process without another copy.
+        return {**batch, "image": [torch.from_numpy(np.array(item["image"])).permute(2, 0, 1) for item in good]}
     views = torch.stack([item["views"] for item in good]) if good else torch.empty(0, dtype=torch.uint8)
     return {**batch, "views": views}

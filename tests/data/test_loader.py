@@ -1,5 +1,6 @@
 """Images out of slots that are used again: always each batch's own, whatever the worker does meanwhile."""
 
+import gc
 import pickle
 import time
 from typing import Any
@@ -86,11 +87,39 @@ def test_an_epoch_left_early_does_not_disturb_the_next() -> None:
     assert_right(list(data))
 
 
-def test_a_missing_copy_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests above can fail: without the copy, a slot's next batch shows in the batches that were kept."""
-    monkeypatch.setattr(loader, "_copied", lambda used: used)
+def test_a_slot_freed_too_early_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests above can fail: slots that are never held show the next batches in those that were kept."""
+    monkeypatch.setattr(loader, "_TAKEN", loader._FREE)
     with pytest.raises(AssertionError):
         assert_right(list(batches(1, 1)))
+
+
+def test_slots_are_free_again_when_their_batch_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read batch by batch, everything crosses in slots; kept, the slots run out and the rest comes the plain way."""
+    taken = spied(monkeypatch)
+    data = batches(2, 2, persistent=True)
+    for _ in range(3):
+        for batch in data:
+            del batch
+    assert all(taken)
+    for _ in range(5):  # left early: what was sent and thrown away is free again too
+        next(iter(data))
+    taken.clear()
+    for batch in data:
+        del batch
+    assert all(taken)
+    taken.clear()
+    kept = list(data)
+    assert 2 * 3 <= sum(taken) < len(taken) == len(kept)
+    assert_right(kept)
+
+
+def test_pixels_outlive_the_loader() -> None:
+    found = list(batches(1, 1))
+    image = found[0]["image"][0]
+    del found
+    gc.collect()
+    assert np.array_equal(image.permute(1, 2, 0).numpy(), pixels(0))
 
 
 def test_two_iterations_at_once_do_not_share_slots() -> None:
@@ -100,7 +129,8 @@ def test_two_iterations_at_once_do_not_share_slots() -> None:
     assert_right([other for _, other in pairs])
 
 
-def test_images_really_cross_in_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+def spied(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Grows by one for each batch: whether it came in a slot."""
     taken = []
 
     def spy(self: SlotCollate, batch: dict[str, Any]) -> dict[str, Any]:
@@ -109,7 +139,13 @@ def test_images_really_cross_in_slots(monkeypatch: pytest.MonkeyPatch) -> None:
 
     right = SlotCollate.taken_out
     monkeypatch.setattr(SlotCollate, "taken_out", spy)
-    assert_right(list(batches(2, 2)))
+    return taken
+
+
+def test_images_really_cross_in_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = spied(monkeypatch)
+    for batch in batches(2, 2):
+        del batch
     assert all(taken)
     # Without room, or in workers that inherit nothing, batches come the plain way.
     taken.clear()

@@ -115,6 +115,9 @@ def test_without_a_transform_an_item_is_the_image_at_its_own_size() -> None:
             return image
 
     image = EpisodeDataset(Striped(1), [0], None)[0]["image"]
-    assert image.shape == (3, 3, 5)
-    assert image[:, 0, 0].tolist() == [1, 2, 3]
-    assert image[:, 2, 4].tolist() == [7, 8, 9]
+    assert image.shape == (3, 5, 3)
+    assert image[0, 0].tolist() == [1, 2, 3]
+    assert image[2, 4].tolist() == [7, 8, 9]
+    (batched,) = collate_episodes([EpisodeDataset(Striped(1), [0], None)[0]])["image"]
+    assert batched.shape == (3, 3, 5)
+    assert batched[:, 2, 4].tolist() == [7, 8, 9]

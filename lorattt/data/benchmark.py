@@ -87,16 +87,16 @@ class BenchmarkData(EpisodeData):
             source: ImageSource = _found(lambda: cifar(dataset, root, split), dataset, root, fetch)
         else:
             self.template = find_benchmark(dataset).template
-            places = {"path": _folder(path), "splits": _folder(splits)}
+            places = {"path": folder_of(path), "splits": folder_of(splits)}
             listing, _ = _found(lambda: read_benchmark(dataset, root, split, **places), dataset, root, fetch)
-            listing = _part(listing, classes)
+            listing = part_of(listing, classes)
             if items is not None:
                 if shots is not None:
                     raise UserError("data.items and data.shots are both given: a list is not drawn from again")
-                listing = _listed(Path(items).expanduser(), listing)
+                listing = listed_in(Path(items).expanduser(), listing)
             elif shots is not None:
                 listing = self.drawn = few_shot(listing, shots, draw_seed)
-            source = ListedImages(_name(dataset, split, classes, shots, items), listing, max_pixels)
+            source = ListedImages(part_name(dataset, split, classes, shots, items), listing, max_pixels)
         if corruption is not None:
             self.corruption = {"name": corruption.name, "severity": corruption.severity, "of": source.name}
             source = CorruptedImages(source, corruption, draw_seed)
@@ -115,7 +115,8 @@ class BenchmarkData(EpisodeData):
             write_items(self.drawn, file)
 
 
-def _folder(value: str | None) -> Path | None:
+def folder_of(value: str | None) -> Path | None:
+    """A folder that a user may have named, perhaps below ``~``."""
     return None if value is None else Path(value).expanduser()
 
 
@@ -135,7 +136,12 @@ def _found(read: Callable[[], _Read], dataset: str, root: Path, fetch: bool) -> 
     return read()
 
 
-def _part(listing: Listing, classes: Subset | list[int | str]) -> Listing:
+def part_of(listing: Listing, classes: Subset | list[int | str]) -> Listing:
+    """The images of some classes, relabelled from 0.
+
+    Raises:
+        UserError: If there are no such classes.
+    """
     if isinstance(classes, str):
         if classes not in get_args(Subset):
             raise UserError(f"data.classes {classes!r}: use all, base, new, or a list of names or numbers")
@@ -143,8 +149,12 @@ def _part(listing: Listing, classes: Subset | list[int | str]) -> Listing:
     return keep_classes(listing, classes)
 
 
-def _listed(file: Path, listing: Listing) -> Listing:
-    """The images of an earlier run's list, which must be of the same classes as now."""
+def listed_in(file: Path, listing: Listing) -> Listing:
+    """The images of an earlier run's list, which must be of the same classes as now.
+
+    Raises:
+        UserError: If the list cannot be read, or has other classes or images than ``listing``.
+    """
     found = read_items(file, listing.root)
     if found.class_names != listing.class_names:
         raise UserError(
@@ -158,7 +168,7 @@ def _listed(file: Path, listing: Listing) -> Listing:
     return found
 
 
-def _name(dataset: str, split: str, classes: Subset | list[int | str], shots: int | None, items: str | None) -> str:
+def part_name(dataset: str, split: str, classes: Subset | list[int | str], shots: int | None, items: str | None) -> str:
     """What results call it; the whole test split has the dataset's own name."""
     parts = [dataset]
     if split != "test":

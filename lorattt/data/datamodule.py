@@ -3,15 +3,92 @@
 from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lorattt.data.loader import EpisodeLoader
 from lorattt.data.sampler import ExactShard
-from lorattt.data.source import UNKNOWN_LABEL, EpisodeDataset, ImageSource, Transform, spread
+from lorattt.data.source import UNKNOWN_LABEL, EpisodeDataset, ImageSource, Transform, chosen
 from lorattt.errors import UserError
 
 
-class EpisodeData(LightningDataModule):
+class ImageData(LightningDataModule):
+    """What all sources of images share: checked arguments, loaders, and the end at a bad image.
+
+    Args:
+        batch_size: Images of a batch.
+        workers: Processes that read images and make views.
+        limit: Use only so many images, evenly spread over the dataset; all where null.
+        on_bad_image: End the run at an unreadable image, or leave it out, count it and list it.
+        prefetch: Batches each worker prepares ahead.
+
+    Raises:
+        UserError: If a number is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        batch_size: int,
+        workers: int,
+        limit: int | None,
+        on_bad_image: Literal["error", "skip"],
+        prefetch: int,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise UserError(f"data.batch_size {batch_size}: must be at least 1")
+        if workers < 0:
+            raise UserError(f"data.workers {workers}: must be at least 0")
+        if prefetch < 1:
+            raise UserError(f"data.prefetch {prefetch}: must be at least 1")
+        if limit is not None and limit < 1:
+            raise UserError(f"data.limit {limit}: must be at least 1, or null for all images")
+        self._batch_size, self._workers, self._prefetch = batch_size, workers, prefetch
+        self._on_bad_image = on_bad_image
+
+    def _place(self) -> tuple[int, int]:
+        """Number of devices, and which of them this is."""
+        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+
+    def _loader(self, dataset: Dataset[dict[str, Any]], sampler: Sampler[Any]) -> DataLoader[dict[str, Any]]:
+        return EpisodeLoader(
+            dataset,
+            batch_size=self._batch_size,
+            sampler=sampler,
+            num_workers=self._workers,
+            persistent_workers=self._workers > 0,
+            prefetch_factor=self._prefetch if self._workers else None,
+            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+        )
+
+    def _in_order(
+        self, source: ImageSource, indices: list[int], transform: Transform | None
+    ) -> DataLoader[dict[str, Any]]:
+        """A loader of these images, each once, on one of the devices."""
+        world, rank = self._place()
+        if len(indices) < world:
+            raise UserError(f"{len(indices)} images cannot be shared out to {world} devices: use fewer devices")
+        dataset = EpisodeDataset(source, indices, transform)
+        return self._loader(dataset, ExactShard(dataset, world, rank))
+
+    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """End the run at an unreadable image, if asked to.
+
+        Here and not in the worker, where an exception would arrive wrapped in a traceback.
+
+        Raises:
+            UserError: If an image could not be read and ``on_bad_image`` is ``error``.
+        """
+        if batch["skipped"] and self._on_bad_image == "error":
+            bad = batch["skipped"][0]
+            raise UserError(
+                f"cannot read image {bad['path']} ({bad['reason']}): mend or remove it, "
+                "or set data.on_bad_image to skip"
+            )
+        return batch
+
+
+class EpisodeData(ImageData):
     """Batches of episodes from one source of images; subclasses say which source.
 
     The method that uses it sets ``transform`` before the loaders are made: views belong to the method. Without
@@ -39,37 +116,17 @@ class EpisodeData(LightningDataModule):
         on_bad_image: Literal["error", "skip"],
         prefetch: int = 2,
     ) -> None:
-        super().__init__()
-        if batch_size < 1:
-            raise UserError(f"data.batch_size {batch_size}: must be at least 1")
-        if workers < 0:
-            raise UserError(f"data.workers {workers}: must be at least 0")
-        if prefetch < 1:
-            raise UserError(f"data.prefetch {prefetch}: must be at least 1")
-        if limit is not None and limit < 1:
-            raise UserError(f"data.limit {limit}: must be at least 1, or null for all images")
+        super().__init__(
+            batch_size=batch_size, workers=workers, limit=limit, on_bad_image=on_bad_image, prefetch=prefetch
+        )
         self.source = source
         self.name = source.name
         self.class_names = source.class_names
-        self.indices = spread(len(source), limit)
+        self.indices = chosen(source, limit)
         self.transform: Transform | None = None
-        self._batch_size, self._workers, self._prefetch = batch_size, workers, prefetch
-        self._on_bad_image = on_bad_image
 
-    def _loader(self) -> DataLoader[dict[str, Any]]:
-        world = self.trainer.world_size if self.trainer else 1
-        if len(self.indices) < world:
-            raise UserError(f"{len(self.indices)} images cannot be shared out to {world} devices: use fewer devices")
-        dataset = EpisodeDataset(self.source, self.indices, self.transform)
-        return EpisodeLoader(
-            dataset,
-            batch_size=self._batch_size,
-            sampler=ExactShard(dataset, world, self.trainer.global_rank if self.trainer else 0),
-            num_workers=self._workers,
-            persistent_workers=self._workers > 0,
-            prefetch_factor=self._prefetch if self._workers else None,
-            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
-        )
+    def _images(self) -> DataLoader[dict[str, Any]]:
+        return self._in_order(self.source, self.indices, self.transform)
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
         """All images, labelled.
@@ -82,7 +139,7 @@ class EpisodeData(LightningDataModule):
                 f"{self.name} has no class folders, so no labels to test against: put the images of each class "
                 "in a folder of its own, or use predict with model.class_names"
             )
-        return self._loader()
+        return self._images()
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """All images, labelled."""
@@ -90,20 +147,4 @@ class EpisodeData(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
         """All images, labelled or not."""
-        return self._loader()
-
-    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """End the run at an unreadable image, if asked to.
-
-        Here and not in the worker, where an exception would arrive wrapped in a traceback.
-
-        Raises:
-            UserError: If an image could not be read and ``on_bad_image`` is ``error``.
-        """
-        if batch["skipped"] and self._on_bad_image == "error":
-            bad = batch["skipped"][0]
-            raise UserError(
-                f"cannot read image {bad['path']} ({bad['reason']}): mend or remove it, "
-                "or set data.on_bad_image to skip"
-            )
-        return batch
+        return self._images()

@@ -8,51 +8,80 @@ from lorattt import demo
 from lorattt.data.datamodule import EpisodeData
 from lorattt.errors import UserError
 
+Part = Literal["all", "base", "new"]
+_PARTS: dict[str, tuple[int, ...]] = {
+    "all": tuple(range(len(demo.CLASS_NAMES))),
+    "base": demo.SEEN,
+    "new": demo.HELD_OUT,
+}
+
 
 class DemoImages:
-    """Drawn images, numbered from 0, in one domain.
+    """Drawn images in one domain, all or those of some classes.
+
+    Each keeps its number in the stream of all images, whatever the classes; its label is the place of its class among
+    those chosen.
 
     Args:
         domain: ``source`` or one of the shifts, see :data:`lorattt.demo.DOMAINS`.
         severity: Strength of the shift, 1 to 5.
-        images: How many.
+        images: How many, of the classes chosen.
         split: Which stream of images.
+        classes: ``all``, ``base`` for those that occur in pretraining, or ``new`` for those that do not.
+        seed: Another seed is another stream.
+
+    Attributes:
+        numbers: The images' numbers in the stream, rising.
 
     Raises:
-        UserError: If the domain or the severity does not exist.
+        UserError: If the domain, the severity or the classes do not exist, or the split has none of these classes.
     """
 
-    def __init__(self, domain: str, severity: int, images: int, split: demo.Split) -> None:
+    def __init__(
+        self, domain: str, severity: int, images: int, split: demo.Split, classes: Part = "all", seed: int = 0
+    ) -> None:
         if images < 1:
             raise UserError(f"data.images {images}: must be at least 1")
-        self._domain, self._severity, self._images, self._split = domain, severity, images, split
-        self.name = f"demo-{domain}"
-        self.class_names = list(demo.CLASS_NAMES)
-        self._last: tuple[int, tuple[Image.Image, int]] | None = None
-        self._draw(0)  # refuses an unknown domain or severity now
+        if classes not in _PARTS:
+            raise UserError(f"data.classes {classes!r}: use {', '.join(_PARTS)}")
+        self._domain, self._severity, self._split, self._seed = domain, severity, split, seed
+        self._draw(0)  # refuses an unknown domain, severity or split now
+        chosen = _PARTS[classes]
+        self.name = f"demo-{domain}" if classes == "all" else f"demo-{domain}-{classes}"
+        self.class_names = [demo.CLASS_NAMES[label] for label in chosen]
+        self._place = {label: place for place, label in enumerate(chosen)}
+        self.numbers = _first(images, split, set(chosen))
 
-    def _draw(self, index: int) -> tuple[Image.Image, int]:
-        # An episode asks for the label and for the image: the last drawing is kept for the second question.
-        if self._last is None or self._last[0] != index:
-            drawing = demo.draw(index, domain=self._domain, severity=self._severity, split=self._split)
-            self._last = (index, drawing)
-        return self._last[1]
+    def _draw(self, index: int) -> Image.Image:
+        image, _ = demo.draw(index, domain=self._domain, severity=self._severity, split=self._split, seed=self._seed)
+        return image
 
     def __len__(self) -> int:
         """Number of images."""
-        return self._images
+        return len(self.numbers)
 
     def path(self, index: int) -> str:
-        """Domain, severity, split and number."""
-        return f"{self._domain}-{self._severity}/{self._split}/{index:06d}"
+        """Domain, severity, split (with the seed, if it is not 0) and number."""
+        stream = f"{self._split}-{self._seed}" if self._seed else self._split
+        return f"{self._domain}-{self._severity}/{stream}/{index:06d}"
 
     def label(self, index: int) -> int:
-        """Number of the composition of colour and shape."""
-        return self._draw(index)[1]
+        """Number of the composition of colour and shape, among those chosen."""
+        return self._place[demo.label_of(index, split=self._split)]
 
     def read(self, index: int) -> Image.Image:
         """The drawn image."""
-        return self._draw(index)[0]
+        return self._draw(index)
+
+
+def _first(images: int, split: demo.Split, labels: set[int]) -> list[int]:
+    """The numbers of the first images of a stream that have one of these labels."""
+    period = len(demo.SEEN) if split == "train" else len(demo.CLASS_NAMES)
+    places = [index for index in range(period) if demo.label_of(index, split=split) in labels]
+    if not places:
+        raise UserError(f"split {split!r} has no images of classes that do not occur in it: use split val or test")
+    rounds = -(-images // len(places))
+    return [turn * period + place for turn in range(rounds) for place in places][:images]
 
 
 class DemoData(EpisodeData):
@@ -61,8 +90,10 @@ class DemoData(EpisodeData):
     Args:
         domain: ``source``, or a shift: noise, blur, pixelate, contrast, dark, hue, outline, clutter.
         severity: Strength of the shift, 1 to 5.
-        images: How many images.
+        images: How many images, of the classes chosen.
         split: Which stream of images; settings are chosen on ``val`` and reported on ``test``.
+        classes: ``all``, ``base`` for the compositions that occur in pretraining, or ``new`` for the held-out ones;
+            the images of a part are labelled from 0 and keep their numbers.
         batch_size: Images adapted at once (E). Predictions do not depend on it.
         workers: Processes that draw images and make views.
         limit: Use only so many images, evenly spread; all where null.
@@ -75,12 +106,13 @@ class DemoData(EpisodeData):
         severity: int = 3,
         images: int = 1000,
         split: Literal["val", "test"] = "test",
+        classes: Part = "all",
         batch_size: int = 32,
         workers: int = 1,
         limit: int | None = None,
     ) -> None:
         super().__init__(
-            DemoImages(domain, severity, images, split),
+            DemoImages(domain, severity, images, split, classes),
             batch_size=batch_size,
             workers=workers,
             limit=limit,

@@ -6,7 +6,7 @@ and the other classes make no difference, and a larger draw of the same seed con
 
 import difflib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -113,6 +113,30 @@ def holdout(
     if not held:
         raise UserError(f"data.holdout.fraction {fraction}: no class of {listing.root} is large enough: raise it")
     return _with(listing, rest), _with(listing, held)
+
+
+def at_most(listing: Listing, per_class: int, seed: int) -> Listing:
+    """So many images of each class for validation, and all of a class that has fewer.
+
+    Args:
+        listing: Labelled images.
+        per_class: Images of each class; those of a smaller number and the same seed are among them.
+        seed: Seed of the draw, which is that of :func:`holdout`.
+
+    Returns:
+        A listing with the same classes, sorted by label and path.
+
+    Raises:
+        UserError: If an image has no class.
+    """
+    drawn = [_drawn(items, seed, _HOLDOUT_STREAM)[:per_class] for items in _by_class(listing)]
+    return _with(listing, [item for items in drawn for item in items])
+
+
+def without(listing: Listing, items: Collection[Item]) -> Listing:
+    """The listing without these items, in its order."""
+    gone = set(items)
+    return Listing(listing.root, tuple(item for item in listing.items if item not in gone), listing.class_names)
 
 
 def _images(count: int) -> str:

@@ -3,11 +3,14 @@
 from pathlib import Path
 from typing import Final
 
-from lorattt.demo.draw import CLASS_NAMES, DOMAINS, HELD_OUT, SEEN, Split, draw
+from lorattt.demo.draw import CLASS_NAMES, DOMAINS, HELD_OUT, SEEN, Split, draw, label_of
 
 MODEL_NAME: Final = "lorattt-demo"
 CHECKPOINT: Final = Path(__file__).parent / "clip.safetensors"
 """Weights under open_clip's names; the file's metadata tells how they were made."""
+
+PROMPTS: Final = {"demo": Path(__file__).parent / "prompt.safetensors"}
+"""Prompts that come with the demo, by the names that ``prompt.file`` knows; their metadata tell how they were made."""
 
 MERGES: Final = 4000
 """How many merges of CLIP's byte-pair encoding the model's tokenizer knows."""
@@ -27,7 +30,9 @@ __all__ = [
     "MERGES",
     "MODEL_CONFIG",
     "MODEL_NAME",
+    "PROMPTS",
     "SEEN",
     "Split",
     "draw",
+    "label_of",
 ]

@@ -16,7 +16,8 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from lorattt.errors import UserError
 
-Split = Literal["train", "val", "test"]
+# A split's place here is part of the key of its scenes: new ones go to the end.
+Split = Literal["train", "val", "test", "shots"]
 Floats = NDArray[np.float32]
 
 SIZE: Final = 96
@@ -252,6 +253,15 @@ def _key(index: int, split: Split, seed: int) -> list[int]:
     return [seed, get_args(Split).index(split), index]
 
 
+def label_of(index: int, *, split: Split = "test") -> int:
+    """The label of an image (the position in ``CLASS_NAMES``), without drawing it.
+
+    Any 64 consecutive images (48 in split ``train``) hold each class once.
+    """
+    # 29 has no factor in common with 64 or 48: neighbours differ in colour and shape.
+    return SEEN[index * 29 % len(SEEN)] if split == "train" else index * 29 % len(CLASS_NAMES)
+
+
 def locate(index: int, *, split: Split = "test", seed: int = 0) -> tuple[float, float, float, float]:
     """A square around the shape but for the tips of its corners: (left, top, right, bottom) in pixels."""
     place = _place(np.random.default_rng(_key(index, split, seed)))
@@ -271,7 +281,8 @@ def draw(
         domain: One of ``DOMAINS``. ``outline`` (a shape whose inside fades) and ``clutter`` (a busy
             background) render the scene differently, the others alter the finished picture.
         severity: Strength of the domain, 1 (weak) to 5; ``source`` ignores it.
-        split: ``train`` holds the classes of ``SEEN`` alone, ``val`` and ``test`` all 64.
+        split: ``train``, which the tiny CLIP was trained on, holds the classes of ``SEEN`` alone; ``val``, ``test``
+            and ``shots`` (to fit a prompt on) hold all 64.
         seed: Another seed is another set of scenes.
 
     Returns:
@@ -288,8 +299,7 @@ def draw(
         raise UserError(f"split {split!r} is not known; choose one of: {', '.join(get_args(Split))}")
     if index < 0 or seed < 0:
         raise UserError(f"index {index} and seed {seed} must not be negative")
-    # 29 has no factor in common with 64 or 48: neighbours differ in colour and shape.
-    label = SEEN[index * 29 % len(SEEN)] if split == "train" else index * 29 % len(CLASS_NAMES)
+    label = label_of(index, split=split)
     key = _key(index, split, seed)
     level = severity - 1
     own = np.random.default_rng([*key, 1 + DOMAINS.index(domain), severity])

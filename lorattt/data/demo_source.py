@@ -1,0 +1,72 @@
+"""Drawn images to fit a prompt on: few of each class, none of which the tiny CLIP was trained on."""
+
+from lorattt.data.demo import DemoImages, Part
+from lorattt.data.training import CACHE_BYTES, CachedImages, SourceData
+from lorattt.errors import UserError
+
+
+class DemoSourceData(SourceData):
+    """Few drawn images of each class to fit on, and images of split ``val`` to validate on, all kept in memory.
+
+    Args:
+        shots: Training images of each class; those of a smaller number and the same seed are among them.
+        classes: ``base`` for the compositions that occur in pretraining, ``new`` for the held-out ones, or ``all``.
+        domain: ``source``, or a shift: noise, blur, pixelate, contrast, dark, hue, outline, clutter.
+        severity: Strength of the shift, 1 to 5.
+        val_shots: Validation images of each class; 0 for no validation.
+        draw_seed: Which training images.
+        batch_size: Images of a batch, on each device: a step of two devices has twice as many.
+        workers: Processes that make views.
+        limit: Use only so many images of each of the two, evenly spread; all where null.
+
+    Raises:
+        UserError: If a number is out of range, or the domain or the classes do not exist.
+    """
+
+    def __init__(
+        self,
+        *,
+        shots: int = 16,
+        classes: Part = "base",
+        domain: str = "source",
+        severity: int = 3,
+        val_shots: int = 4,
+        draw_seed: int = 1,
+        batch_size: int = 32,
+        workers: int = 0,
+        limit: int | None = None,
+    ) -> None:
+        if shots < 1:
+            raise UserError(f"data.shots {shots}: must be at least 1")
+        if val_shots < 0:
+            raise UserError(f"data.val_shots {val_shots}: must be at least 0, which is no validation")
+        if draw_seed < 0:
+            raise UserError(f"data.draw_seed {draw_seed}: must be at least 0")
+        one = DemoImages(domain, severity, 1, "shots", classes, draw_seed)
+        count = len(one.class_names)  # consecutive images of a part hold each of its classes once
+        train = DemoImages(domain, severity, shots * count, "shots", classes, draw_seed)
+        validation = DemoImages(domain, severity, val_shots * count, "val", classes) if val_shots else None
+        # Cached here, in the main process, from which workers inherit.
+        super().__init__(
+            CachedImages(train, CACHE_BYTES),
+            None if validation is None else CachedImages(validation, CACHE_BYTES),
+            batch_size=batch_size,
+            workers=workers,
+            limit=limit,
+            cache=False,
+        )
+        self.name = f"{train.name}-{shots}-shot"
+
+    def setup(self, stage: str) -> None:
+        """Draw all images, about 2 ms each, before there are workers.
+
+        Raises:
+            UserError: As :meth:`SourceData.setup`.
+        """
+        super().setup(stage)
+        if stage == "fit":
+            for index in self.indices:
+                self.source.read(index)
+        if self.validation is not None:
+            for index in self.validation_indices:
+                self.validation.read(index)

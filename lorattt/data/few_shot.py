@@ -1,0 +1,272 @@
+"""Few images of each class to fit on: of a benchmark's training split, or of a user's own folders."""
+
+from pathlib import Path
+from typing import Literal, get_args
+
+from lorattt.data.benchmark import Subset, folder_of, listed_in, part_name, part_of
+from lorattt.data.catalogue import benchmark as find_benchmark
+from lorattt.data.folder import ImageFolder
+from lorattt.data.images import MAX_PIXELS, check_max_pixels
+from lorattt.data.listing import ListedImages, Listing
+from lorattt.data.readers import read_benchmark
+from lorattt.data.source import UNKNOWN_LABEL
+from lorattt.data.splits import at_most, few_shot, holdout, without, write_items
+from lorattt.data.training import SourceData
+from lorattt.errors import UserError
+
+Validation = Literal["val", "holdout", "none"]
+
+
+class ListedSourceData(SourceData):
+    """A listing of training images and one of validation images; subclasses say where they come from.
+
+    Args:
+        name: What results call the dataset.
+        train: The images to fit on.
+        validation: The images to validate on, or null for none.
+        drawn: The images that were drawn to fit on, if they were.
+        max_pixels: The largest width times height that is read.
+        batch_size: See :class:`SourceData`, as the others.
+        workers: The same.
+        prefetch: The same.
+        limit: The same.
+        on_bad_image: The same.
+        cache: The same.
+
+    Raises:
+        UserError: If an image is among both, or as :class:`SourceData`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        train: Listing,
+        validation: Listing | None,
+        *,
+        drawn: Listing | None,
+        max_pixels: int,
+        batch_size: int,
+        workers: int,
+        prefetch: int,
+        limit: int | None,
+        on_bad_image: Literal["error", "skip"],
+        cache: bool,
+    ) -> None:
+        if validation is not None:
+            both = _files(train) & _files(validation)
+            if both:
+                raise UserError(
+                    f"{name}: {min(both)} is a training image and a validation image: mend the split's file"
+                )
+        self.drawn = drawn
+        super().__init__(
+            ListedImages(name, train, max_pixels),
+            None if validation is None else ListedImages(f"{name}-validation", validation, max_pixels),
+            batch_size=batch_size,
+            workers=workers,
+            limit=limit,
+            on_bad_image=on_bad_image,
+            prefetch=prefetch,
+            cache=cache,
+        )
+
+    def keep_images(self, file: Path) -> None:
+        """Write the list of training images that were drawn, if they were, for ``data.items`` of another run."""
+        if self.drawn is not None:
+            write_items(self.drawn, file)
+
+
+class FewShotData(ListedSourceData):
+    """Few images of each class of a benchmark's training split, and images to validate on.
+
+    Args:
+        dataset: Its key: imagenet, flowers102, dtd, oxford_pets, stanford_cars, ucf101, caltech101, food101, sun397,
+            fgvc_aircraft or eurosat.
+        data_root: Folder that holds the datasets, each in the layout of CoOp, TPT, ZERO or torchvision.
+        path: This dataset's own folder, if it lies elsewhere or has another name.
+        splits: Folder of CoOp's split files, if they do not lie beside the data.
+        classes: ``all``; ``base`` for the first half of the labels or ``new`` for the rest, relabelled from 0; or
+            a list of names or 0-based numbers, relabelled in that order.
+        shots: Training images of each class, those that BenchmarkData draws with this seed; the whole split where null.
+        items: A list of images that an earlier run wrote, in place of drawing; ``shots`` is not used then.
+        draw_seed: Seed of the drawing of images: which images, not the run's randomness.
+        validation: ``val`` for images of the dataset's validation split, as CoOp; ``holdout`` for images of the
+            training split that are not trained on; ``none``.
+        val_shots: Validation images of each class, fewer where there are not as many; all where null.
+        batch_size: Images of a batch, on each device: a step of two devices has twice as many.
+        workers: Processes that read images and make views.
+        prefetch: Batches each worker prepares ahead.
+        limit: Use only so many images of each of the two, evenly spread; all where null.
+        on_bad_image: End the run at an unreadable image, or leave it out, count it and warn.
+        max_pixels: The largest width times height that is read; above it, an image counts as unreadable.
+        cache: Keep decoded training images in memory, up to a gigabyte on each device, shared out to its workers.
+            Results do not depend on it.
+
+    Attributes:
+        template: CoOp's prompt for the dataset, with one ``{}``.
+        drawn: The training images of this run, if they were drawn; a run keeps the list in its folder.
+
+    Raises:
+        UserError: If the dataset is not found or damaged, or a value does not fit it; also for ``val`` of ImageNet,
+            whose validation images are its test images.
+    """
+
+    def __init__(
+        self,
+        dataset: str,
+        data_root: str = "data",
+        *,
+        path: str | None = None,
+        splits: str | None = None,
+        classes: Subset | list[int | str] = "all",
+        shots: int | None = 16,
+        items: str | None = None,
+        draw_seed: int = 1,
+        validation: Validation = "val",
+        val_shots: int | None = 4,
+        batch_size: int = 32,
+        workers: int = 2,
+        prefetch: int = 2,
+        limit: int | None = None,
+        on_bad_image: Literal["error", "skip"] = "error",
+        max_pixels: int = MAX_PIXELS,
+        cache: bool = True,
+    ) -> None:
+        check_max_pixels(max_pixels)
+        _check_validation(validation, val_shots)
+        known = find_benchmark(dataset)
+        if "train" not in known.counts:
+            raise UserError(f"data.dataset {dataset}: has test images alone, none to fit on: use imagenet")
+        if validation == "val" and known.family == "imagenet":
+            raise UserError(
+                f"data.validation val: the validation images of {dataset} are its test images, on which nothing may "
+                "be chosen: use holdout or none"
+            )
+
+        def part(split: str) -> Listing:
+            root = Path(data_root).expanduser()
+            listing, _ = read_benchmark(dataset, root, split, path=folder_of(path), splits=folder_of(splits))
+            return part_of(listing, classes)
+
+        whole = part("train")
+        train, held = _to_fit_on(whole, shots, items, draw_seed), None
+        if validation == "val":
+            held = part("val") if val_shots is None else at_most(part("val"), val_shots, draw_seed)
+        elif validation == "holdout":
+            train, held = _held_out(whole, train, val_shots, draw_seed)
+        super().__init__(
+            part_name(dataset, "train", classes, shots if items is None else None, items),
+            train,
+            held,
+            drawn=None if items is not None or train is whole else train,
+            max_pixels=max_pixels,
+            batch_size=batch_size,
+            workers=workers,
+            prefetch=prefetch,
+            limit=limit,
+            on_bad_image=on_bad_image,
+            cache=cache,
+        )
+        self.template = known.template
+
+
+class FolderSourceData(ListedSourceData):
+    """A user's own images to fit on, one folder per class, some of which are held out to validate on.
+
+    Args:
+        root: Folder with one folder of images per class.
+        class_names: Names of the classes: null for the folders' names, ``imagenet`` for folders named by
+            wnid, or a ``.txt`` or ``.json`` file.
+        shots: Training images of each class; all that are not held out where null.
+        items: A list of images that an earlier run wrote, in place of drawing; ``shots`` is not used then.
+        draw_seed: Seed of the drawing of images: which images, not the run's randomness.
+        val_shots: Validation images of each class, fewer where there are not as many; 0 for no validation.
+        batch_size: Images of a batch, on each device: a step of two devices has twice as many.
+        workers: Processes that read images and make views.
+        prefetch: Batches each worker prepares ahead.
+        limit: Use only so many images of each of the two, evenly spread; all where null.
+        on_bad_image: End the run at an unreadable image, or leave it out, count it and warn.
+        max_pixels: The largest width times height that is read; above it, an image counts as unreadable.
+        cache: Keep decoded training images in memory, up to a gigabyte on each device, shared out to its workers.
+            Results do not depend on it.
+
+    Attributes:
+        drawn: The training images of this run, if they were drawn; a run keeps the list in its folder.
+
+    Raises:
+        UserError: If the folder has no class folders, or a value does not fit it.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        class_names: str | None = None,
+        shots: int | None = None,
+        items: str | None = None,
+        draw_seed: int = 1,
+        val_shots: int = 4,
+        batch_size: int = 32,
+        workers: int = 2,
+        prefetch: int = 2,
+        limit: int | None = None,
+        on_bad_image: Literal["error", "skip"] = "error",
+        max_pixels: int = MAX_PIXELS,
+        cache: bool = True,
+    ) -> None:
+        if val_shots < 0:
+            raise UserError(f"data.val_shots {val_shots}: must be at least 0, which is no validation")
+        images = ImageFolder(Path(root).expanduser(), class_names, max_pixels)
+        whole = images.listing
+        if any(item.label == UNKNOWN_LABEL for item in whole.items):
+            raise UserError(f"data.root {root} has no class folders: put the images of each class in one of its own")
+        train, held = _to_fit_on(whole, shots, items, draw_seed), None
+        if val_shots:
+            train, held = _held_out(whole, train, val_shots, draw_seed)
+        super().__init__(
+            f"{images.name}-listed" if items else f"{images.name}-{shots}-shot" if shots else images.name,
+            train,
+            held,
+            drawn=None if items is not None or train is whole else train,
+            max_pixels=max_pixels,
+            batch_size=batch_size,
+            workers=workers,
+            prefetch=prefetch,
+            limit=limit,
+            on_bad_image=on_bad_image,
+            cache=cache,
+        )
+
+
+def _files(listing: Listing) -> set[str]:
+    # Joined as text: pathlib takes seconds for the lists of ImageNet.
+    return {f"{listing.root}/{item.path}" for item in listing.items}
+
+
+def _check_validation(validation: str, val_shots: int | None) -> None:
+    if validation not in get_args(Validation):
+        raise UserError(f"data.validation {validation!r}: use {', '.join(get_args(Validation))}")
+    if val_shots is not None and val_shots < 1:
+        raise UserError(f"data.val_shots {val_shots}: must be at least 1, or null for all; none: data.validation none")
+
+
+def _to_fit_on(whole: Listing, shots: int | None, items: str | None, seed: int) -> Listing:
+    """The images of an earlier run's list, or a draw, or the whole itself."""
+    if items is not None:
+        return listed_in(Path(items).expanduser(), whole)
+    return whole if shots is None else few_shot(whole, shots, seed)
+
+
+def _held_out(whole: Listing, train: Listing, val_shots: int | None, seed: int) -> tuple[Listing, Listing]:
+    """What to fit on and what to validate on: the latter from images that were not drawn, if some were."""
+    if train is whole:
+        if val_shots is None:
+            raise UserError("data.val_shots null: with all images to fit on, say how many of each class to hold out")
+        try:
+            return holdout(whole, per_class=val_shots, seed=seed)
+        except UserError as error:
+            raise UserError(str(error).replace("data.holdout.per_class", "data.val_shots")) from None
+    rest = without(whole, train.items)
+    if not rest.items:
+        raise UserError(f"{whole.root}: all images are drawn to fit on, none is left to hold out: draw fewer")
+    return train, rest if val_shots is None else at_most(rest, val_shots, seed)

@@ -44,13 +44,32 @@ class ClipSpec:
     dtype: Dtype = "fp32"
 
 
+class LoadedClip(ClipSpec):
+    """A CLIP that is loaded already, where a :class:`ClipSpec` is asked for: several methods can share it.
+
+    Args:
+        clip: What :func:`load_clip` shall give.
+        spec: What it was loaded from.
+    """
+
+    clip: Clip
+
+    def __init__(self, clip: Clip, spec: ClipSpec) -> None:
+        super().__init__(spec.model, spec.pretrained, spec.dtype)
+        object.__setattr__(self, "clip", clip)  # the specification is frozen
+
+
 def load_clip(spec: ClipSpec) -> Clip:
     """Build the model, load its weights, freeze it and put it in evaluation mode, on the CPU.
+
+    A :class:`LoadedClip` gives its own as it is.
 
     Raises:
         UserError: If the model or the tag is unknown, the file is missing, damaged or of another model, or
             its activation (quick GELU) is not the model's.
     """
+    if isinstance(spec, LoadedClip):
+        return spec.clip
     config = _model_config(spec.model)
     weights = _find_weights(spec, config)
     if spec.model == demo.MODEL_NAME:

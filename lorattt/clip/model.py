@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lorattt.clip.templates import TemplateSet, resolve_templates
 from lorattt.clip.text import Tokenizer, class_features
+from lorattt.clip.text_tower import TextTower
 from lorattt.clip.vision import ImageTower, VisionTower, wrap_tower
 from lorattt.errors import UserError
 
@@ -70,6 +71,15 @@ class Clip(nn.Module):
                 "use a ViT such as ViT-B-16-quickgelu, or a method that needs image features only"
             )
         return self.vision
+
+    @property
+    def text_tower(self) -> TextTower:
+        """The text tower, at the level of tokens.
+
+        Raises:
+            UserError: If it is not causal with end-of-text pooling.
+        """
+        return TextTower(self.model, self.name)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """``(*, 3, S, S)`` uint8 images to normalised ones of the tower's dtype."""

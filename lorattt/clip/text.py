@@ -5,11 +5,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from open_clip import CLIP
-from open_clip.transformer import ResidualAttentionBlock, text_global_pool
-from torch import Tensor, nn
+from torch import Tensor
 
-from lorattt.clip.attention import layer_norm, run_block
+from lorattt.clip.text_tower import TextTower, find_text_parts
 from lorattt.errors import UserError
 
 Tokenizer = Callable[[list[str]], Tensor]
@@ -27,32 +25,21 @@ def encode_text(model: Any, tokens: Tensor) -> Tensor:
         tokens: ``(N, L)`` int64 token ids, zero behind the end-of-text token.
 
     Returns:
-        ``(N, D)`` features, not of unit length.
+        ``(N, D)`` features, not of unit length; float32 or wider where the cut applies.
     """
-    if not _causal_with_end_pooling(model):
+    if find_text_parts(model) is None:
         whole: Tensor = model.encode_text(tokens)
         return whole
-    tokens = tokens[:, : int(tokens.argmax(dim=-1).max()) + 1]
-    length = tokens.shape[1]
-    dtype = model.transformer.get_cast_dtype()
-    x = model.token_embedding(tokens).to(dtype) + model.positional_embedding[:length].to(dtype)
-    mask = model.attn_mask[:length, :length].to(dtype)
-    for block in model.transformer.resblocks:
-        x = run_block(block, x, mask=mask)
-    pooled: Tensor = text_global_pool(layer_norm(x, model.ln_final), tokens, model.text_pool_type)
-    projection = model.text_projection
-    if projection is None:
-        return pooled
-    return torch.as_tensor(projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection)
+    tower = TextTower(model, "the model")
+    ends = tokens.argmax(dim=-1)
+    tokens = tokens[:, : int(ends.max()) + 1]
+    return tower.encode(None, tower.embed(tokens).unsqueeze(0), ends=ends).squeeze(0)
 
 
-def _causal_with_end_pooling(model: Any) -> bool:
-    return (
-        isinstance(model, CLIP)
-        and model.attn_mask is not None
-        and model.text_pool_type == "argmax"
-        and all(type(block) is ResidualAttentionBlock for block in model.transformer.resblocks)
-    )
+def word_ids(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a text alone, without start and end, however many: the tokenizer's own call would cut them."""
+    found: list[int] = tokenizer.encode(text)
+    return found
 
 
 @torch.no_grad()

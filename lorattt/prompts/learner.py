@@ -1,0 +1,216 @@
+"""The class names of a list, tokenised once and joined with any context vectors.
+
+A sequence is start, context and class name in the order of the position, full stop, end, as in CoOp (Zhou
+et al., IJCV 2022) and TPT (Shu et al., NeurIPS 2022).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lorattt.clip.model import Clip
+from lorattt.clip.text import word_ids
+from lorattt.errors import UserError
+from lorattt.prompts.context import POSITIONS, Position
+
+# What one more pass through the tower costs, in tokens: on a CPU the weights are read from memory again, on
+# a GPU the kernels are launched again. A few padded tokens are cheaper than that.
+_PASS_TOKENS = {"cpu": 128, "cuda": 1024}
+
+
+@dataclass(frozen=True)
+class _Names:
+    """Classes whose names and tails have the same numbers of tokens.
+
+    Attributes:
+        classes: ``(n,)`` int64, their labels.
+        name: ``(n, N)`` int64, the tokens of the names.
+        tail: ``(n, T)`` int64, what follows name and context: full stop and end.
+    """
+
+    classes: Tensor
+    name: Tensor
+    tail: Tensor
+
+    @property
+    def length(self) -> int:
+        return self.name.shape[1] + self.tail.shape[1]
+
+    def to(self, device: torch.device) -> "_Names":
+        return _Names(self.classes.to(device), self.name.to(device), self.tail.to(device))
+
+
+class ClassPrompts:
+    """Texts of a list of classes, all but the context.
+
+    It holds token ids only, and follows the model to any device.
+
+    Args:
+        clip: The model whose text tower and tokenizer are used.
+        class_names: K names, in label order; underscores read as spaces. Equal names are allowed.
+        position: Where the names stand: behind the context, in its middle, or before it.
+        tokens: M, the number of context vectors.
+        class_specific: Whether every class has a context of its own.
+
+    Raises:
+        UserError: If the text tower is not causal, the list is empty, or the context or a name joined with
+            it is longer than the tower's sequences.
+    """
+
+    def __init__(
+        self,
+        clip: Clip,
+        class_names: Sequence[str],
+        position: Position,
+        tokens: int,
+        *,
+        class_specific: bool = False,
+    ) -> None:
+        if position not in POSITIONS:
+            raise UserError(f"prompt.position {position!r}: must be one of {', '.join(POSITIONS)}")
+        if tokens < 1:
+            raise UserError(f"prompt.tokens {tokens}: must be at least 1")
+        if not class_names:
+            raise UserError("the class list is empty: give at least one class name")
+        self._tower = clip.text_tower
+        self.position = position
+        self.tokens = tokens
+        self.class_specific = class_specific
+        self.count = len(class_names)
+        self._start, self._end = clip.tokenizer.sot_token_id, clip.tokenizer.eot_token_id  # type: ignore[attr-defined]
+        length = self._tower.length
+        if tokens + 2 > length:
+            raise UserError(
+                f"a context of {tokens} tokens is too long: the texts of {clip.name} have {length}, start and end "
+                f"included; use at most {length - 2}, and fewer to leave room for class names"
+            )
+        groups: dict[tuple[int, int], list[tuple[int, list[int], list[int]]]] = {}
+        for label, name in enumerate(class_names):
+            words, tail = self._split(clip, name)
+            needed = 1 + tokens + len(words) + len(tail)
+            if needed > length:
+                raise UserError(
+                    f"class {name!r} has {needed} tokens with its context of {tokens}, but the texts of {clip.name} "
+                    f"have {length}: use a shorter name, or a context of fewer tokens"
+                )
+            groups.setdefault((len(words) + len(tail), len(words)), []).append((label, words, tail))
+        self._names = [_names(groups[key]) for key in sorted(groups)]
+        order = torch.cat([names.classes for names in self._names])
+        self._inverse = order.argsort()
+
+    def _split(self, clip: Clip, name: str) -> tuple[list[int], list[int]]:
+        """Tokens of the name and of what follows it.
+
+        Name and full stop are tokenised together, behind a placeholder, and cut where the name alone would
+        end, as CoOp does. Where the name itself ends in punctuation, the two may be one token ("St." gives
+        ".."): it counts as the name's, and the tail is the end alone.
+        """
+        words = name.replace("_", " ")
+        together = word_ids(clip.tokenizer, f"X {words}.")[1:]
+        alone = len(word_ids(clip.tokenizer, words))
+        return together[:alone], [*together[alone:], self._end]
+
+    def features(self, context: Tensor, *, chunk: int | None = None) -> Tensor:
+        """Class features with that context.
+
+        Args:
+            context: ``(M, d)``, or ``(E, M, d)`` for E episodes; with class-specific contexts ``(K, M, d)`` or
+                ``(E, K, M, d)``.
+            chunk: Sequences encoded at a time; None for what the memory suggests. The result is the same.
+
+        Returns:
+            ``(K, D)``, or ``(E, K, D)`` for E episodes: unit vectors in label order, float32, or float64 if the
+            context or the tower is.
+        """
+        shape = (self.count, self.tokens) if self.class_specific else (self.tokens,)
+        shape = (*shape, self._tower.width)
+        if tuple(context.shape[-len(shape) :]) != shape or context.dim() - len(shape) not in (0, 1):
+            raise ValueError(f"context of shape {tuple(context.shape)}: its last axes must be {shape}")
+        device = self._tower.device
+        if self._inverse.device != device:
+            self._names = [names.to(device) for names in self._names]
+            self._inverse = self._inverse.to(device)
+        vectors = context.to(device)
+        if context.dim() == len(shape):
+            vectors = vectors.unsqueeze(0)
+        episodes = vectors.shape[0]
+        opening, vectors = self._opening(vectors)
+        begun = self._tower.begin(opening)
+        checkpointed = None
+        if torch.is_grad_enabled():
+            total = sum(names.classes.shape[0] * (names.length + vectors.shape[-2]) for names in self._names)
+            checkpointed = not self._tower.fits(episodes * total)
+        parts = []
+        for group in self._passes(episodes):
+            rest, ends = self._rest(group, vectors)
+            parts.append(self._tower.encode(begun, rest, ends=ends, chunk=chunk, checkpointed=checkpointed))
+        features = torch.cat([part.expand(episodes, -1, -1) for part in parts], dim=1)[:, self._inverse]
+        if context.dtype == torch.float64:
+            features = features.double()
+        features = F.normalize(features, dim=-1)
+        return features if context.dim() > len(shape) else features.squeeze(0)
+
+    def _opening(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """What all sequences of an episode begin with, ``(E or 1, P, d)``, and the vectors that are left.
+
+        These have the class axis: ``(E, K or 1, M', d)``.
+        """
+        start = self._tower.embed(torch.tensor([[self._start]], device=vectors.device)).to(vectors.dtype)
+        if self.class_specific:
+            return start, vectors
+        shared = {"end": self.tokens, "middle": self.tokens // 2, "front": 0}[self.position]
+        if shared == 0:
+            return start, vectors.unsqueeze(1)
+        opening = torch.cat([start.expand(vectors.shape[0], -1, -1), vectors[:, :shared]], dim=1)
+        return opening, vectors[:, shared:].unsqueeze(1)
+
+    def _passes(self, episodes: int) -> list[list[_Names]]:
+        """Lengths that share a pass, the short ones padded behind their end, where that is cheaper than two passes."""
+        spare = _PASS_TOKENS.get(self._tower.device.type, 1024)
+        passes: list[list[_Names]] = []
+        for names in reversed(self._names):
+            if passes:
+                padding = episodes * names.classes.shape[0] * (passes[-1][-1].length - names.length)
+                if padding <= spare:
+                    spare -= padding
+                    passes[-1].insert(0, names)
+                    continue
+            spare = _PASS_TOKENS.get(self._tower.device.type, 1024)
+            passes.append([names])
+        return passes[::-1]
+
+    def _rest(self, group: list[_Names], vectors: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What follows the beginning, ``(E or 1, n, S, d)``, and where the ends are; None for the last place."""
+        left = vectors.shape[-2]
+        lengths = [names.length + left for names in group]
+        parts = [
+            self._joined(names, vectors, max(lengths) - length) for names, length in zip(group, lengths, strict=True)
+        ]
+        episodes = max(part.shape[0] for part in parts)
+        rest = torch.cat([part.expand(episodes, -1, -1, -1) for part in parts], dim=1)
+        if min(lengths) == max(lengths):
+            return rest, None
+        counts = torch.tensor([names.classes.shape[0] for names in group])
+        return rest, (torch.tensor(lengths) - 1).repeat_interleave(counts).to(rest.device)
+
+    def _joined(self, names: _Names, vectors: Tensor, padding: int) -> Tensor:
+        """Name, context and tail in the order of the position, padded: ``(E or 1, n, S, d)``."""
+        count = names.classes.shape[0]
+        name, tail = (self._tower.embed(ids).to(vectors.dtype).unsqueeze(0) for ids in (names.name, names.tail))
+        if padding:
+            tail = F.pad(tail, (0, 0, 0, padding))
+        if vectors.shape[-2] == 0:
+            return torch.cat([name, tail], dim=2)
+        own = vectors[:, names.classes] if self.class_specific else vectors.expand(-1, count, -1, -1)
+        before = {"end": self.tokens, "middle": self.tokens // 2, "front": 0}[self.position]
+        before -= self.tokens - own.shape[2]  # the shared beginning has these already
+        name, tail = (part.expand(own.shape[0], -1, -1, -1) for part in (name, tail))
+        return torch.cat([own[:, :, :before], name, own[:, :, before:], tail], dim=2)
+
+
+def _names(rows: list[tuple[int, list[int], list[int]]]) -> _Names:
+    labels, words, tails = zip(*rows, strict=True)
+    return _Names(*(torch.tensor(part, dtype=torch.int64) for part in (labels, words, tails)))

@@ -1,0 +1,140 @@
+"""Where a prompt's context comes from: words, a file, or random vectors."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lorattt import demo
+from lorattt.clip.model import Clip
+from lorattt.clip.text import word_ids
+from lorattt.errors import UserError
+from lorattt.prompts.context import POSITIONS, Position, Prompt
+from lorattt.prompts.files import load_prompt
+from lorattt.rng import episode_keys, fold
+
+__all__ = ["POSITIONS", "Position", "Prompt", "PromptSpec", "build_prompt"]
+
+WORDS = "a photo of a"
+_CONTEXT_STREAM = 31  # a purpose of random numbers
+_DEVIATION = 0.02  # as CoOp draws its vectors
+
+
+@dataclass(frozen=True)
+class PromptSpec:
+    """Where the context of a prompt comes from; one of file, words and tokens.
+
+    Args:
+        file: A prompt that lorattt saved (``.safetensors``), or a checkpoint of CoOp's program; ``demo`` for the one
+            that comes with the embedded demo.
+        words: The context begins as the vectors of these words (``_`` reads as a space); "a photo of a" where
+            neither file nor tokens is given.
+        tokens: Begin with so many random vectors (normal, standard deviation 0.02).
+        class_specific: Every class has a context of its own.
+        position: Where the class name stands: behind the context (``end``), in its middle, or before it
+            (``front``); null for the file's, or ``end``.
+    """
+
+    file: str | None = None
+    words: str | None = None
+    tokens: int | None = None
+    class_specific: bool = False
+    position: Position | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values that contradict each other."""
+        given = [name for name in ("file", "words", "tokens") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise UserError(
+                f"prompt.{given[0]} and prompt.{given[1]} are both given: the context comes from one of them"
+            )
+        if self.tokens is not None and self.tokens < 1:
+            raise UserError(f"prompt.tokens {self.tokens}: must be at least 1")
+        if self.words is not None and not self.words.replace("_", " ").strip():
+            raise UserError(f"prompt.words {self.words!r}: give at least one word, such as {WORDS!r}")
+        if self.position is not None and self.position not in POSITIONS:
+            raise UserError(f"prompt.position {self.position!r}: must be one of {', '.join(POSITIONS)}")
+
+
+def build_prompt(spec: PromptSpec, clip: Clip, class_names: Sequence[str], seed: int) -> Prompt:
+    """The prompt that a specification means for a model and a list of classes.
+
+    Args:
+        spec: Where the context comes from.
+        clip: The model; its text tower gives words their vectors.
+        class_names: K names, in label order; read where every class has a context of its own.
+        seed: The run's seed, for random vectors.
+
+    Returns:
+        A prompt on the CPU.
+
+    Raises:
+        UserError: If the tower is not causal; or the file cannot be read, or was made for another model,
+            position or list of classes.
+    """
+    tower = clip.text_tower
+    if spec.file is not None:
+        return _from_file(spec, clip, class_names)
+    position = spec.position or "end"
+    words = None
+    if spec.tokens is not None:
+        shape: tuple[int, ...] = (spec.tokens, tower.width)
+        key = fold(episode_keys(seed, torch.tensor(0)), _CONTEXT_STREAM)
+        generator = torch.Generator().manual_seed(int(key))
+        if spec.class_specific:
+            shape = (len(class_names), *shape)
+        context = torch.randn(shape, generator=generator) * _DEVIATION
+    else:
+        words = " ".join((spec.words or WORDS).replace("_", " ").split())
+        ids = word_ids(clip.tokenizer, words)
+        if not ids:
+            raise UserError(f"prompt.words {spec.words!r}: the tokenizer of {clip.name} finds no word in them")
+        with torch.no_grad():
+            context = tower.embed(torch.tensor([ids], device=tower.device))[0].float().cpu()
+        if spec.class_specific:
+            context = _for_each_class(context, class_names)
+    return Prompt(context, position, words, clip.name, tuple(class_names) if spec.class_specific else None)
+
+
+def _from_file(spec: PromptSpec, clip: Clip, class_names: Sequence[str]) -> Prompt:
+    path = demo.PROMPTS.get(str(spec.file)) or Path(str(spec.file)).expanduser()
+    found = load_prompt(path)
+    context, width = found.context, clip.text_tower.width
+    if found.model is not None and found.model != clip.name:
+        raise UserError(
+            f"prompt.file {path}: it was made for {found.model}, and the model is {clip.name}: use that one"
+        )
+    if context.shape[-1] != width:
+        raise UserError(
+            f"prompt.file {path}: its context is {context.shape[-1]} wide, the text tower of {clip.name} {width}: "
+            "use the model it was made for"
+        )
+    if None not in (spec.position, found.position) and spec.position != found.position:
+        raise UserError(
+            f"prompt.file {path}: it was made for position {found.position}, and prompt.position is {spec.position}: "
+            "leave the key out"
+        )
+    names = tuple(class_names) if context.dim() == 3 or spec.class_specific else None
+    if context.dim() == 3:
+        _check_classes(path, len(context), found.class_names, class_names)
+    elif spec.class_specific:
+        context = _for_each_class(context, class_names)
+    return Prompt(context, spec.position or found.position or "end", found.words, clip.name, names)
+
+
+def _check_classes(path: Path, count: int, known: tuple[str, ...] | None, class_names: Sequence[str]) -> None:
+    mend = "use it with its own list of classes, or a prompt with one context for all"
+    if count != len(class_names):
+        raise UserError(
+            f"prompt.file {path}: it has a context for each of {count} classes, and the list has {len(class_names)}: "
+            f"{mend}"
+        )
+    for label, (theirs, ours) in enumerate(zip(known or class_names, class_names, strict=True)):
+        if theirs != ours:
+            raise UserError(f"prompt.file {path}: its class {label} is {theirs!r}, and the list says {ours!r}: {mend}")
+
+
+def _for_each_class(context: Tensor, class_names: Sequence[str]) -> Tensor:
+    return context.expand(len(class_names), -1, -1).clone()

@@ -12,13 +12,13 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from benchmarks.paired import markdown, summarise
 from lorattt import demo
 from lorattt.adapters.lora import LoRASpec
 from lorattt.clip.load import ClipSpec
@@ -53,9 +53,9 @@ def main() -> None:
         right[domain] = measure(method, images, arguments.batch_size)
         accuracy = ", ".join(f"{name} {100 * x:.1f}" for name, x in zip(COLUMNS, right[domain].mean(1), strict=True))
         print(f"{domain}: {accuracy} ({time.perf_counter() - started:.0f} s)", flush=True)
-    report = summarise(right)
+    report = summarise(right, COLUMNS)
     print()
-    print(markdown(report))
+    print(markdown(report, COLUMNS))
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
@@ -110,48 +110,6 @@ def _with(engine: LoRATTTEngine, loss: LossSpec) -> LoRATTTEngine:
         reset_every_step=engine.reset_every_step,
         chunk=engine.chunk,
     )
-
-
-def summarise(right: dict[str, Tensor]) -> dict[str, Any]:
-    """Accuracies in percent per domain, and paired differences to zero-shot with 95 % intervals, in points."""
-    report: dict[str, Any] = {"images": next(iter(right.values())).shape[1], "domains": {}}
-    for domain, values in right.items():
-        report["domains"][domain] = _row(values.double())
-    shifted = [values.double() for domain, values in right.items() if domain != "source"]
-    if shifted:
-        report["mean of shifted"] = _row(torch.stack(shifted).mean(0))
-    return report
-
-
-def _row(values: Tensor) -> dict[str, Any]:
-    """``(columns, N)`` shares of right answers, each of N independent scenes, to a row."""
-    row: dict[str, Any] = {"accuracy": dict(zip(COLUMNS, (100 * values.mean(1)).tolist(), strict=True)), "gain": {}}
-    for name, column in zip(COLUMNS[1:], values[1:], strict=True):
-        difference = 100 * (column - values[0])
-        half = 1.96 * difference.std().item() / len(difference) ** 0.5
-        mean = difference.mean().item()
-        row["gain"][name] = {"mean": mean, "low": mean - half, "high": mean + half}
-    return row
-
-
-def markdown(report: dict[str, Any]) -> str:
-    """The report as a Markdown table."""
-    lines = [
-        f"Top-1 in percent, {report['images']} images a domain; in brackets the paired 95 % interval of the gain.",
-        "",
-        "| domain | " + " | ".join(COLUMNS) + " |",
-        "|" + " --- |" * (len(COLUMNS) + 1),
-    ]
-    rows = {**report["domains"]}
-    if "mean of shifted" in report:
-        rows["**mean of shifted**"] = report["mean of shifted"]
-    for name, row in rows.items():
-        cells = [f"{row['accuracy'][COLUMNS[0]]:.1f}"]
-        for column in COLUMNS[1:]:
-            gain = row["gain"][column]
-            cells.append(f"{row['accuracy'][column]:.1f} ({gain['low']:+.1f} to {gain['high']:+.1f})")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,17 @@
 """How long adaptation takes: the plain reference loop, ours, and a plain forward of the same views.
 
-    python -m benchmarks.episodes [--models demo vit-b-16] [--images N] [--json FILE]
+    python -m benchmarks.episodes [--method lora_ttt] [--models demo vit-b-16] [--images N] [--json FILE]
 
 All three run in one process, on the same views, one after the other in turn; each time is the best of the
 repeats, as the least disturbed one. Times are per image, without making the views. The outcomes of the
 reference loop and of ours are compared as well: a fast wrong answer is worth nothing.
+
+With ``--method tlla``: what STSS adds to a forward of the views (:mod:`benchmarks.episodes_tlla`).
 """
 
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,18 +20,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks import episodes_tlla
 from benchmarks.reference import ReferenceLoop, ReferenceSettings
+from benchmarks.timing import demo_views, device_name, timed
 from lorattt.adapters.lora import LoRASpec, LoRATuner
-from lorattt.callbacks.results import peak_memory
 from lorattt.clip.load import ClipSpec, load_clip
-from lorattt.clip.model import Clip
 from lorattt.data.demo import DemoImages
 from lorattt.episodes.optim import OptimiserSpec
 from lorattt.methods.lora_ttt import LoRATTTEngine, LossSpec
 from lorattt.rng import episode_keys
-from lorattt.views.crops import ViewSpec
 from lorattt.views.masking import kept_count, random_kept_patches
-from lorattt.views.render import Views
 
 MODELS = {
     "demo": ClipSpec("lorattt-demo", "demo"),
@@ -43,17 +42,28 @@ IMAGES = {"demo": 8, "vit-b-16": 2}
 def main() -> None:
     """Measure, print the table, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--method", choices=("lora_ttt", "tlla"), default="lora_ttt")
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--images", type=int, help="images adapted at once (default: 8 for demo, 2 for vit-b-16)")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="where to write the numbers")
+    parser.add_argument("--classes", type=int, help="class names, for tlla (default: 200)")
+    parser.add_argument("--directions", type=int, help="neighbours of the prompt, for tlla (default: 10)")
     arguments = parser.parse_args()
+    tlla = arguments.method == "tlla"
+    if not tlla and (arguments.classes or arguments.directions):
+        parser.error("--classes and --directions are for --method tlla")
     rows = []
     for name in arguments.models:
-        images = arguments.images or IMAGES[name]
-        rows.append(measure(name, images, arguments.repeats, torch.device(arguments.device)))
-    print(table(rows))
+        images, device = arguments.images or IMAGES[name], torch.device(arguments.device)
+        if tlla:
+            numbers = {"classes": arguments.classes or 200, "directions": arguments.directions or 10}
+            settings = {"images": images, "repeats": arguments.repeats, **numbers}
+            rows.append(episodes_tlla.measure(name, MODELS[name], device=device, **settings))
+        else:
+            rows.append(measure(name, images, arguments.repeats, device))
+    print((episodes_tlla.table if tlla else table)(rows))
     report = json.dumps({"torch": torch.__version__, "threads": torch.get_num_threads(), "rows": rows}, indent=2)
     if arguments.json:
         arguments.json.write_text(report + "\n", encoding="utf-8")
@@ -64,7 +74,7 @@ def measure(name: str, images: int, repeats: int, device: torch.device) -> dict[
     """One model's row."""
     torch.manual_seed(0)
     clip = load_clip(MODELS[name]).to(device)
-    pixels = clip.normalise(_views(clip, images).to(device))
+    pixels = clip.normalise(demo_views(clip, images).to(device))
     # Random class features: what a class is called makes no difference to the time.
     classes, width = CLASSES[name], clip.vit.project(torch.zeros(1, clip.vit.width, device=device)).shape[-1]
     text = torch.nn.functional.normalize(torch.randn(classes, width, device=device), dim=-1)
@@ -104,7 +114,7 @@ def measure(name: str, images: int, repeats: int, device: torch.device) -> dict[
     peaks: dict[str, int] = {}
     for repeat in range(repeats + 1):
         for key, run in runs.items():
-            seconds, peak = _timed(run, device)
+            seconds, peak = timed(run, device)
             peaks.setdefault(key, peak)
             if repeat:  # the first round warms the libraries up
                 times[key].append(seconds / images)
@@ -119,7 +129,7 @@ def measure(name: str, images: int, repeats: int, device: torch.device) -> dict[
         "model": name,
         "images_at_once": images,
         "views": pixels.shape[1],
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device": device_name(device),
         "seconds_per_image": best,
         "median_seconds_per_image": {key: statistics.median(values) for key, values in times.items()},
         "ours_over_plain": best["ours"] / best["plain"],
@@ -128,27 +138,6 @@ def measure(name: str, images: int, repeats: int, device: torch.device) -> dict[
         "peak_memory_bytes": peaks,
         "largest_logit_difference": difference,
     }
-
-
-def _views(clip: Clip, images: int) -> Tensor:
-    """Views of demo images at the model's size, ``(E, V, 3, S, S)`` uint8."""
-    source = DemoImages("noise", 3, images, "test")
-    make = Views(ViewSpec(), clip.image_size)
-    return torch.stack([make(source.read(index), index) for index in range(images)])
-
-
-def _timed(run: Callable[[], Tensor], device: torch.device) -> tuple[float, int]:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-    started = time.perf_counter()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    seconds = time.perf_counter() - started
-    # Elsewhere than on CUDA it only grows, hence the order plain, ours, reference, and the first round's
-    # figure. What loading the model took is in all three.
-    return seconds, peak_memory(device)
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -1,9 +1,5 @@
 """The Python call: images and class names in, ranked classes out; no Trainer, no files."""
 
-import dataclasses
-import difflib
-import inspect
-import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +17,12 @@ from lorattt.data.loose import find_images, loose_class_names
 from lorattt.data.source import UNKNOWN_LABEL, EpisodeDataset, collate_episodes
 from lorattt.errors import UserError
 from lorattt.methods.base import Method
-from lorattt.methods.lora_ttt import LoRATTT
-from lorattt.methods.zero_shot import ZeroShot
+from lorattt.methods.registry import METHODS as METHODS
+from lorattt.methods.registry import build_method
+from lorattt.methods.several import Several
 
 ImageLike: TypeAlias = str | Path | Image.Image | Tensor
 Ranking: TypeAlias = tuple[tuple[str, float], ...]
-
-METHODS: dict[str, type[Method]] = {kind.name: kind for kind in (ZeroShot, LoRATTT)}
-"""Methods that :func:`classify` knows by name."""
 
 _DEFAULT_MODEL = "ViT-B-16-quickgelu:openai"
 
@@ -202,6 +196,8 @@ def _device(device: str | torch.device | None, method: str | Method) -> torch.de
 
 
 def _method(method: str | Method, model: ClipSpec | str | None, seed: int, options: Mapping[str, Any]) -> Method:
+    if isinstance(method, Several):
+        raise UserError("method: Several has several answers to an image; give one of its methods")
     if isinstance(method, Method):
         given = [
             *(["model"] if model is not None else []),
@@ -211,30 +207,7 @@ def _method(method: str | Method, model: ClipSpec | str | None, seed: int, optio
         if given:
             raise UserError(f"{given[0]}: the {type(method).__name__} you give has its own; set it there")
         return method
-    kind = METHODS.get(method)
-    if kind is None:
-        raise UserError(f"method {method!r}: known are {', '.join(METHODS)}")
-    accepted = [name for name in inspect.signature(kind).parameters if name not in ("clip", "class_names", "seed")]
-    hints = typing.get_type_hints(kind.__init__)
-    arguments: dict[str, Any] = {}
-    for key, value in options.items():
-        if key not in accepted:
-            near = difflib.get_close_matches(key, accepted, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"accepted are {', '.join(accepted)}"
-            raise UserError(f"{key}: {kind.__name__} has no such argument; {hint}")
-        arguments[key] = _record(hints[key], key, value)
     if not isinstance(model, ClipSpec):
         name, _, tag = (model or _DEFAULT_MODEL).partition(":")
         model = ClipSpec(name, tag) if tag else ClipSpec(name)
-    return kind(clip=model, seed=seed, **arguments)
-
-
-def _record(hint: Any, key: str, value: Any) -> Any:
-    """A dictionary for an argument that is a dataclass, as one."""
-    if not (dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping)):
-        return value
-    try:
-        return hint(**value)
-    except TypeError as error:
-        fields = ", ".join(field.name for field in dataclasses.fields(hint))
-        raise UserError(f"{key}: {hint.__name__} takes {fields}; got {', '.join(map(str, value))}") from error
+    return build_method(method, options, clip=model, seed=seed)

@@ -19,6 +19,7 @@ from lorattt.api import METHODS, Classification, classify
 from lorattt.clip.load import ClipSpec
 from lorattt.errors import UserError
 from lorattt.methods.lora_ttt import LoRATTT
+from lorattt.methods.several import Several
 from lorattt.methods.zero_shot import ZeroShot
 from lorattt.views.crops import ViewSpec
 
@@ -55,12 +56,14 @@ def test_the_package_gives_it_without_importing_torch_first() -> None:
         _ = lorattt.clasify
 
 
-@pytest.mark.parametrize(("method", "seed"), [("lora_ttt", 0), ("lora_ttt", 3), ("zero_shot", 0)])
+@pytest.mark.parametrize(("method", "seed"), [("lora_ttt", 0), ("lora_ttt", 3), ("zero_shot", 0), ("mta", 0)])
 def test_the_numbers_are_those_of_predict(method: str, seed: int, photos: Path, cli: Cli, tmp_path: Path) -> None:
     kind = METHODS[method].__name__
     args = ["--model", kind, "--model.clip.model", "lorattt-demo", "--model.clip.pretrained", "demo"]
-    args += [] if method == "zero_shot" else ["--model.views.number", "10", "--model.steps", "2"]
-    options: dict[str, Any] = {} if method == "zero_shot" else {"views": VIEWS, "steps": 2}
+    args += [] if method == "zero_shot" else ["--model.views.number", "10"]
+    args += ["--model.steps", "2"] if method == "lora_ttt" else []
+    options: dict[str, Any] = {} if method == "zero_shot" else {"views": VIEWS}
+    options |= {"steps": 2} if method == "lora_ttt" else {}
     images = str(tmp_path / photos)
     data = ["--data", "ImagesData", "--data.images", images, "--data.class_names", json.dumps(NAMES)]
     run = cli("predict", *args, *data, "--data.workers", "0", "--seed_everything", str(seed), "--run.top_k", "3", *CPU)
@@ -82,7 +85,7 @@ def test_the_numbers_are_those_of_predict(method: str, seed: int, photos: Path, 
                 assert [p for _, p in ranking] == pytest.approx([e["probability"] for e in expected], abs=1e-5)
                 assert len(ranking) == 3
     adapted = any(result.before != result.after for result in results)
-    assert adapted == (method == "lora_ttt")
+    assert adapted == (method != "zero_shot")
 
 
 def test_batches_do_not_matter_and_places_do(photos: Path) -> None:
@@ -175,13 +178,20 @@ def test_workers_and_a_device(photos: Path, zero_shot: ZeroShot) -> None:
     assert classify("photos", NAMES, method=zero_shot, workers=1, device="cpu") == here
 
 
+def _several() -> Several:
+    return Several(methods=["zero_shot"], clip=ClipSpec("lorattt-demo", "demo"))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: classify("photos", NAMES, method="lora"), r"^method 'lora': known are zero_shot, lora_ttt$"),
+        (lambda: classify("photos", NAMES, method="lora"), r"^method 'lora': known are zero_shot, lora_ttt, "),
         (lambda: classify("photos", NAMES, setps=2), r"^setps: LoRATTT has no such argument; did you mean steps\?"),
         (lambda: classify("photos", NAMES, clip=1), r"^clip: LoRATTT has no such argument"),
         (lambda: classify("photos", NAMES, lora={"rnk": 2}), r"^lora: LoRASpec takes rank, .*; got rnk$"),
+        (lambda: classify("photos", NAMES, lora={"rank": "2"}), r"^lora\.rank: '2' is not a whole number$"),
+        (lambda: classify("photos", NAMES, steps="2"), r"^steps: '2' is not a whole number$"),
+        (lambda: classify("photos", NAMES, method=_several()), r"^method: Several has several answers"),
         (lambda: classify("photos", NAMES, model="nothing"), r"'nothing'"),
         (lambda: classify("photos", NAMES, model="lorattt-demo"), r"its tags are demo"),
         (lambda: classify("photos", ["cat", "cat"]), r"^class_names has 'cat' more than once"),

@@ -19,11 +19,14 @@ ALLOWED: dict[str, set[str]] = {
     "episodes": {"errors"},
     "clip": {"errors", "demo"},
     "adapters": {"errors", "rng", "clip", "episodes"},
-    "methods": {"errors", "rng", "losses", "views", "demo", "episodes", "clip", "adapters"},
+    "prompts": {"errors", "rng", "demo", "clip"},
+    "methods": {"errors", "rng", "losses", "views", "demo", "episodes", "clip", "adapters", "prompts"},
     "data": {"errors", "rng", "demo"},
     "callbacks": {"errors"},
-    "api": {"errors", "clip", "methods", "data", "callbacks"},
-    "cli": {"errors", "methods", "data", "callbacks"},
+    "landscape": {"errors", "losses", "views", "clip", "prompts"},
+    "report": {"errors"},
+    "api": {"errors", "clip", "prompts", "methods", "data", "callbacks"},
+    "cli": {"errors", "views", "prompts", "methods", "data", "callbacks", "landscape", "report"},
 }
 # Third party -> the only places that may import it.
 ONLY_IN: dict[str, set[str]] = {
@@ -31,6 +34,7 @@ ONLY_IN: dict[str, set[str]] = {
     "lightning": {"methods", "data", "callbacks", "cli"},
     "torchmetrics": {"methods"},
     "torchvision": {"views", "data"},
+    "matplotlib": {"report"},
 }
 
 

@@ -56,19 +56,23 @@ def test_batches_workers_and_order(cli: Cli) -> None:
         _assert_same(run.rows, reference)
 
 
-def test_two_processes(cli: Cli, tmp_path: Path) -> None:
-    reference = cli("test", *_args("DemoData", 7, 2, 0), "--trainer.devices", "1")
-    folder = tmp_path / "two"
-    command = [sys.executable, "-m", "lorattt", "test", *_args("DemoData", 7, 2, 0), "--run.folder", str(folder)]
-    done = subprocess.run(
+def _in_two_processes(args: list[str], folder: Path) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "lorattt", "test", *args, "--run.folder", str(folder)]
+    return subprocess.run(
         [*command, "--trainer.devices", "2", "--trainer.strategy", "ddp"],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        cwd=tmp_path,
+        cwd=folder.parent,
         capture_output=True,
         text=True,
         timeout=240,
         check=False,
     )
+
+
+def test_two_processes(cli: Cli, tmp_path: Path) -> None:
+    reference = cli("test", *_args("DemoData", 7, 2, 0), "--trainer.devices", "1")
+    folder = tmp_path / "two"
+    done = _in_two_processes(_args("DemoData", 7, 2, 0), folder)
     assert done.returncode == 0, done.stderr
     left = {"config.yaml", "results.json", "predictions.csv", "predictions.jsonl"}
     assert {path.name for path in folder.iterdir()} == left
@@ -82,3 +86,38 @@ def test_two_processes(cli: Cli, tmp_path: Path) -> None:
         assert results[key] == pytest.approx(reference.results[key])
     for key in ("nll_before", "nll_after", "ece_before", "ece_after"):
         assert results[key] == pytest.approx(reference.results[key], abs=1e-3)
+
+
+def test_several_methods_in_two_processes(cli: Cli, tmp_path: Path) -> None:
+    settings = {
+        "methods": ["zero_shot", "mta"],
+        "clip": {"model": "lorattt-demo", "pretrained": "demo"},
+        "views": {"number": 8},
+    }
+    config = tmp_path / "several.yaml"
+    config.write_text(json.dumps({"model": {"class_path": "Several", "init_args": settings}}), encoding="utf-8")
+    args = ["-c", str(config), *_args("DemoData", 7, 2, 0)[len(LORA) + 2 :]]
+    reference = cli("test", *args, "--trainer.devices", "1").folder
+    folder = tmp_path / "two"
+    done = _in_two_processes(args, folder)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in folder.iterdir()} == {"config.yaml", "zero_shot", "mta"}
+    for name in settings["methods"]:
+        assert {path.name for path in (folder / name).iterdir()} == {
+            "results.json",
+            "predictions.csv",
+            "predictions.jsonl",
+        }
+        rows, expected = (
+            list(csv.DictReader((place / name / "predictions.csv").read_text(encoding="utf-8").splitlines()))
+            for place in (folder, reference)
+        )
+        assert [row["index"] for row in rows] == [str(i) for i in range(7)]
+        _assert_same(rows, expected)
+        ours, theirs = (
+            json.loads((place / name / "results.json").read_text(encoding="utf-8")) for place in (folder, reference)
+        )
+        for key in ("n", "top1_before", "top1_after", "top5_after", "fallbacks", "shared_with"):
+            assert ours[key] == pytest.approx(theirs[key])
+        assert ours["nll_after"] == pytest.approx(theirs["nll_after"], abs=1e-3)
+    assert done.stdout.count("written to") == 1

@@ -1,5 +1,6 @@
-"""One observer for test, validate and predict alike."""
+"""One observer for test, validate and predict alike, and how one and several methods are told apart."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -56,3 +57,15 @@ class RunObserver(Callback):
         """Lightning's hook."""
         if trainer.state.fn == TrainerFn.VALIDATING:
             self.ended(trainer, pl_module)
+
+
+def answers_of(outputs: Any) -> Mapping[str, Any]:
+    """What a step's output says of each method: by name if there are several, else under the empty name."""
+    found: Mapping[str, Any] = outputs.get("methods") or {"": outputs}
+    return found
+
+
+def members_of(module: Any) -> dict[str, Any]:
+    """The methods of a run under the names of :func:`answers_of`; each has ``metrics``."""
+    members = getattr(module, "members", None)
+    return {"": module} if members is None else dict(members.items())

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from lorattt.callbacks.base import RunObserver
+from lorattt.callbacks.base import RunObserver, answers_of, members_of
 from lorattt.callbacks.run_folder import find_run_folder, find_top_k
 
 COLUMNS = (
@@ -28,7 +28,8 @@ COLUMNS = (
     "name_after",
 )
 SKIPPED_COLUMNS = ("index", "path", "reason")
-_FILES = ("predictions.csv", "predictions.jsonl", "skipped.csv")
+_FILES = ("predictions.csv", "predictions.jsonl")
+_SKIPPED = "skipped.csv"
 
 
 class PredictionsWriter(RunObserver):
@@ -37,53 +38,105 @@ class PredictionsWriter(RunObserver):
     Labels and predictions are class numbers, names their class names; confidences are probabilities,
     entropies are in nats. A label that is not known is empty in the CSV and null in the JSON lines, which
     list the most probable classes of each image. ``skipped.csv`` lists the images that could not be read.
+    Of several methods, each has a folder of its own name with its predictions.
 
     Attributes:
-        fallbacks: Over all devices, how often adaptation was not finite; known when the run has ended.
+        fallbacks: Over all devices, how often adaptation was not finite, by the names of the methods (the empty
+            one for a method alone); known when the run has ended.
         skipped: Over all devices, how many images could not be read.
-        rows: Over all devices, how many predictions were written.
+        rows: Over all devices, how many images were classified.
     """
 
     def __init__(self) -> None:
-        self.fallbacks = self.skipped = self.rows = 0
-        self._files: list[TextIO] = []
-        self._names: list[str] = []
-        self._top_k = 1
+        self.fallbacks: dict[str, int] = {}
+        self.skipped = self.rows = 0
+        self._predictions: dict[str, _Predictions] = {}
+        self._skipped: TextIO | None = None
 
     def started(self, trainer: Trainer, module: Any) -> None:
         """Open this device's files."""
-        self.fallbacks = self.skipped = self.rows = 0
-        self._names, self._top_k = list(getattr(module, "class_names", None) or ()), find_top_k(trainer)
+        self.skipped = self.rows = 0
+        names, top_k = list(getattr(module, "class_names", None) or ()), find_top_k(trainer)
         folder = find_run_folder(trainer)
-        folder.mkdir(parents=True, exist_ok=True)
-        parts = (_part(folder, name, trainer.global_rank) for name in _FILES)
-        # A file's name need not be text in UTF-8: what is not is written as an escape.
-        self._files = [part.open("w", newline="", encoding="utf-8", errors="backslashreplace") for part in parts]
-        csv.writer(self._files[0]).writerow(COLUMNS)
-        csv.writer(self._files[2]).writerow(SKIPPED_COLUMNS)
+        self.fallbacks = dict.fromkeys(members_of(module), 0)
+        self._predictions = {
+            name: _Predictions(folder / name, trainer.global_rank, names, top_k) for name in self.fallbacks
+        }
+        self._skipped = _open(_part(folder, _SKIPPED, trainer.global_rank))
+        csv.writer(self._skipped).writerow(SKIPPED_COLUMNS)
 
     def took(self, outputs: Any) -> None:
         """Write a batch."""
-        before, after = summary(outputs["before"]), summary(outputs["after"])
+        assert self._skipped is not None
+        for name, answer in answers_of(outputs).items():
+            self._predictions[name].write(outputs, answer)
+            self.fallbacks[name] += int(answer["fallback"].sum())
+        csv.writer(self._skipped).writerows([bad[key] for key in SKIPPED_COLUMNS] for bad in outputs["skipped"])
+        self._skipped.flush()
+        self.skipped += len(outputs["skipped"])
+        self.rows += len(outputs["index"])
+
+    def ended(self, trainer: Trainer, module: Any) -> None:
+        """Add up the counts of all devices and merge their files."""
+        self._close()
+        counts = [self.skipped, self.rows, *self.fallbacks.values()]
+        # A sum of integers, exact; it also waits until every device has closed its files.
+        sums = trainer.strategy.reduce(torch.tensor(counts, device=trainer.strategy.root_device), reduce_op="sum")
+        self.skipped, self.rows, *fallbacks = (int(n) for n in sums)
+        self.fallbacks = dict(zip(self.fallbacks, fallbacks, strict=True))
+        if trainer.is_global_zero:
+            folder, world = find_run_folder(trainer), trainer.world_size
+            for name in self.fallbacks:
+                _merge(folder / name, _FILES[0], world, _merge_tables)
+                _merge(folder / name, _FILES[1], world, _merge_lines)
+            _merge(folder, _SKIPPED, world, _merge_tables)
+            if not self.skipped:
+                (folder / _SKIPPED).unlink()
+
+    def _close(self) -> None:
+        for predictions in self._predictions.values():
+            predictions.close()
+        if self._skipped is not None:
+            self._skipped.close()
+        self._predictions, self._skipped = {}, None
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave what was written where it is."""
+        self._close()
+
+
+class _Predictions:
+    """One method's predictions on one device."""
+
+    def __init__(self, folder: Path, rank: int, names: list[str], top_k: int) -> None:
+        self._names, self._top_k = names, top_k
+        folder.mkdir(parents=True, exist_ok=True)
+        self._table, self._lines = (_open(_part(folder, name, rank)) for name in _FILES)
+        csv.writer(self._table).writerow(COLUMNS)
+
+    def write(self, outputs: Any, answer: Any) -> None:
+        """Write a batch: which images, from the step's output, and what the method says to them."""
+        before, after = summary(answer["before"]), summary(answer["after"])
         index, label = outputs["index"].tolist(), outputs["label"].tolist()
-        table, lines, skipped = self._files
-        rows = csv.writer(table)
+        rows = csv.writer(self._table)
         for i, path in enumerate(outputs["path"]):
             pairs = [f"{x[i]:.6f}" for part in (1, 2) for x in (before[part], after[part])]
             known = label[i] if label[i] >= 0 else ""
             names = [self._name(x[0][i]) for x in (before, after)]
             rows.writerow((index[i], path, known, before[0][i], after[0][i], *pairs, *names))
-        lines.writelines(json.dumps(entry, ensure_ascii=False) + "\n" for entry in self._entries(outputs))
-        csv.writer(skipped).writerows([bad[key] for key in SKIPPED_COLUMNS] for bad in outputs["skipped"])
-        for file in self._files:
-            file.flush()
-        self.fallbacks += int(outputs["fallback"].sum())
-        self.skipped += len(outputs["skipped"])
-        self.rows += len(index)
+        entries = self._entries(outputs, answer)
+        self._lines.writelines(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+        self._table.flush()
+        self._lines.flush()
 
-    def _entries(self, outputs: Any) -> list[dict[str, Any]]:
-        before, after = (top_classes(outputs[when], self._top_k) for when in ("before", "after"))
-        columns = (outputs["index"].tolist(), outputs["path"], outputs["label"].tolist(), outputs["fallback"].tolist())
+    def close(self) -> None:
+        """Close the files."""
+        self._table.close()
+        self._lines.close()
+
+    def _entries(self, outputs: Any, answer: Any) -> list[dict[str, Any]]:
+        before, after = (top_classes(answer[when], self._top_k) for when in ("before", "after"))
+        columns = (outputs["index"].tolist(), outputs["path"], outputs["label"].tolist(), answer["fallback"].tolist())
         return [
             {
                 "index": index,
@@ -104,30 +157,6 @@ class PredictionsWriter(RunObserver):
     def _name(self, label: int) -> str:
         return self._names[label] if label < len(self._names) else ""
 
-    def ended(self, trainer: Trainer, module: Any) -> None:
-        """Add up the counts of all devices and merge their files."""
-        self._close()
-        counts = torch.tensor([self.fallbacks, self.skipped, self.rows], device=trainer.strategy.root_device)
-        # A sum of integers, exact; it also waits until every device has closed its files.
-        totals = trainer.strategy.reduce(counts, reduce_op="sum")
-        self.fallbacks, self.skipped, self.rows = (int(n) for n in totals)
-        if trainer.is_global_zero:
-            folder = find_run_folder(trainer)
-            for name in _FILES:
-                merge = _merge_lines if name.endswith(".jsonl") else _merge_tables
-                _merge(folder, name, trainer.world_size, merge)
-            if not self.skipped:
-                (folder / "skipped.csv").unlink()
-
-    def _close(self) -> None:
-        for file in self._files:
-            file.close()
-        self._files = []
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave what was written where it is."""
-        self._close()
-
 
 def summary(logits: Tensor) -> tuple[list[int], list[float], list[float]]:
     """Predicted class, its probability, and the entropy in nats, of each row of ``(E, K)`` logits."""
@@ -147,6 +176,11 @@ def top_classes(logits: Tensor, k: int) -> list[list[tuple[int, float]]]:
     ranked = logits.float().log_softmax(-1).sort(dim=-1, descending=True, stable=True)
     numbers, values = ranked.indices[:, :k].tolist(), ranked.values[:, :k].exp().tolist()
     return [list(zip(*row, strict=True)) for row in zip(numbers, values, strict=True)]
+
+
+def _open(path: Path) -> TextIO:
+    # A file's name need not be text in UTF-8: what is not is written as an escape.
+    return path.open("w", newline="", encoding="utf-8", errors="backslashreplace")
 
 
 def _part(folder: Path, name: str, rank: int) -> Path:

@@ -6,9 +6,14 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 
+from lorattt.callbacks.base import answers_of
+
 
 class AccuracyBar(TQDMProgressBar):
-    """Lightning's bar, with top-1 before and after adaptation so far (of the first device's share)."""
+    """Lightning's bar, with top-1 before and after adaptation so far, of the first device's share.
+
+    Of several methods, it is the last one's.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,9 +53,10 @@ class AccuracyBar(TQDMProgressBar):
 
     def _count(self, bar: Any, outputs: Any) -> None:
         label = outputs["label"]
+        answer = list(answers_of(outputs).values())[-1]
         self._seen += int((label >= 0).sum())
-        self._before += int((outputs["before"].argmax(-1) == label).sum())
-        self._after += int((outputs["after"].argmax(-1) == label).sum())
+        self._before += int((answer["before"].argmax(-1) == label).sum())
+        self._after += int((answer["after"].argmax(-1) == label).sum())
         if self._seen and not self.is_disabled:
             before, after = (100 * hits / self._seen for hits in (self._before, self._after))
             bar.set_postfix_str(f"top-1 {before:.1f} -> {after:.1f} %", refresh=False)

@@ -12,11 +12,12 @@ import torch
 from lightning.pytorch import Trainer
 
 from lorattt import __version__
-from lorattt.callbacks.base import RunObserver
+from lorattt.callbacks.base import RunObserver, members_of
 from lorattt.callbacks.predictions import PredictionsWriter
 from lorattt.callbacks.run_folder import RESULTS_FILE, find_run_folder, run_name
 
 MEASURES = {"top1": "top-1 %", "top5": "top-5 %", "ece": "ECE %", "nll": "NLL"}
+_DIGITS = {"top1": 2, "top5": 2, "ece": 2, "nll": 4}
 
 
 class ResultsWriter(RunObserver):
@@ -24,7 +25,9 @@ class ResultsWriter(RunObserver):
 
     Runs after :class:`PredictionsWriter`, whose counts it takes. ``images_per_second`` counts from the
     start of the first batch, model and text features excluded, over all devices; ``peak_memory_bytes`` is
-    the largest of any device: its allocator's on CUDA, the process's resident set elsewhere.
+    the largest of any device: its allocator's on CUDA, the process's resident set elsewhere. Of several
+    methods, each has a file in its folder; ``shared_with`` names the others, and speed and memory are those
+    of all of them together.
     """
 
     def __init__(self) -> None:
@@ -38,36 +41,41 @@ class ResultsWriter(RunObserver):
         self._started = time.perf_counter()
 
     def ended(self, trainer: Trainer, module: Any) -> None:
-        """Write the file and print the table."""
+        """Write the files and print the table."""
         device = trainer.strategy.root_device
         seconds = time.perf_counter() - self._started  # the devices have met in the merge before
         peak = int(trainer.strategy.reduce(torch.tensor(peak_memory(device), device=device), reduce_op="max"))
-        # On every device: the metric adds up their shares here.
-        measures: dict[str, float | int] = module.metrics.compute()
+        members = members_of(module)
+        # On every device: the metrics add up their shares here.
+        measures: dict[str, dict[str, float | int]] = {name: m.metrics.compute() for name, m in members.items()}
         if not trainer.is_global_zero:
             return
         counts = next(c for c in trainer.callbacks if isinstance(c, PredictionsWriter))  # type: ignore[attr-defined]
-        row = {
-            "method": run_name(module, "name"),
-            "dataset": run_name(getattr(trainer, "datamodule", None), "name"),
-            "backbone": module.clip.name,
-            "corruption": getattr(getattr(trainer, "datamodule", None), "corruption", None),
-            **measures,
-            "n": counts.rows,
-            "images_per_second": counts.rows / seconds,
-            "peak_memory_bytes": peak,
-            "seed": module.seed,
-            "fallbacks": counts.fallbacks,
-            "skipped": counts.skipped,
-            "versions": {
-                "lorattt": __version__,
-                "python": platform.python_version(),
-                **{name: version(name) for name in ("torch", "torchvision", "lightning", "open_clip_torch")},
-            },
-        }
         folder = find_run_folder(trainer)
-        (folder / RESULTS_FILE).write_text(json.dumps(row, indent=2) + "\n", encoding="utf-8")
-        print(table(row, folder))
+        rows = []
+        for name, member in members.items():
+            row = {
+                "method": run_name(member, "name"),
+                "dataset": run_name(getattr(trainer, "datamodule", None), "name"),
+                "backbone": module.clip.name,
+                "corruption": getattr(getattr(trainer, "datamodule", None), "corruption", None),
+                **measures[name],
+                "n": counts.rows,
+                "images_per_second": counts.rows / seconds,
+                "peak_memory_bytes": peak,
+                "seed": module.seed,
+                "fallbacks": counts.fallbacks[name],
+                "skipped": counts.skipped,
+                **({"shared_with": [other for other in members if other != name]} if name else {}),
+                "versions": {
+                    "lorattt": __version__,
+                    "python": platform.python_version(),
+                    **{name: version(name) for name in ("torch", "torchvision", "lightning", "open_clip_torch")},
+                },
+            }
+            (folder / name / RESULTS_FILE).write_text(json.dumps(row, indent=2) + "\n", encoding="utf-8")
+            rows.append(row)
+        print(table_of_several(rows, folder) if "" not in members else table(rows[0], folder))
 
 
 def table(row: dict[str, Any], folder: Path) -> str:
@@ -76,18 +84,53 @@ def table(row: dict[str, Any], folder: Path) -> str:
     if "top1_before" in row:
         lines.append(f"{'':8}  {'before':>8}  {'after':>8}  {'change':>8}")
         for key, title in MEASURES.items():
-            factor, digits = (1, 4) if key == "nll" else (100, 2)
-            before, after = (factor * row[f"{key}_{when}"] for when in ("before", "after"))
+            before, after = (_scaled(row, key, when) for when in ("before", "after"))
+            digits = _DIGITS[key]
             lines.append(f"{title:8}  {before:8.{digits}f}  {after:8.{digits}f}  {after - before:+8.{digits}f}")
         lines.append("")
+    return "\n".join(["", *lines, _costs(row, ""), *_losses(row), f"written to {folder}"])
+
+
+def table_of_several(rows: list[dict[str, Any]], folder: Path) -> str:
+    """The results of several methods of one run as text: a row for before, then one for each method."""
+    first = rows[0]
+    lines = [f"{len(rows)} methods on {first['dataset']}, {first['backbone']}, {first['n']} images", ""]
+    if "top1_before" in first:
+        width = max(len("before"), *(len(row["method"]) for row in rows))
+        lines.append("  ".join([" " * width, *(f"{title:>8}" for title in MEASURES.values()), "  change of top-1"]))
+        for name, row, when in [("before", first, "before"), *((row["method"], row, "after") for row in rows)]:
+            cells = [f"{_scaled(row, key, when):8.{_DIGITS[key]}f}" for key in MEASURES]
+            change = _scaled(row, "top1", "after") - _scaled(row, "top1", "before")
+            cells += [f"{change:+17.2f}"] if when == "after" else []
+            lines.append("  ".join([f"{name:{width}}", *cells]))
+        lines.append("")
+    fallbacks = [
+        f"{row['method']}: {row['fallbacks']} images kept their zero-shot prediction (adaptation not finite)"
+        for row in rows
+        if row["fallbacks"]
+    ]
+    skipped = [f"{first['skipped']} images could not be read"] if first["skipped"] else []
+    last = f"written to {folder}, a folder for each method"
+    return "\n".join(["", *lines, _costs(first, " for all methods together"), *fallbacks, *skipped, last])
+
+
+def _scaled(row: dict[str, Any], key: str, when: str) -> float:
+    """A measure as it is shown: in percent, but for NLL."""
+    return float((1 if key == "nll" else 100) * row[f"{key}_{when}"])
+
+
+def _costs(row: dict[str, Any], whose: str) -> str:
     memory = row["peak_memory_bytes"] / 2**20
-    lines.append(f"{row['images_per_second']:.1f} images/s, peak memory {memory:,.0f} MiB, seed {row['seed']}")
-    if row["fallbacks"] or row["skipped"]:
-        lines.append(
-            f"{row['fallbacks']} images kept their zero-shot prediction (adaptation not finite), "
-            f"{row['skipped']} could not be read"
-        )
-    return "\n".join(["", *lines, f"written to {folder}"])
+    return f"{row['images_per_second']:.1f} images/s{whose}, peak memory {memory:,.0f} MiB, seed {row['seed']}"
+
+
+def _losses(row: dict[str, Any]) -> list[str]:
+    if not (row["fallbacks"] or row["skipped"]):
+        return []
+    return [
+        f"{row['fallbacks']} images kept their zero-shot prediction (adaptation not finite), "
+        f"{row['skipped']} could not be read"
+    ]
 
 
 def peak_memory(device: torch.device) -> int:

@@ -59,8 +59,11 @@ class RunFolder(Callback):
     def _choose(self, trainer: Trainer, pl_module: LightningModule) -> str:
         if self._folder is not None:
             folder = Path(self._folder)
-            if (folder / RESULTS_FILE).exists():
-                raise UserError(f"run.folder {folder} already holds {RESULTS_FILE}: name another one, or remove it")
+            # A run of several methods has the results of each in a folder of its own.
+            for found in (folder / RESULTS_FILE, *sorted(folder.glob(f"*/{RESULTS_FILE}"))):
+                if found.exists():
+                    held = found.relative_to(folder).as_posix()
+                    raise UserError(f"run.folder {folder} already holds {held}: name another one, or remove it")
             folder.mkdir(parents=True, exist_ok=True)
             return str(folder)
         parent = Path(self._root) / run_name(pl_module, "name") / run_name(_datamodule(trainer), "name")

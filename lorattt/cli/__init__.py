@@ -3,33 +3,51 @@
 import logging
 import sys
 import warnings
+import zipfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from jsonargparse import Namespace
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 # Imported so that their classes can be named without their modules.
 import lorattt.data.benchmark
 import lorattt.data.demo
 import lorattt.data.demo_pretrain
+import lorattt.data.demo_source
+import lorattt.data.few_shot
 import lorattt.data.folder
 import lorattt.data.loose
+import lorattt.methods.coop
+import lorattt.methods.ctpt
 import lorattt.methods.lora_ttt
+import lorattt.methods.mean_of_views
+import lorattt.methods.mta
 import lorattt.methods.pretrain
+import lorattt.methods.sapt
+import lorattt.methods.several
+import lorattt.methods.tlla
+import lorattt.methods.tpt
+import lorattt.methods.zero
 import lorattt.methods.zero_shot  # noqa: F401
 from lorattt import __version__
 from lorattt.callbacks.predictions import PredictionsWriter
 from lorattt.callbacks.progress import AccuracyBar
 from lorattt.callbacks.results import ResultsWriter
 from lorattt.callbacks.run_folder import ConfigWriter, RunFolder
+from lorattt.callbacks.training import PromptWriter, RunCheckpoint
 from lorattt.cli.report import condense, explain, one_line
 from lorattt.data.command import main as data_command
 from lorattt.errors import UserError
 from lorattt.methods.base import Method
+from lorattt.methods.source import PromptTraining
 
-_DESCRIPTION = "Test-time training for CLIP. Also: lorattt data check, lorattt data corruption-error."
+_DESCRIPTION = (
+    "Test-time training for CLIP. Also: lorattt landscape, lorattt data check, lorattt data corruption-error, each "
+    "with --help."
+)
 
 
 class _Parser(LightningArgumentParser):
@@ -75,12 +93,16 @@ class LorattCLI(LightningCLI):
         """Parse, and refuse a checkpoint of Lightning's where there is nothing to load from it.
 
         Raises:
-            UserError: If ``ckpt_path`` is given to another command than ``fit``.
+            UserError: If ``ckpt_path`` is given to another command than ``fit``, or is no checkpoint.
         """
         super().parse_arguments(parser, args)
         command = self.config["subcommand"]
-        if command != "fit" and self.config[command].get("ckpt_path"):
-            raise UserError("ckpt_path is for fit: name the weights of CLIP in model.clip.pretrained")
+        if path := self.config[command].get("ckpt_path"):
+            if command != "fit":
+                raise UserError("ckpt_path is for fit: name the weights of CLIP in model.clip.pretrained")
+            if not zipfile.is_zipfile(path):
+                reason = "not a whole checkpoint" if Path(path).exists() else "no such file"
+                raise UserError(f"ckpt_path {path}: {reason}; give checkpoints/last.ckpt of the run to go on with")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer with our observers; its refusal of a value is the user's to mend.
@@ -90,7 +112,11 @@ class LorattCLI(LightningCLI):
         """
         shown = self._get(self.config_init, "trainer")["enable_progress_bar"] is not False
         # In this order: the bar is finished before the table is printed, whose counts are the writer's.
-        observers = [*([AccuracyBar()] if shown else []), PredictionsWriter(), ResultsWriter()]
+        observers: list[Callback] = [*([AccuracyBar()] if shown else []), PredictionsWriter(), ResultsWriter()]
+        if isinstance(self.model, PromptTraining):
+            observers.append(PromptWriter())
+            if self._get(self.config_init, "trainer")["enable_checkpointing"] is not False:
+                observers.append(RunCheckpoint())
         self.trainer_defaults["callbacks"] = observers
         try:
             return super().instantiate_trainer(**kwargs)
@@ -106,9 +132,25 @@ class LorattCLI(LightningCLI):
         if isinstance(self.model, Method):
             raise UserError(f"{type(self.model).__name__} has nothing to fit: use test, validate or predict")
 
+    def before_test(self) -> None:
+        """Refuse a method that learns, which would have nothing to test."""
+        self._refuse_training("test")
+
+    def before_validate(self) -> None:
+        """Refuse a method that learns, which would have nothing to validate."""
+        self._refuse_training("validate")
+
     def before_predict(self) -> None:
         """Predictions go to the run's folder; Lightning would keep all logits in memory as well."""
+        self._refuse_training("predict")
         self.config_init["predict"]["return_predictions"] = False
+
+    def _refuse_training(self, command: str) -> None:
+        if isinstance(self.model, PromptTraining):
+            raise UserError(
+                f"{type(self.model).__name__} learns a prompt: use fit, then {command} with --model ZeroShot "
+                "--model.prompt.file PROMPT"
+            )
 
 
 def main(args: ArgsType = None) -> None:
@@ -116,14 +158,24 @@ def main(args: ArgsType = None) -> None:
     given = sys.argv[1:] if args is None else args
     if isinstance(given, list) and given[:1] == ["data"]:
         raise SystemExit(data_command(given[1:]))
+    kind, program, rest = LorattCLI, "lorattt", args
+    if isinstance(given, list) and given[:1] == ["landscape"]:
+        from lorattt.cli.landscape import LandscapeCLI  # which is made of what stands here
+
+        kind, program, rest = LandscapeCLI, "lorattt landscape", given[1:]
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # below: which devices there are, and advertising
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"lightning\.pytorch\.utilities\._pytree")
         warnings.filterwarnings("ignore", message=".*does not have many workers")
+        warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")  # no validation
+        warnings.filterwarnings(
+            "ignore", message="LightningCLI's args parameter"
+        )  # of a command without its first word
+        warnings.filterwarnings("ignore", message="Found .* in eval mode")  # the frozen model, as it should be
         warnings.showwarning = _warn
         try:
-            LorattCLI(
+            kind(
                 LightningModule,
                 LightningDataModule,
                 subclass_mode_model=True,
@@ -138,8 +190,9 @@ def main(args: ArgsType = None) -> None:
                 save_config_callback=ConfigWriter,
                 save_config_kwargs={"save_to_log_dir": False},
                 parser_class=_Parser,
-                parser_kwargs={"prog": "lorattt", "version": __version__, "description": _DESCRIPTION},
-                args=args,
+                parser_kwargs={"prog": program, "version": __version__, "description": _DESCRIPTION},
+                args=rest,
+                run=kind is LorattCLI,
             )
         except Exception as error:
             message = explain(error)

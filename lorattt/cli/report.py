@@ -16,12 +16,17 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
-from lorattt.data.datamodule import EpisodeData
+from lorattt.data.datamodule import EpisodeData, ImageData
+from lorattt.data.few_shot import ListedSourceData
+from lorattt.data.training import SourceData
 from lorattt.errors import UserError
 from lorattt.methods.base import Method
+from lorattt.methods.source import PromptTraining
 
 _TOP = ("seed_everything", "trainer", "model", "data", "run", "ckpt_path")
 _BELOW = ("model.class_path", "model.init_args", "data.class_path", "data.init_args", "run.root", "run.folder")
+# What classes are derived from, and nobody names.
+_BASES = (Method, PromptTraining, EpisodeData, ImageData, SourceData, ListedSourceData)
 _PLACE = re.compile(r"Parser key \"(?P<key>[^\"]+)\":|Problem with given class_path '(?P<owner>[^']+)':")
 _UNKNOWN = re.compile(
     r"Option '(?P<a>[^']+)' is not accepted|Group '(?P<group>[^']+)' does not accept option '(?P<b>[^']+)'"
@@ -175,6 +180,6 @@ def _subclasses(base: type) -> Iterable[type]:
     """Our own classes below a base, those excepted that only serve others."""
     found: type
     for found in base.__subclasses__():
-        if found.__module__.startswith("lorattt.") and found not in (Method, EpisodeData):
+        if found.__module__.startswith("lorattt.") and found not in _BASES:
             yield found
         yield from _subclasses(found)

@@ -64,7 +64,8 @@ def class_features(
         ``(K, D)`` float32 on the model's device.
 
     Raises:
-        UserError: If there is no class or no template, or a template has no single ``{}``.
+        UserError: If there is no class or no template, a template has no single ``{}``, or a text is longer than
+            the tower's sequences.
     """
     if not class_names:
         raise UserError("the class list is empty: give at least one class name")
@@ -74,7 +75,9 @@ def class_features(
         if template.count("{}") != 1:
             raise UserError(f"template {template!r}: it must contain {{}} exactly once, for the class name")
     device = next(model.parameters()).device
-    tokens = tokenizer([template.format(name) for name in class_names for template in templates])
+    texts = [template.format(name) for name in class_names for template in templates]
+    tokens = tokenizer(texts)
+    _refuse_cut_texts(tokenizer, texts, tokens)
     # Sequences of like length share a chunk, so that each chunk is cut as short as it can be.
     order = tokens.argmax(dim=-1).argsort(stable=True)
     features = torch.cat(
@@ -83,3 +86,16 @@ def class_features(
     unit = torch.empty_like(features)
     unit[order.to(device)] = features
     return F.normalize(unit.view(len(class_names), len(templates), -1).mean(dim=1), dim=-1)
+
+
+def _refuse_cut_texts(tokenizer: Any, texts: Sequence[str], tokens: Tensor) -> None:
+    """Refuse a text that the tokenizer has cut: what is lost is the end, and with it perhaps the class name."""
+    if not hasattr(tokenizer, "sot_token_id"):  # another make, whose ids cannot be counted like this
+        return
+    for row in tokens[:, -1].nonzero().flatten().tolist():  # the others have room left
+        needed = len(word_ids(tokenizer, texts[row])) + 2
+        if needed > tokens.shape[1]:
+            raise UserError(
+                f"the text {texts[row]!r} has {needed} tokens, start and end included, but the model's texts have "
+                f"{tokens.shape[1]}: use a shorter class name or template"
+            )

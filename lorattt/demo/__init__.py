@@ -9,7 +9,10 @@ MODEL_NAME: Final = "lorattt-demo"
 CHECKPOINT: Final = Path(__file__).parent / "clip.safetensors"
 """Weights under open_clip's names; the file's metadata tells how they were made."""
 
-PROMPTS: Final = {"demo": Path(__file__).parent / "prompt.safetensors"}
+PROMPTS: Final = {
+    "demo": Path(__file__).parent / "prompt.safetensors",
+    "demo-sapt": Path(__file__).parent / "sapt.safetensors",
+}
 """Prompts that come with the demo, by the names that ``prompt.file`` knows; their metadata tell how they were made."""
 
 MERGES: Final = 4000

@@ -12,6 +12,9 @@ from lorattt.clip.load import ClipSpec, load_clip
 from lorattt.clip.templates import TemplateSet
 from lorattt.errors import UserError
 from lorattt.methods.metrics import EpisodeMetrics
+from lorattt.methods.shared_views import SharedViews
+from lorattt.prompts.learner import ClassPrompts
+from lorattt.prompts.prompt import PromptSpec, build_prompt
 from lorattt.views.crops import ViewSpec
 from lorattt.views.render import Views
 
@@ -67,19 +70,27 @@ class EpisodeSource(Protocol):
 
 
 class Method(LightningModule):
-    """A way to classify the images of a batch, each from its own views; subclasses say which.
+    """A way to classify the images of a batch, each from its own views; subclasses say which in :meth:`classify`.
 
     Args:
         clip: Which CLIP to use.
         class_names: Names in label order; the dataset's where null.
         templates: Prompt templates: ``single``, ``openai-7``, ``openai-80``, ``dataset`` for CoOp's prompt of a
             benchmark, or a list of texts with one ``{}``.
+        prompt: A prompt in their place, such as the file that ``fit`` wrote; null for templates.
         views: How the views of an image are made.
         seed: Seed of everything random, with each sample's index. ``seed_everything`` on the command line.
+
+    Attributes:
+        name: The method's name in folders and results, and in :data:`lorattt.methods.registry.METHODS`.
+        needs_gradient: Whether it takes gradients at test time.
+        plain_view_alone: Whether it reads view 0 and no other.
+        template: The dataset's own prompt, where it has one.
     """
 
     name: ClassVar[str]
     needs_gradient: ClassVar[bool] = False
+    plain_view_alone: ClassVar[bool] = False
     text: Tensor
 
     def __init__(
@@ -88,23 +99,60 @@ class Method(LightningModule):
         clip: ClipSpec = ClipSpec(),
         class_names: list[str] | None = None,
         templates: Templates = "single",
+        prompt: PromptSpec | None = None,
         views: ViewSpec = ViewSpec(),
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if prompt is not None and templates != "single":
+            raise UserError("model.prompt and model.templates are both given: a prompt takes the place of templates")
         self.clip = load_clip(clip)
         self.class_names = class_names
         self.templates = templates
+        self.prompt = prompt
         self.views = views
         self.seed = seed
         self.metrics = EpisodeMetrics()
         self.register_buffer("text", torch.empty(0), persistent=False)
-        self._text_of: tuple[list[str], TemplateSet | list[str]] | None = None
-        self._template: str | None = None
+        self.template: str | None = None
+        self._text_of: tuple[list[str], TemplateSet | list[str] | PromptSpec] | None = None
+        self._learnable: tuple[ClassPrompts, Tensor] | None = None
+
+    @property
+    def trunk(self) -> int | None:
+        """The first block it adapts, whose inputs it asks of :meth:`SharedViews.encoded`; None for no block."""
+        return None
+
+    @property
+    def view_chunk(self) -> int | None:
+        """Views encoded at a time, where the method has a say in it."""
+        return None
+
+    @property
+    def takes_gradients(self) -> bool:
+        """Whether this very method, with its options, takes gradients at test time."""
+        return self.needs_gradient
+
+    def classify(self, views: SharedViews) -> tuple[Tensor, Tensor, Tensor]:
+        """Classify E images, at least one, from their views.
+
+        Args:
+            views: What is known of them; what is asked of it is computed once for all methods.
+
+        Returns:
+            Logits before and after adaptation, ``(E, K)`` float32, and ``(E,)`` bool, true where adaptation was
+            not finite and after is before.
+        """
+        raise NotImplementedError
 
     def classify_views(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits before and after, ``(E, K)`` float32, and fallbacks ``(E,)`` bool, for at least one episode."""
-        raise NotImplementedError
+        """What :meth:`classify` gives for the views of a batch of at least one episode."""
+        return self.classify(self.share(batch))
+
+    def share(self, batch: EpisodeBatch) -> SharedViews:
+        """The views of a batch, as :meth:`classify` takes them."""
+        trunks = [] if self.trunk is None else [self.trunk]
+        return SharedViews(self.clip, batch["views"], batch["index"], self.seed, trunks=trunks, chunk=self.view_chunk)
 
     def setup(self, stage: str) -> None:
         """Agree with the data on class names and views, before anything is computed.
@@ -120,16 +168,16 @@ class Method(LightningModule):
             TrainerFn.TESTING: self.trainer.test_loop,
             TrainerFn.PREDICTING: self.trainer.predict_loop,
         }[TrainerFn(stage)]
-        if self.needs_gradient and loop.inference_mode:
+        if self.takes_gradients and loop.inference_mode:
             raise UserError(f"{type(self).__name__} needs gradients at test time: set trainer.inference_mode to false")
         source = cast("EpisodeSource | None", getattr(self.trainer, "datamodule", None))
         if source is not None:
             self._agree_on_classes(source.class_names)
-            self._template = getattr(source, "template", None)
+            self.template = getattr(source, "template", None)
             source.transform = self.make_views()
         if not self.class_names:
             raise UserError("no class names: give model.class_names, or a datamodule that knows them")
-        self._templates()
+        self.check_texts()
 
     def make_views(self) -> Views:
         """What makes the views of an image as this method wants them, for loader workers."""
@@ -160,17 +208,54 @@ class Method(LightningModule):
         """The templates, with the dataset's own in place of its name."""
         if self.templates != "dataset":
             return self.templates
-        if self._template is None:
+        if self.template is None:
             raise UserError("model.templates dataset: only benchmarks have a prompt of their own: use single")
-        return [self._template]
+        return [self.template]
+
+    def check_texts(self) -> None:
+        """Refuse what no class texts can be made of, before anything is encoded.
+
+        Raises:
+            UserError: If the dataset's own prompt is asked for and it has none, or a prompt does not fit the model
+                or the class names.
+        """
+        if self.prompt is None:
+            self._templates()
+        else:
+            self._join(self.prompt)
+
+    def learnable(self) -> tuple[ClassPrompts, Tensor]:
+        """The class names and the context of the method's prompt, ``(M, d)`` or ``(K, M, d)`` float32."""
+        assert self._learnable is not None, "the class list is encoded first"
+        return self._learnable
+
+    def _join(self, spec: PromptSpec) -> tuple[ClassPrompts, Tensor]:
+        names = list(self.class_names or ())
+        prompt = build_prompt(spec, self.clip, names, self.seed)
+        specific = prompt.class_specific
+        prompts = ClassPrompts(self.clip, names, prompt.position, prompt.tokens, class_specific=specific)
+        return prompts, prompt.context.to(self.clip.text_tower.device)
 
     def _prepare(self) -> None:
         """Encode the class list, once per list, where the model now is."""
-        names, templates = list(self.class_names or ()), self._templates()
-        if (names, templates) != self._text_of:
-            self.text = self.clip.text_features(names, templates)
-            self._text_of = (names, templates)
+        names = list(self.class_names or ())
+        source = self._templates() if self.prompt is None else self.prompt
+        if (names, source) != self._text_of:
+            if isinstance(source, PromptSpec):
+                self._learnable = prompts, context = self._join(source)
+                with torch.no_grad():
+                    self.text = prompts.features(context)
+            else:
+                self.text = self.clip.text_features(names, source)
+            self._text_of = (names, source)
         self.metrics.reset()
+
+    def take_text(self, other: "Method") -> None:
+        """Take the class names of another method of the same model, and what it made of them; start counting."""
+        self.class_names, self.template = other.class_names, other.template
+        if (self.templates, self.prompt) == (other.templates, other.prompt):
+            self.text, self._text_of, self._learnable = other.text, other._text_of, other._learnable
+        self._prepare()
 
     def on_test_start(self) -> None:
         """Encode the class texts."""

@@ -1,286 +1,25 @@
-"""LoRA-TTT (Kojima et al., 2025, arXiv 2502.02069): low-rank adapters in the image encoder, one set per image.
+"""LoRA-TTT as a LightningModule; the method itself is in :mod:`lorattt.methods.lora_ttt_engine`."""
 
-For each test image: take the most confident views (selection), make one or a few steps on the adapters
-with the marginal entropy of those views (MEM) and the distance of a masked view's class token to the
-whole view's (reconstruction), classify the plain view, forget everything.
-
-    loss = w_mem * H(mean_i p_i) + w_mae * mean_i |z~_i - sg(z_i)|^2 / (d * mask_ratio),  i in the confident views
-
-The authors' loop runs one image at a time through the whole encoder. Here E images go at once, and
-
-- blocks below the first adapted one run once per set of views, without a graph (the trunk);
-- the gradient goes through the selected views only: the selection is piecewise constant, so the gradient
-  through the others is zero;
-- the last block computes the class token only;
-- the whole views' class tokens, there already, are the reconstruction target;
-- the plain view's trunk output, there already, serves the prediction.
-
-All of it is exact. One deviation: with more than one step, LoRA dropout is off in the pass that selects views.
-"""
-
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lorattt.adapters.layernorm import LayerNormSpec, LayerNormTuner
 from lorattt.adapters.lora import LoRASpec, LoRATuner
-from lorattt.adapters.tuner import Tuner
-from lorattt.clip.attention import Adapter
-from lorattt.clip.frozen import Scratch
 from lorattt.clip.load import ClipSpec
-from lorattt.clip.vision import VisionTower
-from lorattt.episodes.engine import Observer, adapt
 from lorattt.episodes.optim import OptimiserSpec
-from lorattt.errors import UserError
-from lorattt.losses.entropy import marginal_entropy
-from lorattt.losses.reconstruction import class_token_reconstruction
-from lorattt.methods.base import EpisodeBatch, Method, Templates
-from lorattt.rng import episode_keys, fold
+from lorattt.methods.base import Templates
+from lorattt.methods.lora_ttt_engine import LoRATTTEngine as LoRATTTEngine
+from lorattt.methods.lora_ttt_engine import LossSpec as LossSpec
+from lorattt.methods.lora_ttt_engine import Outcome as Outcome
+from lorattt.methods.ranked_views import RankedViews
+from lorattt.methods.shared_views import SharedViews
+from lorattt.prompts.prompt import PromptSpec
 from lorattt.views.crops import ViewSpec
-from lorattt.views.masking import kept_count, random_kept_patches
-from lorattt.views.selection import select_confident, selection_size, take_views
-
-_MASK_STREAM = 21
-
-# (step, view numbers (E, n)) -> patches to keep (E, n, P')
-Masks = Callable[[int, Tensor], Tensor]
+from lorattt.views.selection import FlatnessSpec, Rule, selection_size
 
 
-@dataclass(frozen=True)
-class LossSpec:
-    """The objective of LoRA-TTT.
-
-    Args:
-        mem: Weight of the marginal entropy; 0 leaves it out.
-        reconstruction: Weight of the masked class-token reconstruction; 0 leaves it out.
-        mask_ratio: Fraction of patches dropped from a masked view.
-        selection: Fraction of views that take part, the most confident ones.
-    """
-
-    mem: float = 1.0
-    reconstruction: float = 16.0
-    mask_ratio: float = 0.75
-    selection: float = 0.1
-
-    def __post_init__(self) -> None:
-        """Refuse weights that leave nothing to minimise."""
-        for key in ("mem", "reconstruction"):
-            value = getattr(self, key)
-            if not 0 <= value < float("inf"):
-                raise UserError(f"loss.{key} {value}: a weight must be a finite number of at least 0")
-        if self.mem == self.reconstruction == 0:
-            raise UserError("loss.mem and loss.reconstruction are both 0: give at least one a weight")
-
-
-@dataclass(frozen=True)
-class EncodedViews:
-    """All views of E images through the frozen model.
-
-    Attributes:
-        trunk: ``(E, V, L, d)`` tokens as the first adapted block reads them.
-        tokens: ``(E, V, d)`` class tokens, before the projection.
-    """
-
-    trunk: Tensor
-    tokens: Tensor
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What adaptation made of E episodes.
-
-    Attributes:
-        before: ``(E, K)`` float32 logits of the plain view before adaptation.
-        after: ``(E, K)`` float32 logits of the plain view after it; ``before`` where it was not finite.
-        fallback: ``(E,)`` bool, true where it was not.
-        losses: ``(steps, E)``.
-        selected: ``(E, n)`` int64, the views of the first step, most confident first; empty without steps.
-        view_logits: ``(E, V, K)`` float32 logits of all views before adaptation.
-        parameters: The adapted parameters, each ``(E, *)``.
-    """
-
-    before: Tensor
-    after: Tensor
-    fallback: Tensor
-    losses: Tensor
-    selected: Tensor
-    view_logits: Tensor
-    parameters: dict[str, Tensor]
-
-
-class LoRATTTEngine:
-    """The method on an image tower, without Lightning.
-
-    Args:
-        tower: The frozen ViT.
-        tuner: What is adapted.
-        loss: The objective.
-        optimiser: Element-wise optimiser of each episode.
-        steps: Optimisation steps per image; 0 gives zero-shot predictions.
-        reset_every_step: Clear the optimiser's state before each step, as the authors' loop does.
-        chunk: Views encoded at a time: bounds memory, changes nothing else. Null: few enough for a CPU's caches,
-            256 on other devices.
-
-    Raises:
-        UserError: If a number is out of range.
-    """
-
-    def __init__(
-        self,
-        tower: VisionTower,
-        tuner: Tuner,
-        *,
-        loss: LossSpec,
-        optimiser: OptimiserSpec,
-        steps: int = 1,
-        reset_every_step: bool = False,
-        chunk: int | None = None,
-    ) -> None:
-        for key, value, least in (("steps", steps, 0), ("chunk", chunk, 1)):
-            if value is not None and value < least:
-                raise UserError(f"{key} {value}: must be at least {least}")
-        self.tower, self.tuner, self.loss, self.optimiser = tower, tuner, loss, optimiser
-        self.steps, self.reset_every_step, self.chunk = steps, reset_every_step, chunk
-        self.first = tuner.blocks[0]
-        self.kept = kept_count(tower.patches, loss.mask_ratio) if loss.reconstruction else 0
-
-    def run(
-        self,
-        pixels: Tensor,
-        text: Tensor,
-        logit_scale: Tensor,
-        keys: Tensor,
-        *,
-        encoded: EncodedViews | None = None,
-        masks: Masks | None = None,
-        observer: Observer | None = None,
-    ) -> Outcome:
-        """Adapt to E images and classify them.
-
-        Args:
-            pixels: ``(E, V, 3, S, S)`` normalised views of the tower's dtype; view 0 is the plain one.
-            text: ``(K, D)`` float32 unit class features.
-            logit_scale: Scalar factor on cosines.
-            keys: ``(E,)`` int64 episode keys: they decide masks and dropout.
-            encoded: What :meth:`encode` made of ``pixels``, if it is there already.
-            masks: Which patches to keep, instead of random ones.
-            observer: Called at each step with losses and gradients.
-
-        Raises:
-            UserError: If the selection keeps no view.
-        """
-        episodes, count = pixels.shape[0], selection_size(pixels.shape[1], self.loss.selection)
-        chosen: list[Tensor] = []
-        encoded = encoded or self.encode(pixels)
-        trunk, tokens = encoded.trunk, encoded.tokens
-        view_logits = self._logits(tokens, text, logit_scale)
-        parameters = self.tuner.fresh(episodes, pixels.device)
-
-        def objective(step: int) -> Tensor:
-            step_keys = fold(keys, step)
-            adapter = self.tuner.adapter(parameters, step_keys, fresh=step == 0)
-            whole, logits = tokens, view_logits
-            if step > 0 or not self.tuner.starts_as_frozen:
-                # The adapters have moved: select anew, as the authors' loop does.
-                whole = self._class_tokens(trunk, self.tuner.adapter(parameters))
-                logits = self._logits(whole, text, logit_scale)
-            selected = select_confident(logits, count)
-            chosen.append(selected)
-            target = take_views(whole, selected)
-            total = torch.zeros(episodes, device=pixels.device)
-            if self.loss.mem:
-                target = self._head(take_views(trunk, selected), adapter)
-                total = total + self.loss.mem * marginal_entropy(self._logits(target, text, logit_scale))
-            if self.loss.reconstruction:
-                kept = masks(step, selected) if masks else self._random_masks(step_keys, selected)
-                masked = self._head(self._masked_trunk(take_views(pixels, selected), kept), adapter)
-                part = class_token_reconstruction(masked, target, self.loss.mask_ratio)
-                total = total + self.loss.reconstruction * part
-            return total
-
-        with self.tuner.installed(parameters):
-            adaptation = adapt(
-                parameters,
-                objective,
-                episodes=episodes,
-                steps=self.steps,
-                optimiser=self.optimiser,
-                reset_every_step=self.reset_every_step,
-                observer=observer,
-            )
-            with torch.no_grad():
-                plain = self._head(trunk[:, :1], self.tuner.adapter(parameters))
-                after = self._logits(plain, text, logit_scale).squeeze(1)
-        before = view_logits[:, 0]
-        finite = adaptation.finite & after.isfinite().all(dim=-1)
-        return Outcome(
-            before=before,
-            after=torch.where(finite.unsqueeze(-1), after, before),
-            fallback=~finite,
-            losses=adaptation.losses,
-            selected=chosen[0] if chosen else torch.empty(episodes, 0, dtype=torch.long, device=pixels.device),
-            view_logits=view_logits,
-            parameters=parameters,
-        )
-
-    @torch.no_grad()
-    def encode(self, pixels: Tensor) -> EncodedViews:
-        """All views ``(E, V, 3, S, S)`` through the frozen model, each block once."""
-        tower, views, scratch = self.tower, pixels.flatten(0, 1), Scratch()
-        trunk = pixels.new_empty(len(views), 1 + tower.patches, tower.width)
-        tokens = pixels.new_empty(len(views), tower.width)
-        for place in range(0, len(views), self.chunk_on(pixels.device)):
-            part = slice(place, place + self.chunk_on(pixels.device))
-            x = tower.frozen_blocks_(tower.embed(views[part]), 0, self.first, scratch)
-            trunk[part] = x
-            x = tower.frozen_blocks_(x, self.first, tower.depth - 1, scratch)
-            tokens[part] = tower.class_token(x, tower.depth - 1)
-        return EncodedViews(trunk.unflatten(0, pixels.shape[:2]), tokens.unflatten(0, pixels.shape[:2]))
-
-    def chunk_on(self, device: torch.device) -> int:
-        """How many views are encoded at a time there."""
-        if self.chunk is not None:
-            return self.chunk
-        if device.type != "cpu":
-            return 256
-        # The widest temporary is the MLP's; beyond about 10 MB, memory costs more than arithmetic.
-        hidden = 4 * self.tower.width * (1 + self.tower.patches) * torch.float32.itemsize
-        return max(1, min(64, 10_000_000 // hidden))
-
-    @torch.no_grad()
-    def _class_tokens(self, trunk: Tensor, adapter: Adapter | None) -> Tensor:
-        """Class tokens ``(E, V, d)`` of all views with the adapters as they are now."""
-        # Every part holds all episodes: the adapters' rows are episode-major.
-        parts = trunk.split(max(1, self.chunk_on(trunk.device) // trunk.shape[0]), dim=1)
-        return torch.cat([self._head(part, adapter) for part in parts], dim=1)
-
-    def _head(self, trunk: Tensor, adapter: Adapter | None) -> Tensor:
-        """Trunk outputs ``(E, n, L, d)`` to class tokens ``(E, n, d)``."""
-        tokens = self.tower.class_token(trunk.flatten(0, 1), self.first, adapter)
-        return tokens.view(*trunk.shape[:2], -1)
-
-    @torch.no_grad()
-    def _masked_trunk(self, pixels: Tensor, kept: Tensor) -> Tensor:
-        """Views ``(E, n, 3, S, S)`` with only the kept patches ``(E, n, P')`` through the trunk."""
-        x = self.tower.embed(pixels.flatten(0, 1), kept.flatten(0, 1))
-        x = self.tower.frozen_blocks_(x, 0, self.first, Scratch())
-        return x.view(*pixels.shape[:2], *x.shape[1:])
-
-    def _random_masks(self, keys: Tensor, selected: Tensor) -> Tensor:
-        return random_kept_patches(fold(keys, _MASK_STREAM), selected, self.tower.patches, self.kept)
-
-    def _logits(self, class_tokens: Tensor, text: Tensor, logit_scale: Tensor) -> Tensor:
-        """``(*, d)`` class tokens to ``(*, K)`` logits, float32 or wider from the projection on."""
-        features = self.tower.project(class_tokens)
-        features = features.to(torch.promote_types(features.dtype, text.dtype))
-        return logit_scale * F.normalize(features, dim=-1) @ text.T
-
-
-class LoRATTT(Method):
+class LoRATTT(RankedViews):
     """LoRA-TTT as a LightningModule; defaults are the paper's setting for the ImageNet variants.
 
     Args:
@@ -288,6 +27,7 @@ class LoRATTT(Method):
         class_names: Names in label order; the dataset's where null.
         templates: Prompt templates: ``single``, ``openai-7``, ``openai-80``, ``dataset`` for CoOp's prompt of a
             benchmark, or a list of texts with one ``{}``.
+        prompt: A prompt in their place, such as the file that ``fit`` wrote; null for templates.
         views: How the views of an image are made.
         tune: What is adapted: LoRA on the attention projections, or the scales and shifts of LayerNorm.
         lora: The adapters, for ``tune: lora``.
@@ -298,10 +38,14 @@ class LoRATTT(Method):
         reset_every_step: Clear the optimiser's state before each step, as the authors' loop does.
         chunk: Views encoded at a time: bounds memory, changes nothing else. Null: few enough for a CPU's caches,
             256 on other devices.
+        rule: Which views take part: the most confident ones, or with ``flatness`` those whose entropy stays low around
+            the prompt (STSS of TLLA).
+        flatness: How flatness is measured, for ``rule: flatness``.
         seed: Seed of everything random, with each sample's index. ``seed_everything`` on the command line.
 
     Raises:
-        UserError: If the tower is not a ViT, a block is out of range, or the selection keeps no view.
+        UserError: If the tower is not a ViT, a block is out of range, the selection keeps no view, or there is no
+            prompt to measure flatness around.
     """
 
     name: ClassVar[str] = "lora_ttt"
@@ -313,6 +57,7 @@ class LoRATTT(Method):
         clip: ClipSpec = ClipSpec(),
         class_names: list[str] | None = None,
         templates: Templates = "single",
+        prompt: PromptSpec | None = None,
         views: ViewSpec = ViewSpec(),
         tune: Literal["lora", "layernorm"] = "lora",
         lora: LoRASpec = LoRASpec(),
@@ -322,10 +67,21 @@ class LoRATTT(Method):
         steps: int = 1,
         reset_every_step: bool = False,
         chunk: int | None = None,
+        rule: Rule = "confidence",
+        flatness: FlatnessSpec = FlatnessSpec(),
         seed: int = 0,
     ) -> None:
         selection_size(views.number, loss.selection)  # before the checkpoint is read
-        super().__init__(clip=clip, class_names=class_names, templates=templates, views=views, seed=seed)
+        super().__init__(
+            rule=rule,
+            flatness=flatness,
+            clip=clip,
+            class_names=class_names,
+            templates=templates,
+            prompt=prompt,
+            views=views,
+            seed=seed,
+        )
         tower = self.clip.vit
         self.engine = LoRATTTEngine(
             tower,
@@ -337,9 +93,19 @@ class LoRATTT(Method):
             chunk=chunk,
         )
 
-    def classify_views(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor, Tensor]:
+    @property
+    def trunk(self) -> int:
+        """The first adapted block."""
+        return self.engine.first
+
+    @property
+    def view_chunk(self) -> int | None:
+        """Views encoded at a time, as given."""
+        return self.engine.chunk
+
+    def classify(self, views: SharedViews) -> tuple[Tensor, Tensor, Tensor]:
         """Logits ``(E, K)`` before and after adaptation, and fallbacks ``(E,)``."""
-        pixels = self.clip.normalise(batch["views"])
-        keys = episode_keys(self.seed, batch["index"])
-        outcome = self.engine.run(pixels, self.text, self.clip.logit_scale, keys)
+        encoded = views.encoded(self.engine.first)
+        scale, scores = self.clip.logit_scale, self.view_scores
+        outcome = self.engine.run(views.pixels, self.text, scale, views.keys, encoded=encoded, scores=scores)
         return outcome.before, outcome.after, outcome.fallback

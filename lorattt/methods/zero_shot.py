@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from lorattt.clip.load import ClipSpec
-from lorattt.methods.base import EpisodeBatch, Method, Templates
+from lorattt.methods.base import Method, Templates
+from lorattt.methods.shared_views import SharedViews
+from lorattt.prompts.prompt import PromptSpec
 from lorattt.views.crops import ViewSpec
 
 
@@ -18,10 +20,12 @@ class ZeroShot(Method):
         class_names: Names in label order; the dataset's where null.
         templates: Prompt templates: ``single``, ``openai-7``, ``openai-80``, ``dataset`` for CoOp's prompt of a
             benchmark, or a list of texts with one ``{}``.
+        prompt: A prompt in their place, such as the file that ``fit`` wrote; null for templates.
         seed: Unused here; every method has one.
     """
 
     name: ClassVar[str] = "zero_shot"
+    plain_view_alone: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -29,12 +33,15 @@ class ZeroShot(Method):
         clip: ClipSpec = ClipSpec(),
         class_names: list[str] | None = None,
         templates: Templates = "single",
+        prompt: PromptSpec | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(clip=clip, class_names=class_names, templates=templates, views=ViewSpec(number=1), seed=seed)
+        super().__init__(
+            clip=clip, class_names=class_names, templates=templates, prompt=prompt, views=ViewSpec(number=1), seed=seed
+        )
 
     @torch.no_grad()
-    def classify_views(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor, Tensor]:
+    def classify(self, views: SharedViews) -> tuple[Tensor, Tensor, Tensor]:
         """Logits ``(E, K)``, twice the same, and no fallbacks."""
-        logits = self.clip.logit_scale * self.clip.image_features(batch["views"][:, 0]) @ self.text.T
+        logits = self.clip.logit_scale * views.plain_features @ self.text.T
         return logits, logits, torch.zeros(len(logits), dtype=torch.bool, device=logits.device)

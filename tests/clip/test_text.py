@@ -73,3 +73,10 @@ def test_empty_lists_and_broken_templates_are_refused(
 ) -> None:
     with pytest.raises(UserError, match="empty|template"):
         class_features(model, tokenizer, names, templates)
+
+
+def test_a_text_that_would_be_cut_is_refused(model: open_clip.CLIP, tokenizer: open_clip.SimpleTokenizer) -> None:
+    fits = " ".join(["word"] * 75)
+    assert class_features(model, tokenizer, [fits], ["{}"]).shape == (1, 24)
+    with pytest.raises(UserError, match="has 78 tokens, start and end included, but the model's texts have 77"):
+        class_features(model, tokenizer, ["cat", f"{fits} more"], ["{}"])

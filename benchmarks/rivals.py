@@ -1,0 +1,79 @@
+"""Accuracy on the embedded demo, per domain, of several methods on the same views.
+
+    python -m benchmarks.rivals [--config FILE] [--images N] [--split test] [--json FILE]
+
+The methods and their settings are those of the configuration file, whose first method is what the others are
+compared with; one setting for all domains. Intervals are those of :mod:`benchmarks.paired`.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from benchmarks.paired import markdown, summarise
+from lorattt import demo
+from lorattt.clip.load import ClipSpec
+from lorattt.data.demo import DemoImages
+from lorattt.data.source import EpisodeDataset, collate_episodes
+from lorattt.methods.several import Several
+from lorattt.views.crops import ViewSpec
+
+
+def main() -> None:
+    """Measure, print the table, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, default=Path("lightning_configs/demo/several.yaml"))
+    parser.add_argument("--images", type=int, default=1000, help="images a domain")
+    parser.add_argument("--severity", type=int, default=3)
+    parser.add_argument("--split", choices=("val", "test"), default="test")
+    parser.add_argument("--domains", nargs="+", choices=demo.DOMAINS, default=list(demo.DOMAINS))
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="where to write the numbers")
+    arguments = parser.parse_args()
+    method = several_of(arguments.config, arguments.seed)
+    columns = list(method.members)
+    right: dict[str, Tensor] = {}
+    for domain in arguments.domains:
+        started = time.perf_counter()
+        images = DemoImages(domain, arguments.severity, arguments.images, arguments.split)
+        right[domain] = measure(method, images, arguments.batch_size)
+        accuracy = ", ".join(f"{name} {100 * x:.1f}" for name, x in zip(columns, right[domain].mean(1), strict=True))
+        print(f"{domain}: {accuracy} ({time.perf_counter() - started:.0f} s)", flush=True)
+    report = summarise(right, columns)
+    print()
+    print(markdown(report, columns))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def several_of(config: Path, seed: int) -> Several:
+    """The methods of a configuration file, without Lightning's parser."""
+    settings: dict[str, Any] = yaml.safe_load(config.read_text(encoding="utf-8"))["model"]["init_args"]
+    for key, spec in {"clip": ClipSpec, "views": ViewSpec}.items():
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in settings[key].items()}
+        settings[key] = spec(**values)
+    return Several(**settings, seed=seed)
+
+
+def measure(method: Several, images: DemoImages, batch_size: int) -> Tensor:
+    """``(methods, N)``, 1 where an image was classified rightly, else 0."""
+    method.use_classes(images.class_names)
+    dataset = EpisodeDataset(images, list(range(len(images))), method.make_views())
+    loader = DataLoader(dataset, batch_size=batch_size, num_workers=1, collate_fn=collate_episodes)
+    columns = []
+    for batch in loader:
+        answers = method.classify_each(method.share(batch)).values()
+        columns.append(torch.stack([a["after"].argmax(-1) == batch["label"] for a in answers]).double())
+    return torch.cat(columns, dim=1)
+
+
+if __name__ == "__main__":
+    main()

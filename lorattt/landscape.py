@@ -1,0 +1,190 @@
+"""Cross-entropy and the entropy of views around a prompt, along two random directions of its context.
+
+The picture of Li et al. (NeurIPS 2018) for a prompt: the context is moved by ``a * u + b * v`` for a square of
+(a, b), with u and v orthonormal over the whole block of context vectors. So a and b are L2 distances, those in which
+the radii of SAPT and STSS are given, and pictures of two prompts have the same scale.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lorattt.clip.model import Clip
+from lorattt.errors import UserError
+from lorattt.losses.entropy import entropy
+from lorattt.prompts.learner import ClassPrompts
+from lorattt.prompts.neighbours import neighbour_features, random_directions
+from lorattt.views.selection import flatness_scores, select_lowest
+
+_RANKING_DIRECTIONS = 10  # those of STSS
+# Where every class's sequence holds a place's own vectors, so many are embedded at a time: 85 MB of ViT-B/16's.
+_SEQUENCES = 4096
+# Views encoded at a time, where the image tower has no say in it.
+_VIEWS_AT_A_TIME = 64
+
+
+@dataclass(frozen=True)
+class LandscapeSpec:
+    """What is looked at, and how finely.
+
+    Args:
+        images: How many of the data's images, evenly spread.
+        views: Views of an image.
+        views_kept: How many of them are kept, as STSS does: those of the lowest score at the prompt.
+        radius: How far the picture goes from the prompt, in L2 distance over all context vectors together.
+        points: Places along either direction; odd, so that the prompt is one of them. Class texts are encoded
+            ``points ** 2`` times.
+        rho: Radius of the circle in the picture, within which the summary looks for the worst place; also how far
+            the neighbours lie that rank the views.
+
+    Raises:
+        UserError: If a number is out of range.
+    """
+
+    images: int = 48
+    views: int = 64
+    views_kept: int = 6
+    radius: float = 1.0
+    points: int = 21
+    rho: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Refuse values of which there is no picture."""
+        if self.images < 1:
+            raise UserError(f"landscape.images {self.images}: must be at least 1")
+        if not 1 <= self.views_kept < self.views:
+            raise UserError(
+                f"landscape.views_kept {self.views_kept} of {self.views} views: some must be kept and some dropped"
+            )
+        if not 0 < self.radius < float("inf"):
+            raise UserError(f"landscape.radius {self.radius}: must be a finite number above 0")
+        if self.points < 3 or self.points % 2 == 0:
+            raise UserError(f"landscape.points {self.points}: must be odd and at least 3, such as 21")
+        if not 0 <= self.rho <= self.radius:
+            raise UserError(f"landscape.rho {self.rho}: must be from 0 to landscape.radius, {self.radius}")
+
+    @property
+    def coordinates(self) -> list[float]:
+        """The places along either direction; the middle one is exactly 0."""
+        half = self.points // 2
+        return [self.radius * number / half for number in range(-half, half + 1)]
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """Values over the square; ``[i, j]`` is that of ``coordinates[i]`` along u and ``coordinates[j]`` along v.
+
+    Attributes:
+        loss: ``(P, P)`` mean cross-entropy of the labelled images, in nats; None without labels.
+        kept: ``(P, P)`` mean entropy of the kept views, in nats.
+        dropped: ``(P, P)`` mean entropy of the others.
+    """
+
+    loss: Tensor | None
+    kept: Tensor
+    dropped: Tensor
+
+
+def axes(context: Tensor, seed: int) -> Tensor:
+    """Two orthonormal directions of the context.
+
+    Args:
+        context: ``(M, d)``, or ``(K, M, d)`` if class-specific: every class's block then takes the same step.
+        seed: The run's seed.
+
+    Returns:
+        ``(2, M, d)`` float64 on the CPU.
+    """
+    # Those that follow the ones of the ranking: along those, kept views would be flat by construction.
+    u, v = random_directions(seed, _RANKING_DIRECTIONS + 2, *context.shape[-2:])[-2:]
+    v = v - (u * v).sum() * u
+    return torch.stack([u, v / torch.linalg.vector_norm(v)])
+
+
+@torch.no_grad()
+def encode(clip: Clip, views: Tensor) -> Tensor:
+    """``(*, 3, S, S)`` uint8 to ``(*, D)`` float32 unit features, a few views at a time."""
+    device = clip.mean.device
+    parts = views.flatten(0, -4).split(_VIEWS_AT_A_TIME)
+    features = torch.cat([clip.image_features(part.to(device)) for part in parts])
+    return features.view(*views.shape[:-3], -1)
+
+
+@torch.no_grad()
+def landscape(
+    prompts: ClassPrompts,
+    context: Tensor,
+    views: Tensor,
+    logit_scale: Tensor,
+    spec: LandscapeSpec,
+    *,
+    images: Tensor | None = None,
+    labels: Tensor | None = None,
+    seed: int = 0,
+) -> Landscape:
+    """Look around a prompt.
+
+    Args:
+        prompts: The class names.
+        context: ``(M, d)`` float32, or ``(K, M, d)`` if class-specific: the prompt.
+        views: ``(N, V, D)`` unit features of the views, of which the kept ones are those of the lowest score.
+        logit_scale: Scalar factor on cosines.
+        spec: How far and how finely.
+        images: ``(B, D)`` unit features for the cross-entropy; null for none.
+        labels: ``(B,)`` int64, theirs.
+        seed: The run's seed, for the directions.
+
+    Returns:
+        Float64 values on the CPU.
+    """
+    keep = _kept(prompts, context, views, logit_scale, spec, seed)
+    u, v = axes(context, seed)
+    places = torch.tensor(spec.coordinates, dtype=torch.float64)
+    steps = places.view(-1, 1, 1, 1) * u + places.view(1, -1, 1, 1) * v  # (P, P, M, d)
+    steps = steps.flatten(0, 1).to(context)
+    if context.dim() == 3:
+        steps = steps.unsqueeze(1)
+    losses, kept, dropped = [], [], []
+    for part in steps.split(max(1, _SEQUENCES // prompts.count)):
+        for text in prompts.features(context + part):
+            # One place at a time: its logits are all that needs memory.
+            uncertain = entropy(logit_scale * views @ text.T).double()
+            kept.append(uncertain[keep].mean())
+            dropped.append(uncertain[~keep].mean())
+            if images is not None and labels is not None:
+                losses.append(F.cross_entropy(logit_scale * images @ text.T, labels).double())
+    shape = (spec.points, spec.points)
+    grids = [torch.stack(found).cpu().view(shape) if found else None for found in (losses, kept, dropped)]
+    loss, low, high = grids
+    assert low is not None
+    assert high is not None
+    return Landscape(loss, low, high)
+
+
+def _kept(
+    prompts: ClassPrompts, context: Tensor, views: Tensor, logit_scale: Tensor, spec: LandscapeSpec, seed: int
+) -> Tensor:
+    """``(N, V)`` bool: the views that STSS keeps at the prompt."""
+    bank = neighbour_features(prompts, context, directions=_RANKING_DIRECTIONS, radius=spec.rho, seed=seed)
+    scores = flatness_scores(views, logit_scale * views @ prompts.features(context).T, bank, logit_scale)
+    keep = torch.zeros_like(scores, dtype=torch.bool)
+    return keep.scatter_(1, select_lowest(scores, spec.views_kept), True)
+
+
+def summarise(values: Tensor, spec: LandscapeSpec) -> dict[str, float]:
+    """A grid in three numbers.
+
+    Args:
+        values: ``(P, P)``.
+        spec: How far and how finely they were taken.
+
+    Returns:
+        ``at_prompt``; ``worst_within_rho``, the largest value at most ``rho`` away; ``increase``, their difference.
+    """
+    places = torch.tensor(spec.coordinates, dtype=torch.float64)
+    near = torch.hypot(places.view(-1, 1), places.view(1, -1)) <= spec.rho * (1 + 1e-9)
+    half = spec.points // 2
+    at_prompt, worst = float(values[half, half]), float(values[near].max())
+    return {"at_prompt": at_prompt, "worst_within_rho": worst, "increase": worst - at_prompt}

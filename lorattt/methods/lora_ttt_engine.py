@@ -1,0 +1,256 @@
+"""LoRA-TTT (Kojima et al., 2025, arXiv 2502.02069): low-rank adapters in the image encoder, one set per image.
+
+For each test image: take the most confident views (selection), make one or a few steps on the adapters
+with the marginal entropy of those views (MEM) and the distance of a masked view's class token to the
+whole view's (reconstruction), classify the plain view, forget everything.
+
+    loss = w_mem * H(mean_i p_i) + w_mae * mean_i |z~_i - sg(z_i)|^2 / (d * mask_ratio),  i in the confident views
+
+The authors' loop runs one image at a time through the whole encoder. Here E images go at once, and
+
+- blocks below the first adapted one run once per set of views, without a graph (the trunk);
+- the gradient goes through the selected views only: the selection is piecewise constant, so the gradient
+  through the others is zero;
+- the last block computes the class token only;
+- the whole views' class tokens, there already, are the reconstruction target;
+- the plain view's trunk output, there already, serves the prediction.
+
+All of it is exact. One deviation: with more than one step, LoRA dropout is off in the pass that selects views.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lorattt.adapters.tuner import Tuner
+from lorattt.clip.attention import Adapter
+from lorattt.clip.frozen import Scratch
+from lorattt.clip.vision import VisionTower
+from lorattt.episodes.engine import Observer, adapt
+from lorattt.episodes.optim import OptimiserSpec
+from lorattt.errors import UserError
+from lorattt.losses.entropy import marginal_entropy
+from lorattt.losses.reconstruction import class_token_reconstruction
+from lorattt.methods.shared_views import EncodedViews, encode_views, views_at_once
+from lorattt.rng import fold
+from lorattt.views.masking import kept_count, random_kept_patches
+from lorattt.views.selection import ViewScores, select_confident, select_lowest, selection_size, take_views
+
+_MASK_STREAM = 21
+
+# (step, view numbers (E, n)) -> patches to keep (E, n, P')
+Masks = Callable[[int, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class LossSpec:
+    """The objective of LoRA-TTT.
+
+    Args:
+        mem: Weight of the marginal entropy; 0 leaves it out.
+        reconstruction: Weight of the masked class-token reconstruction; 0 leaves it out.
+        mask_ratio: Fraction of patches dropped from a masked view.
+        selection: Fraction of views that take part, the most confident ones.
+    """
+
+    mem: float = 1.0
+    reconstruction: float = 16.0
+    mask_ratio: float = 0.75
+    selection: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuse weights that leave nothing to minimise."""
+        for key in ("mem", "reconstruction"):
+            value = getattr(self, key)
+            if not 0 <= value < float("inf"):
+                raise UserError(f"loss.{key} {value}: a weight must be a finite number of at least 0")
+        if self.mem == self.reconstruction == 0:
+            raise UserError("loss.mem and loss.reconstruction are both 0: give at least one a weight")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What adaptation made of E episodes.
+
+    Attributes:
+        before: ``(E, K)`` float32 logits of the plain view before adaptation.
+        after: ``(E, K)`` float32 logits of the plain view after it; ``before`` where it was not finite.
+        fallback: ``(E,)`` bool, true where it was not.
+        losses: ``(steps, E)``.
+        selected: ``(E, n)`` int64, the views of the first step, most confident first; empty without steps.
+        view_logits: ``(E, V, K)`` float32 logits of all views before adaptation.
+        parameters: The adapted parameters, each ``(E, *)``.
+    """
+
+    before: Tensor
+    after: Tensor
+    fallback: Tensor
+    losses: Tensor
+    selected: Tensor
+    view_logits: Tensor
+    parameters: dict[str, Tensor]
+
+
+class LoRATTTEngine:
+    """The method on an image tower, without Lightning.
+
+    Args:
+        tower: The frozen ViT.
+        tuner: What is adapted.
+        loss: The objective.
+        optimiser: Element-wise optimiser of each episode.
+        steps: Optimisation steps per image; 0 gives zero-shot predictions.
+        reset_every_step: Clear the optimiser's state before each step, as the authors' loop does.
+        chunk: Views encoded at a time: bounds memory, changes nothing else. Null: few enough for a CPU's caches,
+            256 on other devices.
+
+    Raises:
+        UserError: If a number is out of range.
+    """
+
+    def __init__(
+        self,
+        tower: VisionTower,
+        tuner: Tuner,
+        *,
+        loss: LossSpec,
+        optimiser: OptimiserSpec,
+        steps: int = 1,
+        reset_every_step: bool = False,
+        chunk: int | None = None,
+    ) -> None:
+        for key, value, least in (("steps", steps, 0), ("chunk", chunk, 1)):
+            if value is not None and value < least:
+                raise UserError(f"{key} {value}: must be at least {least}")
+        self.tower, self.tuner, self.loss, self.optimiser = tower, tuner, loss, optimiser
+        self.steps, self.reset_every_step, self.chunk = steps, reset_every_step, chunk
+        self.first = tuner.blocks[0]
+        self.kept = kept_count(tower.patches, loss.mask_ratio) if loss.reconstruction else 0
+
+    def run(
+        self,
+        pixels: Tensor,
+        text: Tensor,
+        logit_scale: Tensor,
+        keys: Tensor,
+        *,
+        encoded: EncodedViews | None = None,
+        masks: Masks | None = None,
+        scores: ViewScores | None = None,
+        observer: Observer | None = None,
+    ) -> Outcome:
+        """Adapt to E images and classify them.
+
+        Args:
+            pixels: ``(E, V, 3, S, S)`` normalised views of the tower's dtype; view 0 is the plain one.
+            text: ``(K, D)`` float32 unit class features.
+            logit_scale: Scalar factor on cosines.
+            keys: ``(E,)`` int64 episode keys: they decide masks and dropout.
+            encoded: What :meth:`encode` made of ``pixels``, if it is there already.
+            masks: Which patches to keep, instead of random ones.
+            scores: What views are ranked by, the lowest first; None for the entropy of their logits.
+            observer: Called at each step with losses and gradients.
+
+        Raises:
+            UserError: If the selection keeps no view.
+        """
+        episodes, count = pixels.shape[0], selection_size(pixels.shape[1], self.loss.selection)
+        chosen: list[Tensor] = []
+        encoded = encoded or self.encode(pixels)
+        trunk, tokens = encoded.trunk, encoded.tokens
+        view_logits = self._logits(tokens, text, logit_scale)
+        parameters = self.tuner.fresh(episodes, pixels.device)
+
+        def objective(step: int) -> Tensor:
+            step_keys = fold(keys, step)
+            adapter = self.tuner.adapter(parameters, step_keys, fresh=step == 0)
+            whole, logits = tokens, view_logits
+            if step > 0 or not self.tuner.starts_as_frozen:
+                # The adapters have moved: select anew, as the authors' loop does.
+                whole = self._class_tokens(trunk, self.tuner.adapter(parameters))
+                logits = self._logits(whole, text, logit_scale)
+            if scores is None:
+                selected = select_confident(logits, count)
+            else:
+                selected = select_lowest(scores(self._features(whole, text), logits), count)
+            chosen.append(selected)
+            target = take_views(whole, selected)
+            total = torch.zeros(episodes, device=pixels.device)
+            if self.loss.mem:
+                target = self._head(take_views(trunk, selected), adapter)
+                total = total + self.loss.mem * marginal_entropy(self._logits(target, text, logit_scale))
+            if self.loss.reconstruction:
+                kept = masks(step, selected) if masks else self._random_masks(step_keys, selected)
+                masked = self._head(self._masked_trunk(take_views(pixels, selected), kept), adapter)
+                part = class_token_reconstruction(masked, target, self.loss.mask_ratio)
+                total = total + self.loss.reconstruction * part
+            return total
+
+        with self.tuner.installed(parameters):
+            adaptation = adapt(
+                parameters,
+                objective,
+                episodes=episodes,
+                steps=self.steps,
+                optimiser=self.optimiser,
+                reset_every_step=self.reset_every_step,
+                observer=observer,
+            )
+            with torch.no_grad():
+                plain = self._head(trunk[:, :1], self.tuner.adapter(parameters))
+                after = self._logits(plain, text, logit_scale).squeeze(1)
+        before = view_logits[:, 0]
+        finite = adaptation.finite & after.isfinite().all(dim=-1)
+        return Outcome(
+            before=before,
+            after=torch.where(finite.unsqueeze(-1), after, before),
+            fallback=~finite,
+            losses=adaptation.losses,
+            selected=chosen[0] if chosen else torch.empty(episodes, 0, dtype=torch.long, device=pixels.device),
+            view_logits=view_logits,
+            parameters=parameters,
+        )
+
+    def encode(self, pixels: Tensor) -> EncodedViews:
+        """All views ``(E, V, 3, S, S)`` through the frozen model, each block once, without a graph."""
+        trunks, tokens = encode_views(self.tower, pixels.flatten(0, 1), [self.first], chunk=self.chunk)
+        shape = pixels.shape[:2]
+        return EncodedViews(trunks[self.first].unflatten(0, shape), tokens.unflatten(0, shape))
+
+    def chunk_on(self, device: torch.device) -> int:
+        """How many views are encoded at a time there."""
+        return self.chunk or views_at_once(self.tower, device)
+
+    @torch.no_grad()
+    def _class_tokens(self, trunk: Tensor, adapter: Adapter | None) -> Tensor:
+        """Class tokens ``(E, V, d)`` of all views with the adapters as they are now."""
+        # Every part holds all episodes: the adapters' rows are episode-major.
+        parts = trunk.split(max(1, self.chunk_on(trunk.device) // trunk.shape[0]), dim=1)
+        return torch.cat([self._head(part, adapter) for part in parts], dim=1)
+
+    def _head(self, trunk: Tensor, adapter: Adapter | None) -> Tensor:
+        """Trunk outputs ``(E, n, L, d)`` to class tokens ``(E, n, d)``."""
+        tokens = self.tower.class_token(trunk.flatten(0, 1), self.first, adapter)
+        return tokens.view(*trunk.shape[:2], -1)
+
+    @torch.no_grad()
+    def _masked_trunk(self, pixels: Tensor, kept: Tensor) -> Tensor:
+        """Views ``(E, n, 3, S, S)`` with only the kept patches ``(E, n, P')`` through the trunk."""
+        x = self.tower.embed(pixels.flatten(0, 1), kept.flatten(0, 1))
+        x = self.tower.frozen_blocks_(x, 0, self.first, Scratch())
+        return x.view(*pixels.shape[:2], *x.shape[1:])
+
+    def _random_masks(self, keys: Tensor, selected: Tensor) -> Tensor:
+        return random_kept_patches(fold(keys, _MASK_STREAM), selected, self.tower.patches, self.kept)
+
+    def _logits(self, class_tokens: Tensor, text: Tensor, logit_scale: Tensor) -> Tensor:
+        """``(*, d)`` class tokens to ``(*, K)`` logits, float32 or wider from the projection on."""
+        return logit_scale * self._features(class_tokens, text) @ text.T
+
+    def _features(self, class_tokens: Tensor, text: Tensor) -> Tensor:
+        """``(*, d)`` class tokens to ``(*, D)`` unit features, as wide as the texts or wider."""
+        features = self.tower.project(class_tokens)
+        return F.normalize(features.to(torch.promote_types(features.dtype, text.dtype)), dim=-1)

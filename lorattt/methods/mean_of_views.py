@@ -1,0 +1,100 @@
+"""The mean of the confident views: what an ensemble of views gives without any method. A baseline."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lorattt.clip.load import ClipSpec
+from lorattt.methods.base import Templates
+from lorattt.methods.ranked_views import RankedViews
+from lorattt.methods.shared_views import SharedViews
+from lorattt.methods.votes import Vote, check_vote, pooled_logits
+from lorattt.prompts.prompt import PromptSpec
+from lorattt.views.crops import ViewSpec
+from lorattt.views.selection import FlatnessSpec, Rule, select_confident, select_lowest, selection_size, take_views
+
+
+@torch.no_grad()
+def mean_of_views(logits: Tensor, selection: float, vote: Vote = "soft", *, scores: Tensor | None = None) -> Tensor:
+    """Logits of the confident views taken together.
+
+    Args:
+        logits: ``(E, V, K)`` logits of all views.
+        selection: Fraction of views that take part, the most confident ones.
+        vote: ``soft``: the logarithm of the mean class distribution. ``hard``: the share of votes for the most
+            probable class, as in :func:`lorattt.methods.votes.vote_logits`; the mean distribution breaks ties.
+        scores: ``(E, V)``: views of the lowest take part in place of the most confident ones.
+
+    Returns:
+        ``(E, K)`` of the dtype of the logits.
+
+    Raises:
+        UserError: If the selection keeps no view.
+    """
+    size = selection_size(logits.shape[1], selection)
+    chosen = select_confident(logits, size) if scores is None else select_lowest(scores, size)
+    return pooled_logits(take_views(logits, chosen), vote)
+
+
+class MeanOfViews(RankedViews):
+    """The mean class distribution of the confident views, or their majority.
+
+    Args:
+        clip: Which CLIP to use; any image tower.
+        class_names: Names in label order; the dataset's where null.
+        templates: Prompt templates: ``single``, ``openai-7``, ``openai-80``, ``dataset`` for CoOp's prompt of a
+            benchmark, or a list of texts with one ``{}``.
+        prompt: A prompt in their place, such as the file that ``fit`` wrote; null for templates.
+        views: How the views of an image are made.
+        selection: Fraction of views that take part, the most confident ones; 1 for all.
+        vote: ``soft`` takes the mean of the class distributions, ``hard`` the majority of the arg-maxima.
+        rule: Which views these are: the most confident ones, or with ``flatness`` those whose entropy stays low around
+            the prompt (STSS of TLLA).
+        flatness: How flatness is measured, for ``rule: flatness``.
+        seed: Seed of everything random, with each sample's index. ``seed_everything`` on the command line.
+
+    Raises:
+        UserError: If the selection keeps no view, the vote or the rule is of another kind, or there is no prompt to
+            measure flatness around.
+    """
+
+    name: ClassVar[str] = "mean_of_views"
+
+    def __init__(
+        self,
+        *,
+        clip: ClipSpec = ClipSpec(),
+        class_names: list[str] | None = None,
+        templates: Templates = "single",
+        prompt: PromptSpec | None = None,
+        views: ViewSpec = ViewSpec(),
+        selection: float = 0.1,
+        vote: Vote = "soft",
+        rule: Rule = "confidence",
+        flatness: FlatnessSpec = FlatnessSpec(),
+        seed: int = 0,
+    ) -> None:
+        selection_size(views.number, selection)  # before the checkpoint is read
+        check_vote(vote)
+        super().__init__(
+            rule=rule,
+            flatness=flatness,
+            clip=clip,
+            class_names=class_names,
+            templates=templates,
+            prompt=prompt,
+            views=views,
+            seed=seed,
+        )
+        self.selection, self.vote = selection, vote
+
+    @torch.no_grad()
+    def classify(self, views: SharedViews) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits ``(E, K)`` of the plain view and of the confident views, and fallbacks ``(E,)``."""
+        logits = self.clip.logit_scale * views.features @ self.text.T
+        rank = self.view_scores
+        scores = None if rank is None else rank(views.features, logits)
+        after = mean_of_views(logits, self.selection, self.vote, scores=scores)
+        fallback = ~after.isfinite().all(dim=-1)
+        return logits[:, 0], torch.where(fallback.unsqueeze(-1), logits[:, 0], after), fallback

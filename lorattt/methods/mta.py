@@ -1,0 +1,176 @@
+"""MTA (Zanella and Ben Ayed, CVPR 2024): the mode of an image's views, found with a robust MeanShift.
+
+Nothing is trained. Each view p has a feature f_p, a bandwidth h_p from its nearest views, and an inlierness y_p
+that is learned along with the mode m:
+
+    density     k_p = exp(-|f_p - m|^2 / (2 h_p^2))
+    inlierness  y   = softmax((k + lambda_q * A y) / lambda_y),  A_pq = <softmax(logits_p), softmax(logits_q)>
+    mode        m   = sum_p y_p k_p f_p, made a unit vector
+
+Both are fixed points; they take turns, and the mode classifies the image. All images of a batch go at once: every
+iteration is computed for all, and an image whose fixed point has converged keeps it, so that its result is the one
+it would have alone. One deviation: views that are all alike have a bandwidth of 0, with which the authors' program
+divides; here it is at least 1e-6, and their mode is their feature.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lorattt.clip.load import ClipSpec
+from lorattt.errors import UserError
+from lorattt.methods.base import Method, Templates
+from lorattt.methods.shared_views import SharedViews
+from lorattt.prompts.prompt import PromptSpec
+from lorattt.views.crops import ViewSpec
+
+_LEAST_BANDWIDTH = 1e-6
+
+
+@dataclass(frozen=True)
+class MTASpec:
+    """The constants of MTA; defaults are the authors'.
+
+    Args:
+        lambda_y: Temperature of the inlierness: the larger, the more alike all views count.
+        lambda_q: Weight of the views' agreement in their class distributions.
+        bandwidth: Fraction of the other views, the nearest ones, that set a view's bandwidth.
+        outer: How often inlierness and mode take turns.
+        inner: Most iterations of a fixed point.
+        threshold: A fixed point has converged where it moved less than this.
+    """
+
+    lambda_y: float = 0.2
+    lambda_q: float = 4.0
+    bandwidth: float = 0.3
+    outer: int = 5
+    inner: int = 5
+    threshold: float = 1e-6
+
+    def __post_init__(self) -> None:
+        """Refuse values without a mode."""
+        if not 0 < self.lambda_y < float("inf"):
+            raise UserError(f"mta.lambda_y {self.lambda_y}: must be a finite number above 0")
+        if not 0 <= self.lambda_q < float("inf"):
+            raise UserError(f"mta.lambda_q {self.lambda_q}: must be a finite number of at least 0")
+        if not 0 < self.bandwidth <= 1:
+            raise UserError(f"mta.bandwidth {self.bandwidth}: the fraction of nearest views must be in (0, 1]")
+        for key in ("outer", "inner"):
+            if getattr(self, key) < 1:
+                raise UserError(f"mta.{key} {getattr(self, key)}: must be at least 1")
+        if not self.threshold >= 0:
+            raise UserError(f"mta.threshold {self.threshold}: must be at least 0")
+
+    def neighbours(self, views: int) -> int:
+        """How many of the other views set a view's bandwidth.
+
+        Raises:
+            UserError: If none would.
+        """
+        count = int(self.bandwidth * (views - 1))
+        if count == 0:
+            raise UserError(
+                f"mta.bandwidth {self.bandwidth} of {views} views counts no neighbour: make more views, "
+                "or take a larger fraction"
+            )
+        return count
+
+
+@torch.no_grad()
+def mta_mode(image_features: Tensor, text_features: Tensor, logit_scale: Tensor, spec: MTASpec = MTASpec()) -> Tensor:
+    """The mode of the views of E images.
+
+    Args:
+        image_features: ``(E, V, D)`` unit features of the views; view 0, the plain one, is where the mode starts.
+        text_features: ``(K, D)`` or ``(E, K, D)`` unit class features.
+        logit_scale: Scalar factor on cosines.
+        spec: The constants.
+
+    Returns:
+        ``(E, D)`` unit vectors, of the dtype of the features.
+
+    Raises:
+        UserError: If there are too few views for a bandwidth.
+    """
+    f = image_features
+    width = _bandwidth(f, spec.neighbours(f.shape[1]))
+    p = (logit_scale * f @ text_features.transpose(-1, -2)).softmax(-1)
+    affinity = spec.lambda_q * p @ p.transpose(-1, -2)  # (E, V, V)
+
+    def density(mode: Tensor) -> Tensor:
+        distance = torch.linalg.vector_norm(f - mode.unsqueeze(1), dim=-1)
+        return torch.exp(-(distance**2) / (2 * width**2))
+
+    y, mode = f.new_full(f.shape[:2], 1 / f.shape[1]), f[:, 0]
+    for _ in range(spec.outer):
+        k = density(mode)
+        moving = torch.ones(len(f), 1, dtype=torch.bool, device=f.device)
+        for _ in range(spec.inner):
+            new = ((k + (affinity @ y.unsqueeze(-1)).squeeze(-1)) / spec.lambda_y).softmax(-1)
+            y, moving = _advance(y, new, moving, spec.threshold)
+        moving = torch.ones_like(moving)
+        for _ in range(spec.inner):
+            new = F.normalize(((density(mode) * y).unsqueeze(1) @ f).squeeze(1), dim=-1)
+            mode, moving = _advance(mode, new, moving, spec.threshold)
+    return mode
+
+
+def _bandwidth(f: Tensor, neighbours: int) -> Tensor:
+    """``(E, V)``: the root of half the mean squared distance to the nearest views."""
+    # Products instead of differences would be faster and lose the small distances, which are those that count.
+    distance = torch.cdist(f, f, compute_mode="donot_use_mm_for_euclid_dist")
+    nearest = distance.sort(dim=-1).values[..., 1 : neighbours + 1]  # the nearest is the view itself
+    return (0.5 * (nearest**2).mean(-1)).sqrt().clamp_min(_LEAST_BANDWIDTH)
+
+
+def _advance(old: Tensor, new: Tensor, moving: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    """Take the new values ``(E, *)`` of the episodes that are moving ``(E, 1)``, and which of them still are."""
+    step = torch.linalg.vector_norm(new - old, dim=-1, keepdim=True)
+    return torch.where(moving, new, old), moving & ~(step < threshold)
+
+
+class MTA(Method):
+    """MTA as a LightningModule: any image tower, no gradients; defaults are the authors' setting.
+
+    Args:
+        clip: Which CLIP to use; any image tower.
+        class_names: Names in label order; the dataset's where null.
+        templates: Prompt templates: ``single``, ``openai-7``, ``openai-80``, ``dataset`` for CoOp's prompt of a
+            benchmark, or a list of texts with one ``{}``.
+        prompt: A prompt in their place, such as the file that ``fit`` wrote; null for templates.
+        views: How the views of an image are made.
+        mta: The constants of the method.
+        seed: Seed of everything random, with each sample's index. ``seed_everything`` on the command line.
+
+    Raises:
+        UserError: If there are too few views for a bandwidth.
+    """
+
+    name: ClassVar[str] = "mta"
+
+    def __init__(
+        self,
+        *,
+        clip: ClipSpec = ClipSpec(),
+        class_names: list[str] | None = None,
+        templates: Templates = "single",
+        prompt: PromptSpec | None = None,
+        views: ViewSpec = ViewSpec(),
+        mta: MTASpec = MTASpec(),
+        seed: int = 0,
+    ) -> None:
+        mta.neighbours(views.number)  # before the checkpoint is read
+        super().__init__(clip=clip, class_names=class_names, templates=templates, prompt=prompt, views=views, seed=seed)
+        self.mta = mta
+
+    @torch.no_grad()
+    def classify(self, views: SharedViews) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits ``(E, K)`` of the plain view and of the mode, and fallbacks ``(E,)``."""
+        scale, features = self.clip.logit_scale, views.features
+        before = scale * features[:, 0] @ self.text.T
+        after = scale * mta_mode(features, self.text, scale, self.mta) @ self.text.T
+        fallback = ~after.isfinite().all(dim=-1)
+        return before, torch.where(fallback.unsqueeze(-1), before, after), fallback

@@ -1,0 +1,136 @@
+"""Methods by name, built from plain values such as a call's keywords or a configuration's mappings."""
+
+import dataclasses
+import difflib
+import inspect
+import numbers
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, Union
+
+from lorattt.errors import UserError
+from lorattt.methods.base import Method
+from lorattt.methods.ctpt import CTPT
+from lorattt.methods.lora_ttt import LoRATTT
+from lorattt.methods.mean_of_views import MeanOfViews
+from lorattt.methods.mta import MTA
+from lorattt.methods.tlla import TLLA
+from lorattt.methods.tpt import TPT
+from lorattt.methods.zero import ZERO
+from lorattt.methods.zero_shot import ZeroShot
+
+METHODS: dict[str, type[Method]] = {
+    kind.name: kind for kind in (ZeroShot, LoRATTT, TPT, CTPT, TLLA, MTA, ZERO, MeanOfViews)
+}
+"""Methods that can be named: one answer to an image each."""
+
+_NEVER_OPTIONS = ("clip", "class_names", "seed")
+
+
+def find_method(name: str) -> type[Method]:
+    """The method of that name.
+
+    Raises:
+        UserError: If there is none.
+    """
+    kind = METHODS.get(name) if isinstance(name, str) else None
+    if kind is None:
+        near = difflib.get_close_matches(str(name), METHODS, n=1, cutoff=0.8)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(METHODS)}"
+        raise UserError(f"method {name!r}: {hint}")
+    return kind
+
+
+def build_method(name: str, options: Mapping[str, Any], *, prefix: str = "", **common: Any) -> Method:
+    """A method from its name and options.
+
+    Args:
+        name: A name in :data:`METHODS`.
+        options: Its own arguments; a mapping for one that is a dataclass becomes that.
+        prefix: What stands before an option's name in messages.
+        common: Arguments that are given to every method that has them; they are no options.
+
+    Raises:
+        UserError: If the name or an option is unknown, or a value is of no use.
+    """
+    kind = find_method(name)
+    parameters = [key for key in inspect.signature(kind).parameters if key != "self"]
+    accepted = [key for key in parameters if key not in _NEVER_OPTIONS and key not in common]
+    hints = typing.get_type_hints(kind.__init__)
+    arguments = {key: value for key, value in common.items() if key in parameters}
+    for key, value in options.items():
+        if key not in accepted:
+            near = difflib.get_close_matches(str(key), accepted, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"accepted are {', '.join(accepted) or 'none'}"
+            raise UserError(f"{prefix}{key}: {kind.__name__} has no such argument; {hint}")
+        arguments[key] = convert(hints[key], f"{prefix}{key}", value)
+    return kind(**arguments)
+
+
+def convert(hint: Any, key: str, value: Any) -> Any:
+    """A plain value as what an argument is declared to be.
+
+    A mapping becomes the dataclass, a list the tuple, a whole number the floating-point one.
+
+    Args:
+        hint: The declared type.
+        key: What to call it in messages.
+        value: The value.
+
+    Raises:
+        UserError: If it cannot be.
+    """
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return _record(hint, key, value)
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        for option in inner:
+            try:
+                return convert(option, key, value)
+            except UserError:
+                continue
+    elif origin is Literal:
+        if value in inner:
+            return value
+    elif origin in (list, tuple):
+        variable = origin is list or (len(inner) == 2 and inner[1] is Ellipsis)
+        if isinstance(value, list | tuple) and (variable or len(inner) == len(value)):
+            items = [convert(inner[0] if variable else inner[i], f"{key}[{i}]", x) for i, x in enumerate(value)]
+            return origin(items)
+    elif hint is float:  # a bool is a number to Python, and a mistake here
+        if isinstance(value, numbers.Real) and not isinstance(value, bool):
+            return float(value)
+    elif hint is int:
+        if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+            return int(value)
+    elif hint is Any or not isinstance(origin or hint, type) or isinstance(value, origin or hint):
+        return value
+    raise UserError(f"{key}: {value!r} is not {_named(hint)}")
+
+
+def _record(hint: Any, key: str, value: Any) -> Any:
+    if isinstance(value, hint):
+        return value
+    fields = {field.name: field for field in dataclasses.fields(hint)}
+    if not isinstance(value, Mapping) or not set(value) <= set(fields):
+        given = ", ".join(str(k) for k in value if k not in fields) if isinstance(value, Mapping) else repr(value)
+        raise UserError(f"{key}: {hint.__name__} takes {', '.join(fields)}; got {given}")
+    hints = typing.get_type_hints(hint)
+    missing = [
+        name
+        for name, field in fields.items()
+        if name not in value and field.default is field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise UserError(f"{key}: {hint.__name__} needs {', '.join(missing)}")
+    return hint(**{name: convert(hints[name], f"{key}.{name}", item) for name, item in value.items()})
+
+
+def _named(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(hint)))
+    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(_named(option) for option in typing.get_args(hint))
+    return names.get(hint, str(hint).replace("typing.", ""))

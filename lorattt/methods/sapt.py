@@ -1,0 +1,156 @@
+"""SAPT, the training half of TLLA (Li et al., arXiv 2501.18864, called FGA from its second version on).
+
+Sharpness-aware prompt tuning: CoOp's context p, learned so that the cross-entropy stays low around it as well, in an L2
+ball of radius rho over all context vectors together (section 3; plain SAM, Foret et al., ICLR 2021, on the prompt):
+
+    loss      = CE(p) + lambda * (max_{|e| <= rho} CE(p + e) - CE(p))          (eq. 3)
+    e*        = rho * g / |g|,  g = gradient of CE at p                        (eq. 4, first order)
+    gradient  = (1 - lambda) * g + lambda * (gradient of CE at p + e*)         (e* is held fixed)
+
+lambda is 1 in all of the paper's experiments, where the gradient at p + e* is all that is left.
+
+An image's feature does not depend on the prompt, so a batch is encoded once for both passes. The prompt is put back
+from a copy, bit for bit. Weight decay is the optimiser's and no part of g. With rho 0 each step is CoOp's.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar, cast
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import ParallelStrategy
+from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
+
+from lorattt.clip.load import ClipSpec
+from lorattt.errors import UserError
+from lorattt.losses.sharpness import ascent_step, sharpness_gradient
+from lorattt.methods.base import EpisodeBatch
+from lorattt.methods.source import PromptTraining
+from lorattt.prompts.prompt import PromptSpec
+from lorattt.views.training import TrainingCrop
+
+
+class SAPT(PromptTraining):
+    """SAPT as a LightningModule, for ``fit``; its prompt is for ``prompt.file`` of any method.
+
+    Args:
+        clip: Which CLIP to use; any image tower.
+        class_names: Names in label order; the dataset's where null.
+        prompt: Where the context begins: words, a file, or random vectors; one for all classes, or one each.
+        crop: How training images are cut.
+        rho: Radius of the ball in which the worst prompt is looked for; 0 for CoOp.
+        sharpness: Weight lambda of the loss's increase in that ball; 0 for CoOp.
+        local_ascent: Whether each device looks for its own worst prompt, from its own images. Otherwise they all have
+            the same, and several devices do what one with all of the images would.
+        lr: Learning rate.
+        momentum: SGD's.
+        weight_decay: SGD's.
+        warmup_epochs: Epochs at ``warmup_lr``, before the cosine begins.
+        warmup_lr: Learning rate of these.
+        seed: Seed of everything random, with each sample's index. ``seed_everything`` on the command line.
+
+    Raises:
+        UserError: If a number is out of range, or the text tower takes no prompt.
+    """
+
+    name: ClassVar[str] = "sapt"
+
+    def __init__(
+        self,
+        *,
+        clip: ClipSpec = ClipSpec(),
+        class_names: list[str] | None = None,
+        prompt: PromptSpec = PromptSpec(),
+        crop: TrainingCrop = TrainingCrop(),
+        rho: float = 0.5,
+        sharpness: float = 1.0,
+        local_ascent: bool = False,
+        lr: float = 2e-3,
+        momentum: float = 0.9,
+        weight_decay: float = 5e-4,
+        warmup_epochs: int = 1,
+        warmup_lr: float = 1e-5,
+        seed: int = 0,
+    ) -> None:
+        for key, value in {"rho": rho, "sharpness": sharpness}.items():  # before the checkpoint is read
+            if not 0 <= value < float("inf"):
+                raise UserError(f"model.{key} {value}: must be a finite number of at least 0")
+        super().__init__(
+            clip=clip,
+            class_names=class_names,
+            prompt=prompt,
+            crop=crop,
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            warmup_epochs=warmup_epochs,
+            warmup_lr=warmup_lr,
+            seed=seed,
+        )
+        self.rho, self.sharpness, self.local_ascent = rho, sharpness, local_ascent
+        # Two passes make one step; Lightning counts the optimiser's.
+        self.automatic_optimization = False
+
+    def source_loss(self, features: Tensor, label: Tensor) -> Tensor:
+        """Cross-entropy of ``(B, D)`` image features against all class texts, the mean over the batch."""
+        return F.cross_entropy(self.logits(features, self.prompts.features(self.context)), label)
+
+    def training_step(self, batch: EpisodeBatch, batch_idx: int) -> Tensor:
+        """One step of the optimiser; the loss at the prompt, before the step, detached.
+
+        With ``16-mixed``, a gradient that overflows in either pass skips the step, as it does for any method.
+        """
+        label, several = batch["label"], isinstance(self.trainer.strategy, ParallelStrategy)
+        features = self.image_features(batch["views"]) if len(label) else None
+        own_gradient = self.local_ascent and several
+        with self._without_sync() if own_gradient else nullcontext():
+            loss, gradient = self._differentiate(features, label)
+        saved = self.context.detach().clone()
+        try:
+            with torch.no_grad():
+                self.context.add_(ascent_step(gradient / self._loss_scale(), self.rho))
+            worst, ascended = self._differentiate(features, label)
+        finally:
+            # Adding and subtracting would not give the same bits, and an exception must not leave p + e behind.
+            with torch.no_grad():
+                self.context.copy_(saved)
+        if own_gradient:
+            # All devices must take the same step.
+            gradient = self.trainer.strategy.reduce(gradient, reduce_op="mean")
+        self.context.grad = sharpness_gradient(gradient, ascended, self.sharpness)
+        if features is not None:
+            self.log("train/loss", loss, prog_bar=True, batch_size=len(label))
+            self.log("train/increase", worst - loss, batch_size=len(label))
+        cast(LightningOptimizer, self.optimizers()).step()
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Step the rate's schedule, which is not Lightning's to do here."""
+        cast(LRScheduler, self.lr_schedulers()).step()
+
+    def _differentiate(self, features: Tensor | None, label: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss at the context as it is now, detached, and its gradient, times the loss scale where there is one.
+
+        Without features, of a batch of which no image could be read, both are 0, and no device waits for this one.
+        """
+        self.context.grad = None
+        loss = 0 * self.context.sum() if features is None else self.source_loss(features, label)
+        # The step runs under the Trainer's autocast. A backward pass there would compute in other types than one
+        # that Lightning runs itself.
+        with torch.autocast(self.device.type, enabled=False):
+            self.manual_backward(loss)
+        gradient = cast(Tensor, self.context.grad)
+        self.context.grad = None
+        # A copy: the tensor may be a part of the buffer in which devices add up their gradients.
+        return loss.detach(), gradient.clone()
+
+    def _loss_scale(self) -> float:
+        """What the loss is multiplied with before its gradient is taken: 1, but for ``16-mixed``."""
+        scaler: Any = getattr(self.trainer.precision_plugin, "scaler", None)
+        return 1.0 if scaler is None else float(scaler.get_scale())
+
+    def _without_sync(self) -> AbstractContextManager[None]:
+        """Gradients stay on each device."""
+        return cast(ParallelStrategy, self.trainer.strategy).block_backward_sync()

@@ -1,0 +1,176 @@
+"""Several methods in one pass: the views of each image are made and encoded once, and every method answers."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, TypedDict, cast
+
+import torch
+from torch import Tensor, nn
+
+from lorattt.clip.load import ClipSpec, LoadedClip
+from lorattt.errors import UserError
+from lorattt.methods.base import EpisodeBatch, EpisodeOutput, Method, Templates
+from lorattt.methods.registry import build_method, find_method
+from lorattt.methods.shared_views import SharedViews
+from lorattt.prompts.prompt import PromptSpec
+from lorattt.views.crops import ViewSpec
+
+_SHARED = ("clip", "class_names", "templates", "prompt", "views", "seed")
+
+
+class Answer(TypedDict):
+    """What one method says to a batch.
+
+    Attributes:
+        before: ``(E, K)`` float32 logits of the same model and text without adaptation.
+        after: ``(E, K)`` float32 logits of the method.
+        fallback: ``(E,)`` bool, true where adaptation was not finite and ``after`` is ``before``.
+    """
+
+    before: Tensor
+    after: Tensor
+    fallback: Tensor
+
+
+class SeveralOutput(EpisodeOutput):
+    """What a step gives to the callbacks; beside ``methods``, the answers are those of the first method.
+
+    Attributes:
+        methods: The answers by the methods' names.
+    """
+
+    methods: dict[str, Answer]
+
+
+class Several(Method):
+    """Several methods on the same views: as many predictions of each image, for about the time of the slowest.
+
+    Each gives what it would give alone. The model is loaded once, the class texts and the views are encoded once.
+
+    Args:
+        methods: Names of the methods, in the order of the table: ``zero_shot``, ``mean_of_views``, ``mta``,
+            ``zero``, ``lora_ttt``, ...
+        options: The methods' own arguments by name, such as ``{lora_ttt: {steps: 2}}``.
+        clip: Which CLIP to use, for all of them.
+        class_names: Names in label order; the dataset's where null.
+        templates: Prompt templates: ``single``, ``openai-7``, ``openai-80``, ``dataset`` for CoOp's prompt of a
+            benchmark, or a list of texts with one ``{}``.
+        prompt: A prompt in their place, such as the file that ``fit`` wrote; null for templates.
+        views: How the views of an image are made, for all of them; a method of the plain view reads view 0.
+        seed: Seed of everything random, with each sample's index. ``seed_everything`` on the command line.
+
+    Attributes:
+        members: The methods by name; each has ``metrics`` of its own.
+
+    Raises:
+        UserError: If a name is unknown or given twice, or an option belongs to no listed method or does not exist.
+    """
+
+    name: ClassVar[str] = "several"
+
+    def __init__(
+        self,
+        *,
+        methods: list[str],
+        options: dict[str, dict[str, Any]] | None = None,
+        clip: ClipSpec = ClipSpec(),
+        class_names: list[str] | None = None,
+        templates: Templates = "single",
+        prompt: PromptSpec | None = None,
+        views: ViewSpec = ViewSpec(),
+        seed: int = 0,
+    ) -> None:
+        options = {name: values or {} for name, values in (options or {}).items()}
+        _check(methods, options)  # before the checkpoint is read
+        super().__init__(clip=clip, class_names=class_names, templates=templates, prompt=prompt, views=views, seed=seed)
+        common: dict[str, Any] = {
+            "clip": LoadedClip(self.clip, clip),
+            "class_names": class_names,
+            "templates": templates,
+            "views": views,
+            "seed": seed,
+        }
+        if prompt is not None:  # else a method that tunes a prompt begins with its own words
+            common["prompt"] = prompt
+        self.members = nn.ModuleDict(
+            {name: build_method(name, options.get(name, {}), prefix=f"options.{name}.", **common) for name in methods}
+        )
+
+    def _methods(self) -> list[tuple[str, Method]]:
+        return [(name, cast("Method", member)) for name, member in self.members.items()]
+
+    @property
+    def takes_gradients(self) -> bool:
+        """Whether any of the methods takes gradients at test time."""
+        return any(member.takes_gradients for _, member in self._methods())
+
+    def share(self, batch: EpisodeBatch) -> SharedViews:
+        """The views of a batch, which keep what all of the methods will ask for."""
+        members = [member for _, member in self._methods()]
+        trunks = {member.trunk for member in members} - {None}
+        chunk = min((member.view_chunk for member in members if member.view_chunk is not None), default=None)
+        return SharedViews(
+            self.clip, batch["views"], batch["index"], self.seed, trunks=cast("set[int]", trunks), chunk=chunk
+        )
+
+    def classify_each(self, views: SharedViews) -> dict[str, Answer]:
+        """The answers of all methods, by name."""
+        if not all(member.plain_view_alone for _, member in self._methods()):
+            _ = views.features  # first: a method of the plain view would encode it for itself
+        answers: dict[str, Answer] = {}
+        for name, member in self._methods():
+            before, after, fallback = member.classify(views)
+            answers[name] = {"before": before.detach(), "after": after.detach(), "fallback": fallback}
+        return answers
+
+    def classify(self, views: SharedViews) -> tuple[Tensor, Tensor, Tensor]:
+        """The answer of the first method."""
+        first = next(iter(self.classify_each(views).values()))
+        return first["before"], first["after"], first["fallback"]
+
+    def check_texts(self) -> None:
+        """Refuse what no class texts can be made of, for each method."""
+        super().check_texts()
+        for _, member in self._methods():
+            member.class_names, member.template = self.class_names, self.template
+            member.check_texts()
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        for _, member in self._methods():
+            member.take_text(self)
+
+    def _step(self, batch: EpisodeBatch) -> SeveralOutput:
+        if len(batch["index"]):
+            answers = self.classify_each(self.share(batch))
+        else:
+            none = torch.zeros(0, self.text.shape[0], device=self.device)
+            empty = torch.zeros(0, dtype=torch.bool, device=self.device)
+            answers = {name: {"before": none, "after": none, "fallback": empty} for name, _ in self._methods()}
+        for name, member in self._methods():
+            member.metrics.update(answers[name]["before"], answers[name]["after"], batch["label"])
+        first = next(iter(answers.values()))
+        return {
+            "index": batch["index"],
+            "label": batch["label"],
+            "path": batch["path"],
+            "skipped": batch["skipped"],
+            **first,
+            "methods": answers,
+        }
+
+
+def _check(methods: Sequence[str], options: dict[str, dict[str, Any]]) -> None:
+    if not methods:
+        raise UserError("methods is empty: name at least one")
+    for name in methods:
+        find_method(name)
+        if methods.count(name) > 1:
+            raise UserError(f"methods names {name} more than once: a method has one folder in a run")
+    for name, values in options.items():
+        if name not in methods:
+            raise UserError(f"options.{name}: methods does not list it; it lists {', '.join(methods)}")
+        if not isinstance(values, dict):
+            raise UserError(f"options.{name}: must be arguments and their values, not {values!r}")
+        for key in values:
+            if key in _SHARED:
+                raise UserError(f"options.{name}.{key}: all methods share it: set model.{key}")

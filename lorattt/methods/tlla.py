@@ -1,0 +1,162 @@
+"""TLLA (Li et al., 2025, arXiv 2501.18864; FGA in its second version), at test time: STSS, views of flat entropy vote.
+
+Nothing is trained here, and no gradient is taken. With p the prompt's context, ``(M, d)``, and H the entropy of a
+view's class distribution (equation numbers are the paper's):
+
+    neighbours  p_r = p + radius * u_r / |u_r|,  u_r ~ N(0, I),  r = 1..R                       (5)
+    texts       t_kr = text(class k, p_r), encoded once per class list                          (6)
+    entropy     H_r(view) = H(softmax_k(scale * view . t_kr)),  H_0 with p itself               (7), (8)
+    score       H_0 + sharpness * (max_r H_r - H_0)                                             (5)
+    prediction  mean of softmax_k(scale * view . t_k) over the ``views_kept`` views of lowest score
+
+With the paper's sharpness of 1 the score is max_r H_r. The plain view is a candidate like the others. The other
+half of the method, SAPT, learns the prompt beforehand; STSS takes any prompt.
+
+The paper leaves open, and here it is a choice: R (10), the number of views that vote (6 of 64), a soft vote with the
+texts of p itself (``vote: hard`` counts the views' winners), the norm of u_r over the whole block ``(M, d)``, and
+directions drawn once from the run's seed, the same for all classes, views, images and datasets. Where every class has
+a context of its own, each takes the same step. ``docs/tlla.md`` has the reasons.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lorattt.clip.load import ClipSpec
+from lorattt.errors import UserError
+from lorattt.methods.ranked_views import RankedViews
+from lorattt.methods.shared_views import SharedViews
+from lorattt.methods.votes import Vote, check_vote, pooled_logits
+from lorattt.prompts.prompt import PromptSpec
+from lorattt.views.crops import ViewSpec
+from lorattt.views.selection import FlatnessSpec, flatness_scores, select_lowest, take_views
+
+
+@dataclass(frozen=True)
+class FlatVote:
+    """What the flattest views of E images say.
+
+    Attributes:
+        before: ``(E, K)`` logits of the plain view.
+        after: ``(E, K)`` logits of the vote; ``before`` where they were not finite.
+        fallback: ``(E,)`` bool, true where they were not.
+        scores: ``(E, V)``, the lower the flatter.
+        selected: ``(E, s)`` int64, the views that voted, flattest first.
+    """
+
+    before: Tensor
+    after: Tensor
+    fallback: Tensor
+    scores: Tensor
+    selected: Tensor
+
+
+@torch.no_grad()
+def stss(
+    features: Tensor,
+    text: Tensor,
+    bank: Tensor,
+    logit_scale: Tensor,
+    *,
+    views_kept: int = 6,
+    sharpness: float = 1.0,
+    vote: Vote = "soft",
+) -> FlatVote:
+    """Sharpness-based test sample selection: the flattest views of E images vote.
+
+    Args:
+        features: ``(E, V, D)`` unit image features of the views; view 0 is the plain one.
+        text: ``(K, D)`` unit class features of the prompt.
+        bank: ``(R, K, D)`` unit class features of its neighbours, as
+            :func:`lorattt.prompts.neighbours.neighbour_features` makes them.
+        logit_scale: Scalar factor on cosines.
+        views_kept: s, how many views vote.
+        sharpness: Weight of the entropy's worst increase.
+        vote: ``soft`` takes the mean of the class distributions, ``hard`` the majority of the arg-maxima.
+
+    Raises:
+        UserError: If there are fewer views than are to vote, or the vote is of another kind.
+    """
+    check_views_kept(views_kept, features.shape[1])
+    check_vote(vote)
+    logits = logit_scale * features @ text.T
+    scores = flatness_scores(features, logits, bank, logit_scale, sharpness)
+    selected = select_lowest(scores, views_kept)
+    before, after = logits[:, 0], pooled_logits(take_views(logits, selected), vote)
+    fallback = ~after.isfinite().all(dim=-1)
+    return FlatVote(before, torch.where(fallback.unsqueeze(-1), before, after), fallback, scores, selected)
+
+
+def check_views_kept(kept: int, views: int) -> None:
+    """Refuse a number of voters that there cannot be.
+
+    Raises:
+        UserError: If it is not in 1 to ``views``.
+    """
+    if not 1 <= kept <= views:
+        raise UserError(f"views_kept {kept} of {views} views: must be from 1 to the number of views")
+
+
+class TLLA(RankedViews):
+    """STSS as a LightningModule: any image tower, no gradients.
+
+    Args:
+        clip: Which CLIP to use; its text tower must take a prompt.
+        class_names: Names in label order; the dataset's where null.
+        prompt: Where the context comes from: the file of a learned prompt (SAPT, CoOp), or words.
+        views: How the views of an image are made; AugMix is for fine-grained sets, as in TPT.
+        directions: R, the number of random directions in which the prompt is moved.
+        radius: L2 length of a step, over all context vectors together.
+        sharpness: Weight of the entropy's worst increase; 1 ranks by the worst entropy, 0 by the prompt's own.
+        views_kept: s, how many views vote, the flattest ones.
+        vote: ``soft`` takes the mean of the class distributions, ``hard`` the majority of the arg-maxima.
+        seed: Seed of everything random, with each sample's index. ``seed_everything`` on the command line.
+
+    Raises:
+        UserError: If a number is out of range, the vote is of another kind, or the text tower takes no prompt.
+    """
+
+    name: ClassVar[str] = "tlla"
+
+    def __init__(
+        self,
+        *,
+        clip: ClipSpec = ClipSpec(),
+        class_names: list[str] | None = None,
+        prompt: PromptSpec = PromptSpec(),
+        views: ViewSpec = ViewSpec(),
+        directions: int = 10,
+        radius: float = 0.5,
+        sharpness: float = 1.0,
+        views_kept: int = 6,
+        vote: Vote = "soft",
+        seed: int = 0,
+    ) -> None:
+        flatness = FlatnessSpec(directions, radius, sharpness)  # before the checkpoint is read
+        check_views_kept(views_kept, views.number)
+        check_vote(vote)
+        super().__init__(
+            rule="flatness",
+            flatness=flatness,
+            clip=clip,
+            class_names=class_names,
+            prompt=prompt,
+            views=views,
+            seed=seed,
+        )
+        self.views_kept, self.vote = views_kept, vote
+
+    def classify(self, views: SharedViews) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits ``(E, K)`` of the plain view and of the vote, and fallbacks ``(E,)``."""
+        outcome = stss(
+            views.features,
+            self.text,
+            self.bank,
+            self.clip.logit_scale,
+            views_kept=self.views_kept,
+            sharpness=self.flatness.sharpness,
+            vote=self.vote,
+        )
+        return outcome.before, outcome.after, outcome.fallback

@@ -1,0 +1,253 @@
+"""TPT (Shu et al., NeurIPS 2022, arXiv 2209.07511): the prompt's context vectors, tuned for each image.
+
+For each test image: take the most confident views (section 3.2), make one or a few steps on the context with the
+marginal entropy of those views (eq. 2), classify the plain view with the tuned prompt, forget everything. The views
+are selected once, before the first step. C-TPT (:mod:`lorattt.methods.ctpt`) adds a term to the loss.
+
+    loss = H(mean_i p_i),  i in the confident views;  p_i = softmax(scale * image_i . text(context))
+
+The authors' loop encodes the views at every step, and all classes' texts, 77 tokens each, twice for one step. Here
+
+- the views are encoded once, without a graph: nothing in the image tower moves;
+- only the confident views' features enter the loss;
+- all images start from the same context, so the texts of the first step are encoded once for all of them; each
+  image then has its own product of its own gradient with that one graph;
+- texts are as long as they need to be (:mod:`lorattt.clip.text_tower`).
+
+All of it is exact.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from lorattt.clip.load import ClipSpec
+from lorattt.episodes.engine import Observer, adapt
+from lorattt.episodes.optim import OptimiserSpec
+from lorattt.errors import UserError
+from lorattt.losses.dispersion import text_dispersion
+from lorattt.losses.entropy import marginal_entropy
+from lorattt.methods.ranked_views import RankedViews
+from lorattt.methods.shared_views import SharedViews
+from lorattt.prompts.learner import ClassPrompts
+from lorattt.prompts.prompt import PromptSpec
+from lorattt.views.crops import ViewSpec
+from lorattt.views.selection import (
+    FlatnessSpec,
+    Rule,
+    ViewScores,
+    select_confident,
+    select_lowest,
+    selection_size,
+    take_views,
+)
+
+OPTIMISER = OptimiserSpec(lr=5e-3, weight_decay=0.01)
+"""TPT's: AdamW with torch's default weight decay."""
+
+
+@dataclass(frozen=True)
+class TunedPrompts:
+    """What tuning made of E episodes.
+
+    Attributes:
+        before: ``(E, K)`` float32 logits of the plain view with the initial prompt.
+        after: ``(E, K)`` float32 logits of the plain view with the tuned prompt; ``before`` where not finite.
+        fallback: ``(E,)`` bool, true where it was not.
+        losses: ``(steps, E)``.
+        selected: ``(E, n)`` int64, the views in the loss, most confident first.
+        context: ``(E, M, d)`` the tuned context, ``(E, K, M, d)`` if class-specific.
+    """
+
+    before: Tensor
+    after: Tensor
+    fallback: Tensor
+    losses: Tensor
+    selected: Tensor
+    context: Tensor
+
+
+class TPTEngine:
+    """The method on features, without Lightning.
+
+    Args:
+        prompts: The class names.
+        context: ``(M, d)`` float32, where every image starts; ``(K, M, d)`` if class-specific.
+        selection: Fraction of views that take part in the loss, the most confident ones.
+        optimiser: Element-wise optimiser of each episode.
+        steps: Optimisation steps per image; 0 gives zero-shot predictions.
+        dispersion: Weight of the texts' dispersion, subtracted from the loss; 0 for TPT.
+
+    Raises:
+        UserError: If ``steps`` is below 0.
+    """
+
+    def __init__(
+        self,
+        prompts: ClassPrompts,
+        context: Tensor,
+        *,
+        selection: float = 0.1,
+        optimiser: OptimiserSpec = OPTIMISER,
+        steps: int = 1,
+        dispersion: float = 0.0,
+    ) -> None:
+        check_steps(steps)
+        self.prompts, self.context = prompts, context
+        self.selection, self.optimiser, self.steps, self.dispersion = selection, optimiser, steps, dispersion
+
+    def run(
+        self,
+        features: Tensor,
+        text: Tensor,
+        logit_scale: Tensor,
+        *,
+        scores: ViewScores | None = None,
+        observer: Observer | None = None,
+    ) -> TunedPrompts:
+        """Tune the prompt to E images and classify them.
+
+        Args:
+            features: ``(E, V, D)`` unit image features of the views; view 0 is the plain one.
+            text: ``(K, D)`` unit class features of the initial context.
+            logit_scale: Scalar factor on cosines.
+            scores: What views are ranked by, the lowest first; None for the entropy of their logits.
+            observer: Called at each step with losses and gradients.
+
+        Raises:
+            UserError: If the selection keeps no view.
+        """
+        episodes = len(features)
+        view_logits = logit_scale * features @ text.T
+        size = selection_size(features.shape[1], self.selection)
+        selected = select_lowest(scores(features, view_logits), size) if scores else select_confident(view_logits, size)
+        confident = take_views(features, selected)
+        context = self.context.detach().expand(episodes, *self.context.shape).clone().requires_grad_()
+
+        def objective(step: int) -> Tensor:
+            # At the first step all contexts are equal.
+            tuned = _encode_once(context, self.prompts) if step == 0 else self.prompts.features(context)
+            loss = marginal_entropy(logit_scale * confident @ tuned.mT)
+            return loss - self.dispersion * text_dispersion(tuned) if self.dispersion else loss
+
+        adaptation = adapt(
+            {"context": context},
+            objective,
+            episodes=episodes,
+            steps=self.steps,
+            optimiser=self.optimiser,
+            observer=observer,
+        )
+        before = view_logits[:, 0]
+        context = context.detach()
+        after = before
+        if self.steps:
+            with torch.no_grad():
+                after = logit_scale * (self.prompts.features(context) @ features[:, 0].unsqueeze(-1)).squeeze(-1)
+        finite = adaptation.finite & after.isfinite().all(dim=-1)
+        return TunedPrompts(
+            before=before,
+            after=torch.where(finite.unsqueeze(-1), after, before),
+            fallback=~finite,
+            losses=adaptation.losses,
+            selected=selected,
+            context=context,
+        )
+
+
+def check_steps(steps: int) -> None:
+    """Refuse a number of steps below 0.
+
+    Raises:
+        UserError: If it is.
+    """
+    if steps < 0:
+        raise UserError(f"steps {steps}: must be at least 0")
+
+
+def _encode_once(context: Tensor, prompts: ClassPrompts) -> Tensor:
+    """Texts ``(E, K, D)`` of E equal contexts, encoded once: a row each of the same values, with its own gradient."""
+    with torch.enable_grad():
+        start = context[0].detach().requires_grad_()
+        text = prompts.features(start)
+    fanned: Tensor = _FanOut.apply(context, (start, text))
+    return fanned
+
+
+class _FanOut(torch.autograd.Function):
+    """One encoding as if it were E: backwards, each episode's gradient goes through the one graph by itself."""
+
+    @staticmethod
+    def forward(ctx: Any, context: Tensor, encoding: tuple[Tensor, Tensor]) -> Tensor:
+        """Give each episode the texts; the encoding travels in a tuple, so that autograd does not follow it."""
+        ctx.encoding = encoding
+        return encoding[1].detach().expand(len(context), -1, -1).clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """``(E, K, D)`` to ``(E, M, d)``."""
+        start, text = ctx.encoding
+        rows = [torch.autograd.grad(text, start, row, retain_graph=True)[0] for row in gradient]
+        return torch.stack(rows), None
+
+
+class TPT(RankedViews):
+    """TPT as a LightningModule; defaults are those of the authors' code for ImageNet and its variants.
+
+    Args:
+        clip: Which CLIP to use; any image tower.
+        class_names: Names in label order; the dataset's where null.
+        prompt: Where the context comes from: words, or the file of a learned prompt (TPT + CoOp).
+        views: How the views of an image are made; AugMix is on for fine-grained sets in the authors' code.
+        selection: Fraction of views that take part in the loss, the most confident ones.
+        optimiser: Element-wise optimiser of each episode.
+        steps: Optimisation steps per image; 0 gives zero-shot predictions.
+        rule: Which views these are: the most confident ones, or with ``flatness`` those whose entropy stays low around
+            the prompt (STSS of TLLA).
+        flatness: How flatness is measured, for ``rule: flatness``.
+        seed: Seed of everything random, with each sample's index. ``seed_everything`` on the command line.
+
+    Raises:
+        UserError: If the selection keeps no view, the rule is of another kind, or the text tower takes no prompt.
+    """
+
+    name: ClassVar[str] = "tpt"
+    needs_gradient: ClassVar[bool] = True
+    dispersion: float = 0.0
+
+    def __init__(
+        self,
+        *,
+        clip: ClipSpec = ClipSpec(),
+        class_names: list[str] | None = None,
+        prompt: PromptSpec = PromptSpec(),
+        views: ViewSpec = ViewSpec(),
+        selection: float = 0.1,
+        optimiser: OptimiserSpec = OPTIMISER,
+        steps: int = 1,
+        rule: Rule = "confidence",
+        flatness: FlatnessSpec = FlatnessSpec(),
+        seed: int = 0,
+    ) -> None:
+        selection_size(views.number, selection)  # before the checkpoint is read
+        check_steps(steps)
+        super().__init__(
+            rule=rule, flatness=flatness, clip=clip, class_names=class_names, prompt=prompt, views=views, seed=seed
+        )
+        self.selection, self.optimiser, self.steps = selection, optimiser, steps
+
+    def classify(self, views: SharedViews) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits ``(E, K)`` before and after tuning, and fallbacks ``(E,)``."""
+        prompts, context = self.learnable()
+        engine = TPTEngine(
+            prompts,
+            context,
+            selection=self.selection,
+            optimiser=self.optimiser,
+            steps=self.steps,
+            dispersion=self.dispersion,
+        )
+        outcome = engine.run(views.features, self.text, self.clip.logit_scale, scores=self.view_scores)
+        return outcome.before, outcome.after, outcome.fallback

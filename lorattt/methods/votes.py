@@ -1,0 +1,83 @@
+"""Votes of an episode's views, and logits that say what they said."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lorattt.errors import UserError
+
+Vote = Literal["soft", "hard"]
+_SHARE_OF_PROBABILITIES = 1e-6
+
+
+def count_votes(ballots: Tensor, classes: int) -> Tensor:
+    """How many views voted for each class.
+
+    Args:
+        ballots: ``(E, n)`` int64: the class each view votes for.
+        classes: K.
+
+    Returns:
+        ``(E, K)`` int64.
+    """
+    votes = torch.zeros(len(ballots), classes, dtype=torch.long, device=ballots.device)
+    return votes.scatter_add_(1, ballots, torch.ones_like(ballots))
+
+
+def mean_log_probability(logits: Tensor) -> Tensor:
+    """Logarithm of the mean class distribution of views, in log space, so that nothing underflows.
+
+    Args:
+        logits: ``(E, n, K)``.
+
+    Returns:
+        ``(E, K)`` of the dtype of the logits.
+    """
+    return logits.log_softmax(-1).logsumexp(-2) - math.log(logits.shape[-2])
+
+
+def vote_logits(votes: Tensor, log_mean: Tensor) -> Tensor:
+    """Logits of a vote: their softmax is the share of votes, but for a millionth of the mean distribution.
+
+    The winner of the vote is the arg-max and its share the confidence; the millionth orders classes of equally
+    many votes, those without any included, by their mean probability, and keeps the likelihood of a label finite.
+
+    Args:
+        votes: ``(E, K)`` int64.
+        log_mean: ``(E, K)`` logarithms of the mean class distribution of the views.
+
+    Returns:
+        ``(E, K)`` of the dtype of ``log_mean``.
+    """
+    share = votes.to(log_mean.dtype) / votes.sum(-1, keepdim=True)
+    voted = share.log() + math.log1p(-_SHARE_OF_PROBABILITIES)  # -inf without votes: adds nothing below
+    return torch.logaddexp(voted, log_mean + math.log(_SHARE_OF_PROBABILITIES))
+
+
+def check_vote(vote: str) -> None:
+    """Refuse a vote of another kind.
+
+    Raises:
+        UserError: If it is not soft or hard.
+    """
+    if vote not in ("soft", "hard"):
+        raise UserError(f"vote {vote!r}: must be soft or hard")
+
+
+def pooled_logits(logits: Tensor, vote: Vote) -> Tensor:
+    """Logits of views taken together.
+
+    Args:
+        logits: ``(E, n, K)`` of the views that vote.
+        vote: ``soft``: the logarithm of the mean class distribution. ``hard``: the share of votes for the most
+            probable class, as in :func:`vote_logits`; the mean distribution breaks ties.
+
+    Returns:
+        ``(E, K)`` of the dtype of the logits.
+    """
+    log_mean = mean_log_probability(logits)
+    if vote == "soft":
+        return log_mean
+    return vote_logits(count_votes(logits.argmax(-1), logits.shape[-1]), log_mean)

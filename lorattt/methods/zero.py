@@ -1,0 +1,135 @@
+"""ZERO (Farina et al., NeurIPS 2024): the vote of the confident views, which is their mean at temperature zero.
+
+Nothing is trained. The int(V * gamma) views of lowest entropy vote for their most probable class. A tie is broken
+by further views: the first one whose vote is for a tied class decides, and its class gets one vote more. The
+authors' program takes these views by number, from int(V * gamma) on, whether they voted before or not; so does
+``ties: number``. With ``ties: confident`` they are those that did not vote, most confident first. Where no view
+decides, the tied class of the largest mean probability wins, where the authors' program takes an arbitrary class.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from lorattt.clip.load import ClipSpec
+from lorattt.errors import UserError
+from lorattt.methods.base import Method, Templates
+from lorattt.methods.shared_views import SharedViews
+from lorattt.methods.votes import count_votes, mean_log_probability, vote_logits
+from lorattt.prompts.prompt import PromptSpec
+from lorattt.views.crops import ViewSpec
+from lorattt.views.selection import select_confident, take_views
+
+
+@dataclass(frozen=True)
+class ZeroSpec:
+    """The constants of ZERO.
+
+    Args:
+        gamma: Fraction of views that vote, the most confident ones; 0.3 in the authors' program.
+        ties: Which further views break a tie: by number, as in the authors' program, or the next confident ones.
+    """
+
+    gamma: float = 0.3
+    ties: Literal["number", "confident"] = "number"
+
+    def __post_init__(self) -> None:
+        """Refuse values without a vote."""
+        if not 0 < self.gamma <= 1:
+            raise UserError(f"zero.gamma {self.gamma}: the fraction of views that vote must be in (0, 1]")
+        if self.ties not in ("number", "confident"):
+            raise UserError(f"zero.ties {self.ties!r}: must be number or confident")
+
+    def voters(self, views: int) -> int:
+        """How many of the views vote.
+
+        Raises:
+            UserError: If none does.
+        """
+        count = int(views * self.gamma)
+        if count == 0:
+            raise UserError(f"zero.gamma {self.gamma} of {views} views: none votes; make more views or raise gamma")
+        return count
+
+
+@torch.no_grad()
+def zero_votes(logits: Tensor, spec: ZeroSpec = ZeroSpec()) -> tuple[Tensor, Tensor]:
+    """The votes of the confident views of E images.
+
+    Args:
+        logits: ``(E, V, K)`` logits of all views.
+        spec: The constants.
+
+    Returns:
+        Votes ``(E, K)`` int64, one more for the winner of a tie, so that the arg-max is unique; and ``(E, n)``
+        int64, the views that voted, most confident first.
+
+    Raises:
+        UserError: If no view would vote.
+    """
+    count = spec.voters(logits.shape[1])
+    order = select_confident(logits, logits.shape[1])
+    winners = logits.argmax(-1)  # (E, V)
+    ballots = winners.gather(1, order)
+    voters = order[:, :count]
+    votes = count_votes(ballots[:, :count], logits.shape[-1])
+    tied = votes == votes.amax(-1, keepdim=True)  # (E, K)
+    log_mean = mean_log_probability(take_views(logits, voters))
+    winner = log_mean.where(tied, log_mean.new_tensor(-torch.inf)).argmax(-1, keepdim=True)  # (E, 1)
+    further = (ballots if spec.ties == "confident" else winners)[:, count:]
+    if further.shape[1]:
+        decides = tied.gather(1, further)
+        first = further.gather(1, decides.long().argmax(-1, keepdim=True))  # the first of equal maxima
+        winner = torch.where(decides.any(-1, keepdim=True), first, winner)
+    extra = (tied.sum(-1, keepdim=True) > 1).long()
+    return votes.scatter_add(1, winner, extra), voters
+
+
+class ZERO(Method):
+    """ZERO as a LightningModule: any image tower, no gradients; defaults are the authors' setting.
+
+    The logits after are the logarithm of (1 - 1e-6) times the share of votes plus 1e-6 times the mean distribution
+    of the voters: the arg-max is the vote's winner, the confidence its share of the votes, and classes without votes
+    are still ordered.
+
+    Args:
+        clip: Which CLIP to use; any image tower.
+        class_names: Names in label order; the dataset's where null.
+        templates: Prompt templates: ``single``, ``openai-7``, ``openai-80``, ``dataset`` for CoOp's prompt of a
+            benchmark, or a list of texts with one ``{}``.
+        prompt: A prompt in their place, such as the file that ``fit`` wrote; null for templates.
+        views: How the views of an image are made.
+        zero: The constants of the method.
+        seed: Seed of everything random, with each sample's index. ``seed_everything`` on the command line.
+
+    Raises:
+        UserError: If no view would vote.
+    """
+
+    name: ClassVar[str] = "zero"
+
+    def __init__(
+        self,
+        *,
+        clip: ClipSpec = ClipSpec(),
+        class_names: list[str] | None = None,
+        templates: Templates = "single",
+        prompt: PromptSpec | None = None,
+        views: ViewSpec = ViewSpec(),
+        zero: ZeroSpec = ZeroSpec(),
+        seed: int = 0,
+    ) -> None:
+        zero.voters(views.number)  # before the checkpoint is read
+        super().__init__(clip=clip, class_names=class_names, templates=templates, prompt=prompt, views=views, seed=seed)
+        self.zero = zero
+
+    @torch.no_grad()
+    def classify(self, views: SharedViews) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits ``(E, K)`` of the plain view and of the vote, and fallbacks ``(E,)``."""
+        logits = self.clip.logit_scale * views.features @ self.text.T
+        votes, voters = zero_votes(logits, self.zero)
+        after = vote_logits(votes, mean_log_probability(take_views(logits, voters)))
+        fallback = ~after.isfinite().all(dim=-1)
+        return logits[:, 0], torch.where(fallback.unsqueeze(-1), logits[:, 0], after), fallback

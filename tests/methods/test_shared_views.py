@@ -1,0 +1,153 @@
+"""Views are encoded once, in whatever order they are asked for, and as open_clip encodes them."""
+
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lorattt.adapters.lora import LoRASpec, LoRATuner
+from lorattt.clip.model import Clip
+from lorattt.clip.vision import VisionTower
+from lorattt.episodes.optim import OptimiserSpec
+from lorattt.errors import UserError
+from lorattt.methods.lora_ttt import LoRATTTEngine, LossSpec
+from lorattt.methods.shared_views import SharedViews, views_at_once
+from tiny_models import tiny_clip
+
+E, V = 3, 5
+PREPROCESS = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.25)}
+
+
+def _clip(**vision: object) -> Clip:
+    return Clip(tiny_clip(**vision).float(), open_clip.get_tokenizer("ViT-B-32"), "tiny", PREPROCESS).eval()
+
+
+@pytest.fixture(scope="module", params=["vit", "resnet"])
+def clip(request: pytest.FixtureRequest) -> Clip:
+    if request.param == "vit":
+        return _clip()
+    return _clip(layers=[1, 1, 1, 1], patch_size=None, width=8, head_width=8)
+
+
+@pytest.fixture(scope="module")
+def vit() -> Clip:
+    return _clip()
+
+
+@pytest.fixture(scope="module")
+def views() -> Tensor:
+    return torch.randint(0, 256, (E, V, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def embedded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many views each call of the ViT's first layer took."""
+    calls: list[int] = []
+    whole = VisionTower.embed
+
+    def counted(self: VisionTower, pixels: Tensor, kept: Tensor | None = None) -> Tensor:
+        calls.append(len(pixels))
+        return whole(self, pixels, kept)
+
+    monkeypatch.setattr(VisionTower, "embed", counted)
+    return calls
+
+
+def _shared(clip: Clip, views: Tensor, **options: Any) -> SharedViews:
+    return SharedViews(clip, views, torch.arange(len(views)), 0, **options)
+
+
+def _expected(clip: Clip, views: Tensor) -> Tensor:
+    """View by view through open_clip's own tower."""
+    mean, std = (torch.tensor(PREPROCESS[key]).view(3, 1, 1) for key in ("mean", "std"))
+    rows = []
+    for image in views:
+        pixels = torch.stack([(view.float() / 255 - mean) / std for view in image])
+        rows.append(torch.cat([F.normalize(clip.model.visual(x[None]), dim=-1) for x in pixels]))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 4])
+def test_features_are_those_of_open_clip(clip: Clip, views: Tensor, chunk: int | None) -> None:
+    shared = _shared(clip, views, chunk=chunk)
+    expected = _expected(clip, views)
+    assert shared.features.shape == (E, V, 24)
+    torch.testing.assert_close(shared.features, expected, rtol=0, atol=1e-5)
+    assert not shared.features.requires_grad
+    torch.testing.assert_close(_shared(clip, views).plain_features, expected[:, 0], rtol=0, atol=1e-5)
+    assert (len(shared), shared.number) == (E, V)
+
+
+def test_the_plain_view_alone_is_encoded_alone(vit: Clip, views: Tensor, embedded: list[int]) -> None:
+    shared = _shared(vit, views)
+    plain = shared.plain_features
+    assert shared.plain_features is plain
+    assert embedded == [E]
+    torch.testing.assert_close(shared.features[:, 0], plain, rtol=0, atol=1e-6)
+    assert sum(embedded) == E + E * V
+    assert torch.equal(shared.plain_features, shared.features[:, 0])
+
+
+@pytest.mark.parametrize("order", ["features", "encoded", "plain"])
+def test_a_named_trunk_is_kept_whoever_comes_first(order: str, vit: Clip, views: Tensor, embedded: list[int]) -> None:
+    shared = _shared(vit, views, trunks=[2, 3], chunk=4)
+    if order == "features":
+        _ = shared.features
+    elif order == "plain":
+        _ = shared.plain_features
+        embedded.clear()
+    parts = [shared.encoded(first) for first in (3, 2)]
+    _ = shared.features, shared.plain_features
+    assert embedded == [4, 4, 4, 3]
+    tower = vit.vit
+    for first, part in zip((3, 2), parts, strict=True):
+        tokens = tower.blocks(tower.embed(shared.pixels.flatten(0, 1)), 0, first).unflatten(0, (E, V))
+        torch.testing.assert_close(part.trunk, tokens, rtol=0, atol=1e-5)
+    torch.testing.assert_close(shared.features, _expected(vit, views), rtol=0, atol=1e-5)
+
+
+def test_a_trunk_that_was_not_named_costs_a_second_pass(vit: Clip, views: Tensor, embedded: list[int]) -> None:
+    shared = _shared(vit, views)
+    features = shared.features
+    trunk = shared.encoded(1).trunk
+    assert sum(embedded) == 2 * E * V
+    assert shared.encoded(1).trunk is trunk
+    assert shared.features is features
+
+
+def test_what_is_encoded_is_what_the_engine_encodes(vit: Clip, views: Tensor) -> None:
+    tuner = LoRATuner(vit.vit, LoRASpec(rank=2), seed=0)
+    engine = LoRATTTEngine(vit.vit, tuner, loss=LossSpec(selection=0.5), optimiser=OptimiserSpec())
+    shared = _shared(vit, views, trunks=[engine.first])
+    ours, theirs = shared.encoded(engine.first), engine.encode(vit.normalise(views))
+    assert torch.equal(ours.trunk, theirs.trunk)
+    assert torch.equal(ours.tokens, theirs.tokens)
+    assert engine.chunk_on(torch.device("cpu")) == views_at_once(vit.vit, torch.device("cpu"))
+
+
+def test_low_precision_gives_float32_features(views: Tensor) -> None:
+    full = _clip()
+    half = Clip(full.model.bfloat16(), full.tokenizer, "tiny", PREPROCESS)
+    shared = _shared(half, views, trunks=[2])
+    assert shared.pixels.dtype == shared.encoded(2).trunk.dtype == torch.bfloat16
+    assert shared.features.dtype == shared.plain_features.dtype == torch.float32
+    torch.testing.assert_close(shared.features.norm(dim=-1), torch.ones(E, V), rtol=0, atol=1e-5)
+    torch.testing.assert_close(shared.features, _expected(_clip(), views), rtol=0, atol=0.1)
+
+
+def test_a_tower_without_tokens_has_no_trunk(views: Tensor) -> None:
+    resnet = _clip(layers=[1, 1, 1, 1], patch_size=None, width=8, head_width=8)
+    with pytest.raises(UserError, match="no class-token ViT"):
+        _shared(resnet, views).encoded(1)
+    with pytest.raises(UserError, match="no class-token ViT"):
+        _shared(resnet, views, trunks=[1]).encoded(1)
+
+
+def test_keys_come_from_seed_and_number(vit: Clip, views: Tensor) -> None:
+    index = torch.tensor([7, 0, 3])
+    keys = SharedViews(vit, views, index, 5).keys
+    assert torch.equal(SharedViews(vit, views[:1], index[:1], 5).keys, keys[:1])
+    assert not torch.equal(SharedViews(vit, views, index, 6).keys, keys)

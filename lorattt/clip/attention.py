@@ -51,7 +51,6 @@ def run_block(
     number: int = 0,
     adapter: Adapter | None = None,
     queries: int | None = None,
-    mask: Tensor | None = None,
 ) -> Tensor:
     """Pre-norm attention and MLP, each with a residual connection.
 
@@ -62,12 +61,11 @@ def run_block(
         adapter: Adds to the projections.
         queries: Compute only the first so many tokens of the output; all tokens still serve as keys and
             values, so these tokens are what the whole block gives.
-        mask: Additive attention mask, ``(L, L)``.
 
     Returns:
         ``(N, queries or L, d)``.
     """
-    attended = _attention(block.attn, layer_norm(x, block.ln_1), number, adapter, queries, mask)
+    attended = _attention(block.attn, layer_norm(x, block.ln_1), number, adapter, queries)
     x = x[:, :queries] + block.ls_1(attended)
     out: Tensor = x + block.ls_2(_mlp(block.mlp, layer_norm(x, block.ln_2)))
     return out
@@ -92,10 +90,9 @@ def _attention(
     number: int,
     adapter: Adapter | None,
     queries: int | None,
-    mask: Tensor | None,
 ) -> Tensor:
     weight, bias = attn.in_proj_weight, attn.in_proj_bias
-    if queries == 1 and adapter is None and mask is None and not torch.is_grad_enabled():
+    if queries == 1 and adapter is None and not torch.is_grad_enabled():
         return _single_query(attn, x)
     if queries is None:
         q, k, v = F.linear(x, weight, bias).chunk(3, dim=-1)
@@ -109,7 +106,7 @@ def _attention(
         v = adapter.add(number, "v", x, v)
     heads = attn.num_heads
     q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))  # (N, heads, L, d / heads)
-    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(-2)
+    mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2)
     out = F.linear(mixed, attn.out_proj.weight, attn.out_proj.bias)
     return out if adapter is None else adapter.add(number, "out", mixed, out)
 

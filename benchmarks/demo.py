@@ -14,20 +14,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-import yaml
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from benchmarks.config import configured
 from benchmarks.paired import markdown, summarise
 from lorattt import demo
-from lorattt.adapters.lora import LoRASpec
-from lorattt.clip.load import ClipSpec
 from lorattt.data.demo import DemoImages
 from lorattt.data.source import EpisodeDataset, collate_episodes
-from lorattt.episodes.optim import OptimiserSpec
 from lorattt.methods.lora_ttt import LoRATTT, LoRATTTEngine, LossSpec
 from lorattt.rng import episode_keys
-from lorattt.views.crops import ViewSpec
 from lorattt.views.render import Views
 
 COLUMNS = ("zero-shot", "both", "MEM", "reconstruction", "mean of views")
@@ -45,7 +41,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="where to write the numbers")
     arguments = parser.parse_args()
-    method = method_of(arguments.config, arguments.seed)
+    method = configured(LoRATTT, arguments.config, arguments.seed)
     right: dict[str, Tensor] = {}
     for domain in arguments.domains:
         started = time.perf_counter()
@@ -58,17 +54,6 @@ def main() -> None:
     print(markdown(report, COLUMNS))
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-
-
-def method_of(config: Path, seed: int) -> LoRATTT:
-    """The method of a configuration file, without Lightning's parser."""
-    settings = yaml.safe_load(config.read_text(encoding="utf-8"))["model"]["init_args"]
-    specs = {"clip": ClipSpec, "views": ViewSpec, "lora": LoRASpec, "loss": LossSpec, "optimiser": OptimiserSpec}
-    for key, spec in specs.items():
-        if key in settings:
-            values = {k: tuple(v) if isinstance(v, list) else v for k, v in settings[key].items()}
-            settings[key] = spec(**values)
-    return LoRATTT(**settings, seed=seed)
 
 
 def measure(method: LoRATTT, images: DemoImages, batch_size: int) -> Tensor:

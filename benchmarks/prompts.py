@@ -11,27 +11,26 @@ import argparse
 import json
 import logging
 import statistics
+import sys
+import tempfile
 import time
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from benchmarks.sapt_sweep import fit
 from lorattt import demo
 from lorattt.clip.load import ClipSpec, load_clip
 from lorattt.clip.model import Clip
 from lorattt.data.demo import DemoImages, Part
-from lorattt.data.demo_source import DemoSourceData
 from lorattt.data.source import EpisodeDataset, collate_episodes
-from lorattt.methods.coop import CoOp
-from lorattt.methods.registry import convert
 from lorattt.prompts.context import Prompt
 from lorattt.prompts.learner import ClassPrompts
+from lorattt.prompts.prompt import PromptSpec, build_prompt
 from lorattt.views.crops import ViewSpec
 from lorattt.views.render import Views
 
@@ -49,14 +48,17 @@ def main() -> None:
     parser.add_argument("--domains", nargs="+", choices=demo.DOMAINS, default=list(demo.DOMAINS))
     parser.add_argument("--json", type=Path, help="where to write the numbers")
     arguments = parser.parse_args()
+    sys.argv[1:] = []  # Lightning warns where it sees arguments beside those it is given
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     clip = load_clip(ClipSpec(demo.MODEL_NAME, "demo"))
     prompts: dict[str, Prompt] = {}
-    for seed in arguments.seeds:
-        started = time.perf_counter()
-        prompts[f"seed {seed}"] = fit(arguments.config, seed)
-        print(f"seed {seed}: fitted in {time.perf_counter() - started:.0f} s", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in arguments.seeds:
+            started = time.perf_counter()
+            file = fit(arguments.config, seed, Path(folder) / f"seed-{seed}", ["--trainer.limit_val_batches", "0"])
+            prompts[f"seed {seed}"] = build_prompt(PromptSpec(file=str(file)), clip, [], seed)
+            print(f"seed {seed}: fitted in {time.perf_counter() - started:.0f} s", flush=True)
     accuracy: dict[str, dict[str, dict[str, float]]] = {}
     for domain in arguments.domains:
         accuracy[domain] = {}
@@ -69,23 +71,6 @@ def main() -> None:
     print(markdown(report))
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-
-
-def fit(config: Path, seed: int) -> Prompt:
-    """The prompt that ``lorattt fit`` learns with that configuration and seed."""
-    settings: dict[str, Any] = yaml.safe_load(config.read_text(encoding="utf-8"))
-    hints = {name: hint for name, hint in CoOp.__init__.__annotations__.items() if name != "return"}
-    model = settings["model"]["init_args"]
-    method = CoOp(**{key: convert(hints[key], key, value) for key, value in model.items()}, seed=seed)
-    trainer = Trainer(
-        **{**settings["trainer"], "check_val_every_n_epoch": None, "limit_val_batches": 0},
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(method, DemoSourceData(**settings["data"]["init_args"], draw_seed=seed))
-    return method.prompt()
 
 
 @torch.no_grad()

@@ -10,20 +10,17 @@ import argparse
 import json
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from benchmarks.config import configured
 from benchmarks.paired import markdown, summarise
 from lorattt import demo
-from lorattt.clip.load import ClipSpec
 from lorattt.data.demo import DemoImages
 from lorattt.data.source import EpisodeDataset, collate_episodes
 from lorattt.methods.several import Several
-from lorattt.views.crops import ViewSpec
 
 
 def main() -> None:
@@ -38,7 +35,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="where to write the numbers")
     arguments = parser.parse_args()
-    method = several_of(arguments.config, arguments.seed)
+    method = configured(Several, arguments.config, arguments.seed)
     columns = list(method.members)
     right: dict[str, Tensor] = {}
     for domain in arguments.domains:
@@ -52,15 +49,6 @@ def main() -> None:
     print(markdown(report, columns))
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-
-
-def several_of(config: Path, seed: int) -> Several:
-    """The methods of a configuration file, without Lightning's parser."""
-    settings: dict[str, Any] = yaml.safe_load(config.read_text(encoding="utf-8"))["model"]["init_args"]
-    for key, spec in {"clip": ClipSpec, "views": ViewSpec}.items():
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in settings[key].items()}
-        settings[key] = spec(**values)
-    return Several(**settings, seed=seed)
 
 
 def measure(method: Several, images: DemoImages, batch_size: int) -> Tensor:

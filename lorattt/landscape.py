@@ -15,12 +15,10 @@ from lorattt.clip.model import Clip
 from lorattt.errors import UserError
 from lorattt.losses.entropy import entropy
 from lorattt.prompts.learner import ClassPrompts
-from lorattt.prompts.neighbours import neighbour_features, random_directions
+from lorattt.prompts.neighbours import features_in_parts, neighbour_features, neighbours, random_directions
 from lorattt.views.selection import flatness_scores, select_lowest
 
 _RANKING_DIRECTIONS = 10  # those of STSS
-# Where every class's sequence holds a place's own vectors, so many are embedded at a time: 85 MB of ViT-B/16's.
-_SEQUENCES = 4096
 # Views encoded at a time, where the image tower has no say in it.
 _VIEWS_AT_A_TIME = 64
 
@@ -143,12 +141,10 @@ def landscape(
     u, v = axes(context, seed)
     places = torch.tensor(spec.coordinates, dtype=torch.float64)
     steps = places.view(-1, 1, 1, 1) * u + places.view(1, -1, 1, 1) * v  # (P, P, M, d)
-    steps = steps.flatten(0, 1).to(context)
-    if context.dim() == 3:
-        steps = steps.unsqueeze(1)
+    contexts = neighbours(context, steps.flatten(0, 1), 1.0)
     losses, kept, dropped = [], [], []
-    for part in steps.split(max(1, _SEQUENCES // prompts.count)):
-        for text in prompts.features(context + part):
+    for part in features_in_parts(prompts, contexts):
+        for text in part:
             # One place at a time: its logits are all that needs memory.
             uncertain = entropy(logit_scale * views @ text.T).double()
             kept.append(uncertain[keep].mean())

@@ -69,6 +69,22 @@ class EpisodeSource(Protocol):
     transform: Views | None
 
 
+def agree_on_classes(own: Sequence[str] | None, known: Sequence[str]) -> list[str]:
+    """The class names of a run: the model's own, else those that the data knows.
+
+    Raises:
+        UserError: If both are known and differ in number.
+    """
+    if own is None:
+        return list(known)
+    if known and len(own) != len(known):
+        raise UserError(
+            f"model.class_names has {len(own)} names but the dataset has {len(known)} classes: "
+            "leave it null to take the dataset's, or give one name per class"
+        )
+    return list(own)
+
+
 class Method(LightningModule):
     """A way to classify the images of a batch, each from its own views; subclasses say which in :meth:`classify`.
 
@@ -172,7 +188,7 @@ class Method(LightningModule):
             raise UserError(f"{type(self).__name__} needs gradients at test time: set trainer.inference_mode to false")
         source = cast("EpisodeSource | None", getattr(self.trainer, "datamodule", None))
         if source is not None:
-            self._agree_on_classes(source.class_names)
+            self.class_names = agree_on_classes(self.class_names, source.class_names)
             self.template = getattr(source, "template", None)
             source.transform = self.make_views()
         if not self.class_names:
@@ -194,15 +210,6 @@ class Method(LightningModule):
         """
         self.class_names = list(names)
         self._prepare()
-
-    def _agree_on_classes(self, names: Sequence[str]) -> None:
-        if self.class_names is None:
-            self.class_names = list(names)
-        elif names and len(self.class_names) != len(names):
-            raise UserError(
-                f"model.class_names has {len(self.class_names)} names but the dataset has {len(names)} classes: "
-                "leave it null to take the dataset's, or give one name per class"
-            )
 
     def _templates(self) -> TemplateSet | list[str]:
         """The templates, with the dataset's own in place of its name."""

@@ -13,9 +13,6 @@ Texts are encoded once per step, no longer than needed; images without a graph.
 
 from typing import ClassVar
 
-import torch.nn.functional as F
-from torch import Tensor
-
 from lorattt.clip.load import ClipSpec
 from lorattt.methods.source import PromptTraining
 from lorattt.prompts.prompt import PromptSpec
@@ -66,7 +63,3 @@ class CoOp(PromptTraining):
             warmup_lr=warmup_lr,
             seed=seed,
         )
-
-    def source_loss(self, features: Tensor, label: Tensor) -> Tensor:
-        """Cross-entropy of ``(B, D)`` image features against all class texts, the mean over the batch."""
-        return F.cross_entropy(self.logits(features, self.prompts.features(self.context)), label)

@@ -17,7 +17,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, cast
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor
@@ -92,10 +91,6 @@ class SAPT(PromptTraining):
         self.rho, self.sharpness, self.local_ascent = rho, sharpness, local_ascent
         # Two passes make one step; Lightning counts the optimiser's.
         self.automatic_optimization = False
-
-    def source_loss(self, features: Tensor, label: Tensor) -> Tensor:
-        """Cross-entropy of ``(B, D)`` image features against all class texts, the mean over the batch."""
-        return F.cross_entropy(self.logits(features, self.prompts.features(self.context)), label)
 
     def training_step(self, batch: EpisodeBatch, batch_idx: int) -> Tensor:
         """One step of the optimiser; the loss at the prompt, before the step, detached.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lorattt.clip.load import ClipSpec, load_clip
 from lorattt.errors import UserError
-from lorattt.methods.base import EpisodeBatch
+from lorattt.methods.base import EpisodeBatch, agree_on_classes
 from lorattt.prompts.context import Prompt
 from lorattt.prompts.files import save_prompt
 from lorattt.prompts.learner import ClassPrompts
@@ -35,7 +35,7 @@ class SourceImages(Protocol):
 
 
 class PromptTraining(LightningModule):
-    """Learns the context of a prompt; subclasses say with which loss.
+    """Learns the context of a prompt, by CoOp's cross-entropy; subclasses say with which recipe.
 
     Everything but the context is frozen. The optimiser is CoOp's: SGD, a first part of the epochs at a small constant
     rate, then a cosine, a step of it after each epoch. A checkpoint holds what is learned and the optimiser's state;
@@ -98,13 +98,13 @@ class PromptTraining(LightningModule):
         self._last_loss: float | None = None
 
     def source_loss(self, features: Tensor, label: Tensor) -> Tensor:
-        """The loss of one batch, a scalar.
+        """Cross-entropy of image features against all class texts, the mean over the batch: a scalar.
 
         Args:
             features: ``(B, D)`` float32 unit image features, without a graph.
             label: ``(B,)`` int64.
         """
-        raise NotImplementedError
+        return F.cross_entropy(self.logits(features, self.prompts.features(self.context)), label)
 
     def setup(self, stage: str) -> None:
         """Agree with the data on class names and views; make the context.
@@ -123,13 +123,7 @@ class PromptTraining(LightningModule):
         source = cast("SourceImages | None", getattr(self.trainer, "datamodule", None))
         if source is None or not hasattr(source, "train_transform"):
             raise UserError(f"{kind} needs images to train on: use --data FewShotData or DemoSourceData")
-        names = list(self.class_names or source.class_names)
-        if len(names) != len(source.class_names):
-            raise UserError(
-                f"model.class_names has {len(names)} names but the dataset has {len(source.class_names)} classes: "
-                "leave it null to take the dataset's, or give one name per class"
-            )
-        self.class_names = names
+        self.class_names = names = agree_on_classes(self.class_names or None, source.class_names)
         size = self.clip.image_size
         source.train_transform = TrainingViews(self.crop, size, self.seed)
         source.transform = Views(ViewSpec(number=1), size, self.seed, self.clip.plain_view)

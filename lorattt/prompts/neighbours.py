@@ -1,6 +1,7 @@
 """A prompt's neighbours: its context, moved by a fixed length in random directions, and the texts they give."""
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -40,7 +41,7 @@ def neighbours(context: Tensor, directions: Tensor, radius: float) -> Tensor:
 
     Args:
         context: ``(M, d)``; ``(K, M, d)`` if class-specific, and then every class's own block takes the same step.
-        directions: ``(R, M, d)`` of unit length.
+        directions: ``(R, M, d)``, of unit length where ``radius`` is to be the length of a step.
         radius: L2 length of a step over the whole block ``(M, d)``.
 
     Returns:
@@ -65,4 +66,19 @@ def neighbour_features(prompts: ClassPrompts, context: Tensor, *, directions: in
         ``(R, K, D)`` unit vectors on the model's device, float32, or float64 if the context or the tower is.
     """
     contexts = neighbours(context, random_directions(seed, directions, *context.shape[-2:]), radius)
-    return torch.cat([prompts.features(part) for part in contexts.split(max(1, _SEQUENCES // prompts.count))])
+    return torch.cat(list(features_in_parts(prompts, contexts)))
+
+
+@torch.no_grad()
+def features_in_parts(prompts: ClassPrompts, contexts: Tensor) -> Iterator[Tensor]:
+    """Class features of many contexts, a part of them encoded at a time, without a graph.
+
+    Args:
+        prompts: The class names.
+        contexts: ``(R, M, d)``, or ``(R, K, M, d)`` if class-specific.
+
+    Yields:
+        ``(r, K, D)`` unit vectors of the next r contexts.
+    """
+    for part in contexts.split(max(1, _SEQUENCES // prompts.count)):
+        yield prompts.features(part)

@@ -6,7 +6,9 @@ All three run in one process, on the same views, one after the other in turn; ea
 repeats, as the least disturbed one. Times are per image, without making the views. The outcomes of the
 reference loop and of ours are compared as well: a fast wrong answer is worth nothing.
 
-With ``--method tlla``: what STSS adds to a forward of the views (:mod:`benchmarks.episodes_tlla`).
+With ``--method tlla``: what STSS adds to a forward of the views (:mod:`benchmarks.episodes_tlla`). With
+``--method self_tpt``: its images a second beside zero-shot's, and what stage 2 takes
+(:mod:`benchmarks.episodes_self_tpt`).
 """
 
 import argparse
@@ -20,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import episodes_tlla
+from benchmarks import episodes_self_tpt, episodes_tlla
 from benchmarks.reference import ReferenceLoop, ReferenceSettings
 from benchmarks.timing import demo_views, device_name, timed
 from lorattt.adapters.lora import LoRASpec, LoRATuner
@@ -37,33 +39,44 @@ MODELS = {
 }
 CLASSES = {"demo": 64, "vit-b-16": 1000}
 IMAGES = {"demo": 8, "vit-b-16": 2}
+_DEFAULTS: dict[str, dict[str, int]] = {
+    "tlla": {"classes": 200, "directions": 10},
+    "self_tpt": {"classes": 1000, "steps": 2, "text_chunk": 64},
+}
 
 
 def main() -> None:
     """Measure, print the table, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--method", choices=("lora_ttt", "tlla"), default="lora_ttt")
+    parser.add_argument("--method", choices=("lora_ttt", "tlla", "self_tpt"), default="lora_ttt")
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--images", type=int, help="images adapted at once (default: 8 for demo, 2 for vit-b-16)")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="where to write the numbers")
-    parser.add_argument("--classes", type=int, help="class names, for tlla (default: 200)")
+    parser.add_argument("--classes", type=int, help="class names (default: 200 for tlla, 1000 for self_tpt)")
     parser.add_argument("--directions", type=int, help="neighbours of the prompt, for tlla (default: 10)")
+    parser.add_argument("--steps", type=int, help="steps of stage 2 that are timed, for self_tpt (default: 2)")
+    parser.add_argument("--text-chunk", type=int, help="sequences at a time, for self_tpt in parts (default: 64)")
     arguments = parser.parse_args()
-    tlla = arguments.method == "tlla"
-    if not tlla and (arguments.classes or arguments.directions):
-        parser.error("--classes and --directions are for --method tlla")
+    chosen = {key: getattr(arguments, key) for keys in _DEFAULTS.values() for key in keys}
+    for key, value in chosen.items():
+        if value is not None and key not in _DEFAULTS.get(arguments.method, {}):
+            whose = " and ".join(method for method, keys in _DEFAULTS.items() if key in keys)
+            parser.error(f"--{key.replace('_', '-')} is for --method {whose}")
+    numbers = {key: chosen[key] or value for key, value in _DEFAULTS.get(arguments.method, {}).items()}
     rows = []
     for name in arguments.models:
         images, device = arguments.images or IMAGES[name], torch.device(arguments.device)
-        if tlla:
-            numbers = {"classes": arguments.classes or 200, "directions": arguments.directions or 10}
-            settings = {"images": images, "repeats": arguments.repeats, **numbers}
+        settings = {"images": images, "repeats": arguments.repeats, **numbers}
+        if arguments.method == "lora_ttt":
+            rows.append(measure(name, images, arguments.repeats, device))
+        elif arguments.method == "tlla":
             rows.append(episodes_tlla.measure(name, MODELS[name], device=device, **settings))
         else:
-            rows.append(measure(name, images, arguments.repeats, device))
-    print((episodes_tlla.table if tlla else table)(rows))
+            rows.append(episodes_self_tpt.measure(name, MODELS[name], device=device, **settings))
+    tables = {"lora_ttt": table, "tlla": episodes_tlla.table, "self_tpt": episodes_self_tpt.table}
+    print(tables[arguments.method](rows))
     report = json.dumps({"torch": torch.__version__, "threads": torch.get_num_threads(), "rows": rows}, indent=2)
     if arguments.json:
         arguments.json.write_text(report + "\n", encoding="utf-8")

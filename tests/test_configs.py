@@ -9,11 +9,24 @@ import yaml
 from conftest import Cli
 
 ROOT = Path(__file__).parents[1] / "lightning_configs"
-FILES = sorted(ROOT.rglob("*.yaml"))
+# A sweep is of another command, and has tests of its own.
+FILES = sorted(path for path in ROOT.rglob("*.yaml") if path.relative_to(ROOT).parts[0] != "sweeps")
 
 
 # Data to fit on: a file of these is complete beside a method that fits.
 TO_FIT_ON = ("FewShotData", "FolderSourceData", "DemoSourceData")
+
+# What each control of Self-TPT's first stage has for itself.
+CONTROLS: dict[str, dict[str, Any]] = {
+    "ce_ensemble": {"contrast_weight": 0, "matching_weight": 0, "classify_by": "mean"},
+    "without_gm": {"matching_weight": 0},
+    "cpt_only": {"ce_weight": 0, "matching_weight": 0},
+    "without_front": {"class_views": ["middle", "end", "hand"]},
+    "without_middle": {"class_views": ["front", "end", "hand"]},
+    "without_end": {"class_views": ["front", "middle", "hand"]},
+    "without_hand": {"class_views": ["front", "middle", "end"]},
+}
+PROTOCOLS = ("base_to_new", "cross_dataset", "domain_generalisation")
 
 
 def _command(config: dict[str, Any]) -> str:
@@ -26,9 +39,10 @@ def _names(path: Path) -> str:
 
 
 def test_there_are_files() -> None:
-    assert {"demo/lora_ttt.yaml", "methods/lora_ttt_paper_ood.yaml", "data/image_folder.yaml"} <= set(
-        map(_names, FILES)
-    )
+    known = {"demo/lora_ttt.yaml", "methods/lora_ttt_paper_ood.yaml", "data/image_folder.yaml"}
+    known |= {f"experiments/self_tpt_{name}.yaml" for name in CONTROLS}
+    known |= {f"experiments/self_tpt_{name}.yaml" for name in ("without_stage2", "v", *PROTOCOLS)}
+    assert known <= set(map(_names, FILES))
 
 
 @pytest.mark.parametrize("path", FILES, ids=_names)
@@ -99,3 +113,39 @@ def test_layers_of_files(cli: Cli, images: Path) -> None:
     assert run.code == 0, run.err
     assert run.results["n"] == 6
     assert run.results["dataset"] == "pets"
+
+
+def _config(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((ROOT / f"{name}.yaml").read_text(encoding="utf-8"))
+    return found
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_a_control_changes_one_thing(name: str) -> None:
+    whole, control = _config("demo/self_tpt_fit"), _config(f"experiments/self_tpt_{name}")
+    whole["model"]["init_args"] |= CONTROLS[name]
+    assert control == whole
+
+
+def test_controls_at_test_time_change_one_thing() -> None:
+    whole = _config("demo/self_tpt")
+    without, many = (_config(f"experiments/self_tpt_{name}") for name in ("without_stage2", "v"))
+    arguments = {key: whole["model"]["init_args"][key] for key in ("clip", "prompt")}
+    assert without == {**whole, "model": {"class_path": "SelfTPT", "init_args": {**arguments, "stage2": False}}}
+    whole["model"]["init_args"] |= {"ensemble": True, "selection": 0.1}
+    assert many == whole
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_protocols_have_the_methods_own_settings(name: str) -> None:
+    """Stages 2 and 3 as in methods/; each protocol's file says which prompt and which commands."""
+    protocol, own = _config(f"experiments/self_tpt_{name}"), _config("methods/self_tpt")
+    for key in ("clip", "stage2", "steps", "stage2_lr"):
+        assert protocol["model"]["init_args"][key] == own["model"]["init_args"][key]
+    text = (ROOT / "experiments" / f"self_tpt_{name}.yaml").read_text(encoding="utf-8")
+    fit = "self_tpt_base_fit" if name == "base_to_new" else "self_tpt_imagenet_fit"
+    assert f"lorattt fit -c lightning_configs/methods/{fit}.yaml" in text
+    assert (ROOT / "methods" / f"{fit}.yaml").exists()
+    if name == "base_to_new":
+        assert "2bn/(b+n)" in text
+        assert all(f"--data.classes {part}" in text for part in ("base", "new"))

@@ -12,6 +12,7 @@ CHECKPOINT: Final = Path(__file__).parent / "clip.safetensors"
 PROMPTS: Final = {
     "demo": Path(__file__).parent / "prompt.safetensors",
     "demo-sapt": Path(__file__).parent / "sapt.safetensors",
+    "demo-self-tpt": Path(__file__).parent / "self_tpt.safetensors",
 }
 """Prompts that come with the demo, by the names that ``prompt.file`` knows; their metadata tell how they were made."""
 

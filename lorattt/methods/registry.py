@@ -15,13 +15,14 @@ from lorattt.methods.ctpt import CTPT
 from lorattt.methods.lora_ttt import LoRATTT
 from lorattt.methods.mean_of_views import MeanOfViews
 from lorattt.methods.mta import MTA
+from lorattt.methods.self_tpt import SelfTPT
 from lorattt.methods.tlla import TLLA
 from lorattt.methods.tpt import TPT
 from lorattt.methods.zero import ZERO
 from lorattt.methods.zero_shot import ZeroShot
 
 METHODS: dict[str, type[Method]] = {
-    kind.name: kind for kind in (ZeroShot, LoRATTT, TPT, CTPT, TLLA, MTA, ZERO, MeanOfViews)
+    kind.name: kind for kind in (ZeroShot, LoRATTT, TPT, CTPT, TLLA, SelfTPT, MTA, ZERO, MeanOfViews)
 }
 """Methods that can be named: one answer to an image each."""
 

@@ -25,7 +25,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from lorattt.clip.load import ClipSpec
 from lorattt.errors import UserError
 from lorattt.losses.sharpness import ascent_step, sharpness_gradient
-from lorattt.methods.base import EpisodeBatch
+from lorattt.methods.batch import EpisodeBatch
 from lorattt.methods.source import PromptTraining
 from lorattt.prompts.prompt import PromptSpec
 from lorattt.views.training import TrainingCrop

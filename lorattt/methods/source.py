@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from lorattt.clip.load import ClipSpec, load_clip
 from lorattt.errors import UserError
-from lorattt.methods.base import EpisodeBatch, agree_on_classes
+from lorattt.methods.base import agree_on_classes
+from lorattt.methods.batch import EpisodeBatch
 from lorattt.prompts.context import Prompt
 from lorattt.prompts.files import save_prompt
 from lorattt.prompts.learner import ClassPrompts
@@ -104,7 +105,11 @@ class PromptTraining(LightningModule):
             features: ``(B, D)`` float32 unit image features, without a graph.
             label: ``(B,)`` int64.
         """
-        return F.cross_entropy(self.logits(features, self.prompts.features(self.context)), label)
+        return F.cross_entropy(self.logits(features, self.text_features()), label)
+
+    def text_features(self) -> Tensor:
+        """``(K, D)`` unit class features with the prompt as it is now: what images are compared with."""
+        return self.prompts.features(self.context)
 
     def setup(self, stage: str) -> None:
         """Agree with the data on class names and views; make the context.
@@ -144,6 +149,7 @@ class PromptTraining(LightningModule):
     def save_prompt(self, path: Path) -> None:
         """Write the prompt as it is now, with how it was made in the file's metadata."""
         notes = {
+            **self.extra_notes(),
             "method": self.name,
             "data": str(getattr(getattr(self.trainer, "datamodule", None), "name", "unknown")),
             "epochs": str(self.trainer.current_epoch),
@@ -152,7 +158,15 @@ class PromptTraining(LightningModule):
         if self._last_top1 is not None:
             notes["validation_top1"] = f"{self._last_top1:.6f}"
             notes["validation_loss"] = f"{self._last_loss:.6f}"
-        save_prompt(self.prompt(), path, notes=notes)
+        save_prompt(self.prompt(), path, notes=notes, extras=self.extra_tensors())
+
+    def extra_notes(self) -> dict[str, str]:
+        """What else the prompt's file shall say."""
+        return {}
+
+    def extra_tensors(self) -> dict[str, Tensor]:
+        """What else the prompt's file shall hold, by name."""
+        return {}
 
     @torch.no_grad()
     def image_features(self, views: Tensor) -> Tensor:
@@ -175,7 +189,7 @@ class PromptTraining(LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Encode the class texts with the prompt as it is now."""
         with torch.no_grad():
-            self._text = self.prompts.features(self.context)
+            self._text = self.text_features()
 
     def validation_step(self, batch: EpisodeBatch, batch_idx: int) -> None:
         """Classify plain views."""
@@ -197,10 +211,14 @@ class PromptTraining(LightningModule):
             self.log("val/top1", 100 * right / count, prog_bar=True)
             self.log("val/loss", loss / count)
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What is learned, as the optimiser wants it: with a rate of its own where it is not ``lr``."""
+        return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
+
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """SGD over what is learned; the rate changes after each epoch."""
-        learned = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.SGD(learned, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+        groups = self.parameter_groups()
+        optimizer = torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
         epochs = int(self.trainer.max_epochs or 1)
         # With a rate of 0 every factor gives 0.
         warm = self.warmup_lr / self.lr if self.lr else 0.0
@@ -214,10 +232,14 @@ class PromptTraining(LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}
 
+    def state_names(self) -> set[str]:
+        """Names of what a checkpoint holds of this module: what is learned."""
+        return {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """What is learned, and nothing of the frozen CLIP."""
-        learned = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-        return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name in learned}
+        kept = self.state_names()
+        return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name in kept}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Take back what is learned.

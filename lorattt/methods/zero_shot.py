@@ -25,7 +25,6 @@ class ZeroShot(Method):
     """
 
     name: ClassVar[str] = "zero_shot"
-    plain_view_alone: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -39,6 +38,11 @@ class ZeroShot(Method):
         super().__init__(
             clip=clip, class_names=class_names, templates=templates, prompt=prompt, views=ViewSpec(number=1), seed=seed
         )
+
+    @property
+    def plain_view_alone(self) -> bool:
+        """It reads view 0 and no other."""
+        return True
 
     @torch.no_grad()
     def classify(self, views: SharedViews) -> tuple[Tensor, Tensor, Tensor]:

@@ -49,6 +49,7 @@ class PromptFile:
         model: The model it was made for.
         class_names: The classes of a class-specific context.
         notes: What the writer added.
+        extras: Other tensors that belong to it, such as a projection head's, by name.
     """
 
     context: Tensor
@@ -57,15 +58,23 @@ class PromptFile:
     model: str | None = None
     class_names: tuple[str, ...] | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def save_prompt(prompt: Prompt, path: Path | str, *, notes: Mapping[str, str] | None = None) -> None:
+def save_prompt(
+    prompt: Prompt,
+    path: Path | str,
+    *,
+    notes: Mapping[str, str] | None = None,
+    extras: Mapping[str, Tensor] | None = None,
+) -> None:
     """Write a prompt as safetensors; folders are made as needed.
 
     Args:
         prompt: What to write.
         path: A name that ends in ``.safetensors``.
         notes: Anything else worth keeping, such as how it was trained.
+        extras: Tensors that belong to it, by names other than ``context``.
 
     Raises:
         UserError: If the name ends otherwise: the ending tells the reader the format.
@@ -77,7 +86,8 @@ def save_prompt(prompt: Prompt, path: Path | str, *, notes: Mapping[str, str] | 
     says |= {"class_names": prompt.class_names, "notes": dict(notes or {})}
     metadata = {"format": FORMAT, "version": str(VERSION), "prompt": json.dumps(says, ensure_ascii=False)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({"context": prompt.context.detach().float().cpu().contiguous()}, path, metadata)
+    tensors = {**(extras or {}), "context": prompt.context}
+    save_file({name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}, path, metadata)
 
 
 def load_prompt(path: Path | str) -> PromptFile:
@@ -112,6 +122,7 @@ def _read_ours(path: Path) -> PromptFile:
                     f"prompt file {path}: these are tensors, but not a prompt: give a file that lorattt saved as one"
                 )
             context = file.get_tensor("context")
+            extras = {name: file.get_tensor(name) for name in file.keys() if name != "context"}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise UserError(f"prompt file {path} cannot be read ({_first_line(error)}): copy or make it again") from error
     try:
@@ -124,6 +135,7 @@ def _read_ours(path: Path) -> PromptFile:
             says["model"],
             None if names is None else tuple(map(str, names)),
             {str(key): str(value) for key, value in says["notes"].items()},
+            extras,
         )
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"prompt file {path} is damaged (its description does not read): make it again") from error

@@ -4,6 +4,7 @@ A sequence is start, context and class name in the order of the position, full s
 et al., IJCV 2022) and TPT (Shu et al., NeurIPS 2022).
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -113,13 +114,35 @@ class ClassPrompts:
         alone = len(word_ids(clip.tokenizer, words))
         return together[:alone], [*together[alone:], self._end]
 
-    def features(self, context: Tensor, *, chunk: int | None = None) -> Tensor:
+    def take(self, classes: Tensor) -> "ClassPrompts":
+        """The same texts for some of the classes.
+
+        Args:
+            classes: ``(n,)`` int64 labels, n at least 1, each at most once; they become 0 to n - 1 in this order.
+        """
+        device = self._names[0].classes.device
+        place = torch.full((self.count,), -1, device=device)
+        place[classes.to(device)] = torch.arange(len(classes), device=device)
+        taken = copy.copy(self)
+        parts = [(names, place[names.classes]) for names in self._names]
+        kept = [
+            _Names(new[new >= 0], names.name[new >= 0], names.tail[new >= 0])
+            for names, new in parts
+            if (new >= 0).any()
+        ]
+        taken._names, taken.count = kept, len(classes)
+        taken._inverse = torch.cat([names.classes for names in kept]).argsort()
+        return taken
+
+    def features(self, context: Tensor, *, chunk: int | None = None, checkpointed: bool | None = None) -> Tensor:
         """Class features with that context.
 
         Args:
             context: ``(M, d)``, or ``(E, M, d)`` for E episodes; with class-specific contexts ``(K, M, d)`` or
                 ``(E, K, M, d)``.
             chunk: Sequences encoded at a time; None for what the memory suggests. The result is the same.
+            checkpointed: Whether the graph keeps the input of each chunk alone and computes the rest again in the
+                backward pass; None: if it would not fit the memory. The result is the same.
 
         Returns:
             ``(K, D)``, or ``(E, K, D)`` for E episodes: unit vectors in label order, float32, or float64 if the
@@ -139,8 +162,7 @@ class ClassPrompts:
         episodes = vectors.shape[0]
         opening, vectors = self._opening(vectors)
         begun = self._tower.begin(opening)
-        checkpointed = None
-        if torch.is_grad_enabled():
+        if checkpointed is None and torch.is_grad_enabled():
             total = sum(names.classes.shape[0] * (names.length + vectors.shape[-2]) for names in self._names)
             checkpointed = not self._tower.fits(episodes * total)
         parts = []

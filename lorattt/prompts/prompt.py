@@ -27,8 +27,8 @@ class PromptSpec:
     """Where the context of a prompt comes from; one of file, words and tokens.
 
     Args:
-        file: A prompt that lorattt saved (``.safetensors``), or a checkpoint of CoOp's program; ``demo`` and
-            ``demo-sapt`` for those that come with the embedded demo.
+        file: A prompt that lorattt saved (``.safetensors``), or a checkpoint of CoOp's program; ``demo``,
+            ``demo-sapt`` and ``demo-self-tpt`` for those that come with the embedded demo.
         words: The context begins as the vectors of these words (``_`` reads as a space); "a photo of a" where
             neither file nor tokens is given.
         tokens: Begin with so many random vectors (normal, standard deviation 0.02).

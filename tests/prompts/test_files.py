@@ -55,6 +55,22 @@ def test_round_trip_of_class_specific_contexts(tmp_path: Path) -> None:
     assert found.class_names == ("cat", 'dög\n, "x"')
 
 
+def test_round_trip_of_extras(tmp_path: Path) -> None:
+    """Other tensors travel with a prompt; whoever needs the prompt alone never sees them."""
+    path = tmp_path / "prompt.safetensors"
+    weight = torch.randn(5, 4, dtype=torch.float64, requires_grad=True).T  # not contiguous
+    save_prompt(Prompt(CONTEXT, "end", None, "m"), path, extras={"head.0.weight": weight, "views.end": CONTEXT + 1})
+    found = load_prompt(path)
+    assert torch.equal(found.context, CONTEXT)
+    assert set(found.extras) == {"head.0.weight", "views.end"}
+    assert torch.equal(found.extras["head.0.weight"], weight.detach().float())
+    assert torch.equal(found.extras["views.end"], CONTEXT + 1)
+    save_prompt(Prompt(CONTEXT, "end", None, "m"), path)
+    assert load_prompt(path).extras == {}
+    save_prompt(Prompt(CONTEXT, "end", None, "m"), path, extras={"context": torch.zeros(2)})
+    assert torch.equal(load_prompt(path).context, CONTEXT)  # the prompt's own is never replaced
+
+
 def test_a_name_must_tell_the_format(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"must end in \.safetensors"):
         save_prompt(Prompt(CONTEXT, "end", None, "m"), tmp_path / "prompt.pt")

@@ -223,3 +223,27 @@ def test_refusals(clip: Clip) -> None:
     other = open_clip.model.CustomTextCLIP(24, VISION, {"layers": 1, "width": 32, "heads": 2, "no_causal_mask": True})
     bidirectional = Clip(other, open_clip.SimpleTokenizer(), "odd", PLAIN)
     assert "model odd has no causal text tower" in _refused(bidirectional, ["cat"], "end", 4)
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("taken", [[3], [7, 0, 9, 2], list(range(10))[::-1]])
+def test_some_of_the_classes(clip: Clip, position: Position, taken: list[int]) -> None:
+    prompts = ClassPrompts(clip, NAMES, position, 4)
+    context = _context(None, None, 4)
+    whole = prompts.features(context)
+    some = prompts.take(torch.tensor(taken))
+    assert some.count == len(taken)
+    assert torch.allclose(some.features(context), whole[taken], atol=1e-12)
+    assert torch.equal(prompts.features(context), whole)  # the list itself is as it was
+    again = some.take(torch.tensor([len(taken) - 1]))
+    assert torch.allclose(again.features(context), whole[taken[-1:]], atol=1e-12)
+
+
+def test_what_is_taken_keeps_its_gradient_whether_the_graph_is_kept_or_not(clip: Clip) -> None:
+    prompts = ClassPrompts(clip, NAMES, "end", 4).take(torch.tensor([1, 4, 6]))
+    found = []
+    for checkpointed in (True, False):
+        context = _context(None, None, 4).requires_grad_()
+        features = prompts.features(context, checkpointed=checkpointed)
+        found.append(torch.autograd.grad((features**3).sum(), context)[0])
+    assert torch.allclose(*found, atol=1e-12)

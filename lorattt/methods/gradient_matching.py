@@ -1,0 +1,140 @@
+"""Gradient matching of Self-TPT: the gradient of one loss is turned towards that of another.
+
+    L = 1 - cos(G, C),  G = ema * G + dL_1/dp,  C = dL_2/dp,  G held fixed
+
+Its gradient is a product of the second derivatives of L_2 with u = dL/dC, which is not differentiated. ``symmetric``
+sums up both gradients and differentiates both: then C = ema * C + dL_2/dp, and a product with the second derivatives of
+L_1 is added. Sums need no normalising, since a cosine has no scale.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from lorattt.errors import UserError
+from lorattt.losses.matching import gradient_cosine, matching_direction, matching_loss
+from lorattt.methods.class_contrast import exact_product, finite_product
+
+Derivative = Literal["exact", "finite"]
+MEND = "use model.derivative finite, which needs none, or model.matching_weight 0"
+
+_WRONG = 0.2  # relative; rounding in float32 makes about a thousandth
+
+GradientsAt = Callable[[Tensor], Sequence[Tensor]]
+"""Gradients of a loss by all parameters, at a value of the first of them that is given without a graph."""
+
+
+class GradientMatching(nn.Module):
+    """The loss, its derivative, and the running sums that a checkpoint must hold.
+
+    Args:
+        like: The parameter that both losses have, of any shape.
+        ema: Decay of the running sum, from 0 for none up to but not 1.
+        derivative: Second derivatives by a second backward pass, or by finite differences.
+        symmetric: Sum up and differentiate both gradients.
+        only: What gradients are multiplied with before they are compared: 0 where one of them is always 0.
+    """
+
+    target: Tensor
+    moving: Tensor | None
+    only: Tensor | None
+
+    def __init__(
+        self,
+        like: Tensor,
+        *,
+        ema: float,
+        derivative: Derivative = "exact",
+        symmetric: bool = False,
+        only: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.ema, self.derivative, self.symmetric = ema, derivative, symmetric
+        self.register_buffer("target", torch.zeros_like(like, requires_grad=False))
+        self.register_buffer("moving", torch.zeros_like(like, requires_grad=False) if symmetric else None)
+        self.register_buffer("only", only, persistent=False)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the second gradient must be given with its graph; if symmetric, the first as well."""
+        return self.derivative == "exact"
+
+    def step(
+        self,
+        parameters: Sequence[Tensor],
+        first: Tensor,
+        second: Tensor,
+        first_at: GradientsAt,
+        second_at: GradientsAt,
+        *,
+        mean: Callable[[Tensor], Tensor],
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Move the sums on by a step; differentiate the loss.
+
+        Args:
+            parameters: What the loss is differentiated by; the first is the one that both losses have.
+            first: Gradient by it of the loss that is followed.
+            second: Gradient by it of the loss that is turned, the same on all devices.
+            first_at: Gradients of the former loss, of which the first is read, at another value.
+            second_at: Gradients of the latter by all parameters, at another value.
+            mean: Average over devices. The cosine of a mean is no mean of cosines.
+
+        Returns:
+            A gradient for each parameter, of which the mean over devices is the whole's; and the terms ``matching``,
+            the loss, and ``cosine``, of the two gradients of this step alone.
+        """
+        only = 1.0 if self.only is None else self.only
+        target, moving = mean(first.detach().clone()) * only, second.detach() * only
+        terms = {"cosine": gradient_cosine(target, moving)}
+        target = self._run_on(self.target, target)
+        if self.moving is not None:
+            moving = self._run_on(self.moving, moving)
+        terms["matching"] = matching_loss(target, moving)
+        along, back = matching_direction(target, moving), matching_direction(moving, target)
+        if self.exact and self.symmetric:
+            # One pass: the two gradients may share a part of their graphs, which a pass frees.
+            both = torch.stack([second, first]), torch.stack([along, back])
+            return exact_product(*both, parameters), terms
+        if self.exact:
+            return exact_product(second, along, parameters), terms
+        point = parameters[0].detach()
+        products = finite_product(second_at, point, along)
+        if self.symmetric:
+            products[0] = products[0] + finite_product(first_at, point, back)[0]
+        return products, terms
+
+    def _run_on(self, history: Tensor, gradient: Tensor) -> Tensor:
+        """The running sum with this step's gradient, to which the buffer is brought."""
+        history.mul_(self.ema).add_(gradient)
+        return history.clone()
+
+
+def check_second_derivatives(loss: Callable[[Tensor], Tensor], point: Tensor) -> None:
+    """Refuse, before training, a model whose gradients have no gradient, or a wrong one.
+
+    Some fused kernels say so; of others autograd just leaves a part out, which finite differences show.
+
+    Args:
+        loss: A smooth loss, as small as possible.
+        point: Where it is differentiated.
+
+    Raises:
+        UserError: If it cannot be differentiated twice.
+    """
+    start = point.detach().clone().requires_grad_()
+    try:
+        (gradient,) = torch.autograd.grad(loss(start), start, create_graph=True)
+        (exact,) = exact_product(gradient, gradient, [start])
+    except RuntimeError as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+        raise UserError(f"gradient matching: the text tower has no second derivatives ({reason}): {MEND}") from error
+
+    def gradients(value: Tensor) -> Sequence[Tensor]:
+        value = value.requires_grad_()
+        return torch.autograd.grad(loss(value), value)
+
+    (finite,) = finite_product(gradients, start.detach(), gradient.detach())
+    if not torch.linalg.vector_norm(exact - finite) <= _WRONG * torch.linalg.vector_norm(finite):
+        raise UserError(f"gradient matching: second derivatives of the text tower are wrong, by its kernels: {MEND}")

@@ -1,0 +1,290 @@
+"""Self-TPT (Zhu et al., 2024, arXiv 2408.05775), stages 2 and 3: a prompt adapts to class names, then images are plain.
+
+Stage 1, which is :mod:`lorattt.methods.self_tpt_training`, learned a context ctx and a head h from source images. Here,
+with g the text tower, f the image tower and N the class names to choose from:
+
+    stage 2, once for a list of names, from a fresh copy of ctx, with g and h frozen:
+        repeat ``steps`` times:  ctx <- ctx - stage2_lr * d CPT(h(g(views of the N names with ctx))) / d ctx
+    stage 3:
+        W = unit(g("end" view of the N names with ctx)),  p(y | x) = softmax(scale * unit(f(x)) . W)
+        -v:  the mean of p over the ``selection`` views of lowest entropy, in place of the plain view alone
+
+CPT is the contrastive loss of stage 1 (:class:`lorattt.methods.class_contrast.ContrastiveTask`): no image has a part in
+it. Stage 2 works on the distinct names in an order of its own, so the order of the list changes nothing.
+
+The paper leaves open the steps, the rate, the optimiser and the classes of a step in stage 2, which view classifies,
+and how -v takes its views together. ``docs/self_tpt.md`` has our choices and their reasons.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from lorattt.clip.load import ClipSpec
+from lorattt.clip.model import Clip
+from lorattt.clip.text import word_ids
+from lorattt.errors import UserError
+from lorattt.methods.base import Method
+from lorattt.methods.class_contrast import ContrastiveTask
+from lorattt.methods.mean_of_views import mean_of_views
+from lorattt.methods.self_tpt_prompt import read_source_prompt
+from lorattt.methods.shared_views import SharedViews
+from lorattt.prompts.class_views import ClassView, ClassViews, mean_of_class_views
+from lorattt.prompts.learner import ClassPrompts
+from lorattt.prompts.prompt import PromptSpec
+from lorattt.views.crops import ViewSpec
+from lorattt.views.selection import selection_size
+
+# What the loss is multiplied by while its gradient is taken, so that a tower in float16 does not lose small numbers.
+_HALF_SCALE = 2.0**10
+
+
+@dataclass(frozen=True)
+class Stage2Report:
+    """What stage 2 did.
+
+    Attributes:
+        classes: Distinct class names that were contrasted.
+        steps: Steps of SGD.
+        loss_before: The contrastive loss in nats, before the first step.
+        loss_after: The same after the last one.
+        seconds: How long it took, encoding the texts of stage 1 and of stage 2 included.
+        finite: Whether its result was used; if not, the texts of stage 1 stayed.
+    """
+
+    classes: int
+    steps: int
+    loss_before: float
+    loss_after: float
+    seconds: float
+    finite: bool
+
+
+class SelfTPT(Method):
+    """Stages 2 and 3 of Self-TPT as a LightningModule: any image tower, no gradient of any image.
+
+    Args:
+        clip: Which CLIP to use; its text tower must take a prompt.
+        class_names: Names in label order; the dataset's where null.
+        prompt: The file that ``SelfTPTTraining`` wrote, with a projection head; without stage 2 any prompt that all
+            classes share.
+        views: How the views of an image are made; read with ``ensemble`` alone, else there is the plain view.
+        stage2: Adapt the prompt to the class names; false is the control, plain inference with the given prompt.
+        steps: Steps of stage 2.
+        stage2_lr: Rate of its SGD, which has neither momentum nor weight decay.
+        class_views: Which prompts of a class are contrasted; null for those of the file.
+        temperature: What similarities are divided by in the contrast; null for the file's.
+        text_chunk: Sequences encoded at a time in stage 2, for large class lists: of each, the input alone is kept
+            for the backward pass. Null for what the memory suggests. The result is the same.
+        classify_by: ``end``: the prompt with the name behind the context. ``mean``: the mean over ``class_views``.
+        ensemble: Self-TPT-v: the mean class distribution of the confident views.
+        selection: Fraction of views that take part in it.
+        seed: Seed of the views. ``seed_everything`` on the command line.
+
+    Attributes:
+        text: ``(K, D)``, the class texts of the given prompt as any other method has them.
+        source: ``(K, D)`` unit class features of stage 1.
+        adapted: ``(K, D)`` unit class features of stage 2.
+        stage2_report: What stage 2 did for the class list of now; None without stage 2.
+
+    Raises:
+        UserError: If a number is out of range, the prompt has no head, a context for each class or another position,
+            or the text tower takes no prompt.
+    """
+
+    name: ClassVar[str] = "self_tpt"
+    context: Tensor
+    source: Tensor
+    adapted: Tensor
+    _distinct: Tensor
+
+    def __init__(
+        self,
+        *,
+        clip: ClipSpec = ClipSpec(),
+        class_names: list[str] | None = None,
+        prompt: PromptSpec = PromptSpec(),
+        views: ViewSpec = ViewSpec(),
+        stage2: bool = True,
+        steps: int = 10,
+        stage2_lr: float = 0.002,
+        class_views: list[ClassView] | None = None,
+        temperature: float | None = None,
+        text_chunk: int | None = None,
+        classify_by: Literal["end", "mean"] = "end",
+        ensemble: bool = False,
+        selection: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        if steps < 0:
+            raise UserError(f"model.steps {steps}: must be at least 0")
+        if not 0 <= stage2_lr < math.inf:
+            raise UserError(f"model.stage2_lr {stage2_lr}: must be a finite number of at least 0")
+        if text_chunk is not None and text_chunk < 1:
+            raise UserError(f"model.text_chunk {text_chunk}: must be at least 1, or null")
+        if classify_by not in ("end", "mean"):
+            raise UserError(f"model.classify_by {classify_by!r}: must be end or mean")
+        if ensemble:
+            selection_size(views.number, selection)  # before the checkpoint is read
+        found = read_source_prompt(prompt, class_views, temperature, contrasts=stage2)
+        if found.separate and classify_by == "end" and "end" not in found.views:
+            raise UserError(
+                f"class_views {list(found.views)}: the end view classifies, and with separate contexts nothing would "
+                "be learned for it: add it, or set model.classify_by to mean"
+            )
+        views = views if ensemble else replace(views, number=1)
+        super().__init__(clip=clip, class_names=class_names, prompt=prompt, views=views, seed=seed)
+        context, head = found.for_model(self.clip, prompt, seed)
+        self.head = head.requires_grad_(False).eval() if head is not None else None
+        self.found = found
+        self.stage2, self.steps, self.stage2_lr, self.text_chunk = stage2, steps, stage2_lr, text_chunk
+        self.classify_by, self.ensemble, self.selection = classify_by, ensemble, selection
+        self.stage2_report: Stage2Report | None = None
+        self._distinct_of: list[str] | None = None
+        self.register_buffer("context", context, persistent=False)
+        for name in ("source", "adapted", "_distinct"):
+            self.register_buffer(name, torch.empty(0), persistent=False)
+
+    @property
+    def plain_view_alone(self) -> bool:
+        """Whether it reads view 0 and no other: unless it is Self-TPT-v."""
+        return not self.ensemble
+
+    def check_texts(self) -> None:
+        """Refuse what no class texts can be made of, before anything is encoded.
+
+        Raises:
+            UserError: As for :meth:`Method.check_texts`; or if stage 2 has fewer than two names to tell apart.
+        """
+        super().check_texts()
+        self._check_names(distinct_names(self.clip, self.class_names or ())[0])
+
+    def _check_names(self, names: list[str]) -> None:
+        if self.stage2 and len(names) < 2:
+            raise UserError(
+                f"the class list has {len(names)} distinct name: stage 2 of Self-TPT tells names apart and needs at "
+                "least two; give more names, or set model.stage2 to false"
+            )
+
+    def _prepare(self) -> None:
+        """Encode the class list, and adapt the prompt to it, once per set of names, where the model now is."""
+        names, places = distinct_names(self.clip, self.class_names or ())
+        if names:  # of an empty list, the base speaks
+            self._check_names(names)
+        super()._prepare()
+        if names != self._distinct_of:
+            # Tensors of inference mode, which the Trainer may be in, can have no graph.
+            device = self.clip.text_tower.device.type
+            with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device, enabled=False):
+                self._distinct = torch.stack(self._adapt(names))
+            self._distinct_of = names
+        self.source, self.adapted = self._distinct[:, places.to(self._distinct.device)]
+
+    def _adapt(self, names: list[str]) -> tuple[Tensor, Tensor]:
+        """Class texts ``(n, D)`` of stage 1 and of stage 2, without a graph."""
+        started, found = time.perf_counter(), self.found
+        context = self.context.detach().clone()
+        tokens = context.shape[-2]
+        views = ClassViews(self.clip, names, tokens, views=found.views, template=found.template)
+        end = ClassPrompts(self.clip, names, "end", tokens)
+        source = self._texts(views, end, context)
+        self.stage2_report = None
+        if not self.stage2 or self.head is None:
+            return source, source
+        task = ContrastiveTask(views, self.head, found.temperature)
+        scale = _HALF_SCALE if self.clip.text_tower.dtype == torch.float16 else 1.0
+        moved, losses = adapt_to_names(
+            task, context, steps=self.steps, lr=self.stage2_lr, chunk=self.text_chunk, scale=scale
+        )
+        adapted = self._texts(views, end, moved)
+        finite = all(bool(x.isfinite().all()) for x in (losses, moved, adapted))
+        first, last = float(losses[0]), float(losses[-1])
+        seconds = time.perf_counter() - started
+        self.stage2_report = Stage2Report(len(names), self.steps, first, last, seconds, finite)
+        if not finite:
+            rank_zero_warn(
+                "stage 2 of Self-TPT was not finite: the prompt of stage 1 classifies all images; lower model.stage2_lr"
+            )
+        if self._trainer is not None:  # none in the Python call, which prints nothing
+            self.print(
+                f"stage 2: {self.steps} steps on {len(names)} class names in {seconds:.2f} s, "
+                f"contrastive loss {first:.4f} before, {last:.4f} after"
+            )
+        return source, adapted if finite else source
+
+    @torch.no_grad()
+    def _texts(self, views: ClassViews, end: ClassPrompts, context: Tensor) -> Tensor:
+        """``(n, D)`` unit class features with that context, from the views that classify."""
+        if self.classify_by == "mean":
+            return mean_of_class_views(views.features(context, chunk=self.text_chunk))
+        own = context if context.dim() == 2 else context[views.learned.index("end")]
+        return end.features(own, chunk=self.text_chunk)
+
+    @torch.no_grad()
+    def classify(self, views: SharedViews) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits ``(E, K)`` with the texts of stage 1 and of stage 2, and fallbacks ``(E,)``."""
+        failed = self.stage2_report is not None and not self.stage2_report.finite
+        if not self.ensemble:
+            scaled = self.clip.logit_scale * views.plain_features
+            before = scaled @ self.source.T
+            after = scaled @ self.adapted.T if self.stage2 else before
+            return before, after, torch.full((len(before),), failed, device=before.device)
+        scaled = self.clip.logit_scale * views.features
+        before = scaled[:, 0] @ self.source.T
+        after = mean_of_views(scaled @ self.adapted.T, self.selection)
+        fallback = ~after.isfinite().all(dim=-1)
+        return before, torch.where(fallback.unsqueeze(-1), before, after), fallback | failed
+
+
+def adapt_to_names(
+    task: ContrastiveTask, context: Tensor, *, steps: int, lr: float, chunk: int | None = None, scale: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Stage 2: plain SGD on the contrastive loss of a class list, all classes in every step.
+
+    Args:
+        task: The class list and the frozen head.
+        context: ``(M, d)``, or ``(U, M, d)`` for one in each of U learned views; it is left as it is.
+        steps: How many steps.
+        lr: Their rate.
+        chunk: Sequences encoded at a time; null for what the memory suggests. The result is the same.
+        scale: What the loss is multiplied by while its gradient is taken; a power of two changes nothing but what a
+            tower of half precision loses.
+
+    Returns:
+        The context after the last step, without a graph, and ``(steps + 1,)`` losses: before each step, after the last.
+    """
+    point, losses = context.detach().clone(), list[Tensor]()
+    for _ in range(steps):
+        point.requires_grad_()
+        loss = task.loss(point, chunk=chunk)
+        (gradient,) = torch.autograd.grad(scale * loss, point)
+        losses.append(loss.detach())
+        point = point.detach() - lr / scale * gradient
+    with torch.no_grad():
+        losses.append(task.loss(point, chunk=chunk))
+    return point, torch.stack(losses)
+
+
+def distinct_names(clip: Clip, class_names: Sequence[str]) -> tuple[list[str], Tensor]:
+    """The names that the text tower can tell apart, in an order that does not depend on theirs.
+
+    Args:
+        clip: The model whose tokenizer reads them: ``t_shirt``, ``t shirt`` and ``T  Shirt`` are one name.
+        class_names: K names.
+
+    Returns:
+        n distinct names, underscores as spaces, and the place of each of the K among them, ``(K,)`` int64.
+    """
+    spoken = [name.replace("_", " ") for name in class_names]
+    keys = [tuple(word_ids(clip.tokenizer, name)) for name in spoken]
+    order = {key: place for place, key in enumerate(sorted(set(keys)))}
+    names = [""] * len(order)
+    for key, name in sorted(zip(keys, spoken, strict=True), reverse=True):
+        names[order[key]] = name  # of several spellings, the first
+    return names, torch.tensor([order[key] for key in keys], dtype=torch.int64)

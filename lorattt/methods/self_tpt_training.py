@@ -1,0 +1,313 @@
+"""Self-TPT, its first stage (Zhu et al., arXiv 2408.05775): a prompt learned together with a task of class names alone.
+
+Each class c is written in four views v: the context p with the name before, within and behind it, and a fixed text.
+f, g are CLIP's towers, frozen; h is a projection head, needed for the task alone; all features have unit length.
+
+    L_ce   = - mean_b log softmax(scale * f(x_b) . g(end view))[y_b]                          CoOp's
+    L_cpt  = InfoNCE over h(g(class c in view v)); positives: the other views of c            contrastive prompt tuning
+    L_gm   = 1 - cos(G, dL_cpt/dp),  G = ema * G + dL_ce/dp, held fixed                       gradient matching
+    loss   = L_ce + L_cpt + L_gm,  minimised over p and the head
+
+At test time, labels are missing and L_cpt alone is left (:mod:`lorattt.methods.self_tpt`); L_gm makes what it does to
+the prompt resemble what L_ce would do.
+
+Known of the paper: the four views, what attracts and what repels, one minus the cosine, that gradients are averaged
+with a decay. Ours: the form of InfoNCE and its temperature, the head, which of the two gradients is averaged and which
+is differentiated, weights of 1, all numbers. ``docs/self_tpt.md`` has the reasons; each is an argument here.
+
+The gradient of L_gm is a product of L_cpt's second derivatives with a vector:
+
+    u = dL_gm / d(dL_cpt/dp);   dL_gm/d(p, h) = d<dL_cpt/dp, u>/d(p, h), u held fixed
+
+``exact`` takes it by a second backward pass, ``finite`` by a difference of two gradients, at p a little along u and a
+little against it.
+
+A step computes its gradients itself (:mod:`lorattt.methods.co_training`) and gives Lightning a scalar with just these,
+so that the average over devices, loss scaling, clipping and accumulation are Lightning's. Texts are in the tower's own
+type also under autocast.
+"""
+
+from typing import Any, ClassVar, cast, get_args
+
+import torch
+from torch import Tensor, nn
+
+from lorattt.clip.load import ClipSpec
+from lorattt.clip.templates import SINGLE
+from lorattt.errors import UserError
+from lorattt.methods.batch import EpisodeBatch
+from lorattt.methods.class_contrast import ContrastiveTask, check_temperature, choose_classes
+from lorattt.methods.co_training import ClassifyBy, CoTraining, Weights
+from lorattt.methods.gradient_matching import MEND, Derivative, GradientMatching, check_second_derivatives
+from lorattt.methods.source import PromptTraining
+from lorattt.prompts.class_views import (
+    CLASS_VIEWS,
+    ClassView,
+    ClassViews,
+    check_class_views,
+    check_template,
+)
+from lorattt.prompts.context import Prompt
+from lorattt.prompts.head import ContrastHead, HeadSpec
+from lorattt.prompts.prompt import PromptSpec
+from lorattt.views.training import TrainingCrop
+
+_HEAD = HeadSpec()
+
+
+class SelfTPTTraining(PromptTraining):
+    """Self-TPT's first stage as a LightningModule, for ``fit``.
+
+    Its prompt is for ``prompt.file`` of any method; for SelfTPT, the file holds the head as well.
+
+    Args:
+        clip: Which CLIP to use; any image tower.
+        class_names: Names in label order; the dataset's where null.
+        prompt: Where the context begins: words, a file, or random vectors; one for all classes, the name behind it.
+        crop: How training images are cut.
+        class_views: Which views of a class are contrasted: front, middle, end, hand.
+        separate_contexts: Whether each learned view has a context of its own; one for all otherwise.
+        template: The text of the view ``hand``, with one ``{}``.
+        head: The projection head's shape.
+        temperature: What similarities of projections are divided by.
+        ce_weight: Weight of the cross-entropy.
+        contrast_weight: Weight of the contrast of class names; 0 leaves it out.
+        matching_weight: Weight of gradient matching; 0 leaves it out. With both 0 each step is CoOp's, without head.
+        classify_by: Images are compared with the ``end`` view, or with the mean over ``class_views``.
+        derivative: Second derivatives by a second backward pass, or by finite differences: the same but for rounding.
+        ema: Decay of the running sum of cross-entropy gradients; 0 for that of the step alone.
+        symmetric_matching: Sum up both gradients and differentiate both, in place of one each.
+        classes_per_step: The most classes contrasted in a step: those of its images and others, drawn anew in each
+            step; all where null. The cross-entropy is over all classes in any case.
+        lr: Learning rate.
+        head_lr: The head's learning rate, which is scaled by warm-up and cosine as the other; ``lr`` where null.
+        momentum: SGD's.
+        weight_decay: SGD's.
+        warmup_epochs: Epochs at ``warmup_lr``, before the cosine begins.
+        warmup_lr: Learning rate of these.
+        seed: Seed of everything random, with each sample's index. ``seed_everything`` on the command line.
+
+    Attributes:
+        context: ``(M, d)`` float32, ``(U, M, d)`` if each of U learned views has its own.
+        head: The projection head; null where nothing is contrasted.
+
+    Raises:
+        UserError: If a value is out of range, or the text tower takes no prompt.
+    """
+
+    name: ClassVar[str] = "self_tpt_training"
+
+    def __init__(
+        self,
+        *,
+        clip: ClipSpec = ClipSpec(),
+        class_names: list[str] | None = None,
+        prompt: PromptSpec = PromptSpec(),
+        crop: TrainingCrop = TrainingCrop(),
+        class_views: list[ClassView] = list(CLASS_VIEWS),  # noqa: B006 - copied below
+        separate_contexts: bool = False,
+        template: str = SINGLE,
+        head: HeadSpec = _HEAD,
+        temperature: float = 0.07,
+        ce_weight: float = 1.0,
+        contrast_weight: float = 1.0,
+        matching_weight: float = 1.0,
+        classify_by: ClassifyBy = "end",
+        derivative: Derivative = "exact",
+        ema: float = 0.9,
+        symmetric_matching: bool = False,
+        classes_per_step: int | None = 256,
+        lr: float = 2e-3,
+        head_lr: float | None = None,
+        momentum: float = 0.9,
+        weight_decay: float = 5e-4,
+        warmup_epochs: int = 1,
+        warmup_lr: float = 1e-5,
+        seed: int = 0,
+    ) -> None:
+        weights = Weights(ce_weight, contrast_weight, matching_weight)
+        _check_weights(weights)
+        if head_lr is not None and not 0 <= head_lr < float("inf"):
+            raise UserError(f"model.head_lr {head_lr}: must be a finite number of at least 0, or null for that of lr")
+        if not 0 <= ema < 1:
+            raise UserError(f"model.ema {ema}: must be at least 0, for no average, and below 1")
+        if classes_per_step is not None and classes_per_step < 2:
+            raise UserError(f"model.classes_per_step {classes_per_step}: must be at least 2, or null for all classes")
+        for key, value, known in (("classify_by", classify_by, ClassifyBy), ("derivative", derivative, Derivative)):
+            if value not in get_args(known):
+                raise UserError(f"model.{key} {value!r}: must be {' or '.join(get_args(known))}")
+        check_temperature(temperature)
+        check_class_views(class_views, "model.class_views")
+        check_template(template, "model.template")
+        if separate_contexts and "end" not in class_views:
+            raise UserError(
+                "model.separate_contexts: without the view end among model.class_views, no context is learned for what "
+                "classifies: add end, or let the views share a context"
+            )
+        if prompt.class_specific or prompt.position not in (None, "end"):
+            raise UserError(
+                "model.prompt: the views put one context for all classes before, around and behind the name: leave "
+                "class_specific and position out"
+            )
+        super().__init__(
+            clip=clip,
+            class_names=class_names,
+            prompt=prompt,
+            crop=crop,
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            warmup_epochs=warmup_epochs,
+            warmup_lr=warmup_lr,
+            seed=seed,
+        )
+        if matching_weight and self.clip.text_tower.dtype not in (torch.float32, torch.float64):
+            raise UserError(
+                "model.clip.dtype: second derivatives, of gradient matching, need a text tower of fp32: use fp32, with "
+                "trainer.precision bf16-mixed for images of half precision, or model.matching_weight 0"
+            )
+        self.class_views, self.separate_contexts, self.template = list(class_views), separate_contexts, template
+        self.head_spec, self.temperature = head, temperature
+        self.weights, self.head_lr = weights, head_lr
+        self.classify_by, self.derivative = classify_by, derivative
+        self.ema, self.symmetric_matching, self.classes_per_step = ema, symmetric_matching, classes_per_step
+        self.head: ContrastHead | None = None
+        self.matching: GradientMatching | None = None
+
+    def setup(self, stage: str) -> None:
+        """As for any training of a prompt; make the views, the head and the running sums.
+
+        Raises:
+            UserError: As for any training; or if there are fewer than two classes, the prompt's file is of another
+                position or has a context for each class, or second derivatives are not to be had.
+        """
+        super().setup(stage)
+        started = self.started
+        if started.class_specific or started.position != "end":
+            raise UserError(
+                f"model.prompt.file {self.spec.file}: it has a context for each class, or for the position "
+                f"{started.position}; the views need one for all classes, with the name behind it"
+            )
+        names = list(self.class_names or [])
+        self.views = ClassViews(self.clip, names, started.tokens, views=self.class_views, template=self.template)
+        learned = self.views.learned
+        if self.separate_contexts:
+            self.context = nn.Parameter(started.context.expand(len(learned), -1, -1).clone())
+        task = None
+        if self.weights.contrast or self.weights.matching:
+            with torch.no_grad():
+                width = self.prompts.take(torch.arange(1)).features(started.context).shape[-1]
+            self.head = ContrastHead(width, self.head_spec.hidden, self.head_spec.out, seed=self.seed)
+            task = ContrastiveTask(self.views, self.head, self.temperature)
+            if self.weights.matching:
+                self._set_up_matching(width)
+        self.losses = CoTraining(
+            self.prompts, self.views, self.logits, self.classify_by, self.weights, task, self.matching
+        )
+
+    def _set_up_matching(self, width: int) -> None:
+        """Make the running sums; refuse a model without the second derivatives that are asked for."""
+        only = None
+        if self.separate_contexts and self.classify_by == "end":
+            # Of separate contexts, the cross-entropy moves one: what both losses move is compared.
+            only = torch.tensor([float(view == "end") for view in self.views.learned]).view(-1, 1, 1)
+        self.matching = GradientMatching(
+            self.context, ema=self.ema, derivative=self.derivative, symmetric=self.symmetric_matching, only=only
+        )
+        if self.derivative == "exact":
+            if self._compiler_ctx is not None:
+                raise UserError(f"gradient matching: a compiled model has no second derivatives: {MEND}")
+            two = self.prompts.take(torch.arange(2))
+            weights = torch.linspace(-1, 1, 2 * width).view(2, width)
+            check_second_derivatives(lambda context: (two.features(context) * weights).sum(), self.started.context)
+
+    def on_train_start(self) -> None:
+        """Refuse a number of classes that cannot hold those of a step's images.
+
+        Raises:
+            UserError: If it cannot.
+        """
+        limit, count = self.classes_per_step, self.views.count
+        images = getattr(self.trainer.train_dataloader, "batch_size", None)
+        if self.losses.task is None or limit is None or images is None:
+            return
+        needed = min(images * self.trainer.world_size, count)
+        if limit < needed:
+            raise UserError(
+                f"model.classes_per_step {limit}: a step's images can be of {needed} classes, all of which are "
+                f"contrasted: give at least {needed}, or null for all {count}"
+            )
+
+    def training_step(self, batch: EpisodeBatch, batch_idx: int) -> Tensor:
+        """A scalar whose gradient is the step's; it has no other meaning. What is logged are the losses.
+
+        Without an image, in a batch of which none could be read, the cross-entropy is 0 and the class names count.
+        """
+        label, losses = batch["label"], self.losses
+        features = self.image_features(batch["views"]) if losses.needs_images and len(label) else None
+        with torch.autocast(self.device.type, enabled=False):
+            classes = None if losses.task is None else self._classes_of_step(label)
+            gradients, terms = losses.step(self.context, features, label, classes=classes, mean=self._mean)
+            pairs = zip(losses.learned(self.context), gradients, strict=True)
+            surrogate = torch.stack([(parameter * gradient).sum() for parameter, gradient in pairs]).sum()
+        if len(label):
+            self.log("train/loss", terms.pop("loss"), prog_bar=True, batch_size=len(label))
+            for name, value in terms.items():
+                self.log(f"train/{name}", value, batch_size=len(label))
+        return surrogate
+
+    def _mean(self, gradient: Tensor) -> Tensor:
+        """The average over devices."""
+        return cast(Tensor, self.trainer.strategy.reduce(gradient, reduce_op="mean"))
+
+    def _classes_of_step(self, label: Tensor) -> Tensor | None:
+        """``(n,)`` int64, the classes that are contrasted; null for all."""
+        count = self.views.count
+        if self.classes_per_step is None or count <= self.classes_per_step:
+            return None
+        present = torch.zeros(count, device=label.device)
+        present[label] = 1
+        present = cast(Tensor, self.trainer.strategy.reduce(present, reduce_op="sum"))
+        return choose_classes(present > 0, self.classes_per_step, self.seed, self.trainer.global_step)
+
+    def text_features(self) -> Tensor:
+        """``(K, D)`` unit class features with the prompt as it is now: what images are compared with."""
+        return self.losses.classified(self.context)[0]
+
+    def prompt(self) -> Prompt:
+        """The prompt of the view ``end`` as it is now."""
+        started, context = self.started, self.losses.end_of(self.context.detach()).float().cpu().clone()
+        return Prompt(context, started.position, started.words, started.model, started.class_names)
+
+    def extra_notes(self) -> dict[str, str]:
+        """What the later stages must do alike."""
+        views = ",".join(self.class_views)
+        notes = {"temperature": repr(self.temperature), "class_views": views, "template": self.template}
+        return {**notes, "classify_by": self.classify_by}
+
+    def extra_tensors(self) -> dict[str, Tensor]:
+        """The head, and each view's context where it has its own."""
+        tensors = {} if self.head is None else self.head.tensors()
+        if self.separate_contexts:
+            pairs = zip(self.views.learned, self.context.detach(), strict=True)
+            tensors |= {f"views.{view}": each.clone() for view, each in pairs}
+        return tensors
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The context and the head, which may have a rate of its own."""
+        if self.head is None or self.head_lr is None:
+            return super().parameter_groups()
+        return [{"params": [self.context]}, {"params": list(self.head.parameters()), "lr": self.head_lr}]
+
+    def state_names(self) -> set[str]:
+        """What is learned, and the running sums, without which a resumed run would be another."""
+        sums = () if self.matching is None else self.matching.state_dict()
+        return super().state_names() | {f"matching.{name}" for name in sums}
+
+
+def _check_weights(weights: Weights) -> None:
+    for key, value in weights._asdict().items():
+        if not 0 <= value < float("inf"):
+            raise UserError(f"model.{key}_weight {value}: must be a finite number of at least 0")
+    if not any(weights):
+        raise UserError("model.ce_weight, contrast_weight, matching_weight: all are 0, so nothing would be learned")

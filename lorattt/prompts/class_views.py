@@ -1,0 +1,131 @@
+"""Each class in several prompts: one context with the name before, within and behind it, and a fixed text.
+
+The views that Self-TPT (Zhu et al., arXiv 2408.05775) contrasts. The fixed text is written by hand and has no graph.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lorattt.clip.model import Clip
+from lorattt.clip.templates import SINGLE
+from lorattt.errors import UserError
+from lorattt.prompts.learner import ClassPrompts
+
+ClassView = Literal["front", "middle", "end", "hand"]
+CLASS_VIEWS: tuple[ClassView, ...] = ("front", "middle", "end", "hand")
+
+
+class ClassViews:
+    """A list of classes in V prompts each.
+
+    Args:
+        clip: The model whose text tower and tokenizer are used.
+        class_names: N names, in label order; underscores read as spaces.
+        tokens: M, the number of context vectors.
+        views: Which prompts, in this order.
+        template: The fixed text, with one ``{}``.
+
+    Raises:
+        UserError: If there are fewer than two views, one of them twice or unknown, none is learned, or the class
+            names do not fit.
+    """
+
+    def __init__(
+        self,
+        clip: Clip,
+        class_names: Sequence[str],
+        tokens: int,
+        *,
+        views: Sequence[ClassView] = CLASS_VIEWS,
+        template: str = SINGLE,
+    ) -> None:
+        check_class_views(views)
+        self.views = tuple(views)
+        self.count = len(class_names)
+        # As the learned views read names, so that with the words of the template they are the same texts.
+        self._clip, self._names, self._template = clip, [name.replace("_", " ") for name in class_names], template
+        self._prompts = {view: ClassPrompts(clip, class_names, view, tokens) for view in views if view != "hand"}
+        self._hand: Tensor | None = None
+        if "hand" in views:
+            check_template(template)
+
+    @property
+    def learned(self) -> tuple[ClassView, ...]:
+        """The views that the context takes part in, in the order of a context that is separate for each."""
+        return tuple(self._prompts)
+
+    @property
+    def hand(self) -> Tensor:
+        """``(N, D)`` float32 unit features of the fixed texts, encoded once."""
+        if self._hand is None:
+            with torch.no_grad():
+                self._hand = self._clip.text_features(self._names, [self._template])
+        device = self._clip.text_tower.device
+        if self._hand.device != device:
+            self._hand = self._hand.to(device)
+        return self._hand
+
+    def features(
+        self,
+        context: Tensor,
+        *,
+        classes: Tensor | None = None,
+        known: Mapping[ClassView, Tensor] | None = None,
+        chunk: int | None = None,
+    ) -> Tensor:
+        """Class features in all views.
+
+        Args:
+            context: ``(M, d)``, which all learned views share; or ``(U, M, d)``, one for each of the U learned ones.
+            classes: ``(n,)`` int64, some of the classes, each once; all where null.
+            known: Features ``(n, D)`` of views that are there already.
+            chunk: Sequences encoded at a time, of which the graph keeps the input alone and computes the rest again;
+                null for what the memory suggests. The result is the same.
+
+        Returns:
+            ``(n, V, D)`` unit vectors, float32, or float64 if the context or the tower is.
+        """
+        parts: dict[ClassView, Tensor] = dict(known or {})
+        for place, (view, prompts) in enumerate(self._prompts.items()):
+            if view not in parts:
+                some = prompts if classes is None else prompts.take(classes)
+                own = context if context.dim() == 2 else context[place]
+                parts[view] = some.features(own, chunk=chunk, checkpointed=True if chunk else None)
+        if "hand" in self.views and "hand" not in parts:
+            parts["hand"] = self.hand if classes is None else self.hand[classes.to(self.hand.device)]
+        kind = torch.promote_types(parts[self.learned[0]].dtype, torch.float32)
+        return torch.stack([parts[view].to(kind) for view in self.views], dim=1)
+
+
+def mean_of_class_views(features: Tensor) -> Tensor:
+    """``(N, V, D)`` unit features to ``(N, D)``: their mean, of unit length again."""
+    return F.normalize(features.mean(dim=1), dim=-1)
+
+
+def check_class_views(views: Sequence[str], key: str = "class_views") -> None:
+    """Refuse views that there is nothing to contrast in.
+
+    Raises:
+        UserError: If there are fewer than two, one of them twice or unknown, or none is learned.
+    """
+    for view in views:
+        if view not in CLASS_VIEWS:
+            raise UserError(f"{key}: {view!r} is none of {', '.join(CLASS_VIEWS)}")
+    if len(set(views)) != len(views):
+        raise UserError(f"{key} {list(views)}: name each view once")
+    if len(views) < 2 or set(views) == {"hand"}:
+        raise UserError(f"{key} {list(views)}: at least two are needed, to have something to compare")
+
+
+def check_template(template: str, key: str = "template") -> None:
+    """Refuse a text without a place for the class name.
+
+    Raises:
+        UserError: If it has not exactly one ``{}``.
+    """
+    if template.count("{}") != 1:
+        raise UserError(f"{key} {template!r}: must have exactly one {{}}, where the class name goes")

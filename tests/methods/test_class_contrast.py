@@ -1,0 +1,108 @@
+"""The contrast of a class list, its second derivatives in two ways, and the choice of classes."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from lorattt.clip.load import ClipSpec, load_clip
+from lorattt.clip.model import Clip
+from lorattt.errors import UserError
+from lorattt.losses.contrastive import class_contrast
+from lorattt.methods.class_contrast import ContrastiveTask, choose_classes, exact_product, finite_product
+from lorattt.prompts.class_views import ClassViews
+from lorattt.prompts.head import ContrastHead
+from lorattt.prompts.prompt import PromptSpec, build_prompt
+
+NAMES = ["red ring", "blue star", "cross", "a_green heart"]
+
+
+@pytest.fixture(scope="module")
+def clip() -> Clip:
+    clip = load_clip(ClipSpec("lorattt-demo", "demo"))
+    clip.model.double()
+    return clip
+
+
+def task(clip: Clip, names: Sequence[str] = NAMES, temperature: float = 0.07) -> ContrastiveTask:
+    return ContrastiveTask(ClassViews(clip, names, 4), ContrastHead(128, 16, 8, seed=1).double(), temperature)
+
+
+def context(clip: Clip) -> Tensor:
+    return build_prompt(PromptSpec(), clip, NAMES, 0).context.double()
+
+
+def test_it_is_the_contrast_of_projections(clip: Clip) -> None:
+    one, at = task(clip), context(clip)
+    expected = class_contrast(one.head(one.views.features(at)), 0.07)
+    assert torch.equal(one.loss(at), expected)
+    some = torch.tensor([2, 0])
+    expected = class_contrast(one.head(one.views.features(at)[some]), 0.07)
+    assert float(one.loss(at, classes=some).detach()) == pytest.approx(float(expected.detach()), rel=1e-10)
+
+
+def test_the_order_of_classes_does_not_matter(clip: Clip) -> None:
+    loss = float(task(clip).loss(context(clip)).detach())
+    assert float(task(clip, NAMES[::-1]).loss(context(clip)).detach()) == pytest.approx(loss, rel=1e-10)
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 3])
+@pytest.mark.parametrize("separate", [False, True])
+def test_exact_products_equal_finite_ones(clip: Clip, chunk: int | None, separate: bool) -> None:
+    """To a hundred thousandth, also where the graph is computed again from chunks."""
+    one, at = task(clip), context(clip)
+    if separate:
+        at = at.expand(3, -1, -1) + 0.05 * torch.arange(3).view(3, 1, 1)
+    direction = torch.randn(at.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    weights = list(one.head.parameters())
+
+    def gradients(point: Tensor) -> Sequence[Tensor]:
+        point = point.requires_grad_()
+        return torch.autograd.grad(one.loss(point), [point, *weights])
+
+    start = at.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(one.loss(start, chunk=chunk), start, create_graph=True)
+    exact = exact_product(gradient, direction, [start, *weights])
+    finite = finite_product(gradients, at, direction)
+    assert len(exact) == len(finite) == 5
+    for ours, expected in zip(finite, exact, strict=True):
+        assert float(torch.linalg.vector_norm(ours - expected) / torch.linalg.vector_norm(expected)) < 1e-5
+    half = finite_product(gradients, at, 0.5 * direction)
+    assert torch.allclose(half[0], 0.5 * finite[0], rtol=1e-6, atol=1e-9)
+    assert not any(part.any() for part in finite_product(gradients, at, torch.zeros_like(direction)))
+
+
+def test_an_exact_product_holds_the_direction_fixed() -> None:
+    """Of a quadratic, the product with its matrix."""
+    matrix = torch.tensor([[3.0, 1.0], [1.0, 2.0]])
+    point = torch.tensor([0.5, -1.0]).requires_grad_()
+    (gradient,) = torch.autograd.grad(0.5 * point @ matrix @ point, point, create_graph=True)
+    direction = (2 * point).clone()  # with a graph, which must not count
+    assert torch.allclose(exact_product(gradient, direction, [point])[0], matrix @ direction)
+
+
+def test_too_few_classes_and_temperatures(clip: Clip) -> None:
+    with pytest.raises(UserError, match="the class list has 1 class: .* at least two"):
+        task(clip, ["cross"])
+    for temperature in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(UserError, match=r"model\.temperature .*: must be a finite number above 0"):
+            task(clip, temperature=temperature)
+
+
+def test_the_classes_of_a_step() -> None:
+    present = torch.zeros(40, dtype=torch.bool)
+    present[[3, 17, 39]] = True
+    chosen = choose_classes(present, 10, seed=1, step=5)
+    assert chosen.dtype == torch.int64
+    assert len(chosen) == 10
+    assert {3, 17, 39} <= set(chosen.tolist())
+    assert chosen.tolist() == sorted(set(chosen.tolist()))
+    assert torch.equal(choose_classes(present, 10, seed=1, step=5), chosen)
+    for seed, step in ((2, 5), (1, 6)):
+        assert not torch.equal(choose_classes(present, 10, seed=seed, step=step), chosen)
+    assert choose_classes(present, 2, seed=1, step=5).tolist() == [3, 17, 39]
+    # The others are drawn evenly: in many steps each comes up about as often.
+    none = torch.zeros(10, dtype=torch.bool)
+    counts = torch.stack([choose_classes(none, 5, 0, step) for step in range(400)]).flatten().bincount(minlength=10)
+    assert 160 < int(counts.min()) <= int(counts.max()) < 240

@@ -1,1 +1,1 @@
-"""Pictures of given numbers. They need matplotlib, which comes with the extra ``plots``."""
+"""Reports of finished runs, and pictures of given numbers, which need matplotlib (extra ``plots``); no torch."""

@@ -1,0 +1,182 @@
+"""A report made from run folders, and its files."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from lorattt import __version__
+from lorattt.errors import UserError
+from lorattt.report.compare import Comparison, compare
+from lorattt.report.files import write_files
+from lorattt.report.measures import measure
+from lorattt.report.render import JSON_FORMAT, KIND, as_json, as_latex, as_markdown, plain
+from lorattt.report.rows import Row, check_same_images, gather
+from lorattt.report.runs import Run, find_runs
+from lorattt.report.statistics import check_bins
+from lorattt.report.tables import (
+    Measured,
+    Table,
+    accuracy_tables,
+    costs_table,
+    measures_table,
+    pairs_table,
+    published_tables,
+)
+
+Format = Literal["markdown", "latex", "html", "all"]
+BINS: Final = 15
+_MARKDOWN, _LATEX, _JSON = "report.md", "tables.tex", "report.json"
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that a report holds.
+
+    Attributes:
+        runs: The runs with labels, in the order given.
+        rows: Their rows in tables.
+        measured: The rows with their measures.
+        tables: Of our own runs: accuracy, measures, differences, costs.
+        comparisons: The differences as numbers.
+        published: Tables of published numbers; empty where none belong to ours, or none are wanted.
+        notes: What the reader must know.
+        bins: Of the expected calibration error.
+    """
+
+    runs: list[Run]
+    rows: list[Row]
+    measured: Measured
+    tables: list[Table]
+    comparisons: list[Comparison]
+    published: list[Table]
+    notes: list[str]
+    bins: int
+
+    @property
+    def markdown(self) -> str:
+        """The report as Markdown."""
+        accuracy = [table for table in self.tables if table.kind == "accuracy"]
+        others = [(table.title, [table]) for table in self.tables if table.kind != "accuracy"]
+        return as_markdown([("Accuracy", accuracy), *others, ("Published numbers", self.published)], self.notes)
+
+    @property
+    def latex(self) -> str:
+        """The tables as LaTeX."""
+        return as_latex([*self.tables, *self.published])
+
+    @property
+    def json(self) -> str:
+        """All numbers as JSON."""
+        labels = {id(run): row.label for row in self.rows for run in row.all_runs()}
+        found = {
+            "kind": KIND,
+            "format": JSON_FORMAT,
+            "lorattt": __version__,
+            "bins": self.bins,
+            "runs": [_run_json(run, labels[id(run)], self.measured) for run in self.runs if id(run) in labels],
+            "tables": [as_json(table) for table in self.tables],
+            "comparisons": self.comparisons,
+            "published": [as_json(table) for table in self.published],
+            "notes": self.notes,
+        }
+        return json.dumps(plain(found), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _run_json(run: Run, label: str, measured: Measured) -> dict[str, Any]:
+    return {
+        "folder": str(run.folder),
+        "row": label,
+        "method": run.method,
+        "dataset": run.dataset,
+        "backbone": run.backbone,
+        "corruption": run.corruption,
+        "seed": run.seed,
+        "n": run.n,
+        "fallbacks": run.fallbacks,
+        "skipped": run.skipped,
+        "images_per_second": run.images_per_second,
+        "peak_memory_bytes": run.peak_memory_bytes,
+        "shared_with": run.shared_with,
+        **measured.measures[id(run)],
+    }
+
+
+def build_report(
+    given: Sequence[str], *, bins: int = BINS, baseline: str | None = None, published: bool = True
+) -> Report:
+    """Read runs and measure them.
+
+    Args:
+        given: Folders, or ``NAME=FOLDER``, as :func:`lorattt.report.runs.find_runs` takes them.
+        bins: Of the expected calibration error.
+        baseline: The method with which the others are compared, as :func:`lorattt.report.compare.compare` takes it.
+        published: Whether published numbers are added, in tables of their own.
+
+    Raises:
+        UserError: For folders without finished runs on labelled images, damaged files, runs of different images
+            under one dataset's name, and an unknown baseline.
+    """
+    check_bins(bins)
+    found = find_runs(given)
+    runs = [run for run in found if run.labelled]
+    if not runs:
+        raise UserError(f"{given[0]}: {len(found)} run(s), none with labels: there is no accuracy to report")
+    notes = [f"{run.folder} has no labels: left out." for run in found if not run.labelled]
+    check_same_images(runs)
+    rows, more = gather(runs)
+    measured = Measured(rows)
+    for row in rows:
+        for run in row.all_runs():
+            measured.measures[id(run)] = measure(run, bins)
+            more += _disagreements(run, measured)
+    comparisons, pair_notes = compare(rows, baseline)
+    tables = [*accuracy_tables(measured), measures_table(measured, bins)]
+    if comparisons:
+        tables.append(pairs_table(comparisons, pair_notes))
+    else:
+        more += pair_notes
+    tables.append(costs_table(rows))
+    return Report(
+        runs=runs,
+        rows=rows,
+        measured=measured,
+        tables=tables,
+        comparisons=comparisons,
+        published=published_tables(tables) if published else [],
+        notes=[*notes, *more],
+        bins=bins,
+    )
+
+
+def _disagreements(run: Run, measured: Measured) -> list[str]:
+    """Where ``results.json`` has another accuracy than the predictions: two classes can be equally probable."""
+    notes = []
+    for when in ("before", "after"):
+        counted, stated = measured.top1(run, when), 100 * run.measures.get(f"top1_{when}", float("nan"))
+        if abs(counted - stated) > 1e-6:
+            notes.append(
+                f"{run.folder}: top-1 {when} is {counted:.4f} % by predictions.csv, which counts here, and "
+                f"{stated:.4f} % by results.json."
+            )
+    return notes
+
+
+def write_report(report: Report, folder: Path, form: Format, more: Mapping[str, bytes] | None = None) -> list[Path]:
+    """Write ``report.md``, ``tables.tex`` (as asked for) and ``report.json``, each at once or not at all.
+
+    Args:
+        report: The report.
+        folder: Where; it is made if it is not there.
+        form: Which of the two texts are written.
+        more: Other files, by path below the folder: the page, plots.
+
+    Raises:
+        UserError: If the folder cannot be made or written, or a file there is no report's.
+    """
+    texts = {_MARKDOWN: report.markdown} if form in ("markdown", "all") else {}
+    texts |= {_LATEX: report.latex} if form in ("latex", "all") else {}
+    texts[_JSON] = report.json
+    contents = {name: text.encode("utf-8", "backslashreplace") for name, text in texts.items()}
+    return write_files(folder, {**contents, **(more or {})})

@@ -1,0 +1,174 @@
+"""What the image browser of a page holds: which images of a run, which of them with pictures, and their columns."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lorattt.data.images import UnreadableImageError
+from lorattt.report.details import Details, share_of
+from lorattt.report.escape import visible
+from lorattt.report.measures import WHEN
+from lorattt.report.pictures import Pictures, thumbnail
+from lorattt.report.predictions import Predictions
+from lorattt.report.runs import Run
+
+Rows = NDArray[np.int64]
+_LONGEST_NAME: Final = 1000
+
+
+def movement(predictions: Predictions) -> NDArray[np.float64]:
+    """``(N,)`` how far images moved: confidence, negative where wrong, after less before; NaN where not known."""
+    signed = [
+        np.where(predictions.prediction[when] == predictions.label, 1, -1) * predictions.confidence[when]
+        for when in WHEN
+    ]
+    moved: NDArray[np.float64] = np.where(predictions.known, signed[1] - signed[0], np.nan)
+    return moved
+
+
+def _by_interest(predictions: Predictions) -> tuple[Rows, int]:
+    """All rows: won and lost ones first, each by falling movement, then the others; and how many were won or lost.
+
+    Won and lost take turns, so that any number from the front has both.
+    """
+    right = {when: predictions.prediction[when] == predictions.label for when in WHEN}
+    moved = np.nan_to_num(np.abs(movement(predictions)), nan=-1.0)
+    ranked = np.argsort(-moved, kind="stable")
+    won = (right["after"] & ~right["before"] & predictions.known)[ranked]
+    lost = (right["before"] & ~right["after"] & predictions.known)[ranked]
+    turn = np.concatenate([2 * np.arange(won.sum()), 2 * np.arange(lost.sum()) + 1])
+    changed = np.concatenate([ranked[won], ranked[lost]])[np.argsort(turn, kind="stable")]
+    return np.concatenate([changed, ranked[~(won | lost)]]), len(changed)
+
+
+def choose_rows(predictions: Predictions, most: int) -> Rows:
+    """Which images a page holds, rising: all, or those won and lost first, then evenly spread ones of the others."""
+    count = len(predictions.index)
+    if count <= most:
+        return np.arange(count)
+    order, changed = _by_interest(predictions)
+    if changed >= most:
+        return np.sort(order[:most])
+    others = np.sort(order[changed:])
+    spread = others[np.floor(np.arange(most - changed) * len(others) / (most - changed)).astype(np.int64)]
+    return np.sort(np.concatenate([order[:changed], spread]))
+
+
+def choose_pictured(predictions: Predictions, number: int) -> Rows:
+    """Which images have their pictures in a page: the won and lost ones that moved most, then others that did."""
+    return _by_interest(predictions)[0][:number]
+
+
+def columns(predictions: Predictions, details: Details, rows: Rows, images: Mapping[int, int]) -> dict[str, Any]:
+    """A run's rows as the browser reads them.
+
+    Args:
+        predictions: The run's.
+        details: The classes listed for its images.
+        rows: Which images.
+        images: Where an image, by its row, stands in the list of paths.
+    """
+    listed = {when: details.classes[when][rows] for when in WHEN}
+    widest = max(1, int(max((each >= 0).sum(axis=1).max(initial=1) for each in listed.values())))
+    return {
+        "index": predictions.index[rows].tolist(),
+        "image": [images[int(row)] for row in rows],
+        "label": predictions.label[rows].tolist(),
+        "before": predictions.prediction["before"][rows].tolist(),
+        "after": predictions.prediction["after"][rows].tolist(),
+        "sureBefore": share_of(predictions.confidence["before"][rows]).tolist(),
+        "sureAfter": share_of(predictions.confidence["after"][rows]).tolist(),
+        "listed": widest,
+        "listBefore": listed["before"][:, :widest].reshape(-1).tolist(),
+        "listAfter": listed["after"][:, :widest].reshape(-1).tolist(),
+        "shareBefore": details.shares["before"][rows, :widest].reshape(-1).tolist(),
+        "shareAfter": details.shares["after"][rows, :widest].reshape(-1).tolist(),
+        "fallback": np.flatnonzero(details.fallback[rows]).tolist(),
+    }
+
+
+def browser_data(
+    runs: Sequence[Run],
+    titles: Sequence[str],
+    details: Mapping[int, Details],
+    *,
+    pictured: int,
+    most: int,
+    views: Mapping[int, Mapping[int, dict[str, str]]],
+) -> dict[str, Any]:
+    """All blocks of data of the browser, by the ids of their elements.
+
+    Args:
+        runs: The runs, those of one dataset on the same images.
+        titles: What each is called.
+        details: Of the runs, by their identities.
+        pictured: How many images of a run have their pictures in the page.
+        most: How many images the page lists, of all runs together; each run has an equal part.
+        views: Of some runs, by their identities, the sheets of views by row.
+    """
+    each = max(1, most // max(1, len(runs)))
+    chosen = {id(run): choose_rows(run.predictions, each) for run in runs}
+    changing = [number for number, run in enumerate(runs) if _by_interest(run.predictions)[1]]
+    found: dict[str, Any] = {"about": {"first": changing[0] if changing else 0, "runs": []}}
+    datasets = list(dict.fromkeys(run.dataset for run in runs))
+    places: dict[str, dict[int, int]] = {}
+    for number, dataset in enumerate(datasets):
+        mine = [run for run in runs if run.dataset == dataset]
+        shown: dict[int, int] = {}
+        for run in mine:
+            shown.update(dict.fromkeys(choose_pictured(run.predictions, pictured).tolist(), 0))
+            chosen[id(run)] = np.union1d(chosen[id(run)], choose_pictured(run.predictions, pictured))
+        rows = np.unique(np.concatenate([chosen[id(run)] for run in mine]))
+        places[dataset] = {int(row): place for place, row in enumerate(rows)}
+        paths = mine[0].predictions.path
+        found[f"images-{number}"] = {
+            "paths": [_shown(paths[row]) for row in rows],
+            "pictures": _pictures(mine[0], [row for row in sorted(shown)], places[dataset]),
+        }
+    for number, (run, title) in enumerate(zip(runs, titles, strict=True)):
+        rows = chosen[id(run)]
+        place = places[run.dataset]
+        found[f"run-{number}"] = columns(run.predictions, details[id(run)], rows, place)
+        note = ""
+        if run.corruption is not None:
+            note = f"Pictures are shown without the corruption ({run.corruption.name} {run.corruption.severity})."
+        found["about"]["runs"].append(
+            {
+                "title": _shown(title),
+                "images": datasets.index(run.dataset),
+                "n": len(run.predictions.index),
+                "note": _shown(note),
+                "names": {str(label): _shown(name) for label, name in sorted(details[id(run)].names.items())},
+            }
+        )
+        if views.get(id(run)):
+            found[f"views-{number}"] = {str(place[row]): sheet for row, sheet in views[id(run)].items()}
+    return found
+
+
+def _pictures(run: Run, rows: Sequence[int], places: Mapping[int, int]) -> dict[str, dict[str, str]]:
+    source, paths = Pictures(run), run.predictions.path
+    found = {}
+    for row in rows:
+        try:
+            found[str(places[row])] = {"address": thumbnail(source.read(paths[row]))}
+        except UnreadableImageError as error:
+            found[str(places[row])] = {"problem": _shown(" ".join(str(error).split()).rstrip("."))}
+    return found
+
+
+def _shown(text: str) -> str:
+    """A text on one line, without what is not seen; the browser needs no other escape, as it never reads markup."""
+    short = text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}\u2026"
+    return short if short.isascii() and short.isprintable() else visible(short)
+
+
+def block(name: str, value: Any) -> str:
+    """Data as an element that no browser runs, and that nothing in the data can end."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)  # ASCII alone
+    for mark in "<>&":
+        text = text.replace(mark, f"\\u{ord(mark):04x}")
+    return f'<script type="application/json" id="{name}">{text}</script>'

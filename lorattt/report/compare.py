@@ -1,0 +1,140 @@
+"""Two methods on the same images: the difference, its interval, and McNemar's test."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lorattt.errors import UserError
+from lorattt.report.rows import Row
+from lorattt.report.runs import Run
+from lorattt.report.statistics import McNemar, bootstrap_interval, mcnemar
+
+BEFORE: Final = "before adaptation"
+ALL_PAIRS_UP_TO: Final = 6
+"""So many methods are all compared with each other unless a baseline is named."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The first method's accuracy less the second's, on one dataset.
+
+    Attributes:
+        dataset: The dataset's name.
+        backbone: The model's name.
+        first: Label of the first row.
+        second: Label of the second row, or :data:`BEFORE` for the first method's own predictions before adaptation.
+        images: Number of labelled images.
+        difference: In points, mean over the seeds.
+        low: Lower end of the 95 % bootstrap interval over images of that mean.
+        high: Upper end.
+        tests: McNemar's test of each pair of runs, by rising seed of the first method's (or of the second's, if the
+            first has one run).
+    """
+
+    dataset: str
+    backbone: str
+    first: str
+    second: str
+    images: int
+    difference: float
+    low: float
+    high: float
+    tests: tuple[McNemar, ...]
+
+
+def compare(rows: Sequence[Row], baseline: str | None = None) -> tuple[list[Comparison], list[str]]:
+    """Compare rows of the same model.
+
+    Without a baseline, each method is compared with its own predictions before adaptation, and up to
+    :data:`ALL_PAIRS_UP_TO` methods with each other. With one, each is compared with it.
+
+    Args:
+        rows: The rows, whose runs of a dataset are of the same images.
+        baseline: Label or method of a row, or ``before``.
+
+    Returns:
+        The comparisons, and notes for the reader.
+
+    Raises:
+        UserError: If no row is the baseline.
+    """
+    named = {name for row in rows for name in (row.label, row.method)}
+    if baseline is not None and baseline not in named | {"before", BEFORE}:
+        raise UserError(f"--baseline {baseline}: no run is of it; there are {', '.join(sorted(named))}, and before")
+    found: list[Comparison] = []
+    notes: list[str] = []
+    for backbone in dict.fromkeys(row.backbone for row in rows):
+        mine = [row for row in rows if row.backbone == backbone]
+        if baseline in (None, "before", BEFORE):
+            found += [each for row in mine for each in _with_before(row)]
+        pairs: list[tuple[Row, Row]] = []
+        if baseline is None and len(mine) <= ALL_PAIRS_UP_TO:
+            pairs = [(other, one) for one, other in combinations(mine, 2)]
+        elif baseline is None:
+            notes.append(
+                f"More than {ALL_PAIRS_UP_TO} methods: name one with --baseline to compare the others with it."
+            )
+        else:
+            bases = [row for row in mine if baseline == row.label] or [row for row in mine if baseline == row.method]
+            pairs = [(row, base) for base in bases for row in mine if row not in bases]
+        for first, second in pairs:
+            for dataset in first.runs:
+                if dataset in second.runs:
+                    if matched := _matched(first.runs[dataset], second.runs[dataset]):
+                        found.append(_comparison(dataset, first, second.label, matched))
+                    else:
+                        notes.append(
+                            f"{first.label} and {second.label} have no common seed on {dataset}: not compared."
+                        )
+    if len(found) > 1:
+        notes.append(f"The p values are not corrected for the {len(found)} comparisons.")
+    return found, notes
+
+
+def _with_before(row: Row) -> list[Comparison]:
+    found = []
+    for dataset, seeds in row.runs.items():
+        runs = [seeds[seed] for seed in sorted(seeds)]
+        comparison = _comparison(dataset, row, BEFORE, [(run, None) for run in runs])
+        # Zero-shot changes nothing, and need not be said to.
+        if row.method != "zero_shot" or any(test.won or test.lost for test in comparison.tests):
+            found.append(comparison)
+    return found
+
+
+def _matched(first: dict[int, Run], second: dict[int, Run]) -> list[tuple[Run, Run | None]]:
+    """Pairs of runs with the same seed; a method with one run is paired with each of the other's."""
+    common = sorted(first.keys() & second.keys())
+    if len(first) == 1:
+        return [(next(iter(first.values())), second[seed]) for seed in sorted(second)]
+    if len(second) == 1:
+        return [(first[seed], next(iter(second.values()))) for seed in sorted(first)]
+    return [(first[seed], second[seed]) for seed in common]
+
+
+def _comparison(dataset: str, first: Row, second: str, matched: Sequence[tuple[Run, Run | None]]) -> Comparison:
+    pairs = [_right(*pair) for pair in matched]
+    total: NDArray[np.int64] = np.sum([one.astype(np.int64) - other for one, other in pairs], axis=0)
+    difference = 100 * total / len(pairs)
+    low, high = bootstrap_interval(difference)
+    tests = tuple(mcnemar(int((one & ~other).sum()), int((other & ~one).sum())) for one, other in pairs)
+    return Comparison(
+        dataset=dataset,
+        backbone=first.backbone,
+        first=first.label,
+        second=second,
+        images=len(difference),
+        difference=float(difference.mean()),
+        low=low,
+        high=high,
+        tests=tests,
+    )
+
+
+def _right(one: Run, other: Run | None) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    right = one.predictions.right("after")
+    return right, one.predictions.right("before") if other is None else other.predictions.right("after")

@@ -1,0 +1,74 @@
+"""What a report has besides tables: plots and the page."""
+
+from lorattt.errors import UserError
+from lorattt.report.build import Format, Report
+from lorattt.report.cases import choose_pictured
+from lorattt.report.details import read_details, share_names
+from lorattt.report.files import PLOTS
+from lorattt.report.landscape import check_plots
+
+PAGE = "report.html"
+
+
+def extras(
+    report: Report, form: Format, *, plots: bool | None, images: int, rows: int, views: bool
+) -> tuple[dict[str, bytes], list[str]]:
+    """Draw the plots and build the page.
+
+    Args:
+        report: The report.
+        form: The page is made for ``html`` and ``all``.
+        plots: Whether plots are drawn; None for with the page, if matplotlib is installed.
+        images: How many images of each run have their pictures in the page.
+        rows: How many images the page lists, of all runs together.
+        views: Whether the page has these images' views, which takes the models and torch.
+
+    Returns:
+        Files by path below the report's folder, and lines for who asked.
+
+    Raises:
+        UserError: If plots are asked for and matplotlib is not installed, or a run's files are damaged.
+    """
+    paged = form in ("html", "all")
+    if not paged and not plots:
+        return {}, []
+    runs = [run for row in report.rows for run in row.all_runs()]
+    details = {id(run): read_details(run) for run in runs}
+    share_names(runs, details)
+    said: list[str] = []
+    pictures, files = [], {}
+    if plots is not False:
+        try:
+            check_plots()
+        except UserError as error:
+            if plots:
+                raise
+            said.append(f"no plots: {error}")
+        else:
+            from lorattt.report.plots import draw_plots
+
+            pictures = draw_plots(report, details)
+            for picture in pictures:
+                files[f"{PLOTS}/{picture.name}.png"] = picture.png
+                files[f"{PLOTS}/{picture.name}.svg"] = picture.svg
+    if paged:
+        from lorattt.report.html import as_html
+
+        sheets = {}
+        if views:
+            from lorattt.report.views import view_sheets
+
+            for run in runs:
+                sheets[id(run)], problem = view_sheets(run, choose_pictured(run.predictions, images))
+                said += [f"no views of {run.folder}: {problem}"] if problem else []
+        page = as_html(
+            report,
+            details,
+            pictures,
+            images=images,
+            rows=rows,
+            views=sheets,
+            no_plots=said[0] if plots is not False and not pictures and said else "No plots were asked for.",
+        )
+        files[PAGE] = page.encode("utf-8")
+    return files, said

@@ -1,0 +1,173 @@
+"""Runs gathered into the rows of a table: one method with its settings, on several datasets, with several seeds."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any, Final
+
+from lorattt.errors import UserError
+from lorattt.report.escape import shorten, visible
+from lorattt.report.runs import Run
+
+# Settings of speed or memory alone, and the seed, which tells runs of one row apart.
+_WITHOUT_EFFECT: Final = frozenset(("seed", "chunk", "view_chunk"))
+_SHARED: Final = ("clip", "class_names", "templates", "prompt", "views")  # by several methods of one run
+_LISTED = 3
+
+
+@dataclass
+class Row:
+    """What stands in one row.
+
+    Attributes:
+        label: Its name in tables: the method's, with the settings that tell it from others of that method.
+        method: The method's name.
+        backbone: The model's name.
+        runs: The runs by dataset and seed.
+    """
+
+    label: str
+    method: str
+    backbone: str
+    runs: dict[str, dict[int, Run]] = field(default_factory=dict)
+
+    def all_runs(self) -> list[Run]:
+        """The runs of all datasets and seeds."""
+        return [run for seeds in self.runs.values() for run in seeds.values()]
+
+
+def gather(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
+    """Rows in the order in which their first runs were given, zero-shot first, and notes for the reader.
+
+    Runs of one method are of one row, unless two on the same dataset have other settings: then these settings tell
+    rows apart. Settings that differ from dataset to dataset alone do not, as papers choose them so.
+
+    Raises:
+        UserError: If two runs of one row, dataset and seed have other results.
+    """
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.name or run.method, run.backbone), []).append(run)
+    rows: list[Row] = []
+    notes: list[str] = []
+    for (label, backbone), members in groups.items():
+        stated = {id(run): settings(run) for run in members}
+        telling = _telling(members, stated)
+        found: dict[str, Row] = {}
+        for run in members:
+            values = {key: stated[id(run)].get(key) for key in telling}
+            told = json.dumps(values, sort_keys=True, default=str)
+            row = found.setdefault(told, Row(_label(label, values), run.method, backbone))
+            same = row.runs.setdefault(run.dataset, {})
+            if run.seed not in same:
+                same[run.seed] = run
+            elif _results(same[run.seed]) == _results(run):
+                notes.append(f"{run.folder} has the results of {same[run.seed].folder}: counted once.")
+            else:
+                raise UserError(
+                    f"{same[run.seed].folder} and {run.folder}: two runs of {label} on {run.dataset} with seed "
+                    f"{run.seed} and other results: name one of them, or tell them apart as NAME=FOLDER"
+                )
+        rows += _numbered(found.values())
+    rows.sort(key=lambda row: row.method != "zero_shot")  # what the others start from stands first
+    return rows, notes
+
+
+def settings(run: Run) -> dict[str, Any]:
+    """What the configuration says of the method, by dotted keys; empty where there is none."""
+    model = run.config.get("model")
+    arguments = model.get("init_args") if isinstance(model, dict) else None
+    if not isinstance(arguments, dict):
+        return {}
+    if run.is_member:
+        options = arguments.get("options")
+        own = options.get(run.method) if isinstance(options, dict) else None
+        shared = {key: arguments[key] for key in _SHARED if key in arguments}
+        arguments = {**shared, **(own if isinstance(own, dict) else {})}
+    trainer = run.config.get("trainer")
+    precision = trainer.get("precision") if isinstance(trainer, dict) else None
+    return {**_flat(arguments), "trainer.precision": precision}
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if not above and key in _WITHOUT_EFFECT:
+            continue
+        if isinstance(value, dict):
+            found.update(_flat(value, f"{above}{key}."))
+        else:
+            found[f"{above}{key}"] = value
+    return found
+
+
+def _telling(runs: Sequence[Run], stated: Mapping[int, Mapping[str, Any]]) -> list[str]:
+    """The settings in which two runs on the same dataset differ, of those that both state."""
+    found: set[str] = set()
+    for one, other in combinations(runs, 2):
+        if one.dataset != other.dataset:
+            continue
+        first, second = stated[id(one)], stated[id(other)]
+        # A prompt that was learned with each seed is what the seeds are for.
+        found |= {
+            key
+            for key in first.keys() & second.keys()
+            if first[key] != second[key] and not (key == "prompt.file" and one.seed != other.seed)
+        }
+    return sorted(found)
+
+
+def _label(label: str, values: Mapping[str, Any]) -> str:
+    parts = [f"{key}={_short(value)}" for key, value in values.items()]
+    if len(parts) > _LISTED:
+        parts = [*parts[:_LISTED], "..."]
+    return f"{label} ({', '.join(parts)})" if parts else label
+
+
+def _short(value: Any) -> str:
+    return shorten(value if isinstance(value, str) else json.dumps(value, default=str), 32)
+
+
+def _numbered(rows: Iterable[Row]) -> list[Row]:
+    """The rows, a number behind those labels that another row has too."""
+    seen: dict[str, int] = {}
+    found = []
+    for row in rows:
+        seen[row.label] = number = seen.get(row.label, 0) + 1
+        row.label = f"{row.label} #{number}" if number > 1 else row.label
+        found.append(row)
+    return found
+
+
+def _results(run: Run) -> tuple[Any, ...]:
+    return run.n, run.skipped, sorted(run.measures.items())
+
+
+def check_same_images(runs: Sequence[Run]) -> None:
+    """Refuse runs that go by one dataset's name and are of different images, or of other labels.
+
+    Raises:
+        UserError: If so; the message says how many differ and names one.
+    """
+    first: dict[str, Run] = {}
+    for run in runs:
+        other = first.setdefault(run.dataset, run)
+        if other is run:
+            continue
+        mine, theirs = run.predictions, other.predictions
+        same = mine.path == theirs.path and mine.index.tolist() == theirs.index.tolist()
+        if same and mine.label.tolist() == theirs.label.tolist():
+            continue
+        ours = dict(zip(mine.index.tolist(), zip(mine.path, mine.label.tolist(), strict=True), strict=True))
+        held = dict(zip(theirs.index.tolist(), zip(theirs.path, theirs.label.tolist(), strict=True), strict=True))
+        apart = sorted(key for key in ours.keys() | held.keys() if ours.get(key) != held.get(key))
+        key = apart[0]
+        path = shorten(visible((held.get(key) or ours[key])[0]))
+        have = "different images"
+        if all(key in ours and key in held and ours[key][0] == held[key][0] for key in apart):
+            have = "different labels"
+        raise UserError(
+            f"{other.folder} and {run.folder}: both are of {run.dataset} with {have}: {len(apart)} of "
+            f"{len(ours.keys() | held.keys())} differ, such as number {key} ({path}): report them apart"
+        )

@@ -1,0 +1,125 @@
+"""How plots look: colours, markers and lines that tell methods apart without colour too, and how files are made."""
+
+import io
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from lorattt.report.escape import shorten, visible
+from lorattt.report.render import KIND
+
+# Okabe and Ito's colours without yellow, which is hard to see on white, and black, which is "before".
+_COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
+_LINES: Final[tuple[Any, ...]] = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
+BEFORE_COLOUR: Final = "#000000"
+WON: Final = "#0072B2"
+LOST: Final = "#E69F00"
+WIDTH: Final = 6.3
+"""Of a figure in inches: that of a page's text."""
+_DPI: Final = 200
+_LONGEST: Final = 44
+_SETTINGS: Final[dict[str, Any]] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so that files are the same everywhere
+    "font.size": 8,
+    "axes.titlesize": 9,
+    "axes.labelsize": 8,
+    "legend.fontsize": 8,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 5,
+    "hatch.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.handlelength": 3.4,  # else the ways in which lines are broken look alike
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "text.parse_math": False,  # a name may have dollars
+    "text.usetex": False,
+    "svg.fonttype": "path",  # looks the same where the font is not installed
+    "svg.hashsalt": KIND,
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A plot as files.
+
+    Attributes:
+        name: Of its files, without their endings.
+        title: What it shows, in few words.
+        about: How to read it, for a caption and for those who do not see it.
+        png: The file's content.
+        svg: The file's content.
+    """
+
+    name: str
+    title: str
+    about: str
+    png: bytes
+    svg: bytes
+
+
+def look(place: int) -> dict[str, Any]:
+    """Colour, marker and line of the method of that number; pairs repeat after 42."""
+    return {
+        "color": _COLOURS[place % len(_COLOURS)],
+        "marker": _MARKERS[place % len(_MARKERS)],
+        "linestyle": _LINES[place % len(_LINES)],
+    }
+
+
+def plot_text(text: str, longest: int = _LONGEST) -> str:
+    """A name as matplotlib shows it: on one line, and in the legend too where it begins with an underscore."""
+    shown = shorten(visible(text), longest)
+    return f"\u200a{shown}" if shown.startswith("_") else shown
+
+
+@contextmanager
+def plot_settings() -> Iterator[None]:
+    """The settings for a plot, and no others."""
+    import matplotlib
+
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        matplotlib.rcdefaults()
+        settings: Any = matplotlib.rcParams  # whose stubs want every key by name
+        settings.update(_SETTINGS)
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a box stands in its place
+        yield
+
+
+def new_figure(height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Any, list[Any]]:
+    """A figure of the page's width and a list of its panels, row by row."""
+    from matplotlib.figure import Figure
+
+    # Without pyplot: no window system is asked for, and no state is left behind.
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    return figure, list(figure.subplots(rows, columns, squeeze=False, **options).flat)
+
+
+def legend_below(figure: Any, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    """A legend for all panels, in as many columns as its names leave room for."""
+    widest = max((len(label) for label in labels), default=1)
+    columns = max(1, min(len(labels), int(110 / (widest + 8))))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+
+
+def finish(figure: Any, name: str, title: str, about: str) -> Picture:
+    """Both files of a figure, the same bytes for the same figure."""
+    files = []
+    figure.get_layout_engine().set(h_pad=0.06)
+    figure.draw_without_rendering()  # lays out, which takes as long as both files together
+    figure.set_layout_engine("none")
+    for form, metadata in (("png", {"Software": KIND}), ("svg", {"Creator": KIND, "Date": None})):
+        content = io.BytesIO()
+        figure.savefig(content, format=form, dpi=_DPI, metadata=metadata)
+        files.append(content.getvalue())
+    return Picture(name, title, about, files[0], files[1])

@@ -1,0 +1,197 @@
+"""The views of a few images of a run with those marked that its method kept, computed again. Loads torch and models.
+
+The files of a run do not say which views were kept. They are a function of the image, its number and the seed, so that
+the run's own method finds them again; an image is shown only where that method's prediction and confidence, computed
+again too, are those that the run wrote down.
+"""
+
+import importlib
+import inspect
+import typing
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from lorattt.errors import UserError
+from lorattt.report.pictures import thumbnail
+from lorattt.report.runs import Run
+
+_DATA: Final = {
+    "DemoData": "lorattt.data.demo",
+    "BenchmarkData": "lorattt.data.benchmark",
+    "ImageFolderData": "lorattt.data.folder",
+}
+_SHARED: Final = ("clip", "class_names", "templates", "prompt", "views")
+_TOLERANCE: Final = 0.01  # of a confidence: another machine adds up in another order, and a run may have rounded
+_COLUMNS: Final = 8
+_TILE: Final = 72
+_FRAME: Final = 5
+_KEPT: Final = (213, 94, 0)
+
+
+def view_sheets(run: Run, rows: NDArray[np.int64]) -> tuple[dict[int, dict[str, str]], str]:
+    """Sheets of all views of some images.
+
+    Args:
+        run: The run.
+        rows: Which images, as rows of its predictions.
+
+    Returns:
+        By row, a sheet's ``address`` and what it is ``about``; and why there is none of the run, or nothing.
+    """
+    try:
+        data, method = _data(run), _method(run)
+        method.template = getattr(data, "template", None)
+        names = method.class_names or data.class_names
+        if not names:
+            return {}, "its configuration names no classes"
+        if method.plain_view_alone:
+            return {}, "its method reads the plain view alone"
+        import torch
+
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        method.to(device).eval()
+        method.use_classes(names)
+        found = {int(row): _sheet(run, data.source, method, int(row), device) for row in rows}
+    except UserError as error:
+        return {}, str(error)
+    return found, ""
+
+
+def _built(kind: Any, arguments: dict[str, Any], place: str) -> Any:
+    """An object of a class from plain values."""
+    from lorattt.methods.registry import convert
+
+    hints = typing.get_type_hints(kind.__init__)
+    known = inspect.signature(kind).parameters
+    given = {key: convert(hints[key], f"{place}.{key}", value) for key, value in arguments.items() if key in known}
+    return kind(**given)
+
+
+def _data(run: Run) -> Any:
+    stated = run.config.get("data")
+    stated = stated if isinstance(stated, dict) else {}
+    name = str(stated.get("class_path", "")).rpartition(".")[2]
+    if name not in _DATA:
+        raise UserError(f"the images of {name or 'an unknown kind of data'} cannot be read again")
+    arguments = {**(stated.get("init_args") or {}), "workers": 0}
+    return _built(getattr(importlib.import_module(_DATA[name]), name), arguments, "data")
+
+
+def _method(run: Run) -> Any:
+    from lorattt.methods.registry import build_method
+
+    stated = run.config.get("model")
+    arguments = dict((stated.get("init_args") if isinstance(stated, dict) else None) or {})
+    if run.is_member:
+        own = (arguments.get("options") or {}).get(run.method) or {}
+        arguments = {**{key: arguments[key] for key in _SHARED if key in arguments}, **own}
+    shared = {key: arguments.pop(key) for key in _SHARED if key in arguments}
+    # Several methods share a null for what is another method's default.
+    common = {key: value for key, value in shared.items() if value is not None}
+    return build_method(run.method, arguments, prefix="model.", seed=run.seed, **_converted(run.method, common))
+
+
+def _converted(name: str, common: dict[str, Any]) -> dict[str, Any]:
+    from lorattt.methods.registry import convert, find_method
+
+    hints = typing.get_type_hints(find_method(name).__init__)
+    return {key: convert(hints[key], f"model.{key}", value) for key, value in common.items() if key in hints}
+
+
+def _sheet(run: Run, source: Any, method: Any, row: int, device: Any) -> dict[str, str]:
+    import torch
+
+    from lorattt.data.images import UnreadableImageError
+
+    index = int(run.predictions.index[row])
+    try:
+        views = method.make_views()(source.read(index), index)
+    except UnreadableImageError as error:
+        return {"about": f"No views: {error}"}
+    batch = {"views": views.unsqueeze(0).to(device), "index": torch.tensor([index], device=device)}
+    shared = method.share(batch)
+    before, after, _ = method.classify(shared)
+    for when, logits in (("before", before), ("after", after)):
+        sure, label = logits[0].detach().float().softmax(-1).max(-1)
+        stated = float(run.predictions.confidence[when][row])
+        same = int(label) == int(run.predictions.prediction[when][row])
+        if not (same and abs(float(sure) - stated) <= _TOLERANCE):
+            text = f"No views: computed again, the prediction {when} is not the one that the run wrote down"
+            return {"about": f"{text} (confidence {float(sure):.4f}, was {stated:.4f})."}
+    kept = kept_views(method, shared)
+    number = views.shape[0]
+    about = f"All {number} views, the plain one first, then by rows. "
+    if kept is None:
+        about += "The method has no rule that keeps some of them."
+    else:
+        listed = ", ".join(map(str, kept))
+        about += (
+            f"Framed: the {len(kept)} that the method kept. Their numbers, the plain one being 0, by rank: {listed}."
+        )
+    return {"address": draw_sheet(views.permute(0, 2, 3, 1).numpy(), kept or []), "about": about}
+
+
+def kept_views(method: Any, shared: Any) -> list[int] | None:
+    """Which views of one image a method keeps, the first ranked first; None if it has no such rule.
+
+    Args:
+        method: The method, its classes encoded.
+        shared: The views of one image.
+    """
+    import torch
+
+    from lorattt.methods.lora_ttt import LoRATTT
+    from lorattt.methods.mean_of_views import MeanOfViews
+    from lorattt.methods.self_tpt import SelfTPT
+    from lorattt.methods.tlla import TLLA
+    from lorattt.methods.tpt import TPT
+    from lorattt.methods.zero import ZERO
+    from lorattt.views.selection import select_confident, select_lowest, selection_size
+
+    with torch.no_grad():
+        text = method.adapted if isinstance(method, SelfTPT) else method.text
+        logits = method.clip.logit_scale * shared.features @ text.T
+        number = logits.shape[1]
+        if isinstance(method, TLLA):
+            size = method.views_kept
+        elif isinstance(method, LoRATTT):
+            size = selection_size(number, method.engine.loss.selection)
+        elif isinstance(method, TPT | MeanOfViews):
+            size = selection_size(number, method.selection)
+        elif isinstance(method, ZERO):
+            size = method.zero.voters(number)
+        elif isinstance(method, SelfTPT) and method.ensemble:
+            size = selection_size(number, method.selection)
+        else:
+            return None
+        scores = getattr(method, "view_scores", None)
+        order = (
+            select_confident(logits, size) if scores is None else select_lowest(scores(shared.features, logits), size)
+        )
+    found: list[int] = order[0].tolist()
+    return found
+
+
+def draw_sheet(views: NDArray[np.uint8], kept: list[int]) -> str:
+    """All views in rows of eight as one picture, the kept ones framed.
+
+    Args:
+        views: ``(V, S, S, 3)``.
+        kept: Numbers of views.
+
+    Returns:
+        A ``data:`` address.
+    """
+    step = _TILE + 2 * _FRAME
+    lines = -(-len(views) // _COLUMNS)
+    sheet = Image.new("RGB", (step * min(_COLUMNS, len(views)), step * lines), "white")
+    pen = ImageDraw.Draw(sheet)
+    for number, view in enumerate(views):
+        top, left = step * (number // _COLUMNS), step * (number % _COLUMNS)
+        if number in kept:
+            pen.rectangle((left, top, left + step - 1, top + step - 1), fill=_KEPT)
+        sheet.paste(Image.fromarray(view).resize((_TILE, _TILE)), (left + _FRAME, top + _FRAME))
+    return thumbnail(sheet, side=max(sheet.size))

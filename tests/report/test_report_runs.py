@@ -1,0 +1,269 @@
+"""Run folders read back, and every way in which they can be bad: one line that names the thing."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from run_files import COLUMNS, change_results, write_ranked, write_run
+
+from lorattt.errors import UserError
+from lorattt.report.build import build_report
+from lorattt.report.measures import measure
+from lorattt.report.rows import gather
+from lorattt.report.runs import find_runs
+
+
+def _refused(folder: Path | str, *parts: str) -> None:
+    with pytest.raises(UserError) as caught:
+        build_report([str(folder)])
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+def test_a_run(tmp_path: Path) -> None:
+    write_run(tmp_path / "one", seed=3, n=12, corruption={"name": "fog", "severity": 2, "of": "dtd"})
+    (run,) = find_runs([str(tmp_path / "one")])
+    assert (run.method, run.dataset, run.seed, run.n, run.name) == ("lora_ttt", "demo-noise", 3, 12, None)
+    assert run.corruption is not None
+    assert (run.corruption.name, run.corruption.severity, run.corruption.of) == ("fog", 2, "dtd")
+    assert run.config["seed_everything"] == 3
+    predictions = run.predictions
+    assert predictions.index.tolist() == list(range(12))
+    assert predictions.path[1] == "demo-noise/000001.png"
+    assert predictions.right("after").mean() == pytest.approx(run.measures["top1_after"])
+
+
+def test_runs_are_found_once(tmp_path: Path) -> None:
+    for name in ("b", "a/000", "a/001"):
+        write_run(tmp_path / name, seed=len(name))
+    (tmp_path / "fit").mkdir()  # a prompt's training, which has no results
+    (tmp_path / "fit" / "config.yaml").write_text("model: {}")
+    found = find_runs([str(tmp_path / "b"), str(tmp_path), str(tmp_path / "a" / "000" / "results.json")])
+    assert [run.folder.relative_to(tmp_path).as_posix() for run in found] == ["b", "a/000", "a/001"]
+
+
+def test_several_methods_of_one_run(tmp_path: Path) -> None:
+    home = write_run(tmp_path / "run")
+    config = (home / "config.yaml").read_text(encoding="utf-8")
+    for file in home.iterdir():
+        file.unlink()
+    for method, other in (("zero", "mta"), ("mta", "zero")):
+        write_run(home / method, method=method, shared_with=[other])
+        (home / method / "config.yaml").unlink()
+    (home / "config.yaml").write_text(config, encoding="utf-8")
+    found = find_runs([str(home)])
+    assert [(run.method, run.shared_with) for run in found] == [("mta", ("zero",)), ("zero", ("mta",))]
+    assert all(run.config["seed_everything"] == 0 for run in found)
+    (home / "journal.rank0.jsonl").write_text("{}\n")  # a device's file left behind: all methods are there
+    assert len(find_runs([str(home)])) == 2
+    (home / "mta" / "results.json").unlink()
+    change_results(home / "zero", shared_with=[])  # a list of one method: its configuration lies above it too
+    assert find_runs([str(home)])[0].config["seed_everything"] == 0
+    change_results(home / "zero", shared_with=["mta"])
+    _refused(home, "half written", "journal.rank0.jsonl", "resume")
+
+
+def test_names_that_users_give(tmp_path: Path) -> None:
+    write_run(tmp_path / "coop")
+    write_run(tmp_path / "a=b")
+    assert [run.name for run in find_runs([f"CoOp = mine={tmp_path / 'coop'}".replace(" = mine", "")])] == ["CoOp"]
+    assert [run.name for run in find_runs([str(tmp_path / "a=b")])] == [None]
+    _refused(f"={tmp_path}", "NAME=FOLDER")
+
+
+def test_sorted_by_index_and_labels_that_are_not_known(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "one", right=[True, False, True, True])
+    file = folder / "predictions.csv"
+    head, *rows = file.read_text(encoding="utf-8").splitlines()
+    fields = rows[3].split(",")
+    rows[3] = ",".join([*fields[:2], "", *fields[3:]])
+    file.write_text("\n".join([head, *reversed(rows)]) + "\n", encoding="utf-8")
+    (run,) = find_runs([str(folder)])
+    assert run.predictions.label.tolist() == [0, 1, 2, -1]
+    assert run.predictions.right("after").tolist() == [True, False, True]
+
+
+def test_hostile_paths_are_read_as_written(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "one", n=3)
+    file = folder / "predictions.csv"
+    names = ['a,"b"\n,c', "=1+1;<x>", "\u05e9\u202e|"]
+    text = file.read_text(encoding="utf-8")
+    for i, name in enumerate(names):
+        text = text.replace(f"demo-noise/{i:06d}.png", '"' + name.replace('"', '""') + '"')
+    file.write_text(text, encoding="utf-8", newline="")
+    (run,) = find_runs([str(folder)])
+    assert run.predictions.path == names
+
+
+def test_likelihood_from_files_or_results(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "one", n=20, classes=4)
+    p = np.random.default_rng(0).dirichlet(np.ones(4), 20)
+    labels = [i % 4 for i in range(20)]
+    (run,) = find_runs([str(folder)])
+    assert measure(run, 15)["after"].nll == 0.25
+    assert measure(run, 15)["after"].brier is None
+    write_ranked(folder, p, labels, k=4)
+    found = measure(run, 15)["after"]
+    assert found.nll == pytest.approx(float(-np.log(p[range(20), labels]).mean()), abs=1e-4)
+    assert found.nll_from == "predictions.jsonl"
+    truth = np.eye(4)[labels]
+    assert found.brier == pytest.approx(float(((p - truth) ** 2).sum(1).mean()), abs=1e-5)
+    write_ranked(folder, p, labels, k=2)  # some labels are not listed: not known from here
+    found = measure(run, 15)["after"]
+    assert (found.nll, found.nll_from, found.brier) == (0.25, "results.json", None)
+
+
+def test_no_runs(tmp_path: Path) -> None:
+    _refused(tmp_path / "none", "no such folder")
+    _refused(tmp_path, "no results.json")
+    (tmp_path / "config.yaml").write_text("a: 1")
+    _refused(tmp_path / "config.yaml", "is no folder")
+
+
+def test_half_written(tmp_path: Path) -> None:
+    write_run(tmp_path / "done")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "predictions.rank0.csv").write_text("index\n")
+    _refused(tmp_path, str(tmp_path / "new"), "half written", "finish or resume")
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (b"{", "damaged JSON"),
+        (b"[]", "no object"),
+        (b'{"method": "\xff"}', "not UTF-8"),
+        (b"", "damaged JSON"),
+        (b'{"method": "x"}', "has no dataset, backbone, n,"),
+    ],
+)
+def test_damaged_results(tmp_path: Path, content: bytes, part: str) -> None:
+    folder = write_run(tmp_path / "one")
+    (folder / "results.json").write_bytes(content)
+    _refused(folder, str(folder / "results.json"), part)
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"format": 2, "versions": {"lorattt": "9.9"}}, "format 2 of lorattt 9.9"),
+        ({"format": "x"}, "format x"),
+        ({"n": "40"}, "n is '40'"),
+        ({"seed": True}, "seed is True"),
+        ({"top1_after": "high"}, "top1_after is 'high'"),
+        ({"corruption": {"name": "fog"}}, "corruption.severity, corruption.of"),
+        ({"corruption": 3}, "corruption is no object"),
+        ({"peak_memory_bytes": None}, "has no peak_memory_bytes"),
+        ({"n": 41}, "has 40 images, results.json says 41"),
+    ],
+)
+def test_results_of_another_version_or_edited(tmp_path: Path, change: dict[str, object], part: str) -> None:
+    folder = write_run(tmp_path / "one")
+    change_results(folder, **change)
+    _refused(folder, str(folder), part)
+
+
+def test_format_1_is_read(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "one")
+    change_results(folder, format=1)
+    assert len(find_runs([str(folder)])) == 1
+
+
+def test_bad_predictions(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "one", n=4)
+    file = folder / "predictions.csv"
+    text = file.read_text(encoding="utf-8")
+    cases = {
+        text.replace("label,", "", 1).replace("confidence_after,", "", 1): "has no column label, confidence_after",
+        "": "has no column index",
+        text[: text.rindex("0.5,a")]: "line 5: has",
+        text.replace("\n1,", "\nx,"): "line 3: index is 'x'",
+        text.replace("\n2,", "\n1,"): "image 1 occurs more than once",
+        text.replace(",0.5,", ",,", 1).replace("demo-noise/000000.png,0", "demo-noise/000000.png,?"): "label is '?'",
+        text[: text.rindex("\n3,") + 1]: "has 3 images, results.json says 4",
+    }
+    for content, part in cases.items():
+        file.write_text(content, encoding="utf-8")
+        _refused(folder, str(file), part)
+    file.write_bytes(text.encode().replace(b"demo", b"\xe9\xff", 1))
+    _refused(folder, str(file), "not UTF-8")
+    file.unlink()
+    _refused(folder, str(file), "is missing")
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"label": 1}', '{"label": 1, "before": [{"label": 1}]}', "\udcff"])
+def test_bad_ranked_predictions(tmp_path: Path, line: str) -> None:
+    folder = write_run(tmp_path / "one", n=2)
+    (folder / "predictions.jsonl").write_bytes(line.encode("utf-8", "surrogateescape") + b"\n")
+    _refused(folder, "predictions.jsonl")
+
+
+@pytest.mark.parametrize("content", ["a: [", "- 1", "x"])
+def test_bad_configuration(tmp_path: Path, content: str) -> None:
+    folder = write_run(tmp_path / "one")
+    (folder / "config.yaml").write_text(content)
+    _refused(folder, str(folder / "config.yaml"))
+
+
+def test_without_labels(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "one")
+    row = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    change_results(folder, **{key: None for key in row if key.endswith(("_before", "_after"))})
+    _refused(folder, "none with labels")
+    write_run(tmp_path / "two")
+    assert any("left out" in note for note in build_report([str(tmp_path)]).notes)
+
+
+def test_different_images_under_one_name(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", n=10)
+    write_run(tmp_path / "b", method="zero", n=10)
+    file = tmp_path / "b" / "predictions.csv"
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace("demo-noise/000003", "other/000003").replace("/000007", "/7"), encoding="utf-8")
+    _refused(tmp_path, "demo-noise with different images: 2 of 10 differ", "number 3 (demo-noise/000003.png)", "apart")
+    change_results(write_run(tmp_path / "b", method="zero", n=8))
+    _refused(tmp_path, "2 of 10 differ, such as number 8")
+    write_run(tmp_path / "b", method="zero", n=10, classes=4)
+    _refused(tmp_path, "with different labels: 6 of 10 differ, such as number 4")
+
+
+def test_rows_by_the_settings_that_tell_runs_apart(tmp_path: Path) -> None:
+    write_run(tmp_path / "1", settings={"steps": 1, "lr": 0.1, "chunk": 8})
+    write_run(tmp_path / "2", settings={"steps": 2, "lr": 0.1, "chunk": 64}, draw=5)
+    write_run(tmp_path / "3", settings={"steps": 2, "lr": 0.1}, seed=1)
+    # Another dataset with another setting: as papers do, still the same row.
+    write_run(tmp_path / "4", settings={"steps": 2, "lr": 0.5}, dataset="dtd")
+    rows, _ = gather(find_runs([str(tmp_path)]))
+    assert [(row.label, {name: sorted(seeds) for name, seeds in row.runs.items()}) for row in rows] == [
+        ("lora_ttt (steps=1)", {"demo-noise": [0]}),
+        ("lora_ttt (steps=2)", {"demo-noise": [0, 1], "dtd": [0]}),
+    ]
+
+
+def test_a_prompt_of_each_seed_is_one_row(tmp_path: Path) -> None:
+    for seed in range(3):
+        write_run(tmp_path / str(seed), method="zero_shot", seed=seed, settings={"prompt": {"file": f"coop-{seed}"}})
+    rows, _ = gather(find_runs([str(tmp_path)]))
+    assert [sorted(row.runs["demo-noise"]) for row in rows] == [[0, 1, 2]]
+
+
+def test_the_same_run_twice(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_run(tmp_path / name)
+    rows, notes = gather(find_runs([str(tmp_path)]))
+    assert len(rows[0].runs["demo-noise"]) == 1
+    assert "counted once" in notes[0]
+    write_run(tmp_path / "b", draw=9)
+    _refused(tmp_path, "two runs of lora_ttt on demo-noise with seed 0", "NAME=FOLDER")
+    rows, _ = gather(find_runs([f"one={tmp_path / 'a'}", f"other={tmp_path / 'b'}"]))
+    assert [row.label for row in rows] == ["one", "other"]
+
+
+def test_columns_of_the_writer() -> None:
+    """What the callbacks write is what these tests write."""
+    from lorattt.callbacks import predictions as writer
+
+    assert list(writer.COLUMNS) == COLUMNS

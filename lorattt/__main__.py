@@ -1,6 +1,32 @@
-"""``python -m lorattt`` is the command ``lorattt``."""
+"""The command ``lorattt``, and ``python -m lorattt``.
 
-from lorattt.cli import main
+What needs no model is answered before torch is imported, which takes seconds.
+"""
+
+import sys
+from collections.abc import Sequence
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line; the arguments are those of the process where none are given."""
+    given = list(sys.argv[1:] if args is None else args)
+    if given[:1] == ["report"]:
+        from lorattt.report.command import main as report
+
+        raise SystemExit(report(given[1:]))
+    if given[:1] == ["sweep"]:
+        from lorattt.sweep.command import main as sweep
+
+        raise SystemExit(sweep(given[1:]))
+    if given == ["--version"]:
+        from lorattt import __version__
+
+        print(f"lorattt {__version__}")
+        raise SystemExit(0)
+    from lorattt.cli import main as command
+
+    command(None if args is None else given)
+
 
 if __name__ == "__main__":
     main()

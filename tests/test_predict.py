@@ -269,7 +269,9 @@ def test_two_devices_and_what_stands_before_they_end(tmp_path: Path) -> None:
     module = SimpleNamespace(class_names=["a", "b", "ç"])
     folder = RunFolder(top_k=2)
     folder.path = tmp_path
-    strategy = SimpleNamespace(root_device=torch.device("cpu"), reduce=lambda counts, reduce_op: counts)
+    strategy = SimpleNamespace(
+        root_device=torch.device("cpu"), reduce=lambda counts, reduce_op: counts, broadcast=lambda problem: problem
+    )
     writers = []
     for rank, batches in (
         (1, [([5], [[0.0, 0.0, 0.0]]), ([1], [[1.0, 2.0, 3.0]])]),
@@ -283,11 +285,14 @@ def test_two_devices_and_what_stands_before_they_end(tmp_path: Path) -> None:
         for number, (indices, logits) in enumerate(batches, 1):
             writer.took(outputs(indices, logits))
             # Flushed every batch: a run that dies leaves its lines.
-            part = (tmp_path / f"predictions.rank{rank}.jsonl").read_text(encoding="utf-8").split("\n")
+            part = (tmp_path / f"journal.rank{rank}.jsonl").read_text(encoding="utf-8").split("\n")
             assert len(part) - 1 == (number if rank else 2)
         writers.append((writer, trainer))
     for writer, trainer in writers:
         writer.ended(trainer, module)
+        assert (tmp_path / "journal.rank0.jsonl").exists()  # until all files of the run are written
+    for writer, trainer in writers:
+        writer.teardown(trainer, Any, "predict")  # type: ignore[arg-type]
     assert {path.name for path in tmp_path.iterdir()} == {"predictions.csv", "predictions.jsonl"}
     lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text(encoding="utf-8").split("\n")[:-1]]
     assert [line["index"] for line in lines] == [0, 1, 3, 5]
@@ -317,13 +322,23 @@ def test_the_most_probable_classes_by_plain_python() -> None:
 
 
 def test_logits_that_are_no_numbers_leave_valid_json(tmp_path: Path) -> None:
-    trainer: Any = SimpleNamespace(callbacks=[], default_root_dir=str(tmp_path), global_rank=0)
+    strategy = SimpleNamespace(
+        root_device=torch.device("cpu"), reduce=lambda counts, reduce_op: counts, broadcast=lambda problem: problem
+    )
+    trainer: Any = SimpleNamespace(
+        callbacks=[], default_root_dir=str(tmp_path), global_rank=0, is_global_zero=True, strategy=strategy
+    )
     writer = PredictionsWriter()
     writer.started(trainer, SimpleNamespace(class_names=["a", "b"]))
     writer.took(outputs([0], [[float("nan")] * 2]))
-    line = json.loads((tmp_path / "predictions.rank0.jsonl").read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    part = (tmp_path / "journal.rank0.jsonl").read_text(encoding="utf-8")
+    answer = json.loads(part, parse_constant=pytest.fail)["answers"][""]
+    assert answer["after"] == {"entropy": "nan", "top": [[0, "nan"], [1, "nan"]]}
+    writer.ended(trainer, SimpleNamespace(class_names=["a", "b"]))
+    text = (tmp_path / "predictions.jsonl").read_text(encoding="utf-8")
+    line = json.loads(text, parse_constant=pytest.fail)
     assert [entry["probability"] for entry in line["after"]] == [None, None]
-    writer.on_exception(trainer, Any, RuntimeError())  # type: ignore[arg-type]
+    assert [entry["class"] for entry in line["after"]] == ["a", "b"]
 
 
 def test_top_k_must_leave_something() -> None:

@@ -13,6 +13,9 @@ class RunObserver(Callback):
     def started(self, trainer: Trainer, module: Any) -> None:
         """The run is about to take its first batch."""
 
+    def begins(self, trainer: Trainer) -> None:
+        """A batch is on the device and about to be classified."""
+
     def took(self, outputs: Any) -> None:
         """A batch was classified."""
 
@@ -22,6 +25,10 @@ class RunObserver(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lightning's hook."""
         self.started(trainer, pl_module)
+
+    def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Lightning's hook."""
+        self.begins(trainer)
 
     def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
         """Lightning's hook."""
@@ -35,6 +42,10 @@ class RunObserver(Callback):
         """Lightning's hook."""
         self.started(trainer, pl_module)
 
+    def on_predict_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Lightning's hook."""
+        self.begins(trainer)
+
     def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
         """Lightning's hook."""
         self.took(outputs)
@@ -47,6 +58,11 @@ class RunObserver(Callback):
         """Lightning's hook."""
         if trainer.state.fn == TrainerFn.VALIDATING:
             self.started(trainer, pl_module)
+
+    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Lightning's hook."""
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self.begins(trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
         """Lightning's hook."""

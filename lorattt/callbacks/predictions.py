@@ -1,161 +1,203 @@
-"""``predictions.csv`` and ``predictions.jsonl``: an entry per image, written as they are made, merged at the end."""
+"""``predictions.csv`` and ``predictions.jsonl``: an entry per image, journalled as they are made, merged at the end."""
 
-import csv
-import json
 import math
-from collections.abc import Callable
+import time
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from lorattt.callbacks.base import RunObserver, answers_of, members_of
-from lorattt.callbacks.run_folder import find_run_folder, find_top_k
-
-COLUMNS = (
-    "index",
-    "path",
-    "label",
-    "prediction_before",
-    "prediction_after",
-    "confidence_before",
-    "confidence_after",
-    "entropy_before",
-    "entropy_after",
-    "name_before",
-    "name_after",
+from lorattt.callbacks.journal import (
+    Journal,
+    Journals,
+    journal_path,
+    read_journals,
+    remove_journals,
+    saving,
 )
-SKIPPED_COLUMNS = ("index", "path", "reason")
-_FILES = ("predictions.csv", "predictions.jsonl")
-_SKIPPED = "skipped.csv"
+from lorattt.callbacks.lock import FolderLock
+from lorattt.callbacks.merge import COLUMNS as COLUMNS
+from lorattt.callbacks.merge import SKIPPED_COLUMNS, Totals, merge
+from lorattt.callbacks.run_folder import find_run_folder, find_top_k, goes_on
+from lorattt.errors import UserError
+
+_STAGES = ("validate", "test", "predict")
 
 
 class PredictionsWriter(RunObserver):
-    """Each device appends to files of its own and flushes every batch; the first one merges, by index.
+    """Each device appends every batch to a journal of its own; at the end the first one merges them, by index.
 
     Labels and predictions are class numbers, names their class names; confidences are probabilities,
     entropies are in nats. A label that is not known is empty in the CSV and null in the JSON lines, which
     list the most probable classes of each image. ``skipped.csv`` lists the images that could not be read.
     Of several methods, each has a folder of its own name with its predictions.
 
+    Where the run goes on with another that did not end, what that one's journals hold is left out of the data and
+    merged with the rest; the folder must then be one that all devices see. Stands behind the RunFolder in a
+    Trainer's callbacks.
+
     Attributes:
-        fallbacks: Over all devices, how often adaptation was not finite, by the names of the methods (the empty
-            one for a method alone); known when the run has ended.
-        skipped: Over all devices, how many images could not be read.
-        rows: Over all devices, how many images were classified.
+        resumed: How many images were classified by earlier attempts; on all devices, from the setup on.
+        right: Of these, how many have a label, and how many of the last method's answers are right before and after.
+        classified: Over all devices, how many images this attempt classified; known when the run has ended.
+        seconds: How long this device has written, in seconds.
+        totals: What the merged files hold; on the first device, when the run has ended.
     """
 
     def __init__(self) -> None:
-        self.fallbacks: dict[str, int] = {}
-        self.skipped = self.rows = 0
-        self._predictions: dict[str, _Predictions] = {}
-        self._skipped: TextIO | None = None
+        self.resumed, self.right, self.classified = 0, (0, 0, 0), 0
+        self.seconds = 0.0
+        self.totals = Totals()
+        self._skipped = 0
+        self._top_k = 1
+        self._members: dict[str, Any] = {}
+        self._journal: Journal | None = None
+        self._lock: FolderLock | None = None
+        self._merged: Path | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Keep other runs out of the folder, see what earlier attempts left, and tell the data.
+
+        Raises:
+            UserError: If another run is under way in the folder, or the images are not those of earlier attempts.
+        """
+        self.resumed, self.right = 0, (0, 0, 0)
+        if stage not in _STAGES:
+            return
+        done: dict[int, str] = {}
+        again: list[int] = []
+        problem = ""
+        if trainer.is_global_zero:
+            try:
+                found = self._look_back(find_run_folder(trainer), goes_on(trainer))
+                done = {index: place.path for index, place in found.done.items()}
+                again = sorted(found.bad)
+            except UserError as error:
+                problem = str(error)
+        # Every device learns of a refusal, so that none waits for the one that stopped.
+        done, again, right, problem = trainer.strategy.broadcast((done, again, self.right, problem))
+        if problem:
+            raise UserError(problem)
+        leave_out = getattr(getattr(trainer, "datamodule", None), "leave_out", None)
+        if leave_out is not None:
+            leave_out(done, again)
+            self.resumed, self.right = len(done), right
+
+    def _look_back(self, folder: Path, go_on: bool) -> Journals:
+        with saving(folder, folder):
+            self._lock = FolderLock(folder)
+            if not go_on:
+                remove_journals(folder)
+        found = read_journals(folder)
+        known = [place.right for place in found.done.values() if place.right is not None]
+        self.right = len(known), sum(before for before, _ in known), sum(after for _, after in known)
+        if found.done or found.bad or found.dropped:
+            dropped = f", {found.dropped} damaged or unfinished lines are left out" if found.dropped else ""
+            again = f", {len(found.bad)} that could not be read are tried again" if found.bad else ""
+            print(f"going on in {folder}: {len(found.done)} images are done{again}{dropped}")
+        return found
 
     def started(self, trainer: Trainer, module: Any) -> None:
-        """Open this device's files."""
-        self.skipped = self.rows = 0
-        names, top_k = list(getattr(module, "class_names", None) or ()), find_top_k(trainer)
-        folder = find_run_folder(trainer)
-        self.fallbacks = dict.fromkeys(members_of(module), 0)
-        self._predictions = {
-            name: _Predictions(folder / name, trainer.global_rank, names, top_k) for name in self.fallbacks
-        }
-        self._skipped = _open(_part(folder, _SKIPPED, trainer.global_rank))
-        csv.writer(self._skipped).writerow(SKIPPED_COLUMNS)
+        """Open this device's journal."""
+        self._skipped = self.classified = 0
+        self.seconds = 0.0
+        self._merged = None
+        self._members, self._top_k = members_of(module), find_top_k(trainer)
+        self._journal = Journal(journal_path(find_run_folder(trainer), trainer.global_rank))
 
     def took(self, outputs: Any) -> None:
         """Write a batch."""
-        assert self._skipped is not None
+        assert self._journal is not None
+        if outputs["index"].is_cuda:  # reading the answers would wait for them just the same, and seem to be writing
+            torch.cuda.synchronize(outputs["index"].device)
+        began = time.perf_counter()
+        entries = self._entries(outputs)
+        skipped = [{key: bad[key] for key in SKIPPED_COLUMNS} for bad in outputs["skipped"]]
+        self._journal.append(entries + skipped)
+        self.classified += len(entries)
+        self._skipped += len(skipped)
+        self.seconds += time.perf_counter() - began
+
+    def _entries(self, outputs: Any) -> list[dict[str, Any]]:
+        label = outputs["label"].tolist()
+        entries: list[dict[str, Any]] = [
+            {"index": index, "path": path, "label": known if known >= 0 else None, "answers": {}}
+            for index, path, known in zip(outputs["index"].tolist(), outputs["path"], label, strict=True)
+        ]
         for name, answer in answers_of(outputs).items():
-            self._predictions[name].write(outputs, answer)
-            self.fallbacks[name] += int(answer["fallback"].sum())
-        csv.writer(self._skipped).writerows([bad[key] for key in SKIPPED_COLUMNS] for bad in outputs["skipped"])
-        self._skipped.flush()
-        self.skipped += len(outputs["skipped"])
-        self.rows += len(outputs["index"])
+            logits = [answer[when].detach().float().cpu() for when in ("before", "after")]
+            sides = [self._sides(each) for each in logits]
+            metrics = getattr(self._members.get(name), "metrics", None)
+            target = torch.tensor(label, dtype=torch.long)
+            scores = [None] * len(entries) if metrics is None else metrics.scores(*logits, target)
+            columns = zip(entries, *sides, scores, answer["fallback"].tolist(), strict=True)
+            for entry, before, after, score, fallback in columns:
+                known = None if score is None else [_written(value) for value in score]
+                entry["answers"][name] = {"before": before, "after": after, "scores": known, "fallback": fallback}
+        return entries
+
+    def _sides(self, logits: Tensor) -> list[dict[str, Any]]:
+        ranked, entropies = top_classes(logits, self._top_k), summary(logits)[2]
+        return [
+            {"entropy": _written(entropy), "top": [(label, _written(p)) for label, p in top]}
+            for top, entropy in zip(ranked, entropies, strict=True)
+        ]
 
     def ended(self, trainer: Trainer, module: Any) -> None:
-        """Add up the counts of all devices and merge their files."""
-        self._close()
-        counts = [self.skipped, self.rows, *self.fallbacks.values()]
-        # A sum of integers, exact; it also waits until every device has closed its files.
-        sums = trainer.strategy.reduce(torch.tensor(counts, device=trainer.strategy.root_device), reduce_op="sum")
-        self.skipped, self.rows, *fallbacks = (int(n) for n in sums)
-        self.fallbacks = dict(zip(self.fallbacks, fallbacks, strict=True))
-        if trainer.is_global_zero:
-            folder, world = find_run_folder(trainer), trainer.world_size
-            for name in self.fallbacks:
-                _merge(folder / name, _FILES[0], world, _merge_tables)
-                _merge(folder / name, _FILES[1], world, _merge_lines)
-            _merge(folder, _SKIPPED, world, _merge_tables)
-            if not self.skipped:
-                (folder / _SKIPPED).unlink()
+        """Merge the journals of all devices and attempts.
 
-    def _close(self) -> None:
-        for predictions in self._predictions.values():
-            predictions.close()
-        if self._skipped is not None:
-            self._skipped.close()
-        self._predictions, self._skipped = {}, None
+        Raises:
+            UserError: If the disk is full, or the first device does not see what the others wrote.
+        """
+        assert self._journal is not None
+        self._journal.close()
+        self._journal = None
+        counts = torch.tensor([self.classified, self._skipped], device=trainer.strategy.root_device)
+        # A sum of integers, exact; it also waits until every device has closed its journal.
+        classified, skipped = (int(n) for n in trainer.strategy.reduce(counts, reduce_op="sum"))
+        self.classified, problem = classified, ""
+        if trainer.is_global_zero:
+            try:
+                self._merge(find_run_folder(trainer), module, skipped)
+            except UserError as error:
+                problem = str(error)
+        problem = trainer.strategy.broadcast(problem)
+        if problem:
+            raise UserError(problem)
+
+    def _merge(self, folder: Path, module: Any, skipped: int) -> None:
+        found = read_journals(folder)
+        missing = self.resumed + self.classified + skipped - len(found.done) - len(found.bad)
+        if missing > 0:
+            raise UserError(
+                f"{folder}: the journals of some devices are not there ({missing} images are missing): "
+                "name a run.folder on a file system that all nodes share"
+            )
+        self.totals = merge(folder, found, self._members, list(getattr(module, "class_names", None) or ()))
+        self._merged = folder
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """When all files of the run are written, and not before: remove the journals, and let other runs in."""
+        if self._merged is not None:
+            remove_journals(self._merged)
+            self._merged = None
+        self._release()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave what was written where it is."""
-        self._close()
+        if self._journal is not None:
+            self._journal.abandon()
+            self._journal = None
+        self._merged = None
+        self._release()
 
-
-class _Predictions:
-    """One method's predictions on one device."""
-
-    def __init__(self, folder: Path, rank: int, names: list[str], top_k: int) -> None:
-        self._names, self._top_k = names, top_k
-        folder.mkdir(parents=True, exist_ok=True)
-        self._table, self._lines = (_open(_part(folder, name, rank)) for name in _FILES)
-        csv.writer(self._table).writerow(COLUMNS)
-
-    def write(self, outputs: Any, answer: Any) -> None:
-        """Write a batch: which images, from the step's output, and what the method says to them."""
-        before, after = summary(answer["before"]), summary(answer["after"])
-        index, label = outputs["index"].tolist(), outputs["label"].tolist()
-        rows = csv.writer(self._table)
-        for i, path in enumerate(outputs["path"]):
-            pairs = [f"{x[i]:.6f}" for part in (1, 2) for x in (before[part], after[part])]
-            known = label[i] if label[i] >= 0 else ""
-            names = [self._name(x[0][i]) for x in (before, after)]
-            rows.writerow((index[i], path, known, before[0][i], after[0][i], *pairs, *names))
-        entries = self._entries(outputs, answer)
-        self._lines.writelines(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
-        self._table.flush()
-        self._lines.flush()
-
-    def close(self) -> None:
-        """Close the files."""
-        self._table.close()
-        self._lines.close()
-
-    def _entries(self, outputs: Any, answer: Any) -> list[dict[str, Any]]:
-        before, after = (top_classes(answer[when], self._top_k) for when in ("before", "after"))
-        columns = (outputs["index"].tolist(), outputs["path"], outputs["label"].tolist(), answer["fallback"].tolist())
-        return [
-            {
-                "index": index,
-                "path": path,
-                "label": label if label >= 0 else None,
-                "before": [self._ranked(*pair) for pair in before[i]],
-                "after": [self._ranked(*pair) for pair in after[i]],
-                "fallback": fallback,
-            }
-            for i, (index, path, label, fallback) in enumerate(zip(*columns, strict=True))
-        ]
-
-    def _ranked(self, label: int, probability: float) -> dict[str, Any]:
-        # JSON has no NaN: a model that overflowed leaves null.
-        shown = round(probability, 6) if math.isfinite(probability) else None
-        return {"class": self._name(label), "label": label, "probability": shown}
-
-    def _name(self, label: int) -> str:
-        return self._names[label] if label < len(self._names) else ""
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
 
 def summary(logits: Tensor) -> tuple[list[int], list[float], list[float]]:
@@ -178,37 +220,6 @@ def top_classes(logits: Tensor, k: int) -> list[list[tuple[int, float]]]:
     return [list(zip(*row, strict=True)) for row in zip(numbers, values, strict=True)]
 
 
-def _open(path: Path) -> TextIO:
-    # A file's name need not be text in UTF-8: what is not is written as an escape.
-    return path.open("w", newline="", encoding="utf-8", errors="backslashreplace")
-
-
-def _part(folder: Path, name: str, rank: int) -> Path:
-    stem, _, ending = name.rpartition(".")
-    return folder / f"{stem}.rank{rank}.{ending}"
-
-
-def _merge(folder: Path, name: str, world: int, merge: Callable[[list[Path], TextIO], None]) -> None:
-    parts = [_part(folder, name, rank) for rank in range(world)]
-    with (folder / name).open("w", newline="", encoding="utf-8") as file:
-        merge(parts, file)
-    for part in parts:
-        part.unlink()
-
-
-def _merge_tables(parts: list[Path], target: TextIO) -> None:
-    header: list[str] = []
-    rows: list[list[str]] = []
-    for part in parts:
-        with part.open(newline="", encoding="utf-8") as file:
-            header, *some = csv.reader(file)
-        rows += some
-    csv.writer(target).writerows([header, *sorted(rows, key=lambda row: int(row[0]))])
-
-
-def _merge_lines(parts: list[Path], target: TextIO) -> None:
-    lines: list[str] = []
-    for part in parts:
-        with part.open(newline="", encoding="utf-8") as file:
-            lines += file
-    target.writelines(sorted(lines, key=lambda line: int(json.loads(line)["index"])))
+def _written(value: float) -> float | str:
+    """A number as JSON has it to the last digit; JSON has no NaN, which becomes a text that ``float`` reads."""
+    return value if math.isfinite(value) else str(value)

@@ -4,6 +4,7 @@ import json
 import platform
 import sys
 import time
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,16 @@ from lightning.pytorch import Trainer
 
 from lorattt import __version__
 from lorattt.callbacks.base import RunObserver, members_of
+from lorattt.callbacks.journal import saving
+from lorattt.callbacks.merge import replaced
 from lorattt.callbacks.predictions import PredictionsWriter
 from lorattt.callbacks.run_folder import RESULTS_FILE, find_run_folder, run_name
+from lorattt.callbacks.stages import StageTimes
 
 MEASURES = {"top1": "top-1 %", "top5": "top-5 %", "ece": "ECE %", "nll": "NLL"}
+FORMAT = 1
+"""Of ``results.json``, which :mod:`lorattt.report.runs` reads: raised when a key changes its meaning."""
+
 _DIGITS = {"top1": 2, "top5": 2, "ece": 2, "nll": 4}
 
 
@@ -27,7 +34,9 @@ class ResultsWriter(RunObserver):
     start of the first batch, model and text features excluded, over all devices; ``peak_memory_bytes`` is
     the largest of any device: its allocator's on CUDA, the process's resident set elsewhere. Of several
     methods, each has a file in its folder; ``shared_with`` names the others, and speed and memory are those
-    of all of them together.
+    of all of them together. ``stages`` says where the time went, in seconds, ``not_finite`` how many images the model
+    itself had no finite answer to, ``batches_halved`` how often a batch did not fit the memory. Of a run that went on,
+    ``resumed`` images were classified by earlier attempts; speed, stages and memory are those of the last attempt.
     """
 
     def __init__(self) -> None:
@@ -46,26 +55,33 @@ class ResultsWriter(RunObserver):
         seconds = time.perf_counter() - self._started  # the devices have met in the merge before
         peak = int(trainer.strategy.reduce(torch.tensor(peak_memory(device), device=device), reduce_op="max"))
         members = members_of(module)
-        # On every device: the metrics add up their shares here.
-        measures: dict[str, dict[str, float | int]] = {name: m.metrics.compute() for name, m in members.items()}
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        counts = next(each for each in callbacks if isinstance(each, PredictionsWriter))
+        times = next((each for each in callbacks if isinstance(each, StageTimes)), None)
+        stages, halved = ({}, 0) if times is None else times.totals(trainer, module, counts.seconds)
         if not trainer.is_global_zero:
             return
-        counts = next(c for c in trainer.callbacks if isinstance(c, PredictionsWriter))  # type: ignore[attr-defined]
-        folder = find_run_folder(trainer)
+        totals, folder = counts.totals, find_run_folder(trainer)
         rows = []
         for name, member in members.items():
             row = {
+                "format": FORMAT,
                 "method": run_name(member, "name"),
                 "dataset": run_name(getattr(trainer, "datamodule", None), "name"),
                 "backbone": module.clip.name,
                 "corruption": getattr(getattr(trainer, "datamodule", None), "corruption", None),
-                **measures[name],
-                "n": counts.rows,
-                "images_per_second": counts.rows / seconds,
+                **totals.measures[name],
+                "n": totals.rows,
+                "resumed": counts.resumed,
+                "images_per_second": counts.classified / seconds,
                 "peak_memory_bytes": peak,
                 "seed": module.seed,
-                "fallbacks": counts.fallbacks[name],
-                "skipped": counts.skipped,
+                "fallbacks": totals.fallbacks[name],
+                "not_finite": totals.not_finite[name],
+                "skipped": totals.skipped,
+                "batches_halved": halved,
+                "stages": stages,
+                **({"stage2": asdict(done)} if (done := getattr(member, "stage2_report", None)) else {}),
                 **({"shared_with": [other for other in members if other != name]} if name else {}),
                 "versions": {
                     "lorattt": __version__,
@@ -73,9 +89,16 @@ class ResultsWriter(RunObserver):
                     **{name: version(name) for name in ("torch", "torchvision", "lightning", "open_clip_torch")},
                 },
             }
-            (folder / name / RESULTS_FILE).write_text(json.dumps(row, indent=2) + "\n", encoding="utf-8")
+            path = folder / name / RESULTS_FILE
+            with saving(path, folder), replaced(path) as file:
+                file.write(json.dumps(row, indent=2) + "\n")
             rows.append(row)
-        print(table_of_several(rows, folder) if "" not in members else table(rows[0], folder))
+        print(table_of(rows, folder))
+
+
+def table_of(rows: list[dict[str, Any]], folder: Path) -> str:
+    """The results of a run of one method or of several as text."""
+    return table_of_several(rows, folder) if "shared_with" in rows[0] else table(rows[0], folder)
 
 
 def table(row: dict[str, Any], folder: Path) -> str:
@@ -111,7 +134,8 @@ def table_of_several(rows: list[dict[str, Any]], folder: Path) -> str:
     ]
     skipped = [f"{first['skipped']} images could not be read"] if first["skipped"] else []
     last = f"written to {folder}, a folder for each method"
-    return "\n".join(["", *lines, _costs(first, " for all methods together"), *fallbacks, *skipped, last])
+    costs = _costs(first, " for all methods together")
+    return "\n".join(["", *lines, costs, *fallbacks, *skipped, *_troubles(first), last])
 
 
 def _scaled(row: dict[str, Any], key: str, when: str) -> float:
@@ -125,12 +149,23 @@ def _costs(row: dict[str, Any], whose: str) -> str:
 
 
 def _losses(row: dict[str, Any]) -> list[str]:
-    if not (row["fallbacks"] or row["skipped"]):
-        return []
-    return [
-        f"{row['fallbacks']} images kept their zero-shot prediction (adaptation not finite), "
-        f"{row['skipped']} could not be read"
-    ]
+    lines = []
+    if row["fallbacks"] or row["skipped"]:
+        kept = f"{row['fallbacks']} images kept their zero-shot prediction (adaptation not finite)"
+        lines.append(f"{kept}, {row['skipped']} could not be read")
+    return [*lines, *_troubles(row)]
+
+
+def _troubles(row: dict[str, Any]) -> list[str]:
+    """What did not end the run; results of an earlier version do not tell it."""
+    lines = []
+    if count := row.get("not_finite"):
+        lines.append(f"{count} images have no finite answer without adaptation: try model.clip.dtype fp32")
+    if count := row.get("batches_halved"):
+        lines.append(
+            f"{count} times a batch did not fit the memory and was halved: a smaller data.batch_size saves that"
+        )
+    return lines
 
 
 def peak_memory(device: torch.device) -> int:

@@ -7,9 +7,12 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
+from lorattt.callbacks.journal import PATTERN, journals_in, saving
+from lorattt.callbacks.merge import replaced
 from lorattt.errors import UserError
 
 RESULTS_FILE = "results.json"
+CONFIG_FILE = "config.yaml"
 TOP_K = 5
 
 
@@ -18,22 +21,25 @@ class RunFolder(Callback):
 
     Args:
         root: Folder of all runs; a run gets ``root/<method>/<dataset>/<number>``, the next free number.
-        folder: This very folder instead.
+        folder: This very folder instead. A run of the same configuration in it that did not end is gone on with.
         top_k: How many classes ``predictions.jsonl`` gives an image, at most all there are.
+        resume: Whether to go on with a run in ``folder``; refuse a folder that holds one otherwise.
 
     Attributes:
         path: The run's folder, once the run has started; the same on all devices.
         top_k: As given.
+        goes_on: Whether the run goes on with another that did not end; known on the first device.
 
     Raises:
         UserError: If ``top_k`` is below 1.
     """
 
-    def __init__(self, root: str = "runs", folder: str | None = None, top_k: int = TOP_K) -> None:
+    def __init__(self, root: str = "runs", folder: str | None = None, top_k: int = TOP_K, resume: bool = True) -> None:
         if top_k < 1:
             raise UserError(f"run.top_k {top_k}: must be at least 1")
-        self._root, self._folder = root, folder
+        self._root, self._folder, self._resume = root, folder, resume
         self.top_k = top_k
+        self.goes_on = False
         self.path = Path(folder or root)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -43,6 +49,7 @@ class RunFolder(Callback):
             UserError: If the folder that was asked for already holds results, or cannot be made.
         """
         chosen, problem = "", ""
+        self.goes_on = False
         if trainer.is_global_zero:
             try:
                 chosen = self._choose(trainer, pl_module)
@@ -59,11 +66,11 @@ class RunFolder(Callback):
     def _choose(self, trainer: Trainer, pl_module: LightningModule) -> str:
         if self._folder is not None:
             folder = Path(self._folder)
-            # A run of several methods has the results of each in a folder of its own.
-            for found in (folder / RESULTS_FILE, *sorted(folder.glob(f"*/{RESULTS_FILE}"))):
-                if found.exists():
-                    held = found.relative_to(folder).as_posix()
-                    raise UserError(f"run.folder {folder} already holds {held}: name another one, or remove it")
+            # Without the writer of config.yaml nobody has compared the configurations.
+            compared = any(isinstance(callback, ConfigWriter) for callback in _callbacks(trainer))
+            self.goes_on = self._resume and compared and (folder / CONFIG_FILE).exists() and bool(journals_in(folder))
+            if not self.goes_on:
+                refuse_used(folder)
             folder.mkdir(parents=True, exist_ok=True)
             return str(folder)
         parent = Path(self._root) / run_name(pl_module, "name") / run_name(_datamodule(trainer), "name")
@@ -79,13 +86,35 @@ class RunFolder(Callback):
             return str(folder)
 
 
+def results_in(folder: Path) -> list[Path]:
+    """The results of a finished run; one of several methods has those of each in a folder of its own."""
+    return [path for path in (folder / RESULTS_FILE, *sorted(folder.glob(f"*/{RESULTS_FILE}"))) if path.exists()]
+
+
+def refuse_used(folder: Path) -> None:
+    """Refuse a folder that a run would overwrite.
+
+    Raises:
+        UserError: If it holds results, or journals of a run that did not end.
+    """
+    for found in results_in(folder):
+        held = found.relative_to(folder).as_posix()
+        raise UserError(f"run.folder {folder} already holds {held}: name another one, or remove it")
+    for found in journals_in(folder):
+        raise UserError(
+            f"run.folder {folder} already holds {found.name} of a run that did not end: go on with it on the command "
+            f"line (run.resume true, {CONFIG_FILE} in the folder), name another one, or remove {PATTERN}"
+        )
+
+
 class ConfigWriter(SaveConfigCallback):
     """Writes the whole configuration of a run to ``config.yaml`` in its folder, and drawn images to ``images.tsv``."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Called by Lightning on the first device, after the folder was made."""
         folder = find_run_folder(trainer)
-        self.parser.save(self.config, folder / "config.yaml", skip_none=False, overwrite=True, multifile=False)
+        with saving(folder / CONFIG_FILE, folder), replaced(folder / CONFIG_FILE) as file:
+            file.write(self.parser.dump(self.config, skip_none=False))
         if keep_images := getattr(_datamodule(trainer), "keep_images", None):
             keep_images(folder / "images.tsv")
 
@@ -114,6 +143,16 @@ def find_top_k(trainer: Trainer) -> int:
     return found.top_k if found else TOP_K
 
 
+def goes_on(trainer: Trainer) -> bool:
+    """Whether the run goes on with another in its folder; known on the first device."""
+    found = _find(trainer)
+    return found is not None and found.goes_on
+
+
 def _find(trainer: Trainer) -> RunFolder | None:
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    return next((callback for callback in callbacks if isinstance(callback, RunFolder)), None)
+    return next((callback for callback in _callbacks(trainer) if isinstance(callback, RunFolder)), None)
+
+
+def _callbacks(trainer: Trainer) -> list[Callback]:
+    found: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return found

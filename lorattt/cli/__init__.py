@@ -11,6 +11,7 @@ from typing import Any, NoReturn, TextIO
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
 
 # Imported so that their classes can be named without their modules.
 import lorattt.data.benchmark
@@ -27,6 +28,8 @@ import lorattt.methods.mean_of_views
 import lorattt.methods.mta
 import lorattt.methods.pretrain
 import lorattt.methods.sapt
+import lorattt.methods.self_tpt
+import lorattt.methods.self_tpt_training
 import lorattt.methods.several
 import lorattt.methods.tlla
 import lorattt.methods.tpt
@@ -36,7 +39,10 @@ from lorattt import __version__
 from lorattt.callbacks.predictions import PredictionsWriter
 from lorattt.callbacks.progress import AccuracyBar
 from lorattt.callbacks.results import ResultsWriter
+from lorattt.callbacks.resume import RunFinishedError, check_folder
 from lorattt.callbacks.run_folder import ConfigWriter, RunFolder
+from lorattt.callbacks.stages import StageTimes
+from lorattt.callbacks.trace import TraceWriter
 from lorattt.callbacks.training import PromptWriter, RunCheckpoint
 from lorattt.cli.report import condense, explain, one_line
 from lorattt.data.command import main as data_command
@@ -45,8 +51,8 @@ from lorattt.methods.base import Method
 from lorattt.methods.source import PromptTraining
 
 _DESCRIPTION = (
-    "Test-time training for CLIP. Also: lorattt landscape, lorattt data check, lorattt data corruption-error, each "
-    "with --help."
+    "Test-time training for CLIP. Also: lorattt sweep, lorattt report, lorattt landscape, lorattt data check, lorattt "
+    "data corruption-error, each with --help."
 )
 
 
@@ -87,6 +93,9 @@ class LorattCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Keys of the run's folder; one seed for all."""
         parser.add_lightning_class_args(RunFolder, "run")
+        parser.add_argument(
+            "--profile", type=bool, default=False, help="Record the first batches: trace.json in the run's folder."
+        )
         parser.link_arguments("seed_everything", "model.init_args.seed")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -104,6 +113,19 @@ class LorattCLI(LightningCLI):
                 reason = "not a whole checkpoint" if Path(path).exists() else "no such file"
                 raise UserError(f"ckpt_path {path}: {reason}; give checkpoints/last.ckpt of the run to go on with")
 
+    def before_instantiate_classes(self) -> None:
+        """Look at the folder that was asked for before anything is loaded.
+
+        Raises:
+            UserError: If it holds another run.
+            RunFinishedError: If it holds this run, finished.
+        """
+        if self.subcommand not in ("validate", "test", "predict"):
+            return
+        config = self.config[self.subcommand]
+        if config["run"]["folder"] is not None and config["run"]["resume"]:
+            check_folder(Path(config["run"]["folder"]), self._parser(self.subcommand).dump(config, skip_none=False))
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer with our observers; its refusal of a value is the user's to mend.
 
@@ -112,7 +134,9 @@ class LorattCLI(LightningCLI):
         """
         shown = self._get(self.config_init, "trainer")["enable_progress_bar"] is not False
         # In this order: the bar is finished before the table is printed, whose counts are the writer's.
-        observers: list[Callback] = [*([AccuracyBar()] if shown else []), PredictionsWriter(), ResultsWriter()]
+        traced = [TraceWriter()] if self._get(self.config_init, "profile") else []
+        watched = [AccuracyBar()] if shown else []
+        observers: list[Callback] = [*watched, PredictionsWriter(), ResultsWriter(), *traced, StageTimes()]
         if isinstance(self.model, PromptTraining):
             observers.append(PromptWriter())
             if self._get(self.config_init, "trainer")["enable_checkpointing"] is not False:
@@ -194,6 +218,9 @@ def main(args: ArgsType = None) -> None:
                 args=rest,
                 run=kind is LorattCLI,
             )
+        except RunFinishedError as finished:
+            if rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # of processes that something else started
+                print(finished)
         except Exception as error:
             message = explain(error)
             if message is None:

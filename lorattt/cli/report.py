@@ -23,8 +23,9 @@ from lorattt.errors import UserError
 from lorattt.methods.base import Method
 from lorattt.methods.source import PromptTraining
 
-_TOP = ("seed_everything", "trainer", "model", "data", "run", "ckpt_path")
-_BELOW = ("model.class_path", "model.init_args", "data.class_path", "data.init_args", "run.root", "run.folder")
+_TOP = ("seed_everything", "trainer", "model", "data", "run", "profile", "ckpt_path")
+_RUN = ("run.root", "run.folder", "run.top_k", "run.resume")
+_BELOW = ("model.class_path", "model.init_args", "data.class_path", "data.init_args", *_RUN)
 # What classes are derived from, and nobody names.
 _BASES = (Method, PromptTraining, EpisodeData, ImageData, SourceData, ListedSourceData)
 _PLACE = re.compile(r"Parser key \"(?P<key>[^\"]+)\":|Problem with given class_path '(?P<owner>[^']+)':")
@@ -48,7 +49,12 @@ def explain(error: BaseException) -> str | None:
             return one_line(str(cause).rsplit(f"{type(cause).__name__}: ", 1)[-1])
         cause = cause.__cause__
     if isinstance(error, torch.OutOfMemoryError):
-        return "the device is out of memory: use a smaller data.batch_size, model.chunk or model.views.number"
+        return (
+            "the device is out of memory, for one image at a time as well: use a smaller model.views.number, "
+            "model.chunk where the method has it, or model.clip.dtype bf16"
+        )
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return f"model.clip.compile: compiling failed ({one_line(str(error))[:200]}): leave it false"
     if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
         return f"{one_line(str(error))} Often memory, or shared memory, has run out: use fewer data.workers"
     return None

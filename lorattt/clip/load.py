@@ -37,11 +37,14 @@ class ClipSpec:
         pretrained: A pretrained tag of that model, such as ``openai``, or a checkpoint file (safetensors,
             open_clip's ``.pt``, OpenAI's original archive). Null leaves the weights random.
         dtype: Dtype of the frozen towers. Adapters, losses and predictions are float32 in any case.
+        compile: Compile the frozen pass of all views through a ViT, which takes a minute or so when it is first used;
+            it pays on long runs on a GPU.
     """
 
     model: str = "ViT-B-16-quickgelu"
     pretrained: str | None = "openai"
     dtype: Dtype = "fp32"
+    compile: bool = False
 
 
 class LoadedClip(ClipSpec):
@@ -55,7 +58,7 @@ class LoadedClip(ClipSpec):
     clip: Clip
 
     def __init__(self, clip: Clip, spec: ClipSpec) -> None:
-        super().__init__(spec.model, spec.pretrained, spec.dtype)
+        super().__init__(spec.model, spec.pretrained, spec.dtype, spec.compile)
         object.__setattr__(self, "clip", clip)  # the specification is frozen
 
 
@@ -84,7 +87,10 @@ def load_clip(spec: ClipSpec) -> Clip:
         warnings.warn(f"{spec.model} has random weights: pretrained is null", stacklevel=2)
     preprocess = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
     preprocess |= open_clip.get_model_preprocess_cfg(model)
-    return Clip(model.requires_grad_(False), tokenizer, spec.model, preprocess).eval()
+    clip = Clip(model.requires_grad_(False), tokenizer, spec.model, preprocess).eval()
+    if spec.compile:
+        clip.vit.compile_frozen()
+    return clip
 
 
 def _model_config(name: str) -> dict[str, Any]:

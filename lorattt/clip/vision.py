@@ -1,6 +1,7 @@
 """Image towers: one interface for features, and token-level access where the tower is a ViT."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,9 @@ from torch import Tensor, nn
 from lorattt.clip.attention import Adapter, layer_norm, run_block
 from lorattt.clip.frozen import Scratch, run_frozen_block_
 from lorattt.errors import UserError
+
+FrozenPass: TypeAlias = Callable[[Tensor, tuple[int, ...]], tuple[list[Tensor], Tensor]]
+_BACKEND = "inductor"
 
 
 class ImageTower(nn.Module):
@@ -51,6 +55,8 @@ class VisionTower(ImageTower):
     """
 
     visual: VisionTransformer
+    compiled: FrozenPass | None = None
+    """:meth:`frozen_pass` compiled, where :meth:`compile_frozen` was called."""
 
     @property
     def depth(self) -> int:
@@ -127,6 +133,26 @@ class VisionTower(ImageTower):
         for number in range(start, stop):
             x = run_frozen_block_(self.block(number), x, scratch)
         return x
+
+    def frozen_pass(self, pixels: Tensor, stops: tuple[int, ...]) -> tuple[list[Tensor], Tensor]:
+        """Images through all blocks, without adapter.
+
+        Args:
+            pixels: ``(N, 3, S, S)`` normalised images of the tower's dtype.
+            stops: Ascending numbers of blocks whose inputs are wanted.
+
+        Returns:
+            The inputs ``(N, L, d)`` of these blocks, and class tokens ``(N, d)`` before the projection.
+        """
+        x, block, inputs = self.embed(pixels), 0, []
+        for stop in stops:
+            x, block = self.blocks(x, block, stop), stop
+            inputs.append(x)
+        return inputs, self.class_token(x, block)
+
+    def compile_frozen(self) -> None:
+        """Have :meth:`frozen_pass` compiled when it is first called, anew for each number of images."""
+        self.compiled = torch.compile(self.frozen_pass, dynamic=False, backend=_BACKEND)
 
     def class_token(self, x: Tensor, start: int, adapter: Adapter | None = None) -> Tensor:
         """Run the blocks from ``start`` on and give the class token after the final LayerNorm.

@@ -1,5 +1,7 @@
 """The base of all sources as Lightning sees them: batches of episodes, shared out exactly."""
 
+import time
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule
@@ -7,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lorattt.data.loader import EpisodeLoader
 from lorattt.data.sampler import ExactShard
-from lorattt.data.source import UNKNOWN_LABEL, EpisodeDataset, ImageSource, Transform, chosen
+from lorattt.data.source import UNKNOWN_LABEL, EpisodeDataset, ImageSource, Planner, Transform, chosen
 from lorattt.errors import UserError
 
 
@@ -20,6 +22,9 @@ class ImageData(LightningDataModule):
         limit: Use only so many images, evenly spread over the dataset; all where null.
         on_bad_image: End the run at an unreadable image, or leave it out, count it and list it.
         prefetch: Batches each worker prepares ahead.
+
+    Attributes:
+        fetched_at: When the last batch came from the loader, on the clock of ``time.perf_counter``.
 
     Raises:
         UserError: If a number is out of range.
@@ -45,6 +50,7 @@ class ImageData(LightningDataModule):
             raise UserError(f"data.limit {limit}: must be at least 1, or null for all images")
         self._batch_size, self._workers, self._prefetch = batch_size, workers, prefetch
         self._on_bad_image = on_bad_image
+        self.fetched_at: float | None = None
 
     def _place(self) -> tuple[int, int]:
         """Number of devices, and which of them this is."""
@@ -62,13 +68,15 @@ class ImageData(LightningDataModule):
         )
 
     def _in_order(
-        self, source: ImageSource, indices: list[int], transform: Transform | None
+        self,
+        source: ImageSource,
+        indices: list[int],
+        transform: Transform | None,
+        planner: Planner | None = None,
     ) -> DataLoader[dict[str, Any]]:
-        """A loader of these images, each once, on one of the devices."""
+        """A loader of these images, each once, on one of the devices; one without images gets an empty batch."""
         world, rank = self._place()
-        if len(indices) < world:
-            raise UserError(f"{len(indices)} images cannot be shared out to {world} devices: use fewer devices")
-        dataset = EpisodeDataset(source, indices, transform)
+        dataset = EpisodeDataset(source, indices, transform, planner)
         return self._loader(dataset, ExactShard(dataset, world, rank))
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
@@ -79,6 +87,7 @@ class ImageData(LightningDataModule):
         Raises:
             UserError: If an image could not be read and ``on_bad_image`` is ``error``.
         """
+        self.fetched_at = time.perf_counter()
         if batch["skipped"] and self._on_bad_image == "error":
             bad = batch["skipped"][0]
             raise UserError(
@@ -92,7 +101,8 @@ class EpisodeData(ImageData):
     """Batches of episodes from one source of images; subclasses say which source.
 
     The method that uses it sets ``transform`` before the loaders are made: views belong to the method. Without
-    one, batches hold ``image``, a list of ``(3, H, W)`` uint8 tensors at their own sizes, in place of ``views``.
+    one, batches hold ``image``, a list of ``(3, H, W)`` uint8 tensors at their own sizes, in place of ``views``;
+    with a ``planner`` they also hold the ``plan`` by which the method makes the views itself.
 
     Args:
         source: The images.
@@ -124,9 +134,39 @@ class EpisodeData(ImageData):
         self.class_names = source.class_names
         self.indices = chosen(source, limit)
         self.transform: Transform | None = None
+        self.planner: Planner | None = None
+        self._left: list[int] | None = None
+
+    def leave_out(self, done: Mapping[int, str], again: Collection[int]) -> None:
+        """Leave out what earlier attempts of the run classified, from the next loader on.
+
+        Args:
+            done: Dataset-wide numbers of images that need not be classified again, and their paths.
+            again: Those that could not be read, which come last. The others then make the batches that they would
+                have made in an undisturbed run.
+
+        Raises:
+            UserError: If one of the images is now another, or gone.
+        """
+        if done:
+            known = set(self.indices)
+            for index, path in done.items():
+                now = self.source.path(index) if index in known else "no longer there"
+                if now != path:
+                    raise UserError(
+                        f"{self.name} has changed since the run began: image {index} was {path} and is {now}: "
+                        "name another run.folder"
+                    )
+        last = set(again)
+        left = [index for index in self.indices if index not in done]
+        self._left = [index for index in left if index not in last] + [index for index in left if index in last]
 
     def _images(self) -> DataLoader[dict[str, Any]]:
-        return self._in_order(self.source, self.indices, self.transform)
+        if not self.indices:
+            raise UserError(f"{self.name} has no images")
+        return self._in_order(
+            self.source, self.indices if self._left is None else self._left, self.transform, self.planner
+        )
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
         """All images, labelled.

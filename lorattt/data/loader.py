@@ -111,10 +111,21 @@ def _places(memory: Any, sizes: list[tuple[int, ...]]) -> Iterator[Any]:
 
 
 class EpisodeLoader(DataLoader[dict[str, Any]]):
-    """A DataLoader of episodes; images cross from its workers in slots."""
+    """A DataLoader of episodes; images cross from its workers in slots.
+
+    A loader without anything to load gives one batch without episodes: Lightning would leave out the whole loop of a
+    device without batches, and the other devices would wait for it at the end.
+    """
+
+    def __len__(self) -> int:
+        """Number of batches, at least 1."""
+        return max(1, super().__len__())
 
     def __iter__(self) -> Any:
         """Batches as :func:`collate_episodes` makes them."""
+        if super().__len__() == 0:
+            yield collate_episodes([])
+            return
         if self.num_workers == 0:
             self.collate_fn = collate_episodes
             yield from super().__iter__()

@@ -12,6 +12,8 @@ from torch.utils.data import Dataset
 from lorattt.data.images import UnreadableImageError
 
 Transform = Callable[[Image.Image, int], Tensor]
+Planner = Callable[[int, int, int], Any]
+"""Height, width and dataset-wide number of an image to a plan of its views, which can join others of its kind."""
 UNKNOWN_LABEL = -1
 
 
@@ -58,8 +60,10 @@ def chosen(source: ImageSource, limit: int | None) -> list[int]:
     return [numbers[position] for position in spread(len(source), limit)]
 
 
-def read_episode(source: ImageSource, index: int, transform: Transform | None) -> dict[str, Any]:
-    """One image as an episode: ``index``, ``path``, ``label``, and ``views`` or ``image``.
+def read_episode(
+    source: ImageSource, index: int, transform: Transform | None, planner: Planner | None = None
+) -> dict[str, Any]:
+    """One image as an episode: ``index``, ``path``, ``label``, and ``views``, or ``image`` with its ``plan`` if any.
 
     The image is an array ``(H, W, 3)`` uint8 that may not be written to, as Pillow gives it: the one copy is made
     where the batch is. An unreadable image has ``reason`` instead.
@@ -71,7 +75,8 @@ def read_episode(source: ImageSource, index: int, transform: Transform | None) -
         return {**item, "reason": str(error)}
     if transform is not None:
         return {**item, "views": transform(image, index)}
-    return {**item, "image": np.asarray(image)}
+    plan = {} if planner is None else {"plan": planner(image.height, image.width, index)}
+    return {**item, "image": np.asarray(image), **plan}
 
 
 class EpisodeDataset(Dataset[dict[str, Any]]):
@@ -81,10 +86,17 @@ class EpisodeDataset(Dataset[dict[str, Any]]):
         source: The images.
         indices: Which of them, by dataset-wide number.
         transform: Image and dataset-wide number to ``(V, 3, S, S)`` uint8 views; null leaves images as decoded.
+        planner: Plans the views of images that are left as decoded.
     """
 
-    def __init__(self, source: ImageSource, indices: list[int], transform: Transform | None) -> None:
-        self._source, self._indices, self._transform = source, indices, transform
+    def __init__(
+        self,
+        source: ImageSource,
+        indices: list[int],
+        transform: Transform | None,
+        planner: Planner | None = None,
+    ) -> None:
+        self._source, self._indices, self._transform, self._planner = source, indices, transform, planner
 
     def __len__(self) -> int:
         """Number of episodes."""
@@ -92,21 +104,25 @@ class EpisodeDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, position: int) -> dict[str, Any]:
         """One episode, see :func:`read_episode`."""
-        return read_episode(self._source, self._indices[position], self._transform)
+        return read_episode(self._source, self._indices[position], self._transform, self._planner)
 
 
 def collate_episodes(items: list[dict[str, Any]]) -> dict[str, Any]:
     """Stack readable episodes; list the others under ``skipped`` with ``index``, ``path`` and ``reason``.
 
     Views are stacked, ``(E, V, 3, S, S)``; images, each of its own size, are a list of ``(3, H, W)`` tensors, uint8.
+    Plans become one.
     """
     good = [item for item in items if "reason" not in item]
-    batch = {
+    batch: dict[str, Any] = {
         "label": torch.tensor([item["label"] for item in good], dtype=torch.long),
         "index": torch.tensor([item["index"] for item in good], dtype=torch.long),
         "path": [item["path"] for item in good],
         "skipped": [{key: item[key] for key in ("index", "path", "reason")} for item in items if "reason" in item],
     }
+    if good and "plan" in good[0]:
+        plans = [item["plan"] for item in good]
+        batch["plan"] = plans[0].join(plans)
     if good and "image" in good[0]:
         # Views of rows of pixels: they cross to the main process without another copy.
         return {**batch, "image": [torch.from_numpy(np.array(item["image"])).permute(2, 0, 1) for item in good]}

@@ -150,11 +150,7 @@ class SourceData(ImageData):
         return self._loader(dataset, sampler)
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]] | list[Any]:
-        """All validation images, in order; an empty list where there are none, so that Lightning skips it.
-
-        Raises:
-            UserError: If there are fewer images than devices.
-        """
+        """All validation images, in order; an empty list where there are none, so that Lightning skips it."""
         if self.validation is None:
             return []
         return self._in_order(self.validation, self.validation_indices, self.transform)

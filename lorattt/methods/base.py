@@ -1,7 +1,7 @@
 """What all test-time methods share: the model, the class texts, the handshake with the data, the metrics."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias, TypedDict, cast
+from typing import Any, ClassVar, Literal, TypeAlias, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -10,63 +10,19 @@ from torch import Tensor
 
 from lorattt.clip.load import ClipSpec, load_clip
 from lorattt.clip.templates import TemplateSet
+from lorattt.episodes.clock import StageClock
 from lorattt.errors import UserError
+from lorattt.methods.batch import Answer, Answers, EpisodeBatch, EpisodeOutput, EpisodeSource, Parts, about
 from lorattt.methods.metrics import EpisodeMetrics
 from lorattt.methods.shared_views import SharedViews
 from lorattt.prompts.learner import ClassPrompts
 from lorattt.prompts.prompt import PromptSpec, build_prompt
 from lorattt.views.crops import ViewSpec
+from lorattt.views.device import DeviceViews, Floats
 from lorattt.views.render import Views
 
 Templates: TypeAlias = TemplateSet | Literal["dataset"] | list[str]
 """A named set, the dataset's own prompt, or texts with one ``{}`` each."""
-
-
-class EpisodeBatch(TypedDict):
-    """A batch of E episodes.
-
-    Attributes:
-        views: ``(E, V, 3, S, S)`` uint8; view 0 is the plain one.
-        label: ``(E,)`` int64, -1 where unknown.
-        index: ``(E,)`` int64, dataset-wide.
-        path: E names of the images.
-        skipped: Images of this batch that could not be read, each with ``index``, ``path``, ``reason``.
-    """
-
-    views: Tensor
-    label: Tensor
-    index: Tensor
-    path: list[str]
-    skipped: list[dict[str, Any]]
-
-
-class EpisodeOutput(TypedDict):
-    """What a step gives to the callbacks; tensors are detached.
-
-    Attributes:
-        index: ``(E,)`` int64, dataset-wide.
-        label: ``(E,)`` int64, -1 where unknown.
-        path: E names of the images.
-        before: ``(E, K)`` float32 logits of the same model and text without adaptation.
-        after: ``(E, K)`` float32 logits of the method.
-        fallback: ``(E,)`` bool, true where adaptation was not finite and ``after`` is ``before``.
-        skipped: Images that could not be read.
-    """
-
-    index: Tensor
-    label: Tensor
-    path: list[str]
-    before: Tensor
-    after: Tensor
-    fallback: Tensor
-    skipped: list[dict[str, Any]]
-
-
-class EpisodeSource(Protocol):
-    """What a method asks of the data: its class names; and it tells the data how to make views."""
-
-    class_names: list[str]
-    transform: Views | None
 
 
 def agree_on_classes(own: Sequence[str] | None, known: Sequence[str]) -> list[str]:
@@ -100,13 +56,11 @@ class Method(LightningModule):
     Attributes:
         name: The method's name in folders and results, and in :data:`lorattt.methods.registry.METHODS`.
         needs_gradient: Whether it takes gradients at test time.
-        plain_view_alone: Whether it reads view 0 and no other.
         template: The dataset's own prompt, where it has one.
     """
 
     name: ClassVar[str]
     needs_gradient: ClassVar[bool] = False
-    plain_view_alone: ClassVar[bool] = False
     text: Tensor
 
     def __init__(
@@ -129,6 +83,8 @@ class Method(LightningModule):
         self.views = views
         self.seed = seed
         self.metrics = EpisodeMetrics()
+        self.clock = StageClock()
+        self.parts = Parts()
         self.register_buffer("text", torch.empty(0), persistent=False)
         self.template: str | None = None
         self._text_of: tuple[list[str], TemplateSet | list[str] | PromptSpec] | None = None
@@ -143,6 +99,11 @@ class Method(LightningModule):
     def view_chunk(self) -> int | None:
         """Views encoded at a time, where the method has a say in it."""
         return None
+
+    @property
+    def plain_view_alone(self) -> bool:
+        """Whether it reads view 0 and no other."""
+        return False
 
     @property
     def takes_gradients(self) -> bool:
@@ -167,8 +128,20 @@ class Method(LightningModule):
 
     def share(self, batch: EpisodeBatch) -> SharedViews:
         """The views of a batch, as :meth:`classify` takes them."""
-        trunks = [] if self.trunk is None else [self.trunk]
-        return SharedViews(self.clip, batch["views"], batch["index"], self.seed, trunks=trunks, chunk=self.view_chunk)
+        trunks = set() if self.trunk is None else {self.trunk}
+        return self.shared_views(batch, trunks, self.view_chunk)
+
+    def shared_views(self, batch: EpisodeBatch, trunks: set[int], chunk: int | None) -> SharedViews:
+        """The views of a batch, made here if it has the images themselves."""
+        with self.clock.stage("views"):
+            views = batch["views"] if "views" in batch else self._render(batch)
+        return SharedViews(self.clip, views, batch["index"], self.seed, trunks=trunks, chunk=chunk, clock=self.clock)
+
+    def _render(self, batch: EpisodeBatch) -> Tensor:
+        """``(E, V, 3, S, S)`` normalised views of the images of a batch, where the model is."""
+        make, device = DeviceViews(self.make_views()), batch["index"].device
+        mean, std = (value.to(device) for value in (self.clip.mean, self.clip.std))
+        return make.render(batch["image"], batch["plan"].to(device), Floats(mean, std, self.clip.vision.dtype))
 
     def setup(self, stage: str) -> None:
         """Agree with the data on class names and views, before anything is computed.
@@ -190,7 +163,9 @@ class Method(LightningModule):
         if source is not None:
             self.class_names = agree_on_classes(self.class_names, source.class_names)
             self.template = getattr(source, "template", None)
-            source.transform = self.make_views()
+            on_device = self.renders()
+            source.transform = None if on_device else self.make_views()
+            source.planner = DeviceViews(self.make_views()).plan if on_device else None
         if not self.class_names:
             raise UserError("no class names: give model.class_names, or a datamodule that knows them")
         self.check_texts()
@@ -198,6 +173,11 @@ class Method(LightningModule):
     def make_views(self) -> Views:
         """What makes the views of an image as this method wants them, for loader workers."""
         return Views(self.views, self.clip.image_size, self.seed, self.clip.plain_view)
+
+    def renders(self) -> bool:
+        """Whether views are made where the model is, of images that arrive as they were decoded."""
+        place = self.make_views().spec.place
+        return place == "device" or (place == "auto" and self.trainer.strategy.root_device.type == "cuda")
 
     def use_classes(self, names: Sequence[str]) -> None:
         """Take these class names and encode them, where the model now is: for use without a Trainer.
@@ -264,35 +244,41 @@ class Method(LightningModule):
             self.text, self._text_of, self._learnable = other.text, other._text_of, other._learnable
         self._prepare()
 
+    def _begin(self) -> None:
+        self.clock, self.parts = StageClock(self.device), Parts()
+        with self.clock.stage("text"):
+            self._prepare()
+
     def on_test_start(self) -> None:
         """Encode the class texts."""
-        self._prepare()
+        self._begin()
 
     def on_validation_start(self) -> None:
         """Encode the class texts."""
-        self._prepare()
+        self._begin()
 
     def on_predict_start(self) -> None:
         """Encode the class texts."""
-        self._prepare()
+        self._begin()
+
+    def answers(self, batch: EpisodeBatch) -> Answers:
+        """What the method says of at least one episode."""
+        before, after, fallback = self.classify_views(batch)
+        return {"": {"before": before.detach(), "after": after.detach(), "fallback": fallback}}
 
     def _step(self, batch: EpisodeBatch) -> EpisodeOutput:
-        episodes, classes = len(batch["index"]), self.text.shape[0]
-        if episodes:
-            before, after, fallback = self.classify_views(batch)
+        if len(batch["index"]):
+            with self.clock.stage("adapt"):
+                answer = self.parts.classify(batch, self.answers)[""]
         else:
-            before = after = torch.zeros(0, classes, device=self.device)
-            fallback = torch.zeros(0, dtype=torch.bool, device=self.device)
-        self.metrics.update(before, after, batch["label"])
-        return {
-            "index": batch["index"],
-            "label": batch["label"],
-            "path": batch["path"],
-            "before": before.detach(),
-            "after": after.detach(),
-            "fallback": fallback,
-            "skipped": batch["skipped"],
-        }
+            answer = self.no_answer()
+        self.metrics.update(answer["before"], answer["after"], batch["label"])
+        return {**about(batch), **answer}
+
+    def no_answer(self) -> Answer:
+        """The answer to no image."""
+        none = torch.zeros(0, self.text.shape[0], device=self.device)
+        return {"before": none, "after": none, "fallback": torch.zeros(0, dtype=torch.bool, device=self.device)}
 
     def test_step(self, batch: EpisodeBatch, batch_idx: int) -> EpisodeOutput:
         """Classify one batch of episodes."""

@@ -1,16 +1,22 @@
 """Accuracy, calibration and likelihood of two sets of logits, from sums alone, exact on any number of devices."""
 
+import math
+from collections.abc import Iterable, Sequence
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
 ECE_BINS = 20  # as in C-TPT's code
+_WHEN = ("before", "after")
 
 
 class EpisodeMetrics(Metric):
     """Top-1, top-5, expected calibration error and negative log-likelihood, before and after adaptation.
 
-    Every state is a sum over images, so devices are merged by adding, whatever their shares.
+    Every state is a sum over images, so devices are merged by adding, whatever their shares. What each image adds
+    to the sums can also be had alone (:meth:`scores`), written down, and summed later (:meth:`total`): the same
+    numbers to the last digit, whatever the order and the number of devices and attempts.
     """
 
     full_state_update = False
@@ -39,16 +45,13 @@ class EpisodeMetrics(Metric):
         known = label >= 0
         label = label[known]
         self.count += len(label)
-        for row, logits in enumerate((before[known].float(), after[known].float())):
-            top = logits.topk(min(5, logits.shape[-1]), dim=-1).indices == label.unsqueeze(-1)
-            self.hits[row, 0] += top[:, 0].sum()
-            self.hits[row, 1] += top.sum()
-            log_p = logits.log_softmax(-1)
-            self.nll[row] -= log_p.gather(1, label.unsqueeze(-1)).sum()
-            confidence = log_p.amax(-1).exp()
-            # Bins are open below and closed above: (0, 1/20], (1/20, 2/20], ...
-            place = ((confidence * ECE_BINS).ceil().long() - 1).clamp(0, ECE_BINS - 1)
-            for part, value in enumerate((torch.ones_like(confidence), confidence, top[:, 0].float())):
+        for row, logits in enumerate((before[known], after[known])):
+            first, five, nll, confidence = _scores(logits, label).unbind(-1)
+            self.hits[row, 0] += first.sum().long()
+            self.hits[row, 1] += five.sum().long()
+            self.nll[row] += nll.sum()
+            place = _bin(confidence)
+            for part, value in enumerate((torch.ones_like(confidence), confidence, first)):
                 self.bins[row, part] += torch.zeros_like(self.bins[row, part]).index_add_(0, place, value)
 
     def compute(self) -> dict[str, float | int]:
@@ -57,10 +60,63 @@ class EpisodeMetrics(Metric):
         result: dict[str, float | int] = {"n": n}
         if n == 0:
             return result
-        for row, when in enumerate(("before", "after")):
+        for row, when in enumerate(_WHEN):
             _, confidence, right = self.bins[row]
             result[f"top1_{when}"] = self.hits[row, 0].item() / n
             result[f"top5_{when}"] = self.hits[row, 1].item() / n
             result[f"ece_{when}"] = (confidence - right).abs().sum().item() / n
             result[f"nll_{when}"] = self.nll[row].item() / n
         return result
+
+    @staticmethod
+    def scores(before: Tensor, after: Tensor, label: Tensor) -> list[list[float] | None]:
+        """What each image adds; nothing is added here.
+
+        Args:
+            before: ``(E, K)`` logits.
+            after: ``(E, K)`` logits.
+            label: ``(E,)`` int64.
+
+        Returns:
+            For each image eight numbers, before and after: right with the first class, right within the first five
+            (1 or 0), negative log-likelihood in nats, confidence. None where the label is -1.
+        """
+        known = label >= 0
+        target = label.clamp(min=0)
+        rows = torch.cat([_scores(before, target), _scores(after, target)], dim=-1).tolist()
+        return [row if each else None for row, each in zip(rows, known.tolist(), strict=True)]
+
+    @staticmethod
+    def total(rows: Iterable[Sequence[float]]) -> dict[str, float | int]:
+        """What :meth:`compute` gives, from what :meth:`scores` gave of images with a label, in any order.
+
+        Sums are exact before they are rounded once, so they do not depend on the order.
+        """
+        table = torch.tensor(list(rows), dtype=torch.float64).reshape(-1, len(_WHEN), 4)
+        n = len(table)
+        result: dict[str, float | int] = {"n": n}
+        if n == 0:
+            return result
+        for row, when in enumerate(_WHEN):
+            first, five, nll, confidence = table[:, row].unbind(-1)
+            place, gap = _bin(confidence.float()), confidence - first
+            gaps = [abs(math.fsum(gap[place == each].tolist())) for each in range(ECE_BINS)]
+            result[f"top1_{when}"] = int(first.sum()) / n
+            result[f"top5_{when}"] = int(five.sum()) / n
+            result[f"ece_{when}"] = math.fsum(gaps) / n
+            result[f"nll_{when}"] = math.fsum(nll.tolist()) / n
+        return result
+
+
+def _scores(logits: Tensor, label: Tensor) -> Tensor:
+    """``(E, 4)`` float32: right with the first class, within the first five, negative log-likelihood, confidence."""
+    logits = logits.float()
+    top = logits.topk(min(5, logits.shape[-1]), dim=-1).indices == label.unsqueeze(-1)
+    log_p = logits.log_softmax(-1)
+    nll = -log_p.gather(1, label.unsqueeze(-1)).squeeze(-1)
+    return torch.stack([top[:, 0].float(), top.any(-1).float(), nll, log_p.amax(-1).exp()], dim=-1)
+
+
+def _bin(confidence: Tensor) -> Tensor:
+    """The bin of each confidence; bins are open below and closed above: (0, 1/20], (1/20, 2/20], ..."""
+    return ((confidence * ECE_BINS).ceil().long() - 1).clamp(0, ECE_BINS - 1)

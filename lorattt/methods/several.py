@@ -1,34 +1,20 @@
 """Several methods in one pass: the views of each image are made and encoded once, and every method answers."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, TypedDict, cast
+from typing import Any, ClassVar, cast
 
-import torch
 from torch import Tensor, nn
 
 from lorattt.clip.load import ClipSpec, LoadedClip
 from lorattt.errors import UserError
-from lorattt.methods.base import EpisodeBatch, EpisodeOutput, Method, Templates
+from lorattt.methods.base import Method, Templates
+from lorattt.methods.batch import Answer, Answers, EpisodeBatch, EpisodeOutput, about
 from lorattt.methods.registry import build_method, find_method
 from lorattt.methods.shared_views import SharedViews
 from lorattt.prompts.prompt import PromptSpec
 from lorattt.views.crops import ViewSpec
 
 _SHARED = ("clip", "class_names", "templates", "prompt", "views", "seed")
-
-
-class Answer(TypedDict):
-    """What one method says to a batch.
-
-    Attributes:
-        before: ``(E, K)`` float32 logits of the same model and text without adaptation.
-        after: ``(E, K)`` float32 logits of the method.
-        fallback: ``(E,)`` bool, true where adaptation was not finite and ``after`` is ``before``.
-    """
-
-    before: Tensor
-    after: Tensor
-    fallback: Tensor
 
 
 class SeveralOutput(EpisodeOutput):
@@ -38,7 +24,7 @@ class SeveralOutput(EpisodeOutput):
         methods: The answers by the methods' names.
     """
 
-    methods: dict[str, Answer]
+    methods: Answers
 
 
 class Several(Method):
@@ -108,9 +94,7 @@ class Several(Method):
         members = [member for _, member in self._methods()]
         trunks = {member.trunk for member in members} - {None}
         chunk = min((member.view_chunk for member in members if member.view_chunk is not None), default=None)
-        return SharedViews(
-            self.clip, batch["views"], batch["index"], self.seed, trunks=cast("set[int]", trunks), chunk=chunk
-        )
+        return self.shared_views(batch, cast("set[int]", trunks), chunk)
 
     def classify_each(self, views: SharedViews) -> dict[str, Answer]:
         """The answers of all methods, by name."""
@@ -139,24 +123,19 @@ class Several(Method):
         for _, member in self._methods():
             member.take_text(self)
 
+    def answers(self, batch: EpisodeBatch) -> Answers:
+        """What each method says of at least one episode."""
+        return self.classify_each(self.share(batch))
+
     def _step(self, batch: EpisodeBatch) -> SeveralOutput:
         if len(batch["index"]):
-            answers = self.classify_each(self.share(batch))
+            with self.clock.stage("adapt"):
+                answers = self.parts.classify(batch, self.answers)
         else:
-            none = torch.zeros(0, self.text.shape[0], device=self.device)
-            empty = torch.zeros(0, dtype=torch.bool, device=self.device)
-            answers = {name: {"before": none, "after": none, "fallback": empty} for name, _ in self._methods()}
+            answers = {name: self.no_answer() for name, _ in self._methods()}
         for name, member in self._methods():
             member.metrics.update(answers[name]["before"], answers[name]["after"], batch["label"])
-        first = next(iter(answers.values()))
-        return {
-            "index": batch["index"],
-            "label": batch["label"],
-            "path": batch["path"],
-            "skipped": batch["skipped"],
-            **first,
-            "methods": answers,
-        }
+        return {**about(batch), **next(iter(answers.values())), "methods": answers}
 
 
 def _check(methods: Sequence[str], options: dict[str, dict[str, Any]]) -> None:

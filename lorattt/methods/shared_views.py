@@ -10,6 +10,7 @@ from torch import Tensor
 from lorattt.clip.frozen import Scratch
 from lorattt.clip.model import Clip
 from lorattt.clip.vision import VisionTower
+from lorattt.episodes.clock import StageClock
 from lorattt.rng import episode_keys
 
 
@@ -33,13 +34,14 @@ class SharedViews:
 
     Args:
         clip: The model whose image tower encodes.
-        views: ``(E, V, 3, S, S)`` uint8; view 0 is the plain one.
+        views: ``(E, V, 3, S, S)``, view 0 is the plain one: uint8, or normalised and of the tower's dtype.
         index: ``(E,)`` int64, the dataset-wide number of each image.
         seed: The run's seed.
         trunks: First adapted blocks whose inputs will be asked for by :meth:`encoded`. Named here, they are kept
             when the views are encoded, whoever needs that first.
         chunk: Views encoded at a time: bounds memory, changes nothing else. Null: few enough for a CPU's caches,
             256 on other devices.
+        clock: Counts the time of encoding.
     """
 
     def __init__(
@@ -51,8 +53,10 @@ class SharedViews:
         *,
         trunks: Iterable[int] = (),
         chunk: int | None = None,
+        clock: StageClock | None = None,
     ) -> None:
         self.clip, self.views, self.index, self.seed, self.chunk = clip, views, index, seed, chunk
+        self._clock = clock or StageClock()
         self._wanted = set(trunks)
         self._pixels: Tensor | None = None
         self._trunks: dict[int, Tensor] = {}
@@ -78,18 +82,19 @@ class SharedViews:
     def pixels(self) -> Tensor:
         """``(E, V, 3, S, S)`` normalised views, of the tower's dtype."""
         if self._pixels is None:
-            self._pixels = self.clip.normalise(self.views)
+            self._pixels = self._normalised(self.views)
         return self._pixels
 
     @property
     def features(self) -> Tensor:
         """``(E, V, D)`` float32 unit image features of all views."""
         if self._features is None:
-            if isinstance(self.clip.vision, VisionTower):
-                features = self.clip.vision.project(self._class_tokens(self.clip.vision))
-            else:
-                features = self._other_features()
-            self._features = F.normalize(features.float(), dim=-1)
+            with self._clock.stage("encode"):
+                if isinstance(self.clip.vision, VisionTower):
+                    features = self.clip.vision.project(self._class_tokens(self.clip.vision))
+                else:
+                    features = self._other_features()
+                self._features = F.normalize(features.float(), dim=-1)
         return self._features
 
     @property
@@ -98,8 +103,9 @@ class SharedViews:
         if self._features is not None or self._tokens is not None:
             return self.features[:, 0]
         if self._plain is None:
-            with torch.no_grad():
-                self._plain = self.clip.image_features(self.views[:, 0])
+            with torch.no_grad(), self._clock.stage("encode"):
+                features = self.clip.vision.features(self._normalised(self.views[:, 0]))
+                self._plain = F.normalize(features.float(), dim=-1)
         return self._plain
 
     def encoded(self, first: int) -> EncodedViews:
@@ -114,7 +120,8 @@ class SharedViews:
         if first not in self._trunks:
             self._wanted.add(first)
             self._tokens = None
-            self._encode(self.clip.vit)
+            with self._clock.stage("encode"):
+                self._encode(self.clip.vit)
         assert self._tokens is not None
         return EncodedViews(self._trunks[first], self._tokens)
 
@@ -137,8 +144,11 @@ class SharedViews:
     def _other_features(self) -> Tensor:
         size = self.chunk or (32 if self.views.device.type == "cpu" else 256)
         parts = self.views.flatten(0, 1).split(size)
-        features = torch.cat([self.clip.vision.features(self.clip.normalise(part)) for part in parts])
+        features = torch.cat([self.clip.vision.features(self._normalised(part)) for part in parts])
         return torch.as_tensor(features.unflatten(0, self.views.shape[:2]))
+
+    def _normalised(self, views: Tensor) -> Tensor:
+        return self.clip.normalise(views) if views.dtype == torch.uint8 else views
 
 
 @torch.no_grad()
@@ -162,14 +172,23 @@ def encode_views(
     Returns:
         The inputs ``(N, L, d)`` of the named blocks, by number, and class tokens ``(N, d)`` before the projection.
     """
-    stops, last, scratch = sorted(set(trunks)), tower.depth - 1, Scratch()
+    stops, last, scratch = tuple(sorted(set(trunks))), tower.depth - 1, Scratch()
     size = chunk or views_at_once(tower, views.device)
     shape = (len(views), 1 + tower.patches, tower.width)
     kept = {first: torch.empty(shape, dtype=tower.dtype, device=views.device) for first in stops}
     tokens = torch.empty(shape[0], shape[2], dtype=tower.dtype, device=views.device)
     for place in range(0, len(views), size):
         part = slice(place, place + size)
-        x, block = tower.embed(prepare(views[part]) if prepare else views[part]), 0
+        pixels = prepare(views[part]) if prepare else views[part]
+        if tower.compiled is not None:
+            count = len(pixels)
+            # One shape for all parts: another would be compiled anew.
+            inputs, found = tower.compiled(torch.cat([pixels, pixels[:1].expand(size - count, -1, -1, -1)]), stops)
+            for first, x in zip(stops, inputs, strict=True):
+                kept[first][part] = x[:count]
+            tokens[part] = found[:count]
+            continue
+        x, block = tower.embed(pixels), 0
         for first in stops:
             x, block = tower.frozen_blocks_(x, block, first, scratch), first
             kept[first][part] = x

@@ -53,16 +53,14 @@ def sample_augmix(spec: ViewSpec, *, seed: int, index: int) -> list[AugMixParams
     """Draw the chains of views 1 to V - 1 of one sample."""
     cells = _CHAINS * _LONGEST
     draws = uniform(view_keys(seed, index, spec.number, AUGMIX_STREAM), (3 * cells + 2 * _CHAINS + 1,), torch.float64)
-    params = []
-    for row in draws:
-        operations, levels, signs = (part.view(_CHAINS, _LONGEST) for part in row[: 3 * cells].split(cells))
-        lengths, exponentials = row[3 * cells : -1].split(_CHAINS)
-        numbers = (operations * len(OPERATIONS)).long()
-        beyond = torch.arange(_LONGEST) >= 1 + (lengths * _LONGEST).long().unsqueeze(-1)
-        weights = -torch.log1p(-exponentials)  # Exponential(1); normalised, Dirichlet(1, 1, 1)
-        weights = weights / weights.sum()
-        params.append(AugMixParams(numbers.masked_fill(beyond, -1), levels, signs < 0.5, weights, row[-1].item()))
-    return params
+    numbers, levels, signs = (part.unflatten(-1, (_CHAINS, _LONGEST)) for part in draws[:, : 3 * cells].split(cells, 1))
+    lengths, exponentials = draws[:, 3 * cells : -1].split(_CHAINS, 1)
+    beyond = torch.arange(_LONGEST) >= 1 + (lengths * _LONGEST).long().unsqueeze(-1)
+    operations = (numbers * len(OPERATIONS)).long().masked_fill(beyond, -1)
+    weights = -torch.log1p(-exponentials)  # Exponential(1); normalised, Dirichlet(1, 1, 1)
+    weights = weights / weights.sum(-1, keepdim=True)
+    views = zip(operations, levels, signs < 0.5, weights, draws[:, -1].tolist(), strict=True)
+    return [AugMixParams(*view) for view in views]
 
 
 def augmix(view: Image.Image, params: AugMixParams, severity: int) -> Tensor:

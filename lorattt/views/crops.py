@@ -7,6 +7,7 @@ drawn for all views at once from counter-based random numbers.
 
 import math
 from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from lorattt.errors import UserError
 from lorattt.rng import episode_keys, fold, uniform
 
 _ATTEMPTS = 10
+Place: TypeAlias = Literal["auto", "workers", "device"]
 # Streams: purposes of random numbers within one episode, folded into its key.
 CROP_STREAM, AUGMIX_STREAM = 1, 2
 
@@ -30,6 +32,8 @@ class ViewSpec:
         flip: Probability that a random crop is mirrored.
         augmix: Mix chains of colour and geometry operations into the random crops (AugMix).
         augmix_severity: Strength of those operations, 1 to 10.
+        place: Where views are made: by the ``workers`` that read the images, on the ``device`` that the model is on,
+            or there if it is a CUDA device (``auto``). They are the same, byte for byte.
     """
 
     number: int = 64
@@ -38,6 +42,7 @@ class ViewSpec:
     flip: float = 0.5
     augmix: bool = False
     augmix_severity: int = 1
+    place: Place = "auto"
 
     def __post_init__(self) -> None:
         """Refuse values that no view can be made from."""
@@ -51,6 +56,8 @@ class ViewSpec:
             raise UserError(f"views.flip {self.flip}: a probability must be between 0 and 1")
         if not 1 <= self.augmix_severity <= 10:
             raise UserError(f"views.augmix_severity {self.augmix_severity}: must be 1 to 10")
+        if self.place not in get_args(Place):
+            raise UserError(f"views.place {self.place!r}: must be one of {', '.join(get_args(Place))}")
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def data_of(
     prefetch: int = 2,
 ) -> EpisodeData:
     data = EpisodeData(
-        source or Few(),
+        Few() if source is None else source,
         batch_size=batch_size,
         workers=workers,
         limit=limit,
@@ -125,10 +125,45 @@ def test_devices_share_the_images_out() -> None:
     assert shares == [[[0, 3]], [[1]], [[2]]]
 
 
-def test_more_devices_than_images_are_refused() -> None:
-    on_devices(data_of(), 5, 0).test_dataloader()
-    with pytest.raises(UserError, match="5 images cannot be shared out to 6 devices"):
-        on_devices(data_of(), 6, 0).test_dataloader()
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_device_without_images_gets_one_batch_of_none(workers: int) -> None:
+    """Lightning leaves out the loop of a device without batches, and the others would wait for it."""
+    loaders = [on_devices(data_of(workers=workers), 7, rank).test_dataloader() for rank in (4, 5, 6)]
+    assert [len(loader) for loader in loaders] == [1, 1, 1]
+    assert [numbers(loader) for loader in loaders] == [[[4]], [[]], [[]]]
+    (batch,) = loaders[1]
+    assert (batch["path"], batch["skipped"], batch["label"].dtype) == ([], [], torch.long)
+
+
+def test_a_source_without_images_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^few has no images$"):
+        data_of(Few(0)).predict_dataloader()
+
+
+def test_what_is_done_is_left_out_and_what_was_unreadable_comes_last() -> None:
+    data = data_of()
+    data.leave_out({1: "few/1.png"}, [0, 3])
+    assert numbers(data.test_dataloader()) == [[2, 4], [0, 3]]
+    data.leave_out({index: f"few/{index}.png" for index in range(5)}, [])
+    assert numbers(data.test_dataloader()) == [[]]
+    data.leave_out({}, [])
+    assert numbers(data.test_dataloader()) == [[0, 1], [2, 3], [4]]
+
+
+def test_devices_share_out_what_is_left() -> None:
+    shares = []
+    for rank in range(2):
+        data = on_devices(data_of(), 2, rank)
+        data.leave_out({0: "few/0.png", 2: "few/2.png"}, [])
+        shares.append(numbers(data.test_dataloader()))
+    assert shares == [[[1, 4]], [[3]]]
+
+
+def test_images_that_are_others_now_are_refused() -> None:
+    with pytest.raises(UserError, match=r"^few has changed since the run began: image 1 was a\.png and is few/1\.png"):
+        data_of().leave_out({0: "few/0.png", 1: "a.png"}, [])
+    with pytest.raises(UserError, match=r"image 4 was few/4\.png and is no longer there"):
+        data_of(limit=2).leave_out({4: "few/4.png"}, [])
 
 
 def test_a_bad_image_ends_the_run_by_name() -> None:

@@ -1,5 +1,7 @@
 """Accuracy, calibration and likelihood against torchmetrics and torch."""
 
+import json
+
 import pytest
 import torch
 from torch import Tensor
@@ -96,6 +98,27 @@ def test_states_of_devices_add_up_to_the_whole() -> None:
         assert merged._reductions[name].__name__ == "dim_zero_sum"
         setattr(merged, name, sum(getattr(device, name) for device in devices))
     assert merged.compute() == pytest.approx(result_of((before, after, label)), abs=1e-6)
+
+
+@pytest.mark.parametrize("classes", [2, 5, 100])
+def test_what_images_add_alone_sums_up_to_the_whole(classes: int) -> None:
+    before, after, label = batch_of(700, classes)
+    label[::3] = -1
+    scores = EpisodeMetrics.scores(before, after, label)
+    assert [row is None for row in scores] == (label < 0).tolist()
+    known = [row for row in scores if row is not None]
+    result = EpisodeMetrics.total(known)
+    assert result == pytest.approx(result_of((before, after, label)), abs=1e-6)
+    # To the last digit in any order, and through text.
+    assert EpisodeMetrics.total(json.loads(json.dumps(known[::-1]))) == result
+    assert EpisodeMetrics.total([]) == {"n": 0}
+
+
+def test_images_alone_have_the_bins_of_the_whole() -> None:
+    logits = torch.tensor([[0.55, 0.45], [0.5, 0.5], [0.7, 0.3], [0.52, 0.48]]).log()
+    label = torch.tensor([0, 1, 1, 0])
+    scores = [row for row in EpisodeMetrics.scores(logits, logits, label) if row is not None]
+    assert EpisodeMetrics.total(scores) == pytest.approx(result_of((logits, logits, label)), abs=1e-6)
 
 
 def test_reset_forgets() -> None:

@@ -18,7 +18,7 @@ from lorattt.clip.load import ClipSpec
 from lorattt.clip.model import Clip
 from lorattt.clip.vision import VisionTower
 from lorattt.errors import UserError
-from lorattt.methods.base import EpisodeBatch
+from lorattt.methods.batch import EpisodeBatch
 from lorattt.methods.registry import build_method
 from lorattt.methods.several import Several
 from lorattt.views.crops import ViewSpec

@@ -151,3 +151,24 @@ def test_keys_come_from_seed_and_number(vit: Clip, views: Tensor) -> None:
     keys = SharedViews(vit, views, index, 5).keys
     assert torch.equal(SharedViews(vit, views[:1], index[:1], 5).keys, keys[:1])
     assert not torch.equal(SharedViews(vit, views, index, 6).keys, keys)
+
+
+@pytest.mark.parametrize("trunks", [(), (1,), (0, 1)])
+def test_a_compiled_pass_gives_the_same_in_parts_of_one_shape(
+    views: Tensor, trunks: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    def backend(graph: Any, inputs: list[Tensor]) -> Any:
+        shapes.append(next(tuple(each.shape) for each in inputs if each.dim() == 4 and each.shape[-1] == 32))
+        return graph.forward
+
+    monkeypatch.setattr("lorattt.clip.vision._BACKEND", backend)
+    plain, compiled = _clip(), _clip()
+    compiled.model.load_state_dict(plain.model.state_dict())
+    compiled.vit.compile_frozen()
+    expected, found = (_shared(clip, views, trunks=trunks, chunk=4) for clip in (plain, compiled))
+    assert torch.allclose(found.features, expected.features, atol=1e-5)
+    for first in trunks:
+        assert torch.allclose(found.encoded(first).trunk, expected.encoded(first).trunk, atol=1e-4)
+    assert shapes == [(4, 3, 32, 32)], "15 views in parts of 4 are compiled once"

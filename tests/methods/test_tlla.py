@@ -21,7 +21,8 @@ from lorattt.clip.load import ClipSpec, LoadedClip, load_clip
 from lorattt.clip.model import Clip
 from lorattt.errors import UserError
 from lorattt.losses.entropy import entropy, marginal_entropy
-from lorattt.methods.base import EpisodeBatch, Method
+from lorattt.methods.base import Method
+from lorattt.methods.batch import EpisodeBatch
 from lorattt.methods.ctpt import CTPT
 from lorattt.methods.lora_ttt import LoRATTT, LossSpec
 from lorattt.methods.mean_of_views import MeanOfViews, mean_of_views

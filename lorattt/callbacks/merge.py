@@ -1,0 +1,136 @@
+"""From the journals to the files of a finished run, each of which is whole or not there."""
+
+import csv
+import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from lorattt.callbacks.journal import Journals, entries_at, saving
+
+COLUMNS = (
+    "index",
+    "path",
+    "label",
+    "prediction_before",
+    "prediction_after",
+    "confidence_before",
+    "confidence_after",
+    "entropy_before",
+    "entropy_after",
+    "name_before",
+    "name_after",
+)
+SKIPPED_COLUMNS = ("index", "path", "reason")
+_SKIPPED = "skipped.csv"
+_WHEN = ("before", "after")
+
+
+@dataclass
+class Totals:
+    """What the merged files hold.
+
+    Attributes:
+        rows: How many images were classified, by all devices and attempts.
+        skipped: How many could not be read.
+        fallbacks: How often adaptation was not finite, by the names of the methods (the empty one for a method alone).
+        not_finite: How many images had logits that were not finite without adaptation: an overflow of the towers.
+        measures: What the methods' metrics say of all images, by the names of the methods.
+    """
+
+    rows: int = 0
+    skipped: int = 0
+    fallbacks: dict[str, int] = field(default_factory=dict)
+    not_finite: dict[str, int] = field(default_factory=dict)
+    measures: dict[str, dict[str, float | int]] = field(default_factory=dict)
+
+
+def merge(folder: Path, found: Journals, members: dict[str, Any], class_names: list[str]) -> Totals:
+    """Write ``predictions.csv``, ``predictions.jsonl`` and, if there is anything to list, ``skipped.csv``.
+
+    Args:
+        folder: The run's folder; of several methods, each has a folder of its name in it.
+        found: What the folder's journals hold.
+        members: The methods by name; their ``metrics`` add up what the journals hold of each image.
+        class_names: Names in label order.
+
+    Raises:
+        UserError: If the disk is full.
+    """
+    totals = Totals(len(found.done), len(found.bad))
+    scores: dict[str, list[list[float]]] = {name: [] for name in members}
+    totals.fallbacks, totals.not_finite = dict.fromkeys(members, 0), dict.fromkeys(members, 0)
+    with saving(folder / "predictions.csv", folder), ExitStack() as files:
+        writers = {name: _Files(folder / name, class_names, files) for name in members}
+        for entry in entries_at(found.done[index] for index in sorted(found.done)):
+            for name, writer in writers.items():
+                answer = entry["answers"][name]
+                writer.write(entry, answer)
+                totals.fallbacks[name] += answer["fallback"]
+                totals.not_finite[name] += not math.isfinite(float(answer["before"]["top"][0][1]))
+                if answer["scores"] is not None:
+                    scores[name].append([float(score) for score in answer["scores"]])
+        if found.bad:
+            rows = csv.writer(files.enter_context(replaced(folder / _SKIPPED)))
+            rows.writerow(SKIPPED_COLUMNS)
+            for bad in entries_at(found.bad[index] for index in sorted(found.bad)):
+                rows.writerow([bad[key] for key in SKIPPED_COLUMNS])
+    if not found.bad:  # of an earlier attempt to merge
+        (folder / _SKIPPED).unlink(missing_ok=True)
+    for name, member in members.items():
+        metrics = getattr(member, "metrics", None)
+        totals.measures[name] = {} if metrics is None else metrics.total(scores[name])
+    return totals
+
+
+class _Files:
+    """One method's predictions."""
+
+    def __init__(self, folder: Path, class_names: list[str], files: ExitStack) -> None:
+        self._names = class_names
+        folder.mkdir(parents=True, exist_ok=True)
+        self._table = csv.writer(files.enter_context(replaced(folder / "predictions.csv")))
+        self._lines = files.enter_context(replaced(folder / "predictions.jsonl"))
+        self._table.writerow(COLUMNS)
+
+    def write(self, entry: dict[str, Any], answer: dict[str, Any]) -> None:
+        """Write what the method says of an image."""
+        label = entry["label"]
+        first = [answer[when]["top"][0] for when in _WHEN]
+        shown = [f"{float(p):.6f}" for _, p in first] + [f"{float(answer[when]['entropy']):.6f}" for when in _WHEN]
+        named = [self._name(number) for number, _ in first]
+        known = "" if label is None else label
+        self._table.writerow((entry["index"], entry["path"], known, *(number for number, _ in first), *shown, *named))
+        line = {key: entry[key] for key in ("index", "path", "label")}
+        ranked = {when: [self._ranked(*pair) for pair in answer[when]["top"]] for when in _WHEN}
+        line |= {**ranked, "fallback": answer["fallback"]}
+        self._lines.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def _ranked(self, number: int, probability: float | str) -> dict[str, Any]:
+        # JSON has no NaN: a model that overflowed leaves null.
+        value = float(probability)
+        shown = round(value, 6) if math.isfinite(value) else None
+        return {"class": self._name(number), "label": number, "probability": shown}
+
+    def _name(self, number: int) -> str:
+        return self._names[number] if number < len(self._names) else ""
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[TextIO]:
+    """A text file that takes its name, in place of an older one, when it is whole and on the disk."""
+    part = path.with_name(path.name + ".part")
+    try:
+        # A file's name need not be text in UTF-8: what is not is written as an escape.
+        with part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    os.replace(part, path)

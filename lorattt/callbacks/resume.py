@@ -1,0 +1,89 @@
+"""Whether a run may go on in a folder: what the folder's configuration has to do with the one that is asked for."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lorattt.callbacks.journal import journals_in
+from lorattt.callbacks.results import table_of
+from lorattt.callbacks.run_folder import CONFIG_FILE, refuse_used, results_in
+from lorattt.errors import UserError
+from lorattt.settings import decides
+
+_MOST = 5  # differences that are shown
+_WIDTH = 60  # characters of a value that are shown
+
+
+class RunFinishedError(Exception):
+    """There is nothing left to do; the message is what to show. No mistake."""
+
+
+def check_folder(folder: Path, config: str) -> None:
+    """Compare before anything is loaded. An empty or new folder is fine, and so is a run that may go on.
+
+    Args:
+        folder: The folder that was asked for.
+        config: The configuration that was asked for, YAML.
+
+    Raises:
+        UserError: If the folder holds a run of another configuration, or of none that is known.
+        RunFinishedError: If it holds this very run, finished.
+    """
+    results, journals = results_in(folder), journals_in(folder)
+    if not (results or journals):
+        return
+    try:
+        there = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        there = None
+    if not isinstance(there, dict):
+        refuse_used(folder)
+    here = yaml.safe_load(config)
+    if different := differences(there, here):
+        shown = "; ".join(different[:_MOST]) + (f"; and {len(different) - _MOST} more" * (len(different) > _MOST))
+        raise UserError(
+            f"run.folder {folder} holds a run of another configuration ({shown}): name another run.folder, "
+            "or remove this one"
+        )
+    if results and not journals:
+        raise RunFinishedError(_finished(results, here, folder))
+
+
+def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    """What differs between two configurations that predictions or their files depend on, a text for each key."""
+    one, other = dict(_flat(there)), dict(_flat(here))
+    return [
+        f"{_spoken(key)}: {_shown(one, key)} there, {_shown(other, key)} now"
+        for key in dict.fromkeys([*one, *other])
+        if decides(key) and (key not in one or key not in other or one[key] != other[key])
+    ]
+
+
+def _flat(config: Any, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if isinstance(config, dict) and config:
+        for key, value in config.items():
+            yield from _flat(value, (*prefix, str(key)))
+    else:
+        yield prefix, config
+
+
+def _spoken(key: tuple[str, ...]) -> str:
+    """The key as it is given on the command line."""
+    return ".".join(part for part in key if part not in ("init_args", "class_path"))
+
+
+def _shown(values: dict[tuple[str, ...], Any], key: tuple[str, ...]) -> str:
+    if key not in values:
+        return "absent"
+    text = values[key] if isinstance(values[key], str) else json.dumps(values[key], default=str, ensure_ascii=False)
+    return text if len(text) <= _WIDTH else text[: _WIDTH - 3] + "..."
+
+
+def _finished(results: list[Path], config: dict[str, Any], folder: Path) -> str:
+    order = config.get("model", {}).get("init_args", {}).get("methods") or []
+    rows = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in results}
+    rows = {name: rows[name] for name in sorted(rows, key=lambda name: order.index(name) if name in order else 0)}
+    return f"{table_of(list(rows.values()), folder)} by a run that is finished: nothing to do"

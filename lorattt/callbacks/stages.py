@@ -1,0 +1,58 @@
+"""Where the time of a run goes, and what went wrong in it without ending it."""
+
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+
+from lorattt.callbacks.base import RunObserver
+
+STAGES = ("decode", "transfer", "views", "encode", "adapt", "write")
+
+
+class StageTimes(RunObserver):
+    """Seconds of each stage, and how often a batch did not fit the memory. Stands behind what it measures.
+
+    ``decode`` is what the main process waits for the loader, ``transfer`` brings the batch to the device, ``write``
+    puts answers into the journal. ``views`` (where the model makes them itself), ``encode`` and ``adapt`` are the
+    method's own clock: on a CUDA device times of the device, which overlap with those of the host.
+    """
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+        self._free = 0.0
+
+    def started(self, trainer: Trainer, module: Any) -> None:
+        """The loader starts to work."""
+        self._seconds = dict.fromkeys(("decode", "transfer"), 0.0)
+        self._free = time.perf_counter()
+
+    def begins(self, trainer: Trainer) -> None:
+        """A batch is on the device: it was waited for, then brought there."""
+        now = time.perf_counter()
+        fetched = getattr(getattr(trainer, "datamodule", None), "fetched_at", None)
+        fetched = now if fetched is None else max(fetched, self._free)
+        self._seconds["decode"] += fetched - self._free
+        self._seconds["transfer"] += now - fetched
+
+    def took(self, outputs: Any) -> None:
+        """All observers before are done with the batch."""
+        self._free = time.perf_counter()
+
+    def totals(self, trainer: Trainer, module: Any, write: float) -> tuple[dict[str, float], int]:
+        """Seconds of each stage, the mean over devices, and halvings, their sum; call it on every device.
+
+        Args:
+            trainer: The Trainer.
+            module: The method.
+            write: Seconds this device spent on writing.
+        """
+        clock, parts = getattr(module, "clock", None), getattr(module, "parts", None)
+        own = {**(clock.seconds() if clock is not None else {}), **self._seconds, "write": write}
+        halved = 0 if parts is None else parts.halved
+        values = torch.tensor([*(own.get(name, 0.0) for name in STAGES), halved], dtype=torch.float64)
+        device = trainer.strategy.root_device
+        kind = torch.float32 if device.type == "mps" else torch.float64  # which has no wider one
+        sums = trainer.strategy.reduce(values.to(device, kind), reduce_op="sum").tolist()
+        return dict(zip(STAGES, (total / trainer.world_size for total in sums), strict=False)), int(sums[-1])

@@ -1,0 +1,188 @@
+"""What the data gives to a method and what a method gives to the callbacks; batches in parts that fit the memory."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeAlias, TypedDict
+
+import torch
+from torch import Tensor
+
+from lorattt.views.device import ViewPlan
+from lorattt.views.render import Views
+
+# The share of the free memory that a part may take, by what the parts before have taken.
+_SHARE = 0.8
+
+
+class EpisodeNumbers(TypedDict):
+    """Which images a batch or a step's output is about.
+
+    Attributes:
+        index: ``(E,)`` int64, dataset-wide.
+        label: ``(E,)`` int64, -1 where unknown.
+        path: E names of the images.
+        skipped: Images of the batch that could not be read, each with ``index``, ``path``, ``reason``.
+    """
+
+    index: Tensor
+    label: Tensor
+    path: list[str]
+    skipped: list[dict[str, Any]]
+
+
+class EpisodeBatch(EpisodeNumbers, total=False):
+    """A batch of E episodes, with their views or with what these are made of.
+
+    Attributes:
+        views: ``(E, V, 3, S, S)`` uint8; view 0 is the plain one.
+        image: E images ``(3, H, W)`` uint8, each of its own size, in place of views.
+        plan: How their views are made.
+    """
+
+    views: Tensor
+    image: list[Tensor]
+    plan: ViewPlan
+
+
+class Answer(TypedDict):
+    """What a method says of E images; tensors are detached.
+
+    Attributes:
+        before: ``(E, K)`` float32 logits of the same model and text without adaptation.
+        after: ``(E, K)`` float32 logits of the method.
+        fallback: ``(E,)`` bool, true where adaptation was not finite and ``after`` is ``before``.
+    """
+
+    before: Tensor
+    after: Tensor
+    fallback: Tensor
+
+
+class EpisodeOutput(EpisodeNumbers, Answer):
+    """What a step gives to the callbacks: the answer, and to which images."""
+
+
+class EpisodeSource(Protocol):
+    """What a method asks of the data: its class names; and it tells the data how to make views, or to plan them."""
+
+    class_names: list[str]
+    transform: Views | None
+    planner: Callable[[int, int, int], ViewPlan] | None
+
+
+def about(batch: EpisodeBatch) -> EpisodeNumbers:
+    """Which images a batch is about, for the step's output."""
+    return {"index": batch["index"], "label": batch["label"], "path": batch["path"], "skipped": batch["skipped"]}
+
+
+Answers: TypeAlias = Mapping[str, Answer]
+"""Answers by the names of methods; a method alone has the empty name."""
+
+
+class Parts:
+    """Classifies a batch in parts that fit the memory of the device.
+
+    Episodes are independent, so parts change nothing but what is held at a time. On a CUDA device, the first part is
+    one episode, and each part tells how much an episode takes; a part that does not fit is halved, and only that part
+    is done again. On a CPU a batch is one part unless its allocator gives up.
+
+    Attributes:
+        limit: Episodes that are known to fit; None before the first batch.
+        halved: How often a part did not fit.
+    """
+
+    def __init__(self) -> None:
+        self.limit: int | None = None
+        self.halved = 0
+
+    def classify(self, batch: EpisodeBatch, answers: Callable[[EpisodeBatch], Answers]) -> Answers:
+        """The answers to all episodes of a batch of at least one.
+
+        Args:
+            batch: The batch.
+            answers: Classifies the episodes of a part.
+
+        Raises:
+            torch.OutOfMemoryError: If a single episode does not fit.
+        """
+        device, total, done = batch["index"].device, len(batch["index"]), 0
+        if self.limit is None:
+            self.limit = 1 if device.type == "cuda" else total
+        found: list[Answers] = []
+        while done < total:
+            size = min(self.limit if device.type == "cuda" or self.halved else total, total - done)
+            used = _allocated(device)
+            answer = self._try(batch if size == total else part_of(batch, done, done + size), answers)
+            if answer is None:
+                # Here the frames of the failure are gone, and with them what they held.
+                _release(device)
+                self.limit = max(1, size // 2)
+                self.halved += 1
+                continue
+            found.append(answer)
+            done += size
+            if device.type == "cuda" and not self.halved:
+                self.limit = max(self.limit, _fitting(device, used, size))
+        return found[0] if len(found) == 1 else _join(found)
+
+    def _try(self, part: EpisodeBatch, answers: Callable[[EpisodeBatch], Answers]) -> Answers | None:
+        """The answers, or None if there was no memory for them."""
+        try:
+            return answers(part)
+        except RuntimeError as error:  # which torch.OutOfMemoryError is
+            if not _no_memory(error) or len(part["index"]) == 1:
+                raise
+            return None
+
+
+def part_of(batch: EpisodeBatch, first: int, end: int) -> EpisodeBatch:
+    """The episodes of a batch from ``first`` up to ``end``, which is not one of them; without the skipped ones."""
+    own = slice(first, end)
+    part: EpisodeBatch = {
+        "label": batch["label"][own],
+        "index": batch["index"][own],
+        "path": batch["path"][own],
+        "skipped": [],
+    }
+    if "views" in batch:
+        part["views"] = batch["views"][own]
+    if "image" in batch:
+        part["image"] = batch["image"][own]
+    if "plan" in batch:
+        part["plan"] = batch["plan"].part(first, end)
+    return part
+
+
+def _join(found: list[Answers]) -> Answers:
+    return {
+        name: {
+            "before": torch.cat([answers[name]["before"] for answers in found]),
+            "after": torch.cat([answers[name]["after"] for answers in found]),
+            "fallback": torch.cat([answers[name]["fallback"] for answers in found]),
+        }
+        for name in found[0]
+    }
+
+
+def _no_memory(error: RuntimeError) -> bool:
+    # The CPU's allocator has no exception of its own.
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _fitting(device: torch.device, used: int, size: int) -> int:
+    """How many episodes fit, if each takes what it took of a part of that size.
+
+    The peak may be an earlier one, of something else: then an episode seems to take more than it does, and larger
+    parts correct that.
+    """
+    peak = torch.cuda.max_memory_allocated(device) - used
+    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - used
+    return max(1, int(_SHARE * free * size / max(peak, 1)))
+
+
+def _allocated(device: torch.device) -> int:
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+
+
+def _release(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

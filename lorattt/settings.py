@@ -1,0 +1,22 @@
+"""Which keys of a configuration decide what comes out of a run, and which only how it is run."""
+
+from collections.abc import Sequence
+
+# Of the Trainer's keys, only these count.
+_TRAINER = {"precision", "plugins", "fast_dev_run", "limit_test_batches", "limit_val_batches", "limit_predict_batches"}
+_BELOW = {"data": {"batch_size", "workers", "prefetch", "on_bad_image"}, "run": {"root", "folder", "resume"}}
+_TOP = {"ckpt_path", "profile", "verbose", "weights_only", "return_predictions"}
+# How many views are encoded at a time bounds memory alone, and views are the same wherever they are made.
+_ANYWHERE = {"chunk", "place"}
+
+
+def decides(key: Sequence[str]) -> bool:
+    """Whether predictions or their files may depend on a key of ``test``, ``validate`` or ``predict``.
+
+    Args:
+        key: Its parts from the outermost on, with or without ``init_args``.
+    """
+    top, last = key[0], key[-1]
+    if top == "trainer":
+        return len(key) > 1 and key[1] in _TRAINER
+    return top not in _TOP and last not in _BELOW.get(top, ()) and last not in _ANYWHERE

@@ -1,0 +1,900 @@
+"""Sweeps: what runs, in which order and where; what a failure, a stop or a changed setting does; and the table.
+
+Most tests put a small script in the place of ``lorattt``, which notes how it was called and does what ``data.do`` says.
+"""
+
+import json
+import os
+import shlex
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lorattt.sweep import scheduler
+from lorattt.sweep.command import main
+from lorattt.sweep.folders import Result
+from lorattt.sweep.plan import plan
+from lorattt.sweep.spec import read_sweep
+from lorattt.sweep.table import Row, markdown, rows_of
+
+ROOT = Path(__file__).parents[1]
+FAKE = """
+import json, os, sys, time
+given = dict(a[2:].split("=", 1) for a in sys.argv if a.startswith("--"))
+folder, seed, do = given["run.folder"], int(given["seed_everything"]), given.get("data.do", "")
+files = [b for a, b in zip(sys.argv, sys.argv[1:]) if a == "-c"]
+journal = os.environ["JOURNAL"]
+def note(what):
+    seen = {k: os.environ.get(k) for k in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}
+    with open(journal, "a") as file:
+        file.write(json.dumps({"what": what, "folder": folder, "time": time.monotonic(), "argv": sys.argv[1:], **seen,
+                               "pid": os.getpid()}) + "\\n")
+note("begin")
+print("at work", flush=True)
+if do == "error":
+    print("lorattt: error: data.do: no good", file=sys.stderr)
+    sys.exit(2)
+if do == "crash":
+    raise RuntimeError("broken")
+if do == "killed":
+    os.kill(os.getpid(), 9)
+if do == "silent":
+    sys.exit(0)
+if do == "damaged":
+    open(os.path.join(folder, "results.json"), "w").write('{"n": 3')
+    sys.exit(0)
+if do == "stop-after-work":
+    open(os.path.join(folder, "journal.rank0.jsonl"), "w").write("{}\\n")
+    sys.exit(3)
+if do == "checkpoint" and not any(a.startswith("--ckpt_path") for a in sys.argv):
+    import zipfile
+    os.makedirs(os.path.join(folder, "checkpoints"))
+    with zipfile.ZipFile(os.path.join(folder, "checkpoints", "last.ckpt"), "w") as file:
+        file.writestr("a", "b")
+    sys.exit(1)
+if do in ("hang", "stubborn"):
+    import signal, subprocess
+    if do == "stubborn":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    child = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(60)"])
+    with open(journal, "a") as file:
+        file.write(json.dumps({"what": "child", "folder": folder, "pid": child.pid}) + "\\n")
+    time.sleep(60)
+meet = int(given.get("data.meet", 0))  # go on when so many have begun
+deadline = time.monotonic() + 30
+while sum('"begin"' in line for line in open(journal)) < meet:
+    if time.monotonic() > deadline:
+        sys.exit("nobody came")
+    time.sleep(0.01)
+if sys.argv[1] == "fit":
+    open(os.path.join(folder, "prompt.safetensors"), "w").write(f"prompt of seed {seed}")
+else:
+    hits = (37 * len("".join(files)) + 11 * seed + sum(map(ord, given.get("data.domain", "") + str(given)))) % 50
+    row = {"n": 50, "top1_before": 0.5, "top1_after": hits / 50, "images_per_second": 10.0 + seed}
+    if do == "unlabelled":
+        del row["top1_before"], row["top1_after"]
+    for name in ("zeta", "alpha") if do == "several" else ("",):
+        os.makedirs(os.path.join(folder, name), exist_ok=True)
+        open(os.path.join(folder, name, "results.json"), "w").write(json.dumps(row))
+note("end")
+"""
+
+
+@dataclass
+class Bench:
+    """An empty folder with two methods' files, and a sweep to be written into it."""
+
+    folder: Path
+    program: list[str]
+    capsys: pytest.CaptureFixture[str]
+
+    def write(self, **changes: Any) -> None:
+        spec: dict[str, Any] = {
+            "out": "out",
+            "methods": {"one": "one.yaml", "two": "two.yaml"},
+            "datasets": {"red": {"data.domain": "red"}, "blue": {"data.domain": "blue"}},
+            "seeds": [1, 2],
+        }
+        spec.update(changes)
+        Path("sweep.yaml").write_text(yaml.safe_dump(spec, sort_keys=False), encoding="utf-8")
+
+    def sweep(self, *args: str) -> tuple[int, str, str]:
+        self.capsys.readouterr()
+        try:
+            code = main(["sweep.yaml", *args], self.program)
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = self.capsys.readouterr()
+        return code, captured.out, captured.err
+
+    def ok(self, *args: str) -> str:
+        code, out, err = self.sweep(*args)
+        assert (code, err) == (0, ""), out + err
+        return out
+
+    def refused(self, *args: str) -> str:
+        """Refused in one line, and nothing was started."""
+        before = len(self.notes())
+        code, out, err = self.sweep(*args)
+        assert code == 2, out
+        assert err.startswith("lorattt: error: ")
+        assert err.count("\n") == 1
+        assert len(self.notes()) == before
+        return err
+
+    def notes(self) -> list[dict[str, Any]]:
+        path = self.folder / "journal"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def begun(self) -> list[str]:
+        return [note["folder"].removeprefix("out/") for note in self.notes() if note["what"] == "begin"]
+
+    def results(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(Path("out/sweep.json").read_text(encoding="utf-8"))
+        return found
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Bench:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JOURNAL", str(tmp_path / "journal"))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(scheduler, "PAUSE", 0.005)
+    fake = tmp_path / "fake.py"
+    fake.write_text(FAKE, encoding="utf-8")
+    for name in ("one", "two"):
+        text = "# a comment\nmodel:\n  class_path: M\n  init_args: {lr: 1.0}\ndata: {class_path: D}\n"
+        Path(f"{name}.yaml").write_text(text, encoding="utf-8")
+    Path("fit.yaml").write_text("model: {class_path: F}\ndata: {class_path: D}\n", encoding="utf-8")
+    made = Bench(tmp_path, [sys.executable, "-S", "-E", str(fake)], capsys)
+    made.write()
+    return made
+
+
+def _wait(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it does not come"
+        time.sleep(0.02)
+
+
+def _alive(pid: int) -> bool:
+    """Whether a process is at work: one that has ended may still wait for whoever started it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        if Path("/proc/self").exists():
+            return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+# What runs
+
+
+def test_all_runs_in_order_and_the_table(bench: Bench) -> None:
+    out = bench.ok()
+    expected = [f"{m}/{d}/seed-{s}" for s in (1, 2) for m in ("one", "two") for d in ("red", "blue")]
+    assert bench.begun() == expected
+    lines = out.splitlines()
+    for number, name in enumerate(expected, 1):
+        assert any(line.endswith(f"start  {name}, {number} of 8") for line in lines)
+        row = json.loads(Path("out", name, "results.json").read_text())
+        done = next(line for line in lines if f"done   {name}: " in line)
+        speed = row["images_per_second"]
+        assert f"top-1 50.00 -> {100 * row['top1_after']:.2f} %, {speed:.1f} images/s, 0:00:0" in done
+        assert "at work" in Path("out", name, "log.txt").read_text()
+    table = Path("out/sweep.md").read_text(encoding="utf-8")
+    assert table in out
+    for method in ("one", "two"):
+        cells = []
+        for dataset in ("red", "blue"):
+            hits = [
+                100 * json.loads(Path(f"out/{method}/{dataset}/seed-{s}/results.json").read_text())["top1_after"]
+                for s in (1, 2)
+            ]
+            mean = sum(hits) / 2
+            cells.append(f"{mean:.2f} ± {(sum((h - mean) ** 2 for h in hits)) ** 0.5:.2f}")
+        row_text = next(line for line in table.splitlines() if line.startswith(f"| {method} "))
+        shown = [cell.strip() for cell in row_text.strip("|").split("|")]
+        assert shown[1:3] == cells
+        assert shown[4] == f"{4 * 50 / (2 * 50 / 11 + 2 * 50 / 12):.1f}"
+    assert bench.results()["format"] == 1
+    assert [run["state"] for run in bench.results()["runs"]] == ["finished"] * 8
+
+
+def test_arguments_of_a_run(bench: Bench) -> None:
+    Path("extra.yaml").write_text("trainer: {max_epochs: 1}\n")
+    bench.write(
+        methods={"one": ["one.yaml", {"model.lr": 0.005, "model.names": ["a b", "c"], "model.x": None}]},
+        datasets={"red": {"config": "extra.yaml", "keys": {"data": "Other", "data.domain": "{seed}"}}},
+        keys={"model.lr": 7, "data.root": "/d", "data.flip": True, "data.draw": "{seed}"},
+        seeds=[3],
+    )
+    bench.ok("--key", "data.root=/my data", "--key", "data.more=[1, 2]")
+    argv = bench.notes()[0]["argv"]
+    assert argv[:5] == ["test", "-c", "one.yaml", "-c", "extra.yaml"]
+    assert argv[5] == "--data=Other"  # a class before its keys
+    assert set(argv[6:]) == {
+        "--model.lr=0.005",
+        '--model.names=["a b", "c"]',
+        "--model.x=null",
+        "--data.domain=3",
+        "--data.root=/my data",
+        "--data.more=[1, 2]",
+        "--data.flip=true",
+        "--data.draw=3",
+        "--seed_everything=3",
+        "--trainer.enable_progress_bar=false",
+        "--run.folder=out/one/red/seed-3",
+    }
+    assert len(argv) == 17
+
+
+def test_dry_run_lists_commands_and_leaves_nothing(bench: Bench) -> None:
+    out = bench.ok("--dry-run", "--only", "two/red")
+    commands = [line for line in out.splitlines() if not line.startswith("#")]
+    assert len(commands) == 2
+    assert shlex.split(commands[0])[: len(bench.program)] == bench.program
+    assert commands[1].endswith("--run.folder=out/two/red/seed-2")
+    assert not bench.notes()
+    assert not Path("out").exists()
+
+
+def test_seeds_of_a_method_and_of_the_whole(bench: Bench) -> None:
+    bench.write(methods={"one": {"config": "one.yaml", "seeds": [7]}, "two": "two.yaml"}, datasets={"red": "one.yaml"})
+    bench.ok()
+    assert bench.begun() == ["one/red/seed-7", "two/red/seed-1", "two/red/seed-2"]
+
+
+def test_skip_and_only(bench: Bench) -> None:
+    bench.write(skip=[{"method": "t*", "dataset": "red"}, {"seed": 2, "dataset": "blue"}])
+    bench.ok("--only", "*/blue", "--only", "one/red/seed-2")
+    assert bench.begun() == ["one/blue/seed-1", "two/blue/seed-1", "one/red/seed-2"]
+    # The rest is not a failure, and joins what is there.
+    assert "3 of 4 runs are finished" in Path("out/sweep.md").read_text()
+    out = bench.ok()
+    assert "1 runs to do, 3 of 4 finished before" in out
+    assert bench.begun()[3:] == ["one/red/seed-1"]
+
+
+def test_grid(bench: Bench) -> None:
+    bench.write(
+        methods={"one": {"config": "one.yaml", "grid": {"model.rank": [4, 8]}}, "two": "two.yaml"},
+        datasets={"red": {"data.domain": "red"}},
+        grid={"model.views.number": [16, None]},
+        seeds=[1],
+    )
+    out = bench.ok()
+    names = [f"one,views.number={v},rank={r}/red/seed-1" for v in (16, "null") for r in (4, 8)]
+    assert bench.begun() == [*names, "two,views.number=16/red/seed-1", "two,views.number=null/red/seed-1"]
+    argv = bench.notes()[2]["argv"]
+    assert {"--model.views.number=16", "--model.rank=8"} <= set(argv)
+    assert "| one,views.number=16,rank=8 " in out
+    assert "two" not in bench.ok("--only", "one").split("written")[0].split("start")[-1].splitlines()[0]
+
+
+def test_long_values_of_a_grid_are_folders_too(bench: Bench) -> None:
+    long = [f"{'folder/' * 40}{name}" for name in "ab"]
+    bench.write(methods={"one": {"config": "one.yaml", "grid": {"model.file": long}}}, datasets={"red": "one.yaml"})
+    bench.ok()
+    folders = {path.parts[1] for path in Path("out").glob("*/red/seed-*/results.json")}
+    assert len(folders) == 2
+    assert max(map(len, folders)) <= 80
+
+
+def test_values_that_would_share_a_folder_are_refused(bench: Bench) -> None:
+    bench.write(grid={"model.text": ["a/b", "a b"]})
+    assert "would have one folder" in bench.refused()
+
+
+# Going on
+
+
+def test_what_is_finished_is_not_run_again(bench: Bench) -> None:
+    bench.ok()
+    before = bench.notes()
+    out = bench.ok()
+    assert bench.notes() == before
+    assert "0 runs to do, 8 of 8 finished before" in out
+    assert "| one " in out
+    Path("out/two/red/seed-1/results.json").unlink()
+    assert "start  two/red/seed-1, begun before, 1 of 1" in bench.ok()
+    assert bench.begun()[8:] == ["two/red/seed-1"]
+
+
+@pytest.mark.parametrize(
+    ("do", "reason"),
+    [
+        ("error", "data.do: no good"),
+        ("crash", "ended with exit code 1; its last line: RuntimeError: broken"),
+        ("killed", "ended by signal 9 (SIGKILL), as when memory runs out; its last line: at work"),
+        ("silent", "out/one/blue/seed-1 has no results.json"),
+        ("damaged", "out/one/blue/seed-1/results.json is damaged"),
+    ],
+)
+def test_a_failure_ends_nothing_else(bench: Bench, do: str, reason: str) -> None:
+    bench.write(datasets={"blue": {"data.domain": "blue", "data.do": do}, "red": {"data.domain": "red"}}, seeds=[1])
+    Path("two.yaml").write_text(Path("two.yaml").read_text() + "trainer: {accelerator: cpu}\n")
+    code, out, err = bench.sweep("--only", "one")
+    assert (code, err) == (1, "")
+    assert bench.begun() == ["one/blue/seed-1", "one/red/seed-1"]
+    assert f"failed one/blue/seed-1: {reason}" in out
+    table = Path("out/sweep.md").read_text()
+    assert f"- one/blue/seed-1: `{reason}" in table
+    assert "(out/one/blue/seed-1/log.txt)" in table
+    told = {run["name"]: run for run in bench.results()["runs"]}
+    assert told["one/blue/seed-1"]["state"] == "failed"
+    assert told["one/blue/seed-1"]["reason"].startswith(reason)
+    assert told["one/red/seed-1"]["state"] == "finished"
+
+
+def test_a_failed_run_is_tried_again_with_its_mended_key(bench: Bench) -> None:
+    """Nothing of it is lost, so nobody needs to say --redo."""
+    bench.write(datasets={"blue": {"data.domain": "blue", "data.do": "error"}}, seeds=[1], methods={"one": "one.yaml"})
+    assert bench.sweep()[0] == 1
+    assert bench.sweep()[0] == 1  # tried again as it is
+    bench.write(datasets={"blue": {"data.domain": "blue", "data.do": "well"}}, seeds=[1], methods={"one": "one.yaml"})
+    bench.ok()
+    assert len(bench.begun()) == 3
+
+
+def test_only_the_last_attempt_is_blamed(bench: Bench) -> None:
+    bench.write(datasets={"blue": {"data.do": "stop-after-work"}}, seeds=[1], methods={"one": "one.yaml"})
+    Path("out/one/blue/seed-1").mkdir(parents=True)
+    bench.sweep()
+    log = Path("out/one/blue/seed-1/log.txt")
+    log.write_text("lorattt: error: of an earlier attempt\n")
+    out = bench.sweep()[1]
+    assert "ended with exit code 3; its last line: at work" in out
+    assert log.read_text() == "lorattt: error: of an earlier attempt\nat work\n"
+
+
+def test_damaged_results_are_told_before_anything_runs(bench: Bench) -> None:
+    bench.ok("--only", "one/red")
+    Path("out/one/red/seed-2/results.json").write_text("{")
+    assert "out/one/red/seed-2/results.json is damaged" in bench.refused()
+
+
+def test_other_settings_are_told_key_by_key(bench: Bench) -> None:
+    bench.write(keys={"model.lr": 0.5})
+    bench.ok()
+    bench.write(keys={"model.lr": 0.25, "model.steps": 2})
+    told = bench.refused()
+    assert "out/one/red/seed-1" in told
+    assert "model.lr is 0.25, was 0.5; model.steps is 2, was not given" in told
+    assert "--redo" in told
+    out = bench.ok("--keep")
+    assert "0 runs to do" in out
+    assert "| one " in out
+    bench.ok("--redo", "--only", "one/red")
+    assert bench.begun()[8:] == ["one/red/seed-1", "one/red/seed-2"]
+    assert "--model.lr=0.25" in bench.notes()[-1]["argv"]
+    # The others are of other settings: the table has none of them.
+    assert "2 of 8 runs are finished" in Path("out/sweep.md").read_text()
+    assert "0 runs to do" in bench.ok("--only", "one/red")
+
+
+def test_settings_within_a_file_count_and_its_comments_do_not(bench: Bench) -> None:
+    bench.ok()
+    text = Path("two.yaml").read_text()
+    Path("two.yaml").write_text(text.replace("a comment", "another one"))
+    assert "0 runs to do" in bench.ok()
+    Path("two.yaml").write_text(text.replace("lr: 1.0", "lr: 2.0"))
+    assert "two.yaml: model.init_args.lr is 2.0, was 1.0" in bench.refused()
+    assert "0 runs to do" in bench.ok("--only", "one")
+
+
+def test_settings_without_effect_do_not_count(bench: Bench) -> None:
+    bench.ok()
+    bench.write(keys={"data.workers": 4, "data.init_args.batch_size": 2, "model.chunk": 3, "trainer.strategy": "ddp"})
+    assert "0 runs to do" in bench.ok("--devices", "0,1")
+    bench.write(keys={"trainer.precision": "bf16-true", "run.top_k": 3})
+    assert 'trainer.precision is "bf16-true", was not given; run.top_k is 3, was not given' in bench.refused()
+
+
+def test_unfinished_work_of_other_settings_is_kept(bench: Bench) -> None:
+    bench.write(datasets={"blue": {"data.do": "stop-after-work"}}, seeds=[1])
+    assert bench.sweep("--only", "one")[0] == 1
+    part = Path("out/one/blue/seed-1/journal.rank0.jsonl")
+    bench.write(datasets={"blue": {"data.do": "well"}}, seeds=[1])
+    told = bench.refused("--only", "one", "--keep")  # there is nothing finished to keep
+    assert "--redo runs it again from the start" in told
+    assert part.exists()
+    bench.ok("--only", "one", "--redo")
+    assert not part.exists()
+
+
+@pytest.mark.parametrize("redo", [[], ["--redo"]], ids=str)
+def test_folders_of_others_are_not_touched(bench: Bench, redo: list[str]) -> None:
+    mine = Path("out/one/red/seed-1/notes.txt")
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    assert "holds files that no sweep made" in bench.refused(*redo)
+    assert mine.read_text() == "mine"
+
+
+def test_several_methods_of_a_run_are_rows_each(bench: Bench) -> None:
+    several = "model: {class_path: Several, init_args: {methods: [zeta, alpha]}}\ndata: {class_path: D}\n"
+    Path("one.yaml").write_text(several)
+    bench.write(methods={"all": "one.yaml"}, datasets={"red": {"data.do": "several"}}, seeds=[1])
+    out = bench.ok()
+    assert "top-1 50.00 -> zeta " in out
+    rows = [line.split("|")[1].strip() for line in Path("out/sweep.md").read_text().splitlines()[2:]]
+    assert rows == ["before", "all/zeta", "all/alpha"]  # as in the file, not by name
+    assert "0 runs to do" in bench.ok()
+
+
+def test_results_are_whole_when_the_journals_are_gone(bench: Bench) -> None:
+    """A sweep that was killed has not noted the end of its run; the run's own files tell."""
+    bench.ok("--only", "one/red")
+    folder = Path("out/one/red/seed-1")
+    command = folder / "command.json"
+    command.write_text(command.read_text().replace('"finished": true', '"finished": false'))
+    assert "0 runs to do" in bench.ok("--only", "one/red")
+    (folder / "journal.rank0.jsonl").write_text("{}\n")
+    assert "1 runs to do" in bench.ok("--only", "one/red")
+    assert bench.begun()[2:] == ["one/red/seed-1"]
+    assert "0 runs to do" in bench.ok("--only", "one/red")
+
+
+def test_images_without_labels(bench: Bench) -> None:
+    bench.write(command="predict", datasets={"red": {"data.do": "unlabelled"}}, seeds=[1])
+    out = bench.ok()
+    assert bench.notes()[0]["argv"][0] == "predict"
+    assert "done   one/red/seed-1: 50 images, 11.0 images/s" in out
+    assert "| one " in out
+
+
+def test_a_table_that_cannot_be_written_is_shown(bench: Bench) -> None:
+    bench.write(seeds=[1], datasets={"red": "one.yaml"})
+    Path("out/sweep.md").mkdir(parents=True)
+    code, out, err = bench.sweep()
+    assert code == 2
+    assert "the table cannot be written" in err
+    assert "| one " in out
+    assert bench.begun() == ["one/red/seed-1", "two/red/seed-1"]
+
+
+# Fits
+
+
+def _with_fit(**fit: Any) -> dict[str, Any]:
+    return {"one": {"config": "one.yaml", "fit": {"config": "fit.yaml", **fit}}, "two": "two.yaml"}
+
+
+def test_fits_once_for_each_seed(bench: Bench) -> None:
+    bench.write(methods=_with_fit(keys={"data.draw_seed": "{seed}"}))
+    bench.ok()
+    begun = bench.begun()
+    assert begun[:3] == ["fit/one/seed-1", "one/red/seed-1", "one/blue/seed-1"]
+    assert [name for name in begun if name.startswith("fit")] == ["fit/one/seed-1", "fit/one/seed-2"]
+    argv = {note["folder"]: note["argv"] for note in bench.notes()}
+    assert argv["out/fit/one/seed-2"][:3] == ["fit", "-c", "fit.yaml"]
+    assert "--data.draw_seed=2" in argv["out/fit/one/seed-2"]
+    assert not any("data.domain" in text for text in argv["out/fit/one/seed-2"])
+    prompts = [text for text in argv["out/one/blue/seed-2"] if "prompt" in text]
+    assert prompts == ["--model.prompt.file=out/fit/one/seed-2/prompt.safetensors"]
+    assert not any("prompt" in text for text in argv["out/two/blue/seed-2"])
+    assert "0 runs to do" in bench.ok()
+    # A prompt that nobody waits for is not made again; one that somebody does is.
+    Path("out/fit/one/seed-1/prompt.safetensors").unlink()
+    assert "0 runs to do" in bench.ok()
+    Path("out/one/red/seed-1/results.json").unlink()
+    bench.ok()
+    assert bench.begun()[len(begun) :] == ["fit/one/seed-1", "one/red/seed-1"]
+
+
+def test_a_failed_fit_fails_its_tests_alone(bench: Bench) -> None:
+    bench.write(methods=_with_fit(keys={"data.do": "error"}), seeds=[1])
+    code, out, _ = bench.sweep()
+    assert code == 1
+    assert bench.begun() == ["fit/one/seed-1", "two/red/seed-1", "two/blue/seed-1"]
+    assert "failed one/blue/seed-1: its fit fit/one/seed-1 failed: data.do: no good" in out
+    assert Path("out/sweep.md").read_text().count("data.do: no good") == 3
+    bench.write(methods=_with_fit(keys={"data.do": "well"}), seeds=[1])
+    bench.ok()
+    assert bench.begun()[3:] == ["fit/one/seed-1", "one/red/seed-1", "one/blue/seed-1"]
+
+
+def test_a_fit_goes_on_from_its_checkpoint(bench: Bench) -> None:
+    bench.write(methods=_with_fit(keys={"data.do": "checkpoint"}), seeds=[1])
+    assert bench.sweep()[0] == 1
+    bench.ok()
+    argv = next(n["argv"] for n in bench.notes()[-6:] if n["folder"] == "out/fit/one/seed-1")
+    assert "--ckpt_path=out/fit/one/seed-1/checkpoints/last.ckpt" in argv
+
+
+def test_a_changed_fit_changes_its_tests(bench: Bench) -> None:
+    bench.write(methods=_with_fit(keys={"model.rho": 1}), seeds=[1])
+    bench.ok()
+    bench.write(methods=_with_fit(keys={"model.rho": 2}), seeds=[1])
+    assert "out/one/red/seed-1 was made with other settings: fit model.rho is 2, was 1" in bench.refused()
+    bench.ok("--redo")
+    assert bench.begun()[5:] == ["fit/one/seed-1", "one/red/seed-1", "one/blue/seed-1"]
+    # A batch is a step there, but not in a test.
+    bench.write(methods=_with_fit(keys={"model.rho": 2, "data.batch_size": 4}), seeds=[1])
+    assert "fit data.batch_size is 4, was not given" in bench.refused()
+
+
+def test_sources(bench: Bench) -> None:
+    bench.write(
+        methods=_with_fit(),
+        datasets={
+            "red-base": {"keys": {"data.domain": "red"}, "source": "red"},
+            "red-new": {"keys": {"data.domain": "new"}, "source": "red"},
+            "blue": {"keys": {"data.domain": "blue"}, "source": "blue"},
+        },
+        sources={"red": {"data.dataset": "red"}, "blue": {"data.dataset": "blue"}},
+        seeds=[1],
+    )
+    bench.ok("--only", "one")
+    names = [
+        "fit/one/red/seed-1",
+        "one/red-base/seed-1",
+        "one/red-new/seed-1",
+        "fit/one/blue/seed-1",
+        "one/blue/seed-1",
+    ]
+    assert bench.begun() == names
+    argv = {note["folder"]: note["argv"] for note in bench.notes()}
+    assert "--data.dataset=blue" in argv["out/fit/one/blue/seed-1"]
+    assert "--model.prompt.file=out/fit/one/red/seed-1/prompt.safetensors" in argv["out/one/red-new/seed-1"]
+
+
+# Several at a time
+
+
+def _spans(bench: Bench) -> list[tuple[float, float, str | None]]:
+    begin = {note["folder"]: note for note in bench.notes() if note["what"] == "begin"}
+    end = {note["folder"]: note for note in bench.notes() if note["what"] == "end"}
+    return [(begin[key]["time"], end[key]["time"], begin[key]["CUDA_VISIBLE_DEVICES"]) for key in begin]
+
+
+def test_one_run_on_each_device(bench: Bench) -> None:
+    bench.write(devices=[0, "2,3"], keys={"data.meet": 2})
+    bench.ok()
+    spans = _spans(bench)
+    assert len(spans) == 8
+    assert {device for *_, device in spans} == {"0", "2,3"}
+    for place, (begin, end, device) in enumerate(spans):
+        for other_begin, other_end, other in spans[place + 1 :]:
+            if other == device:
+                assert other_begin >= end or begin >= other_end, "two runs on one device"
+    assert any(a[0] < b[1] and b[0] < a[1] for a in spans for b in spans if a[2] != b[2]), "never two at a time"
+    for note in bench.notes():
+        wanted = "--trainer.devices=2" if note["CUDA_VISIBLE_DEVICES"] == "2,3" else "--trainer.devices=1"
+        assert {wanted, "--trainer.accelerator=gpu"} <= set(note["argv"])
+
+
+def test_devices_are_those_that_may_be_seen(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-abc")
+    Path("two.yaml").write_text(Path("two.yaml").read_text() + "trainer: {accelerator: cpu}\n")
+    bench.write(devices=[1], seeds=[1], datasets={"red": "one.yaml"})
+    bench.ok()
+    assert {note["CUDA_VISIBLE_DEVICES"] for note in bench.notes()} == {"GPU-abc"}
+    # A file that names its accelerator, as two.yaml does, is believed.
+    assert ["--trainer.accelerator=gpu" in note["argv"] for note in bench.notes()[::2]] == [True, False]
+    assert "no GPU 2: CUDA_VISIBLE_DEVICES=5,GPU-abc leaves 2 to see" in bench.refused("--devices", "2")
+
+
+def test_jobs_share_the_processor(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    bench.write(jobs=2, keys={"data.meet": 2}, seeds=[1])
+    bench.ok()
+    spans = _spans(bench)
+    assert max(sum(begin <= moment < end for begin, end, _ in spans) for moment, *_ in spans) == 2
+    assert {note["OMP_NUM_THREADS"] for note in bench.notes()} == {"6"}
+
+
+def test_a_device_does_not_wait_for_the_fit_of_another(bench: Bench) -> None:
+    bench.write(methods=_with_fit(keys={"data.meet": 3}), seeds=[1], devices=[0, 1])
+    bench.ok()
+    begun = bench.begun()
+    assert set(begun[:3]) == {"fit/one/seed-1", "two/red/seed-1", "two/blue/seed-1"}
+    spans = {note["folder"]: note["time"] for note in bench.notes() if note["what"] == "end"}
+    starts = {note["folder"]: note["time"] for note in bench.notes() if note["what"] == "begin"}
+    assert starts["out/one/red/seed-1"] > spans["out/fit/one/seed-1"]
+
+
+# Stopping
+
+
+def _in_background(bench: Bench) -> "subprocess.Popen[str]":
+    code = f"import sys; from lorattt.sweep.command import main; sys.exit(main(['sweep.yaml'], {bench.program!r}))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+def _pids(bench: Bench) -> list[int]:
+    return [note["pid"] for note in bench.notes() if note["what"] in ("begin", "child")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopping_ends_the_runs_and_shows_the_table(bench: Bench, number: int) -> None:
+    bench.write(
+        methods={"one": "one.yaml"},
+        datasets={"red": {"data.do": ""}, "blue": {"data.do": "hang"}},
+        seeds=[1, 2],
+        jobs=2,
+    )
+    process = _in_background(bench)
+    try:
+        _wait(lambda: sum(note["what"] == "child" for note in bench.notes()) == 2)
+        process.send_signal(number)
+        out = process.communicate(timeout=60)[0]
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "stopping: ending the runs at work" in out
+    assert "| one " in out
+    assert "stopped: the same command goes on" in out
+    for pid in _pids(bench):
+        _wait(lambda pid=pid: not _alive(pid))
+    assert [run["state"] for run in bench.results()["runs"]] == ["finished", "stopped", "finished", "stopped"]
+    begun = len(bench.begun())
+    for path in Path("out").glob("one/blue/*/command.json"):
+        assert json.loads(path.read_text())["finished"] is False
+    bench.write(
+        methods={"one": "one.yaml"}, datasets={"red": {"data.do": ""}, "blue": {"data.do": "well"}}, seeds=[1, 2]
+    )
+    bench.ok()
+    assert set(bench.begun()[begun:]) == {"one/blue/seed-1", "one/blue/seed-2"}
+
+
+def test_a_second_ctrl_c_waits_for_nothing(bench: Bench) -> None:
+    bench.write(methods={"one": "one.yaml"}, datasets={"blue": {"data.do": "stubborn"}}, seeds=[1])
+    process = _in_background(bench)
+    try:
+        _wait(lambda: any(note["what"] == "child" for note in bench.notes()))
+        started = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert time.monotonic() - started < scheduler.PATIENCE
+    for pid in _pids(bench):
+        _wait(lambda pid=pid: not _alive(pid))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no fcntl")
+def test_a_folder_belongs_to_one_sweep_and_to_the_runs_it_leaves(bench: Bench) -> None:
+    bench.write(methods={"one": "one.yaml"}, datasets={"blue": {"data.do": "hang"}}, seeds=[1])
+    process = _in_background(bench)
+    try:
+        _wait(lambda: any(note["what"] == "child" for note in bench.notes()))
+        assert "another sweep, or a run that it left, is at work" in bench.refused()
+        process.kill()
+        process.communicate()
+        assert "another sweep, or a run that it left, is at work" in bench.refused()
+    finally:
+        process.kill()
+        for pid in _pids(bench):
+            os.kill(pid, signal.SIGKILL)
+    _wait(lambda: not any(map(_alive, _pids(bench))))
+    bench.write(methods={"one": "one.yaml"}, datasets={"blue": {"data.do": "well"}}, seeds=[1])
+    bench.ok()
+
+
+# What is wrong with the file
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dataset": {}}, "dataset: no such key; did you mean datasets?"),
+        ({"methods": None}, "methods: expected names"),
+        ({"methods": {"one": "gone.yaml"}}, "methods.one: no such file gone.yaml"),
+        ({"methods": {"a/b": "one.yaml"}}, "methods: 'a/b' is no name"),
+        ({"methods": {True: "one.yaml"}}, "methods: 'True' is no name"),
+        ({"methods": {"fit": "one.yaml"}}, "methods.fit: the sweep has a folder of that name"),
+        ({"methods": {"one": "fake.py"}}, "fake.py"),
+        ({"methods": {"one": "empty.yaml"}}, "methods.one: empty.yaml is no configuration"),
+        ({"methods": {"one": "typing.yaml"}}, "typing.yaml: modle: no such key; did you mean model?"),
+        ({"methods": {"one": "broken.yaml"}}, "broken.yaml, line 2: "),
+        ({"methods": {"one": "latin.yaml"}}, "latin.yaml: not UTF-8 text"),
+        ({"methods": {"one": "nodata.yaml"}}, "methods.one on datasets.red: no data"),
+        ({"methods": {"one": {"confg": "one.yaml"}}}, "methods.one.confg: no such key; did you mean config?"),
+        (
+            {"methods": {"one": {"config": "one.yaml", "model.lr": 1}}},
+            "methods.one.model.lr: no such key; put it under",
+        ),
+        ({"methods": {"one": ["one.yaml", {"modle.lr": 1}]}}, "methods.one.modle.lr: no such key; did you mean model?"),
+        ({"methods": {"one": 3}}, "methods.one: expected a file, keys or a list of these, got 3"),
+        ({"methods": {"one": {"config": "one.yaml", "seeds": 3}}}, "methods.one.seeds: expected a list"),
+        (
+            {"methods": {"one": {"config": "one.yaml", "fit": "gone.yaml"}}},
+            "methods.one.fit: no such file gone.yaml",
+        ),
+        (
+            {"methods": {"one": {"config": "one.yaml", "fit": "fit.yaml", "keys": {"model.prompt.file": "x"}}}},
+            "model.prompt.file is that of its fit",
+        ),
+        ({"methods": {"ONE": "one.yaml", "one": "one.yaml"}}, "would have one folder"),
+        ({"datasets": {"red": {"config": "one.yaml", "source": "r"}}}, "datasets.red.source: no source r"),
+        ({"seeds": [1, 1]}, "a seed is given twice"),
+        ({"seeds": [True]}, "seeds: expected a list of whole numbers"),
+        ({"seeds": []}, "seeds: expected a list of whole numbers"),
+        ({"keys": {"run.folder": "x"}}, "keys.run.folder: given by the sweep"),
+        ({"keys": {"seed_everything": 1}}, "keys.seed_everything: given by the sweep; use seeds"),
+        ({"keys": {"--model.lr": 1}}, "is no key: write it as"),
+        ({"keys": {"model": {"lr": 1}}}, "write its keys with dots, such as model.lr: VALUE"),
+        ({"keys": ["model.lr"]}, "keys: expected keys such as"),
+        ({"grid": {"model.lr": 1}}, "grid.model.lr: expected a list of values"),
+        ({"grid": {"model.lr": [1, 1]}}, "grid.model.lr: a value is given twice"),
+        (
+            {"grid": {"model.a": [1]}, "methods": {"one": {"config": "one.yaml", "grid": {"model.a": [2]}}}},
+            "methods.one.grid.model.a: it is in the grid of all methods",
+        ),
+        ({"skip": [{"method": "thre"}]}, "skip: no method thre"),
+        ({"skip": [{"methods": "one"}]}, "skip: methods: no such key; did you mean method?"),
+        ({"skip": {"method": "one"}}, "skip: expected a list"),
+        ({"skip": [{"method": "*"}]}, "skip leaves nothing to run"),
+        ({"command": "fit"}, "command 'fit': use test, validate, predict"),
+        ({"devices": 2}, "devices: expected a list of GPUs"),
+        ({"devices": [-1]}, "devices: '-1' is no GPU"),
+        ({"devices": [0], "jobs": 2}, "devices and jobs: give one of them"),
+        ({"devices": [0], "keys": {"trainer.devices": 1}}, "keys: trainer.devices follows from devices"),
+        ({"jobs": 0}, "jobs 0: expected"),
+        ({"out": ""}, "out '': expected a folder"),
+        ({"out": "one.yaml"}, "out one.yaml: cannot be made"),
+    ],
+    ids=lambda value: value[:30] if isinstance(value, str) else "",
+)
+def test_bad_files(bench: Bench, changes: dict[str, Any], message: str) -> None:
+    Path("empty.yaml").write_text("")
+    Path("typing.yaml").write_text("modle: {class_path: M}\n")
+    Path("broken.yaml").write_text("model:\n\t- a\n")
+    Path("latin.yaml").write_bytes("model: é\n".encode("latin-1"))
+    Path("nodata.yaml").write_text("model: {class_path: M}\n")
+    bench.write(**changes)
+    told = bench.refused()
+    assert message in told
+    assert "sweep.yaml" in told or "out" in told
+
+
+def test_bad_texts_and_arguments(bench: Bench) -> None:
+    path = Path("sweep.yaml")
+    path.write_text("methods: {one: one.yaml, one: two.yaml}\ndatasets: {red: one.yaml}\n")
+    assert "sweep.yaml, line 1: one is given twice" in bench.refused()
+    path.write_text("methods: {one: one.yaml}\n")
+    assert "sweep.yaml: datasets is missing" in bench.refused()
+    path.write_text("- a\n")
+    assert "expected keys such as methods" in bench.refused()
+    bench.write()
+    assert "--only one/rde: no such run; did you mean one/red?" in bench.refused("--only", "one/rde")
+    assert "--only one/red/seed-1/x: no such run" in bench.refused("--only", "one/red/seed-1/x")
+    assert "--key model.lr: write it as KEY=VALUE" in bench.refused("--key", "model.lr")
+    assert "--key.modle.lr: no such key; did you mean model?" in bench.refused("--key", "modle.lr=1")
+    path.unlink()
+    assert "sweep.yaml: cannot be read" in bench.refused()
+
+
+# The table
+
+
+def _planned(methods: list[str], datasets: list[str], seeds: list[int]) -> list[Any]:
+    Path("m.yaml").write_text("model: {class_path: M}\ndata: {class_path: D}\n")
+    spec = {"methods": dict.fromkeys(methods, "m.yaml"), "datasets": dict.fromkeys(datasets, "m.yaml"), "seeds": seeds}
+    Path("table.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
+    return plan(read_sweep(Path("table.yaml")))
+
+
+def test_rows_against_plain_arithmetic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    planned = _planned(["a", "b", "c", "d"], ["x", "y"], [1, 2, 3])
+    before = {"a": 0.5, "b": 0.5004, "c": 0.6}
+    found = []
+    value = {}
+    for number, run in enumerate(planned):
+        if run.method == "d" or (run.method, run.dataset, run.seed) == ("c", "y", 3):
+            continue
+        value[run.method, run.dataset, run.seed] = after = (number * 7 % 24) / 24
+        result = Result("", 100 + number, before[run.method], after, 2.0 + number)
+        found.append((run, [result]))
+    rows = {row.name: row for row in rows_of(found, planned)}
+    assert list(rows) == ["before (a, b)", "before (c)", "a", "b", "c", "d"]
+    for method in "abc":
+        for dataset in "xy":
+            values = [value[method, dataset, seed] for seed in (1, 2, 3) if (method, dataset, seed) in value]
+            assert rows[method].mean(dataset) == pytest.approx(sum(values) / len(values))
+            assert rows[method].deviation(dataset) == pytest.approx(statistics.stdev(values))
+        work = [(result.n, result.seconds) for run, (result,) in found if run.method == method]
+        assert rows[method].speed == pytest.approx(sum(n for n, _ in work) / sum(s for _, s in work))
+    each = [(value["a", "x", seed] + value["a", "y", seed]) / 2 for seed in (1, 2, 3)]
+    assert list(rows["a"].overall(["x", "y"]).values()) == pytest.approx(each)
+    assert rows["c"].overall(["x", "y"]) == {}, "a mean over datasets that miss something"
+    text = markdown(list(rows.values()), ["x", "y"])
+    lines = {line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:-1]] for line in text.splitlines()}
+    assert lines["top-1 %"] == ["x", "y", "mean", "images/s"]
+    assert lines["c"][1].endswith("(2/3)")
+    assert lines["c"][2] == ""
+    assert lines["a"][2] == f"{100 * statistics.fmean(each):.2f} ± {100 * statistics.stdev(each):.2f}"
+    assert lines["d"] == ["", "", "", ""]
+    assert lines["before (c)"][0] == "60.00 ± 0.00"
+    assert len({len(line) for line in text.splitlines()}) == 1
+
+
+def test_one_seed_has_no_deviation() -> None:
+    row = Row("m", {"x": {1: 0.25}}, 3.0, {"x": 1})
+    assert row.deviation("x") is None
+    assert "| m       | 25.00 |      3.0 |" in markdown([row], ["x"])
+
+
+# The whole
+
+
+def test_neither_torch_nor_lightning_is_imported() -> None:
+    """So that it starts at once, and no run can take it along."""
+    modules = "'torch', 'lightning', 'numpy'"
+    code = f"import sys, lorattt.sweep.command; print([name for name in ({modules}) if name in sys.modules])"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "lightning_configs" / "sweeps").glob("*.yaml")), ids=lambda p: p.name)
+def test_the_files_that_come_with_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Complete, with a header like every configuration."""
+    monkeypatch.chdir(ROOT)
+    sweep = read_sweep(path.relative_to(ROOT))
+    runs = plan(sweep)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    header = lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))]
+    assert any(line.startswith(f"#   lorattt sweep lightning_configs/sweeps/{path.name}") for line in header)
+    assert any("Reproduces" in line for line in header)
+    assert all("http" not in line and "/home" not in line for line in lines)
+    fits = {run.needs.name for run in runs if run.needs}
+    if fits:
+        assert f"# {len(fits)} fits and {len(runs)} runs" in "\n".join(header)
+    assert str(sweep.out) == f"runs/{'sweep_demo' if path.stem == 'demo' else path.stem}"
+
+
+def test_two_runs_of_the_demo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Through the real command: what the table says is what the runs' own files say."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    model = {"model": "ZeroShot", "model.clip.model": "lorattt-demo", "model.clip.pretrained": "demo"}
+    small = {"data.images": 6, "data.batch_size": 4, "data.workers": 0, "trainer.accelerator": "cpu"}
+    spec = {
+        "methods": {"zero_shot": model},
+        "datasets": {
+            "noise": {"data": "DemoData", "data.domain": "noise"},
+            "bad": {"data": "DemoData", "data.domain": "x"},
+        },
+        "keys": {**small, "trainer.devices": 1},
+        "out": "out",
+    }
+    Path("sweep.yaml").write_text(yaml.safe_dump(spec, sort_keys=False), encoding="utf-8")
+    assert main(["sweep.yaml"]) == 1
+    out = capsys.readouterr().out
+    row = json.loads(Path("out/zero_shot/noise/seed-0/results.json").read_text())
+    assert row["n"] == 6
+    assert row["dataset"] == "demo-noise"
+    assert (
+        f"done   zero_shot/noise/seed-0: top-1 {100 * row['top1_before']:.2f} -> {100 * row['top1_after']:.2f} %" in out
+    )
+    assert "failed zero_shot/bad/seed-0: domain 'x' is not known" in out
+    assert (Path("out/zero_shot/noise/seed-0") / "predictions.csv").exists()
+    assert "0 runs to do" in (main(["sweep.yaml", "--only", "*/noise"]), capsys.readouterr().out)[1]

@@ -3,18 +3,28 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
 
 from benchmarks import demo as demo_benchmark
-from benchmarks import episodes, sapt_sweep
+from benchmarks import episodes, sapt_sweep, throughput, throughput_rival
 from benchmarks import prompts as prompts_benchmark
+from benchmarks import self_tpt as self_tpt_benchmark
 from benchmarks import tlla as tlla_benchmark
-from lorattt.clip.load import ClipSpec, load_clip
+from benchmarks.reference import ReferenceLoop, ReferenceSettings
+from benchmarks.throughput_setup import build, class_names, machine_name, make_photos, photos, save_head
+from benchmarks.throughput_stages import first_batch
+from lorattt.adapters.lora import LoRASpec
+from lorattt.clip.load import ClipSpec, LoadedClip, load_clip
 from lorattt.data.demo import DemoImages
+from lorattt.methods.lora_ttt import LoRATTT
+from lorattt.methods.self_tpt import SelfTPT
 from lorattt.prompts.files import load_prompt
 from lorattt.prompts.prompt import PromptSpec, build_prompt
+from lorattt.views.crops import ViewSpec
+from lorattt.views.render import Views
 
 ROOT = Path(__file__).parent.parent
 # A fit of seconds: the 16 held-out compositions, an image each.
@@ -128,3 +138,251 @@ def test_shares_of_seeds() -> None:
     assert row["by_seed"]["SAPT"] == [100.0, 50.0]
     assert row["deviation"]["SAPT"] == pytest.approx(50 / 2**0.5)
     assert row["gain"]["SAPT"]["mean"] == pytest.approx(50.0)
+
+
+def test_episodes_of_self_tpt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "times.json"
+    arguments = ["episodes", "--method", "self_tpt", "--models", "demo", "--images", "2", "--repeats", "1"]
+    monkeypatch.setattr(
+        sys, "argv", [*arguments, "--classes", "12", "--text-chunk", "5", "--steps", "1", "--json", str(out)]
+    )
+    episodes.main()
+    assert "v/plain" in capsys.readouterr().out
+    (row,) = json.loads(out.read_text())["rows"]
+    assert (row["views"], row["classes"]) == (64, 12)
+    times = row["seconds_per_image"]
+    assert set(times) == {"zero_shot", "self_tpt", "plain", "views", "self_tpt_v"}
+    assert row["speed_of_zero_shot"] == times["zero_shot"] / times["self_tpt"]  # of one round
+    assert row["stage2"]["in_parts"]["text_chunk"] == 5
+    assert row["stage2"]["difference"]["context"] < 0.01 * row["stage2"]["difference"]["of_a_move_of"]
+    assert row["stage2"]["by_memory"]["peak_memory_bytes"] >= row["stage2"]["in_parts"]["peak_memory_bytes"]
+    monkeypatch.setattr(sys, "argv", ["episodes", "--text-chunk", "5"])
+    with pytest.raises(SystemExit, match="2"):
+        episodes.main()
+    assert "--text-chunk is for --method self_tpt" in capsys.readouterr().err
+
+
+def test_ladder_of_self_tpt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, configs, prompts = tmp_path / "ladder.json", ROOT / "lightning_configs", tmp_path / "prompts"
+    size = ["--images", "9", "--split", "val", "--domains", "source", "noise", "blur", "--views", "10"]
+    settings = {"steps": 2, "stage2_lr": 1.5, "views": {"scale": [0.5, 1.0]}}
+    config = tmp_path / "self_tpt.yaml"
+    config.write_text(json.dumps({"model": {"init_args": settings}}), encoding="utf-8")
+    rungs = ["--rungs", "gm", "v", "without_stage2"]
+    given = ["--configs", str(configs), "--config", str(config), "--seeds", "1", "2", *rungs, "--shifted-new"]
+    arguments = ["self_tpt", *given, *size, "--out", str(prompts), "--json", str(out)]
+    monkeypatch.setattr(sys, "argv", [*arguments, *QUICK])
+    self_tpt_benchmark.main()
+    report = json.loads(out.read_text())
+    folders = {f"{name}-seed-{seed}" for name in ("coop", "self_tpt_fit") for seed in (1, 2)}
+    assert {path.name for path in prompts.iterdir()} == folders
+    assert (report["steps"], report["stage2_lr"], report["selection"], report["views"]) == (2, 1.5, 0.1, 10)
+    clip = load_clip(ClipSpec("lorattt-demo", "demo"))
+    images = DemoImages("noise", 3, 9, "val")
+    plain = Views(ViewSpec(number=1), clip.image_size, 0, clip.plain_view)
+    pixels = torch.stack([plain(images.read(number), number)[0] for number in images.numbers])
+    labels = torch.tensor([images.label(number) for number in images.numbers])
+    for reading in ("end", "mean"):
+        row = report[reading]["noise"]
+        assert list(row["accuracy"]) == ["coop", "gm", "v", "without_stage2"]
+        values = []
+        for seed in (1, 2):
+            file = PromptSpec(file=str(prompts / f"self_tpt_fit-seed-{seed}" / "prompt.safetensors"))
+            loaded = LoadedClip(clip, ClipSpec("lorattt-demo", "demo"))
+            method = SelfTPT(clip=loaded, prompt=file, classify_by=reading, steps=2, stage2_lr=1.5)
+            method.eval().use_classes(images.class_names)
+            hits = (clip.image_features(pixels) @ method.adapted.T).argmax(-1) == labels
+            values.append(100 * hits.double().mean().item())
+        assert row["by_seed"]["gm"] == pytest.approx(values)
+        b, n = (report[reading][part]["by_seed"]["gm"] for part in ("base", "new"))
+        expected = [2 * x * y / (x + y) for x, y in zip(b, n, strict=True)]
+        assert report[reading]["harmonic mean"]["by_seed"]["gm"] == pytest.approx(expected)
+        shifted = [report[reading][f"{domain}, new"]["accuracy"]["v"] for domain in ("noise", "blur")]
+        assert report[reading]["mean of shifted, new"]["accuracy"]["v"] == pytest.approx(sum(shifted) / 2)
+    assert capsys.readouterr().out.count("| Self-TPT-v |") == 2
+    # The prompts are there now, and are taken as they are.
+    fewer = [argument for argument in arguments if argument not in ("gm", "v", "--shifted-new")]
+    monkeypatch.setattr(sys, "argv", fewer)
+    monkeypatch.setattr(self_tpt_benchmark, "fit", None)
+    self_tpt_benchmark.main()
+    again = json.loads(out.read_text())
+    for reading in ("end", "mean"):
+        assert again[reading]["base"]["by_seed"] == {
+            rung: report[reading]["base"]["by_seed"][rung] for rung in ("coop", "without_stage2")
+        }
+
+
+def test_interval_of_the_harmonic_mean() -> None:
+    """Against resampling: CoOp and one rung, 400 scenes of each part, right about as often as the numbers say."""
+    generator = torch.Generator().manual_seed(0)
+    chances = {"base": (0.7, 0.8), "new": (0.5, 0.55)}
+    right = {}
+    for part, (first, second) in chances.items():
+        common = torch.rand(400, generator=generator)
+        right[part] = torch.stack([common < first, common < second]).double()[:, None, None]  # one reading, one seed
+    row = self_tpt_benchmark.report_of(right, ["coop", "gm"], 0)["harmonic mean"]
+    gains = []
+    for _ in range(2000):
+        means = []
+        for part in ("base", "new"):
+            drawn = torch.randint(400, (400,), generator=generator)
+            means.append(100 * right[part][:, 0, 0, drawn].mean(1))
+        both = self_tpt_benchmark.harmonic(*means)
+        gains.append(both[1] - both[0])
+    spread = torch.stack(gains)
+    gain = row["gain"]["gm"]
+    assert gain["mean"] == pytest.approx(row["accuracy"]["gm"] - row["accuracy"]["coop"])
+    assert gain["mean"] == pytest.approx(float(spread.mean()), abs=0.2)
+    assert gain["high"] - gain["mean"] == pytest.approx(1.96 * float(spread.std()), rel=0.1)
+
+
+def _throughput(*more: str) -> list[str]:
+    sizes = ["--views", "10", "--classes", "12", "--count", "2", "--batch-size", "2", "--reference-count", "2"]
+    run = ["--model", "demo", "--device", "cpu", "--repeats", "1", "--workers", "0", "--reference-workers", "0"]
+    return ["throughput", *run, *sizes, *more]
+
+
+def test_throughput_on_the_demo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "results" / "machine.json"
+    grown = ["--growth-views", "12", "8", "--growth-classes", "5", "--growth-episodes", "3"]
+    grown += ["--growth-methods", "lora_ttt", "tpt"]
+    arguments = _throughput("--methods", "zero_shot", "mta", "lora_ttt", *grown, "--out", str(out))
+    monkeypatch.setattr(throughput, "_MADE", 3)
+    monkeypatch.setattr(sys, "argv", arguments)
+    throughput.main()
+    report = json.loads(out.read_text())
+    assert report["photos"].startswith("3 photo-like")
+    assert report["machine"]["cores"] >= 1
+    zero, mta, lora = report["rows"]
+    assert [(row["method"], row["views"]) for row in report["rows"]] == [
+        ("zero_shot", 1),
+        ("mta", 10),
+        ("lora_ttt", 10),
+    ]
+    assert (zero["end_to_end"]["images"], mta["end_to_end"]["images"]) == (32, 2)
+    for row in (zero, mta):  # nothing in them is random
+        assert row["reference"]["same"] == row["reference"]["compared"] == row["end_to_end"]["images"]
+    for row in report["rows"]:
+        speeds, run, stages = row["images_per_second"], row["end_to_end"], row["stages"]
+        assert set(speeds) == {"decode", "views", "encode", "adapt", "plain"}
+        assert all(value > 0 for value in speeds.values())
+        assert speeds["encode"] == pytest.approx(1 / stages["seconds"]["encode"])
+        assert run["fallbacks"] == run["not_finite"] == 0
+        assert set(run["stages"]) >= {"decode", "encode", "adapt", "write"}
+        used = run["later_images_per_second"] or run["images_per_second"]
+        assert row["ours_over_reference"] == used / row["reference"]["images_per_second"]
+        # No stage is counted twice: together they take less than the whole.
+        assert sum(run["stages"].values()) < 1.05 * run["images"] / run["images_per_second"]
+    assert zero["end_to_end"]["later_images_per_second"] is not None  # 16 batches; of 2 images there is one
+    assert mta["end_to_end"]["later_images_per_second"] is None
+    assert zero["images_per_second"]["decode"] == lora["images_per_second"]["decode"]
+    points = [(p["grows"], p["method"], p["views"], p["images_at_once"], p["classes"]) for p in report["growth"]]
+    assert points == [
+        ("views", "lora_ttt", 8, 1, 12),
+        ("views", "lora_ttt", 12, 1, 12),
+        ("images at once", "lora_ttt", 10, 3, 12),
+        ("classes", "lora_ttt", 10, 1, 5),
+        ("classes", "tpt", 10, 1, 5),
+    ]
+    text = out.with_suffix(".md").read_text()
+    assert text in capsys.readouterr().out
+    assert text.count("| lora_ttt |") == 5
+    # 232,085 images at the measured speed, on one device and on eight.
+    monkeypatch.setattr(sys, "argv", ["throughput", "--project", str(out)])
+    throughput.main()
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| mta |"))
+    hours = 232_085 / mta["end_to_end"]["images_per_second"] / 3600
+    _, _, _, one, eight, _ = (cell.strip() for cell in line.split("|"))
+    assert float(one) == pytest.approx(hours, rel=0.02)
+    assert float(eight) == pytest.approx(hours / 8, rel=0.02)
+
+
+def test_projection_with_augmix_for_the_fine_grained_sets() -> None:
+    def report(augmix: bool, speed: float) -> dict[str, object]:
+        settings = {"augmix": augmix, "dtype": "bf16", "views": 64}
+        row = {"method": "tpt", "end_to_end": {"images_per_second": speed}}
+        return {"machine": {"gpu": "A", "cpu": "B"}, "settings": settings, "rows": [row]}
+
+    text = throughput.projection([report(True, 50.0), report(False, 100.0)], [1, 2])
+    seconds = 148_389 / 100 + 83_696 / 50
+    assert f"| tpt | {232_085 / seconds:.1f} | {seconds / 3600:.2f} | {seconds / 7200:.2f} |" in text
+    assert "AugMix for the ten fine-grained sets" in text
+    assert "Projection, not a measurement" in text
+
+
+def test_reference_rules_are_the_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plain loops, which share no rule with the product, give what it gives on the same views."""
+    loops: list[ReferenceSettings] = []
+
+    class Seen(ReferenceLoop):
+        def __init__(self, visual: Any, initial: Any, settings: ReferenceSettings) -> None:
+            loops.append(settings)
+            super().__init__(visual, initial, settings)
+
+    monkeypatch.setattr(throughput_rival, "ReferenceLoop", Seen)
+    parser = throughput._parser()
+    settings = throughput.settings_of(parser.parse_args(_throughput("--batch-size", "4", "--views", "16")[1:]))
+    make_photos(tmp_path, 4)
+    names = class_names(settings.classes)
+    clip, source = settings.clip(), photos(tmp_path, 4, names)
+    head = save_head(clip.clip, tmp_path)
+    for row in throughput.METHODS:
+        method = build(row, clip, settings, head)
+        method.use_classes(names)
+        batch = first_batch(method, source, settings)
+        pixels = method.share(batch).pixels
+        answer = method.answers(batch)[""]
+        rule = throughput_rival.rule_of(row, clip.clip, method, names)
+        found = torch.stack([rule(views) for views in pixels]).detach()
+        before, after = answer["before"], answer["after"]
+        if row in ("mean_of_views", "tlla"):  # logarithms of these probabilities
+            torch.testing.assert_close(found, after.exp(), atol=1e-4, rtol=0)
+        elif row == "mta":
+            torch.testing.assert_close(clip.clip.logit_scale * found, after, atol=2e-3, rtol=0)
+        elif row == "zero":
+            assert found.argmax(-1).tolist() == after.argmax(-1).tolist()
+        elif row == "lora_ttt_mem":  # other dropout: nearly the same step
+            moved = (after - before).norm(dim=-1)
+            assert ((found - after).norm(dim=-1) < 0.2 * moved).all()
+        elif row == "lora_ttt":  # other masks, so another step: of the same objective
+            engine, used = cast("LoRATTT", method).engine, loops[0]
+            assert (used.mem, used.reconstruction, used.mask_ratio) == (1.0, 16.0, 0.75)
+            assert (used.mem, used.reconstruction) == (engine.loss.mem, engine.loss.reconstruction)
+            assert (used.lr, used.weight_decay) == (engine.optimiser.lr, engine.optimiser.weight_decay)
+            assert (used.selected, used.multiplier) == (1, LoRASpec().multiplier)
+            assert (found - before).abs().max() > 0.01
+        else:
+            torch.testing.assert_close(found, after, atol=2e-3, rtol=0)
+            assert row != "tpt" or (after - before).abs().max() > 0.01
+
+
+def test_vote_of_the_reference() -> None:
+    """By hand: classes 0 and 1 tie with a vote each; of the further views the second votes for one of them."""
+    p = torch.tensor([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0], [0.1, 0.1, 0.8], [0.3, 0.6, 0.1], [0.9, 0.1, 0.0]])
+    assert throughput_rival._vote(p, torch.tensor([0, 1])).tolist() == [0, 1, 0]
+    assert throughput_rival._vote(p[:3], torch.tensor([0, 1])).tolist() == [1, 0, 0]  # nobody decides: 1.1 to 0.9
+
+
+def test_machine_name() -> None:
+    found = {"gpu": None, "cpu": "Intel(R) Xeon(R) CPU @ 2.20GHz", "cores": 2}
+    assert machine_name(found) == "intel-xeon-cpu-2-20ghz-2-cores"
+    assert machine_name({**found, "gpu": "NVIDIA H200", "cores": 16}) == "nvidia-h200-16-cores"
+
+
+def test_mistakes_in_throughput(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for more, message in (
+        (["--views", "4"], "--views 4: must be at least 5"),
+        (["--batch-size", "0"], "--batch-size 0: must be at least 1"),
+        (["--images", str(tmp_path)], f"--images {tmp_path}: no such folder, or no images in it"),
+        (["--images", str(tmp_path / "none")], "no such folder"),
+        (["--project", str(tmp_path / "none.json")], "none.json cannot be read"),
+    ):
+        monkeypatch.setattr(sys, "argv", _throughput(*more))
+        with pytest.raises(SystemExit, match=message.replace("(", r"\(")):
+            throughput.main()

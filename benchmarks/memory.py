@@ -8,6 +8,7 @@ the end: open files and child processes that were not there before.
 """
 
 import argparse
+import gc
 import json
 import os
 import sys
@@ -83,6 +84,7 @@ def measure(config: Path, images: int, keys: list[str]) -> dict[str, Any]:
             lorattt(["test", "-c", str(config), "--data.images", str(images), *run, *keys])
     finally:
         LorattCLI.instantiate_trainer = plain  # type: ignore[method-assign]
+    gc.collect()  # what waits for the garbage collector is not left behind
     tenth = max(images // 10, watch.readings[0][0])
     early = [value for seen, value in watch.readings if seen <= tenth]
     late = [value for seen, value in watch.readings if seen > tenth]

@@ -238,6 +238,8 @@ def test_unreadable_images_and_a_folder_that_holds_results(cli: Cli, images: Pat
     assert _files(run.folder) == expected
     assert "1 images could not be read" in run.out
     again = cli(*args)
+    assert (again.code, "finished: nothing to do" in again.out) == (0, True), again.err
+    again = cli(*args, "--run.resume", "false")
     assert again.code == 2
     assert "run.folder here already holds zero/results.json: name another one, or remove it" in again.err
     assert again.err.count("\n") == 1

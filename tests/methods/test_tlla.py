@@ -642,4 +642,4 @@ def test_the_benchmark_of_its_cost(
     monkeypatch.setattr(sys, "argv", ["episodes", "--classes", "20"])
     with pytest.raises(SystemExit):
         episodes.main()
-    assert "are for --method tlla" in capsys.readouterr().err
+    assert "--classes is for --method tlla" in capsys.readouterr().err

@@ -1,8 +1,8 @@
 """Whether a long run keeps its memory, its file handles and its processes to itself.
 
-    python -m benchmarks.memory [-c FILE] [--images 5000] [--json FILE] [-- KEYS OF TEST]
+    python -m benchmarks.memory [-c FILE] [--images 5000] [--every 100] [--json FILE] [-- KEYS OF TEST]
 
-Runs ``lorattt test`` in this process and reads the resident set of the process after every hundred images; Linux only.
+Runs ``lorattt test`` in this process and reads the resident set of the process after every so many images; Linux only.
 Printed: the resident set after the first tenth of the images, the largest one after that, and what was left behind at
 the end: open files and child processes that were not there before.
 """
@@ -23,13 +23,12 @@ from lorattt.callbacks.predictions import PredictionsWriter
 from lorattt.cli import LorattCLI
 from lorattt.cli import main as lorattt
 
-_EVERY = 100
-
 
 class MemoryWatch(RunObserver):
-    """Reads the resident set of the process, in bytes, after every hundred images."""
+    """Reads the resident set of the process, in bytes, after every so many images."""
 
-    def __init__(self) -> None:
+    def __init__(self, every: int) -> None:
+        self._every = every
         self.readings: list[tuple[int, int]] = []
         self._seen = 0
 
@@ -38,9 +37,9 @@ class MemoryWatch(RunObserver):
         self._seen = 0
 
     def took(self, outputs: Any) -> None:
-        """Read, where another hundred is full."""
+        """Read, where so many are full again."""
         before, self._seen = self._seen, self._seen + len(outputs["index"])
-        if self._seen // _EVERY > before // _EVERY:
+        if self._seen // self._every > before // self._every:
             self.readings.append((self._seen, resident_bytes()))
 
 
@@ -49,26 +48,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-c", "--config", type=Path, default=Path("lightning_configs/demo/lora_ttt.yaml"))
     parser.add_argument("--images", type=int, default=5000)
+    parser.add_argument("--every", type=int, default=100, help="images between two readings")
     parser.add_argument("--json", type=Path, help="where to write the numbers")
     parser.add_argument("keys", nargs=argparse.REMAINDER, help="after --: keys of test, such as --model.views.number 8")
     arguments = parser.parse_args()
     sys.argv[1:] = []
     keys = arguments.keys[1:] if arguments.keys[:1] == ["--"] else arguments.keys
-    report = measure(arguments.config, arguments.images, keys)
+    report = measure(arguments.config, arguments.images, arguments.every, keys)
     print(json.dumps(report, indent=2))
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
-def measure(config: Path, images: int, keys: list[str]) -> dict[str, Any]:
+def measure(config: Path, images: int, every: int, keys: list[str]) -> dict[str, Any]:
     """The readings of one run, and what it left behind.
 
     Args:
         config: A configuration of ``test`` on the demo.
         images: How many images.
+        every: How many of them between two readings.
         keys: More keys of ``test``.
     """
-    watch, files, children = MemoryWatch(), open_files(), child_processes()
+    watch, files, children = MemoryWatch(every), open_files(), child_processes()
     plain = LorattCLI.instantiate_trainer
 
     def watched(self: LorattCLI, **kwargs: Any) -> Trainer:

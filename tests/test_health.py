@@ -1,6 +1,9 @@
 """Where the time of a run went, what went wrong in it, its trace, and views made on the device."""
 
 import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -8,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import memory
 from conftest import DEMO, LORA, Cli
 from lorattt.callbacks import stages
 from lorattt.callbacks.stages import STAGES
@@ -43,7 +45,6 @@ def test_stages_are_told_and_add_up(cli: Cli, model: list[str]) -> None:
     assert list(spent) == list(STAGES)
     assert all(value > 0 for value in spent.values())
     assert sum(spent.values()) < whole
-    assert sum(spent.values()) == pytest.approx(results["n"] / results["images_per_second"], rel=0.5)
 
 
 def test_waiting_and_bringing_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,10 +134,17 @@ def test_the_first_batches_are_traced_where_asked(cli: Cli) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads what Linux tells of a process")
-def test_memory_files_and_processes_are_given_back(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The long run of 5,000 images is benchmarks.memory itself; this one sees what grows with every batch."""
-    monkeypatch.setattr(memory, "_EVERY", 20)
-    demo = Path(__file__).parent.parent / "lightning_configs" / "demo" / "zero_shot.yaml"
-    found = memory.measure(demo, 400, ["--data.batch_size", "20", "--data.workers", "1"])
+def test_memory_files_and_processes_are_given_back(tmp_path: Path) -> None:
+    """The long run of 5,000 images is benchmarks.memory itself; this one sees what grows with every batch.
+
+    In a process of its own: what earlier tests left is closed at any time.
+    """
+    root, report = Path(__file__).parent.parent, tmp_path / "memory.json"
+    demo = root / "lightning_configs" / "demo" / "zero_shot.yaml"
+    size = ["--images", "400", "--every", "20", "--json", str(report), "--", "--data.batch_size", "20"]
+    command = [sys.executable, "-m", "benchmarks.memory", "-c", str(demo), *size]
+    done = subprocess.run(command, cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(report.read_text(encoding="utf-8"))
     assert found["growth"] < 0.05
     assert (found["files_left_open"], found["processes_left"]) == ([], [])

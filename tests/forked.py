@@ -7,6 +7,7 @@ and then forks for each run. The tests' own process is no such parent: what ran 
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -60,6 +61,14 @@ for line in sys.stdin:
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     print(json.dumps(codes), flush=True)
 """
+
+
+def environments(count: int) -> list[dict[str, str]]:
+    """What tells each of several processes of a run on this machine which of them it is, and where they meet."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    return [{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "LOCAL_RANK": str(rank)} for rank in range(count)]
 
 
 @dataclass(frozen=True)

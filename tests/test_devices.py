@@ -1,13 +1,12 @@
 """Runs on several processes give the files of a run on one, byte for byte."""
 
 import json
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from forked import Forks
+from forked import Forks, environments
 
 METHODS = ("lora_ttt", "tlla", "tpt", "self_tpt")
 # One image at a time: a matrix product over another number of images is rounded otherwise.
@@ -26,24 +25,13 @@ def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
     server.close()
 
 
-def processes(count: int) -> list[dict[str, str]]:
-    """The environment of each process of a run that something else has started, as torchrun does."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
-    return [
-        {**common, "RANK": str(rank), "LOCAL_RANK": str(rank), "TORCHELASTIC_RUN_ID": "test"} for rank in range(count)
-    ]
-
-
 @pytest.mark.parametrize("images", [7, 101])
 def test_several_processes_give_the_files_of_one(images: int, forks: Forks, tmp_path: Path) -> None:
     args = [*ARGS, "--data.images", str(images)]
     folders = {count: tmp_path / str(count) for count in (1, 2, 3)}
     for count, folder in folders.items():
         spread = ["--trainer.devices", str(count), *(["--trainer.strategy", "ddp"] if count > 1 else [])]
-        envs = processes(count) if count > 1 else None
+        envs = environments(count) if count > 1 else None
         ended = forks.run([*args, *spread, "--run.folder", str(folder)], tmp_path, envs=envs)
         assert ended.codes == [0] * count, ended.err
     for method in METHODS:

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -19,7 +18,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from conftest import CPU, DEMO, LORA, ZERO, Cli, Run
-from forked import Forks
+from forked import Forks, environments
 from lorattt.callbacks.journal import Journal, entries_at, journal_path, journals_in, read_journals
 from lorattt.callbacks.lock import LOCK_FILE, FolderLock
 from lorattt.callbacks.predictions import PredictionsWriter
@@ -295,14 +294,6 @@ def test_a_small_disk(kilobytes: int, forks: Forks, whole: Path, tmp_path: Path)
 # --- other numbers of devices ---------------------------------------------------------------------------
 
 
-def _two_processes() -> list[dict[str, str]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return [{**common, "LOCAL_RANK": str(rank)} for rank in range(2)]
-
-
 _STOP = """
 from lorattt.callbacks.journal import Journal, UserError
 append, left = Journal.append, {left}
@@ -330,7 +321,7 @@ def test_two_devices_then_one_then_two(forks: Forks, tmp_path: Path) -> None:
             time.sleep(0.002)
         return True
 
-    ended = forks.run([*two, "--run.folder", str(folder)], tmp_path, envs=_two_processes(), kill_when=both_wrote)
+    ended = forks.run([*two, "--run.folder", str(folder)], tmp_path, envs=environments(2), kill_when=both_wrote)
     assert ended.codes == [-9, -9], ended.err
     first = set(read_journals(folder).done)
     assert 2 <= len(first) < 10
@@ -340,7 +331,7 @@ def test_two_devices_then_one_then_two(forks: Forks, tmp_path: Path) -> None:
     assert ended.err[0] == "lorattt: error: enough\n"
     assert len(read_journals(folder).done) == 10
     assert len(journals_in(folder)) == 2
-    ended = forks.run([*two, "--run.folder", str(folder)], tmp_path, envs=_two_processes())
+    ended = forks.run([*two, "--run.folder", str(folder)], tmp_path, envs=environments(2))
     assert ended.codes == [0, 0], ended.err
     assert "".join(ended.out).count("written to") == 1
     assert resumed(folder) == 10
@@ -354,7 +345,7 @@ def test_fewer_images_than_devices(command: str, forks: Forks, tmp_path: Path) -
     whole, folder = tmp_path / "whole", tmp_path / "two"
     assert forks.run([*args, "--run.folder", str(whole)], tmp_path).codes == [0]
     two = [*args, "--trainer.devices", "2", "--trainer.strategy", "ddp", "--run.folder", str(folder)]
-    ended = forks.run(two, tmp_path, envs=_two_processes())
+    ended = forks.run(two, tmp_path, envs=environments(2))
     assert ended.codes == [0, 0], ended.err
     assert_same(folder, whole)
 

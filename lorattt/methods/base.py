@@ -17,7 +17,7 @@ from lorattt.methods.metrics import EpisodeMetrics
 from lorattt.methods.shared_views import SharedViews
 from lorattt.prompts.learner import ClassPrompts
 from lorattt.prompts.prompt import PromptSpec, build_prompt
-from lorattt.views.crops import ViewSpec
+from lorattt.views.crops import Place, ViewSpec
 from lorattt.views.device import DeviceViews, Floats
 from lorattt.views.render import Views
 
@@ -163,9 +163,10 @@ class Method(LightningModule):
         if source is not None:
             self.class_names = agree_on_classes(self.class_names, source.class_names)
             self.template = getattr(source, "template", None)
-            on_device = self.renders()
-            source.transform = None if on_device else self.make_views()
-            source.planner = DeviceViews(self.make_views()).plan if on_device else None
+            make = self.make_views()
+            on_device = self._renders(make.spec.place)
+            source.transform = None if on_device else make
+            source.planner = DeviceViews(make).plan if on_device else None
         if not self.class_names:
             raise UserError("no class names: give model.class_names, or a datamodule that knows them")
         self.check_texts()
@@ -174,9 +175,8 @@ class Method(LightningModule):
         """What makes the views of an image as this method wants them, for loader workers."""
         return Views(self.views, self.clip.image_size, self.seed, self.clip.plain_view)
 
-    def renders(self) -> bool:
+    def _renders(self, place: Place) -> bool:
         """Whether views are made where the model is, of images that arrive as they were decoded."""
-        place = self.make_views().spec.place
         return place == "device" or (place == "auto" and self.trainer.strategy.root_device.type == "cuda")
 
     def use_classes(self, names: Sequence[str]) -> None:

@@ -86,7 +86,7 @@ class Parts:
     is done again. On a CPU a batch is one part unless its allocator gives up.
 
     Attributes:
-        limit: Episodes that are known to fit; None before the first batch.
+        limit: The most episodes of a part; None for the whole batch.
         halved: How often a part did not fit.
     """
 
@@ -105,11 +105,11 @@ class Parts:
             torch.OutOfMemoryError: If a single episode does not fit.
         """
         device, total, done = batch["index"].device, len(batch["index"]), 0
-        if self.limit is None:
-            self.limit = 1 if device.type == "cuda" else total
+        if self.limit is None and device.type == "cuda":
+            self.limit = 1
         found: list[Answers] = []
         while done < total:
-            size = min(self.limit if device.type == "cuda" or self.halved else total, total - done)
+            size = min(self.limit or total, total - done)
             used = _allocated(device)
             answer = self._try(batch if size == total else part_of(batch, done, done + size), answers)
             if answer is None:
@@ -121,7 +121,7 @@ class Parts:
             found.append(answer)
             done += size
             if device.type == "cuda" and not self.halved:
-                self.limit = max(self.limit, _fitting(device, used, size))
+                self.limit = max(self.limit or 1, _fitting(device, used, size))
         return found[0] if len(found) == 1 else _join(found)
 
     def _try(self, part: EpisodeBatch, answers: Callable[[EpisodeBatch], Answers]) -> Answers | None:

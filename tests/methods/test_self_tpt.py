@@ -2,7 +2,6 @@
 
 import csv
 import json
-import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 import lorattt
 from conftest import CPU, Cli
-from forked import Forks
+from forked import Forks, environments
 from lorattt.clip.load import ClipSpec, LoadedClip, load_clip
 from lorattt.clip.model import Clip
 from lorattt.errors import UserError
@@ -447,14 +446,11 @@ def test_two_processes(file: str, cli: Cli, tmp_path: Path) -> None:
     reference = cli("test", *_arguments(file, "--trainer.devices", "1", "--data.batch_size", "2"))
     folder = tmp_path / "two"
     more = ["--data.batch_size", "2", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
     (tmp_path / "log").mkdir()
     forks = Forks(tmp_path / "log")
     try:
         arguments = ["test", *_arguments(file, *more), "--run.folder", str(folder)]
-        done = forks.run(arguments, tmp_path, envs=[{**common, "LOCAL_RANK": str(rank)} for rank in range(2)])
+        done = forks.run(arguments, tmp_path, envs=environments(2))
     finally:
         forks.close()
     assert done.codes == [0, 0], done.err

@@ -3,8 +3,9 @@
     python -m benchmarks.episodes [--method lora_ttt] [--models demo vit-b-16] [--images N] [--json FILE]
 
 All three run in one process, on the same views, one after the other in turn; each time is the best of the
-repeats, as the least disturbed one. Times are per image, without making the views. The outcomes of the
-reference loop and of ours are compared as well: a fast wrong answer is worth nothing.
+repeats, as the least disturbed one. Times are per image, without making the views. The outcomes of the reference loop
+and of ours are compared as well: a fast wrong answer is worth nothing. The JSON has processor time too: with one
+thread (``OMP_NUM_THREADS=1``) it says what a run needs where other guests take a machine's time away.
 
 With ``--method tlla``: what STSS adds to a forward of the views (:mod:`benchmarks.episodes_tlla`). With
 ``--method self_tpt``: its images a second beside zero-shot's, and what stage 2 takes
@@ -13,7 +14,6 @@ With ``--method tlla``: what STSS adds to a forward of the views (:mod:`benchmar
 
 import argparse
 import json
-import statistics
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from benchmarks import episodes_self_tpt, episodes_tlla
 from benchmarks.reference import ReferenceLoop, ReferenceSettings
-from benchmarks.timing import demo_views, device_name, timed
+from benchmarks.timing import demo_views, device_name, take_turns
 from lorattt.adapters.lora import LoRASpec, LoRATuner
 from lorattt.clip.load import ClipSpec, load_clip
 from lorattt.data.demo import DemoImages
@@ -123,32 +123,24 @@ def measure(name: str, images: int, repeats: int, device: torch.device) -> dict[
         return torch.cat([clip.model.encode_image(part) for part in chunks])
 
     runs: dict[str, Callable[[], Tensor]] = {"plain": plain, "ours": ours, "reference": reference}
-    times: dict[str, list[float]] = {key: [] for key in runs}
-    peaks: dict[str, int] = {}
-    for repeat in range(repeats + 1):
-        for key, run in runs.items():
-            seconds, peak = timed(run, device)
-            peaks.setdefault(key, peak)
-            if repeat:  # the first round warms the libraries up
-                times[key].append(seconds / images)
+    turns = take_turns(runs, repeats=repeats, images=images, device=device)
     # Dropout decisions differ between the two programs: their outcomes are compared without it.
     exact_tuner = LoRATuner(clip.vit, replace(lora, dropout=0.0), seed=0)
     exact = LoRATTTEngine(clip.vit, exact_tuner, loss=loss, optimiser=OptimiserSpec())
     settings = ReferenceSettings(multiplier=lora.multiplier, dropout=0.0)
     _, expected, _ = ReferenceLoop(clip.model.visual, initial, settings).episode(pixels[0], text, scale, kept[0][None])
     difference = (exact.run(pixels, text, scale, keys, masks=masks).after[0] - expected).abs().max().item()
-    best = {key: min(values) for key, values in times.items()}
+    best = turns.best()
     return {
         "model": name,
         "images_at_once": images,
         "views": pixels.shape[1],
         "device": device_name(device),
-        "seconds_per_image": best,
-        "median_seconds_per_image": {key: statistics.median(values) for key, values in times.items()},
+        **turns.entries(),
         "ours_over_plain": best["ours"] / best["plain"],
         "reference_over_plain": best["reference"] / best["plain"],
         "reference_over_ours": best["reference"] / best["ours"],
-        "peak_memory_bytes": peaks,
+        "peak_memory_bytes": turns.peaks,
         "largest_logit_difference": difference,
     }
 

@@ -5,7 +5,6 @@ timed as well: beside a forward it is so short that the noise of the forward may
 of the prompt and of its R neighbours, is made once per class list and has a time of its own.
 """
 
-import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.timing import demo_views, device_name, timed
+from benchmarks.timing import demo_views, device_name, take_turns, timed
 from lorattt.callbacks.results import peak_memory
 from lorattt.clip.load import ClipSpec, load_clip
 from lorattt.data.folder import imagenet_names
@@ -42,7 +41,7 @@ def measure(
         return prompts.features(prompt.context), bank
 
     text, bank = texts()
-    peaks = {"texts": peak_memory(device)}
+    texts_peak = peak_memory(device)
 
     @torch.no_grad()
     def plain() -> Tensor:
@@ -67,15 +66,9 @@ def measure(
         "tlla": lambda: vote(views()),
         "stss": lambda: vote(features),
     }
-    times: dict[str, list[float]] = {key: [] for key in runs}
-    for repeat in range(repeats + 1):
-        for key, run in runs.items():
-            seconds, peak = timed(run, device)
-            peaks.setdefault(key, peak)
-            if repeat:  # the first round warms the libraries up
-                times[key].append(seconds / images)
+    turns = take_turns(runs, repeats=repeats, images=images, device=device)
     bank_seconds = min(timed(texts, device)[0] for _ in range(2))
-    best = {key: min(values) for key, values in times.items()}
+    best = turns.best()
     return {
         "model": name,
         "images_at_once": images,
@@ -83,14 +76,14 @@ def measure(
         "classes": classes,
         "directions": directions,
         "device": device_name(device),
-        "seconds_per_image": best,
-        "median_seconds_per_image": {key: statistics.median(values) for key, values in times.items()},
+        **turns.entries(),
         "tlla_over_plain": best["tlla"] / best["plain"],
         "tlla_over_views": best["tlla"] / best["views"],
+        "cpu_tlla_over_plain": turns.cpu_ratio("tlla", "plain"),
         "views_and_stss_over_views": 1 + best["stss"] / best["views"],
         "bank_seconds": bank_seconds,
         "bank_bytes": bank.numel() * bank.element_size(),
-        "peak_memory_bytes": peaks,
+        "peak_memory_bytes": {"texts": texts_peak, **turns.peaks},
         "largest_feature_difference": (features - expected).abs().max().item(),
     }
 
@@ -109,7 +102,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         lines.append(
             f"{row['model']:10} {row['images_at_once']:3} {row['classes']:5} {row['directions']:3}  "
             f"{t['plain']:8.4f} {t['views']:8.4f} {t['tlla']:8.4f} {1000 * t['stss']:8.3f}  "
-            f"{row['tlla_over_plain']:10.3f} {row['tlla_over_views']:10.3f} {row['views_and_stss_over_views']:12.4f}  "
+            f"{row['tlla_over_plain']:10.3f} {row['cpu_tlla_over_plain']:6.3f} {row['tlla_over_views']:10.3f} "
+            f"{row['views_and_stss_over_views']:12.4f}  "
             f"{row['bank_seconds']:7.2f} {row['bank_bytes'] / 2**20:8.2f}  {m['texts']:9,.0f} {m['plain']:7,.0f} "
             f"{m['tlla']:7,.0f}"
         )

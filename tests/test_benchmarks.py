@@ -10,6 +10,7 @@ import torch
 
 from benchmarks import demo as demo_benchmark
 from benchmarks import episodes, sapt_sweep, throughput, throughput_rival
+from benchmarks import precision as precision_benchmark
 from benchmarks import prompts as prompts_benchmark
 from benchmarks import self_tpt as self_tpt_benchmark
 from benchmarks import tlla as tlla_benchmark
@@ -162,6 +163,46 @@ def test_episodes_of_self_tpt(
     with pytest.raises(SystemExit, match="2"):
         episodes.main()
     assert "--text-chunk is for --method self_tpt" in capsys.readouterr().err
+
+
+def test_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, config = tmp_path / "precision.json", tmp_path / "several.yaml"
+    clip, views = {"model": "lorattt-demo", "pretrained": "demo"}, {"number": 10, "scale": [0.5, 1.0]}
+    settings = {"clip": clip, "views": views, "methods": ["zero_shot", "lora_ttt"]}
+    config.write_text(json.dumps({"model": {"class_path": "Several", "init_args": settings}}), encoding="utf-8")
+    tlla = ROOT / "lightning_configs" / "demo" / "tlla.yaml"
+    size = ["--images", "3", "--domains", "noise", "blur", "--batch-size", "2", "--split", "val", "--json", str(out)]
+    monkeypatch.setattr(sys, "argv", ["precision", "--configs", str(config), str(tlla), *size])
+    precision_benchmark.main()
+    report = json.loads(out.read_text())
+    assert (report["images"], report["domains"]) == (6, ["noise", "blur"])
+    named = [(row["config"], row["method"], row["dtype"]) for row in report["rows"]]
+    assert named == [
+        ("several", "before", "bf16"),
+        ("several", "zero_shot", "bf16"),
+        ("several", "lora_ttt", "bf16"),
+        ("tlla", "before", "bf16"),
+        ("tlla", "tlla", "bf16"),
+    ]
+    # The model's own float32 answers, one image at a time.
+    model = load_clip(ClipSpec("lorattt-demo", "demo"))
+    right = 0
+    for domain in ("noise", "blur"):
+        images = DemoImages(domain, 3, 3, "val")
+        text = model.text_features(images.class_names, "single")
+        for number in range(3):
+            view = Views(ViewSpec(1), model.image_size)(images.read(number), number)  # (1, 3, S, S)
+            feature = model.image_features(view)
+            right += int((feature @ text.T).argmax()) == images.label(number)
+    assert report["rows"][0]["fp32"] == pytest.approx(100 * right / 6)
+
+
+def test_shares_of_equal_predictions() -> None:
+    truth = torch.tensor([0, 1, 2, 3])
+    whole = {"label": truth, "zero": torch.tensor([0, 1, 2, 0])}
+    low = {"label": truth, "zero": torch.tensor([0, 1, 0, 1])}
+    (row,) = precision_benchmark.compare("several", {"fp32": whole, "bf16": low})
+    assert (row["equal"], row["fp32"], row["top1"], row["difference"]) == (50.0, 75.0, 50.0, -25.0)
 
 
 def test_ladder_of_self_tpt(

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from benchmarks.sapt_sweep import fit
+from benchmarks.fits import fit
 from lorattt import demo
 from lorattt.clip.load import ClipSpec, load_clip
 from lorattt.clip.model import Clip

@@ -22,8 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lorattt.callbacks.training import PROMPT_FILE
-from lorattt.cli import main as lorattt
+from benchmarks.fits import fit
 from lorattt.prompts.files import load_prompt
 
 RHOS = (0.0, 0.05, 0.1, 0.3, 0.5, 0.7)
@@ -56,20 +55,6 @@ def main() -> None:
     print(f"\n{table}")
     (arguments.out / "sweep.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     (arguments.out / "sweep.md").write_text(table + "\n", encoding="utf-8")
-
-
-def fit(config: Path, seed: int, folder: Path, keys: Sequence[str]) -> Path:
-    """The file of the prompt that ``lorattt fit`` learns; the seed decides which images are drawn as well.
-
-    Args:
-        config: A configuration of fit, whose data draw images by ``draw_seed``.
-        seed: The run's seed.
-        folder: The run's folder.
-        keys: More keys of fit; they override the configuration.
-    """
-    drawn = ["--seed_everything", str(seed), "--data.draw_seed", str(seed), "--trainer.enable_progress_bar", "false"]
-    lorattt(["fit", "-c", str(config), *drawn, "--run.folder", str(folder), *keys])
-    return folder / PROMPT_FILE
 
 
 def validate(config: Path, rho: float, seed: int, out: Path, keys: Sequence[str]) -> tuple[float, float]:

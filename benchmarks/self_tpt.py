@@ -32,10 +32,9 @@ import yaml
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from benchmarks.fits import fit_once
 from benchmarks.paired import summarise
-from benchmarks.sapt_sweep import fit
 from lorattt import demo
-from lorattt.callbacks.training import PROMPT_FILE
 from lorattt.clip.load import ClipSpec, LoadedClip, load_clip
 from lorattt.data.demo import DemoImages, Part
 from lorattt.data.source import EpisodeDataset, collate_episodes
@@ -115,8 +114,7 @@ def main() -> None:
         config, files[name] = arguments.configs / f"{name}.yaml", []
         for seed in arguments.seeds:
             folder = arguments.out / f"{Path(name).name}-seed-{seed}"
-            known = folder / PROMPT_FILE
-            files[name].append(known if known.exists() else fit(config, seed, folder, keys))
+            files[name].append(fit_once(config, seed, folder, keys))
     settings = stage2_settings(arguments.config or arguments.configs / "demo" / "self_tpt.yaml")
     if arguments.views:
         settings["views"] = ViewSpec(arguments.views, scale=settings["views"].scale)

@@ -25,10 +25,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from benchmarks.fits import fit_once
 from benchmarks.paired import summarise
-from benchmarks.sapt_sweep import fit
 from lorattt import demo
-from lorattt.callbacks.training import PROMPT_FILE
 from lorattt.clip.load import ClipSpec, load_clip
 from lorattt.clip.model import Clip
 from lorattt.data.demo import DemoImages
@@ -72,8 +71,7 @@ def main() -> None:
     for name, config in (("CoOp", arguments.coop), ("SAPT", arguments.sapt)):
         for seed in arguments.seeds:
             folder = arguments.out / f"{name.lower()}-seed-{seed}"
-            known = folder / PROMPT_FILE
-            prompts[name].append(known if known.exists() else fit(config, seed, folder, keys))
+            prompts[name].append(fit_once(config, seed, folder, keys))
     clip = load_clip(ClipSpec(demo.MODEL_NAME, "demo"))
     views = ViewSpec(number=arguments.views, scale=(0.5, 1.0))  # a shape must stay in the crop
     flatness = FlatnessSpec(arguments.directions, arguments.radius)

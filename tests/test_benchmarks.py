@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import demo as demo_benchmark
-from benchmarks import episodes, sapt_sweep, throughput, throughput_rival
+from benchmarks import episodes, fits, sapt_sweep, throughput, throughput_rival
 from benchmarks import precision as precision_benchmark
 from benchmarks import prompts as prompts_benchmark
 from benchmarks import self_tpt as self_tpt_benchmark
@@ -124,7 +124,7 @@ def test_tlla_and_its_halves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert report["mean of shifted"]["accuracy"] == row["accuracy"]
     # The prompts are there now, and are taken as they are.
     monkeypatch.setattr(sys, "argv", list(arguments))
-    monkeypatch.setattr(tlla_benchmark, "fit", None)
+    monkeypatch.setattr(fits, "fit", None)
     tlla_benchmark.main()
     assert json.loads(out.read_text()) == report
 
@@ -248,7 +248,7 @@ def test_ladder_of_self_tpt(
     # The prompts are there now, and are taken as they are.
     fewer = [argument for argument in arguments if argument not in ("gm", "v", "--shifted-new")]
     monkeypatch.setattr(sys, "argv", fewer)
-    monkeypatch.setattr(self_tpt_benchmark, "fit", None)
+    monkeypatch.setattr(fits, "fit", None)
     self_tpt_benchmark.main()
     again = json.loads(out.read_text())
     for reading in ("end", "mean"):

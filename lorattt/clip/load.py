@@ -68,8 +68,8 @@ def load_clip(spec: ClipSpec) -> Clip:
     A :class:`LoadedClip` gives its own as it is.
 
     Raises:
-        UserError: If the model or the tag is unknown, the file is missing, damaged or of another model, or
-            its activation (quick GELU) is not the model's.
+        UserError: If the model or the tag is unknown, the file is missing, damaged or of another model, its
+            activation (quick GELU) is not the model's, or its tokenizer needs what is not there.
     """
     if isinstance(spec, LoadedClip):
         return spec.clip
@@ -79,8 +79,8 @@ def load_clip(spec: ClipSpec) -> Clip:
         model = _build_demo(config, spec.dtype)
         tokenizer = truncated_tokenizer(demo.MERGES, model.context_length)
     else:
+        tokenizer = _tokenizer(spec.model)  # before gigabytes of weights are fetched
         model = _build(spec.model, weights if isinstance(weights, str) else None, spec.dtype)
-        tokenizer = open_clip.get_tokenizer(spec.model)
     if isinstance(weights, Path):
         _load_file(model, weights, spec.model)
     if weights is None:
@@ -96,6 +96,10 @@ def load_clip(spec: ClipSpec) -> Clip:
 def _model_config(name: str) -> dict[str, Any]:
     if name == demo.MODEL_NAME:
         return dict(demo.MODEL_CONFIG)
+    if ":" in name:  # open_clip would ask a hub for it
+        raise UserError(
+            f"model {name!r}: give open_clip's name of the architecture, and the weights as a file in pretrained"
+        )
     config: dict[str, Any] | None = open_clip.get_model_config(name.replace("/", "-"))
     if config is None:
         near = difflib.get_close_matches(name, [*open_clip.list_models(), demo.MODEL_NAME], n=3, cutoff=0.5)
@@ -165,6 +169,16 @@ def _is_archive(path: Path) -> bool:
         return False
     with zipfile.ZipFile(path) as archive:
         return any("/code/" in name for name in archive.namelist())
+
+
+def _tokenizer(name: str) -> Any:
+    try:
+        return open_clip.get_tokenizer(name)
+    except ImportError as error:
+        package = error.name or "transformers"
+        raise UserError(f"the tokenizer of {name} needs {package}: pip install {package}") from error
+    except OSError as error:
+        raise UserError(f"the tokenizer of {name} cannot be loaded ({_first_line(error)})") from error
 
 
 def _build(name: str, tag: str | None, dtype: Dtype) -> nn.Module:

@@ -214,8 +214,26 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:
         (ClipSpec("ViT-B-32", "laion2b_nonsense"), "neither.*laion2b_s34b_b79k"),
         (ClipSpec("test-vit", "/nowhere/w.pt"), "/nowhere/w.pt.*neither an existing file"),
         (ClipSpec(demo.MODEL_NAME, "openai"), "its tags are demo"),
+        (ClipSpec("hf-hub:someone/model"), "hf-hub:someone/model.*the weights as a file"),
     ],
 )
 def test_what_does_not_exist(spec: ClipSpec, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_clip(spec)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ModuleNotFoundError("No module named 'transformers'", name="transformers"), "pip install transformers"),
+        (OSError("cannot reach it\nat all"), r"cannot be loaded \(cannot reach it\)"),
+    ],
+)
+def test_tokenizers_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch, error: Exception, message: str) -> None:
+    def refuse(name: str) -> None:
+        raise error
+
+    monkeypatch.setattr(open_clip, "get_tokenizer", refuse)
+    monkeypatch.setattr(open_clip, "create_model", None)  # no weights are fetched before
+    with pytest.raises(UserError, match=f"tokenizer of test-vit.*{message}"):
+        load_clip(ClipSpec("test-vit", None))

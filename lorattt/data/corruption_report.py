@@ -118,4 +118,4 @@ def _relative(group: Group, when: str) -> dict[str, float]:
         for name, severities in group.errors[when].items()
         if set(severities) == set(_SEVERITIES) and name in ALEXNET_ERRORS
     }
-    return corruption_error(whole).ce if whole and group.dataset.split("-")[0] == "imagenet" else {}
+    return corruption_error(whole).ce if whole and group.dataset in ("imagenet", "imagenet-val") else {}

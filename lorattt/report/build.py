@@ -19,6 +19,7 @@ from lorattt.report.tables import (
     Measured,
     Table,
     accuracy_tables,
+    corruption_tables,
     costs_table,
     measures_table,
     pairs_table,
@@ -38,7 +39,7 @@ class Report:
         runs: The runs with labels, in the order given.
         rows: Their rows in tables.
         measured: The rows with their measures.
-        tables: Of our own runs: accuracy, measures, differences, costs.
+        tables: Of our own runs: accuracy, corruption error, measures, differences, costs.
         comparisons: The differences as numbers.
         published: Tables of published numbers; empty where none belong to ours, or none are wanted.
         notes: What the reader must know.
@@ -58,8 +59,10 @@ class Report:
     def markdown(self) -> str:
         """The report as Markdown."""
         accuracy = [table for table in self.tables if table.kind == "accuracy"]
-        others = [(table.title, [table]) for table in self.tables if table.kind != "accuracy"]
-        return as_markdown([("Accuracy", accuracy), *others, ("Published numbers", self.published)], self.notes)
+        corruption = [table for table in self.tables if table.kind == "corruption"]
+        others = [(table.title, [table]) for table in self.tables if table.kind not in ("accuracy", "corruption")]
+        own = [("Accuracy", accuracy), ("Corruption error", corruption), *others]
+        return as_markdown([*own, ("Published numbers", self.published)], self.notes)
 
     @property
     def latex(self) -> str:
@@ -132,7 +135,7 @@ def build_report(
             measured.measures[id(run)] = measure(run, bins)
             more += _disagreements(run, measured)
     comparisons, pair_notes = compare(rows, baseline)
-    tables = [*accuracy_tables(measured), measures_table(measured, bins)]
+    tables = [*accuracy_tables(measured), *corruption_tables(measured), measures_table(measured, bins)]
     if comparisons:
         tables.append(pairs_table(comparisons, pair_notes))
     else:

@@ -110,6 +110,7 @@ def _sections(
     plots = f'<div class="plots">{plots}</div>' if plots else f'<p class="note">{html(no_plots or "No plots.")}</p>'
     kinds = (
         ("accuracy", "Accuracy", report.tables),
+        ("corruption", "Corruption error", report.tables),
         ("measures", "Measures", report.tables),
         ("pairs", "Differences", report.tables),
         ("costs", "Costs", report.tables),

@@ -58,7 +58,14 @@ class Harmonic:
     second: "Column"
 
 
-Column: TypeAlias = Leaf | Mean | Harmonic
+@dataclass(frozen=True)
+class Weighted:
+    """The sum of columns, each times a number, where all of them are there."""
+
+    terms: "tuple[tuple[Column, float], ...]"
+
+
+Column: TypeAlias = Leaf | Mean | Harmonic | Weighted
 Values: TypeAlias = Mapping[str, Mapping[int, float]]
 
 
@@ -70,11 +77,15 @@ class Layout:
         title: Of the table.
         columns: Titles and what stands below them.
         notes: What the reader must know.
+        measure: What the values are, for the title.
+        errors: Whether columns are of errors in percent, of which the smallest is the best, and not of accuracy.
     """
 
     title: str
     columns: tuple[tuple[str, Column], ...]
     notes: tuple[str, ...] = ()
+    measure: str = "top-1 %"
+    errors: bool = False
 
     @property
     def datasets(self) -> list[str]:
@@ -85,8 +96,13 @@ class Layout:
 def _names(column: Column) -> list[str]:
     if isinstance(column, Leaf):
         return list(column.names)
-    parts = column.parts if isinstance(column, Mean) else (column.first, column.second)
-    return [name for part in parts for name in _names(part)]
+    return [name for part in _parts(column) for name in _names(part)]
+
+
+def _parts(column: Mean | Harmonic | Weighted) -> "tuple[Column, ...]":
+    if isinstance(column, Weighted):
+        return tuple(part for part, _ in column.terms)
+    return column.parts if isinstance(column, Mean) else (column.first, column.second)
 
 
 @dataclass(frozen=True)
@@ -112,8 +128,7 @@ def evaluate(column: Column, values: Values) -> Value | None:
     if isinstance(column, Leaf):
         seeds = next((dict(values[name]) for name in column.names if values.get(name)), None)
         return None if seeds is None else Value(math.fsum(seeds.values()) / len(seeds), seeds)
-    columns = column.parts if isinstance(column, Mean) else (column.first, column.second)
-    parts = [evaluate(part, values) for part in columns]
+    parts = [evaluate(part, values) for part in _parts(column)]
     known = [part for part in parts if part is not None]
     if len(known) < len(parts):
         return None
@@ -121,6 +136,8 @@ def evaluate(column: Column, values: Values) -> Value | None:
     each = {seed: [part.seeds[seed] for part in known] for seed in sorted(common)}
 
     def joined(numbers: list[float]) -> float:
+        if isinstance(column, Weighted):
+            return math.fsum(number * weight for number, (_, weight) in zip(numbers, column.terms, strict=True))
         return math.fsum(numbers) / len(numbers) if isinstance(column, Mean) else harmonic_mean(*numbers)
 
     return Value(joined([part.mean for part in known]), {seed: joined(numbers) for seed, numbers in each.items()})

@@ -1,11 +1,12 @@
 """The tables of a report, as values and names; how they are written is another module's matter."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from lorattt.report.compare import BEFORE, Comparison
+from lorattt.report.corruption import corruption_layouts
 from lorattt.report.layout import (
     FINE_GRAINED_TITLE,
     IMAGENET_TITLE,
@@ -19,10 +20,11 @@ from lorattt.report.layout import (
 from lorattt.report.measures import WHEN, Measures
 from lorattt.report.published import MODEL, PUBLISHED
 from lorattt.report.rows import Row
-from lorattt.report.runs import Run
+from lorattt.report.runs import Corruption, Run
 from lorattt.report.statistics import mean_and_deviation
 
 _DIGITS: Final = 2
+_MOST_NAMED: Final = 10
 _FAMILIES: Final = {IMAGENET_TITLE: "imagenet", FINE_GRAINED_TITLE: "fine_grained"}
 
 
@@ -66,7 +68,7 @@ class Table:
         columns: Their titles; the first is that of the rows' names.
         rows: Each as long as ``columns``.
         notes: Below it.
-        kind: ``accuracy``, ``measures``, ``costs``, ``pairs`` or ``published``.
+        kind: ``accuracy``, ``corruption``, ``measures``, ``costs``, ``pairs`` or ``published``.
     """
 
     title: str
@@ -95,18 +97,31 @@ class Measured:
 
 def accuracy_tables(found: Measured) -> list[Table]:
     """A table for each model and each family of datasets there is; top-1 after adaptation, in percent."""
+    return _tables(found, layouts, "accuracy")
+
+
+def corruption_tables(found: Measured) -> list[Table]:
+    """A table for each model and each dataset with corruptions at all five severities; errors after adaptation."""
+    return _tables(found, corruption_layouts, "corruption")
+
+
+def _tables(
+    found: Measured, layouts_of: Callable[[Mapping[str, Corruption | None]], list[Layout]], kind: str
+) -> list[Table]:
     tables = []
     backbones = list(dict.fromkeys(row.backbone for row in found.rows))
     for backbone in backbones:
         rows = [row for row in found.rows if row.backbone == backbone]
         corrupted = {run.dataset: run.corruption for row in rows for run in row.all_runs()}
-        tables += [_accuracy_table(layout, rows, found) for layout in layouts(corrupted)]
+        tables += [_table(layout, rows, found, kind) for layout in layouts_of(corrupted)]
     return tables
 
 
-def _accuracy_table(layout: Layout, rows: Sequence[Row], found: Measured) -> Table:
+def _table(layout: Layout, rows: Sequence[Row], found: Measured, kind: str) -> Table:
     datasets = layout.datasets
-    rows = [row for row in rows if any(name in row.runs for name in datasets)]
+    # Clean images alone make no row of errors on corrupted ones.
+    counted = [name for name in datasets if not layout.errors or _is_corrupted(name, rows)]
+    rows = [row for row in rows if any(name in row.runs for name in counted)]
     values: list[tuple[str, Mapping[str, Mapping[int, float]]]] = [
         (row.label, {name: {seed: found.top1(run) for seed, run in row.runs[name].items()} for name in row.runs})
         for row in rows
@@ -117,16 +132,26 @@ def _accuracy_table(layout: Layout, rows: Sequence[Row], found: Measured) -> Tab
     if before and not any(set(before) <= set(row.runs) for row in zero_shot):
         values.insert(0, (BEFORE, before))
     if apart:
-        listed = ", ".join(dataset_title(name) for name in apart)
+        listed = ", ".join(dataset_title(name) for name in apart[:_MOST_NAMED])
+        listed += f" and {len(apart) - _MOST_NAMED} more" if len(apart) > _MOST_NAMED else ""
         notes.append(f"The methods begin with different texts or models on {listed}: no row before adaptation there.")
-    columns = [[evaluate(column, each) for _, each in values] for _, column in layout.columns]
-    best = [_best(column) for column in columns]
+    shown = [_errors(each) if layout.errors else each for _, each in values]
+    columns = [[evaluate(column, each) for each in shown] for _, column in layout.columns]
+    best = [_best(column, min if layout.errors else max) for column in columns]
     lines = tuple(
         (Cell(text=label), *(_cell(column[place], place in mine) for column, mine in zip(columns, best, strict=True)))
         for place, (label, _) in enumerate(values)
     )
-    title = f"{layout.title}: top-1 %, {rows[0].backbone}"
-    return Table(title, ("Method", *(name for name, _ in layout.columns)), lines, tuple(notes))
+    title = f"{layout.title}: {layout.measure}, {rows[0].backbone}"
+    return Table(title, ("Method", *(name for name, _ in layout.columns)), lines, tuple(notes), kind)
+
+
+def _is_corrupted(dataset: str, rows: Sequence[Row]) -> bool:
+    return any(run.corruption is not None for row in rows for run in row.runs.get(dataset, {}).values())
+
+
+def _errors(top1: Mapping[str, Mapping[int, float]]) -> dict[str, dict[int, float]]:
+    return {name: {seed: 100 - value for seed, value in seeds.items()} for name, seeds in top1.items()}
 
 
 def _before(
@@ -152,15 +177,16 @@ def _size_notes(datasets: Sequence[str], rows: Sequence[Row]) -> list[str]:
         if run is None:
             continue
         whole = whole_size(run.corruption.of if run.corruption else name)
+        title = f"{dataset_title(run.corruption.of)}-C" if run.corruption else dataset_title(name)
         if whole is not None and run.n != whole:
-            notes.append(f"{dataset_title(name)}: {run.n:,} of {whole:,} test images, so not the papers' images.")
-    return notes
+            notes.append(f"{title}: {run.n:,} of {whole:,} test images, so not the papers' images.")
+    return list(dict.fromkeys(notes))  # the corruptions of a dataset have the same
 
 
-def _best(column: Sequence[Value | None]) -> set[int]:
+def _best(column: Sequence[Value | None], choose: Callable[..., float]) -> set[int]:
     """Which places of a column hold the best value as it is shown; none if there is one value alone."""
     shown = {place: round(value.mean, _DIGITS) for place, value in enumerate(column) if value is not None}
-    return {place for place, value in shown.items() if value == max(shown.values())} if len(shown) > 1 else set()
+    return {place for place, value in shown.items() if value == choose(shown.values())} if len(shown) > 1 else set()
 
 
 def _cell(value: Value | None, best: bool) -> Cell:

@@ -14,6 +14,10 @@ def main(args: Sequence[str] | None = None) -> None:
         from lorattt.report.command import main as report
 
         raise SystemExit(report(given[1:]))
+    if given[:1] == ["data"]:
+        from lorattt.data.command import main as data
+
+        raise SystemExit(data(given[1:]))
     if given[:1] == ["sweep"]:
         from lorattt.sweep.command import main as sweep
 

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lorattt.data import check, corruption_report
 from lorattt.data.catalogue import BENCHMARKS
 from lorattt.errors import UserError
 
@@ -30,11 +29,15 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _errors(given: argparse.Namespace) -> tuple[list[Any], str, bool]:
+    from lorattt.data import corruption_report
+
     groups = corruption_report.collect(given.runs)
     return groups, corruption_report.table(groups), True
 
 
 def _check(given: argparse.Namespace) -> tuple[list[Any], str, bool]:
+    from lorattt.data import check  # with numpy and Pillow, which --help need not wait for
+
     findings = check.check(
         given.data_root.expanduser(),
         given.datasets,

@@ -2,11 +2,11 @@
 
 import json
 import os
-from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
 from lorattt.data.datamodule import EpisodeData
+from lorattt.data.imagenet_family import imagenet_names as imagenet_names
 from lorattt.data.images import IMAGE_ENDINGS, MAX_PIXELS, check_max_pixels
 from lorattt.data.listing import Item, ListedImages, Listing
 from lorattt.data.source import UNKNOWN_LABEL
@@ -130,12 +130,6 @@ def _looked_up(folders: list[str], names: dict[str, str], where: str, mend: str)
             f"class folder {missing[0]!r} is not in {where} ({len(missing)} of {len(folders)} are not): {mend}"
         )
     return [names[folder] for folder in folders] or list(names.values())
-
-
-def imagenet_names() -> dict[str, str]:
-    """OpenAI's names of the 1,000 ImageNet classes by wnid; two names occur twice."""
-    text = files("lorattt.data").joinpath("imagenet_classes.txt").read_text(encoding="utf-8")
-    return dict(line.split("\t") for line in text.splitlines())
 
 
 class ImageFolderData(EpisodeData):

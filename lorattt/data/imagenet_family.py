@@ -9,7 +9,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
-from lorattt.data.folder import imagenet_names
 from lorattt.data.images import IMAGE_ENDINGS
 from lorattt.data.listing import Item
 from lorattt.errors import UserError
@@ -19,6 +18,12 @@ _SOLUTION: Final = "LOC_val_solution.csv"
 _TRUTH: Final = "ILSVRC2012_validation_ground_truth.txt"
 _CLASS_MAP: Final = "map_clsloc.txt"
 _DEVKIT: Final = Path("ILSVRC2012_devkit_t12") / "data"
+
+
+def imagenet_names() -> dict[str, str]:
+    """OpenAI's names of the 1,000 ImageNet classes by wnid; two names occur twice."""
+    text = files("lorattt.data").joinpath("imagenet_classes.txt").read_text(encoding="utf-8")
+    return dict(line.split("\t") for line in text.splitlines())
 
 
 def class_folders(key: str) -> list[str]:

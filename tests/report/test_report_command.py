@@ -63,7 +63,7 @@ def test_entry_passes_all_else_on(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[str] | None] = []
     monkeypatch.setattr("lorattt.cli.main", seen.append)
     entry.main(["test", "--help"])
-    monkeypatch.setattr("sys.argv", ["lorattt", "data", "check"])
+    monkeypatch.setattr("sys.argv", ["lorattt", "landscape"])
     entry.main()
     assert seen == [["test", "--help"], None]  # None: Lightning reads the process's own
 

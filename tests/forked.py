@@ -4,6 +4,7 @@ A process of its own takes seconds to import everything; twenty of them would ta
 and then forks for each run. The tests' own process is no such parent: what ran in it before may have left threads.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -124,7 +125,8 @@ class Forks:
         children = self._answer()
         if kill_when is not None and kill_when():
             for child in children:
-                os.kill(child, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it may have ended meanwhile
+                    os.kill(child, signal.SIGKILL)
         codes = self._answer()
         out, err = ([Path(f"{self._log}.{r}.{n}").read_text("utf-8") for r in range(len(envs))] for n in (1, 2))
         return Ended(codes, out, err)

@@ -48,7 +48,7 @@ def test_run_on_the_demo(command: str, cli: Cli) -> None:
     run = cli(command, *LORA, *DEMO, "--seed_everything", "5")
     assert run.code == 0, run.err
     assert run.folder == run.cwd / "runs" / "lora_ttt" / "demo-noise" / "000"
-    left = {"config.yaml", "results.json", "predictions.csv", "predictions.jsonl"}
+    left = {"config.yaml", "results.json", "predictions.csv", "predictions.jsonl", "metrics.csv"}
     assert {path.name for path in run.folder.iterdir()} == left
     assert set(run.results) == MEASURES | ABOUT
     about = {key: run.results[key] for key in ("method", "dataset", "backbone", "n", "seed", "fallbacks", "skipped")}
@@ -68,8 +68,9 @@ def test_run_on_the_demo(command: str, cli: Cli) -> None:
     assert run.results["top1_after"] == pytest.approx(right / 6)
 
 
-def test_screen(cli: Cli) -> None:
+def test_screen(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bar with the accuracy so far, then the table, once; nothing else."""
+    monkeypatch.setattr("lorattt.callbacks.progress.in_lines", lambda: False)
     run = cli("test", *LORA, *DEMO)
     bar, table = run.out.split("\nlora_ttt on demo-noise, lorattt-demo, 6 images\n")
     assert re.search(r"2/2 .*top-1 [\d.]+ -> [\d.]+ %", bar)

@@ -65,7 +65,11 @@ def test_parses(path: Path, cli: Cli) -> None:
 
 def _is_within(given: dict[str, Any], shown: dict[str, Any]) -> None:
     for key, value in given.items():
-        if isinstance(value, dict):
+        if key.endswith("+"):  # added to the list of the defaults
+            for each, found in zip(value, shown[key[:-1]][-len(value) :], strict=True):
+                assert found["class_path"].endswith(f".{each['class_path']}")
+                _is_within(each.get("init_args", {}), found.get("init_args", {}))
+        elif isinstance(value, dict):
             _is_within(value, shown[key])
         else:
             assert shown[key] == value, key

@@ -59,7 +59,7 @@ def test_lines_and_rows_say_the_same(cli: Cli, photos: Path) -> None:
     run = cli(*predict("--run.top_k", "2", "--data.batch_size", "4"))
     assert run.code == 0, run.err
     assert run.folder == run.cwd / "runs" / "lora_ttt" / "images" / "000"
-    left = {"config.yaml", "results.json", "predictions.csv", "predictions.jsonl"}
+    left = {"config.yaml", "results.json", "predictions.csv", "predictions.jsonl", "metrics.csv"}
     assert {path.name for path in run.folder.iterdir()} == left
     lines = lines_of(run)
     assert tuple(run.rows[0]) == COLUMNS

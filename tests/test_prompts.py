@@ -38,7 +38,8 @@ def test_fit_then_test_with_its_prompt(cli: Cli) -> None:
     assert f"prompt written to {prompt.relative_to(fit.cwd)}" in fit.out
     assert prompt.stat().st_size < 10_000
     assert (fit.folder / "checkpoints" / "last.ckpt").exists()
-    assert {path.name for path in fit.folder.iterdir()} == {"config.yaml", "prompt.safetensors", "checkpoints"}
+    left = {"config.yaml", "prompt.safetensors", "checkpoints", "metrics.csv"}
+    assert {path.name for path in fit.folder.iterdir()} == left
     given = ["--model.prompt.file", str(prompt)]
     plain = cli("test", *ZERO, *DEMO).rows
     learned = cli("test", *ZERO, *DEMO, *given)

@@ -405,7 +405,7 @@ def test_several_methods(cli: Cli, die_after: Any, tmp_path: Path) -> None:
     for name in ("zero_shot", "mta"):
         assert resumed(Path("run") / name) == 4
         assert_same(Path("run") / name, Path("whole") / name)
-    assert {path.name for path in Path("run").iterdir()} == {"config.yaml", "zero_shot", "mta"}
+    assert {path.name for path in Path("run").iterdir()} == {"config.yaml", "metrics.csv", "zero_shot", "mta"}
     again = cli(*args, "run")
     assert again.code == 0
     assert "by a run that is finished: nothing to do" in again.out

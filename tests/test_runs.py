@@ -74,8 +74,12 @@ def test_two_processes(cli: Cli, tmp_path: Path) -> None:
     folder = tmp_path / "two"
     done = _in_two_processes(_args("DemoData", 7, 2, 0), folder)
     assert done.returncode == 0, done.stderr
-    left = {"config.yaml", "results.json", "predictions.csv", "predictions.jsonl"}
+    left = {"config.yaml", "results.json", "predictions.csv", "predictions.jsonl", "metrics.csv"}
     assert {path.name for path in folder.iterdir()} == left
+    assert (folder / "metrics.csv").read_text(encoding="utf-8").count("\n") == 2, "one process writes, one row"
+    shown = [line for line in done.stdout.splitlines() if line.startswith("testing: ")]
+    assert [line.split()[1] for line in shown] == ["0/2", "2/2"], "one process tells"
+    assert shown[-1].endswith(" left, of the first of 2 devices alone")
     with (folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["index"] for row in rows] == [str(i) for i in range(7)]
@@ -101,7 +105,7 @@ def test_several_methods_in_two_processes(cli: Cli, tmp_path: Path) -> None:
     folder = tmp_path / "two"
     done = _in_two_processes(args, folder)
     assert done.returncode == 0, done.stderr
-    assert {path.name for path in folder.iterdir()} == {"config.yaml", "zero_shot", "mta"}
+    assert {path.name for path in folder.iterdir()} == {"config.yaml", "metrics.csv", "zero_shot", "mta"}
     for name in settings["methods"]:
         assert {path.name for path in (folder / name).iterdir()} == {
             "results.json",

@@ -36,11 +36,14 @@ import lorattt.methods.tpt
 import lorattt.methods.zero
 import lorattt.methods.zero_shot  # noqa: F401
 from lorattt import __version__
+from lorattt.callbacks.loggers import check_installed
 from lorattt.callbacks.predictions import PredictionsWriter
-from lorattt.callbacks.progress import AccuracyBar
+from lorattt.callbacks.progress import progress
 from lorattt.callbacks.results import ResultsWriter
 from lorattt.callbacks.resume import RunFinishedError, check_folder
+from lorattt.callbacks.run_csv import RunCSV
 from lorattt.callbacks.run_folder import ConfigWriter, RunFolder
+from lorattt.callbacks.run_log import RunLog, flat
 from lorattt.callbacks.stages import StageTimes
 from lorattt.callbacks.trace import TraceWriter
 from lorattt.callbacks.training import PromptWriter, RunCheckpoint
@@ -114,12 +117,16 @@ class LorattCLI(LightningCLI):
                 raise UserError(f"ckpt_path {path}: {reason}; give checkpoints/last.ckpt of the run to go on with")
 
     def before_instantiate_classes(self) -> None:
-        """Look at the folder that was asked for before anything is loaded.
+        """Look at the folder and the loggers that were asked for before anything is loaded.
 
         Raises:
-            UserError: If it holds another run.
-            RunFinishedError: If it holds this run, finished.
+            UserError: If the folder holds another run, or a logger's package is not installed.
+            RunFinishedError: If the folder holds this run, finished.
         """
+        loggers = self._get(self.config, "trainer")["logger"]
+        for logger in loggers if isinstance(loggers, list) else [loggers]:
+            if isinstance(logger, Namespace):
+                check_installed(logger["class_path"])
         if self.subcommand not in ("validate", "test", "predict"):
             return
         config = self.config[self.subcommand]
@@ -132,15 +139,18 @@ class LorattCLI(LightningCLI):
         Raises:
             UserError: If it refuses its arguments.
         """
-        shown = self._get(self.config_init, "trainer")["enable_progress_bar"] is not False
-        # In this order: the bar is finished before the table is printed, whose counts are the writer's.
+        trainer = self._get(self.config_init, "trainer")
         traced = [TraceWriter()] if self._get(self.config_init, "profile") else []
-        watched = [AccuracyBar()] if shown else []
-        observers: list[Callback] = [*watched, PredictionsWriter(), ResultsWriter(), *traced, StageTimes()]
+        watched = progress(trainer["callbacks"]) if trainer["enable_progress_bar"] is not False else []
+        logged = RunLog(flat(self.config.get(str(self.subcommand), self.config).as_dict()))
+        # In this order: the bar is finished before the table is printed, whose counts are the writer's.
+        observers: list[Callback] = [*watched, PredictionsWriter(), ResultsWriter(), logged, *traced, StageTimes()]
         if isinstance(self.model, PromptTraining):
             observers.append(PromptWriter())
-            if self._get(self.config_init, "trainer")["enable_checkpointing"] is not False:
+            if trainer["enable_checkpointing"] is not False:
                 observers.append(RunCheckpoint())
+        if trainer["logger"] is None or trainer["logger"] is True:  # Lightning's choice would be a folder of its own
+            kwargs = {"logger": [RunCSV()], **kwargs}
         self.trainer_defaults["callbacks"] = observers
         try:
             return super().instantiate_trainer(**kwargs)
@@ -192,6 +202,8 @@ def main(args: ArgsType = None) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"lightning\.pytorch\.utilities\._pytree")
         warnings.filterwarnings("ignore", message=".*does not have many workers")
+        # It reads an epoch's length for that of the run.
+        warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging")
         warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")  # no validation
         warnings.filterwarnings(
             "ignore", message="LightningCLI's args parameter"
@@ -208,7 +220,8 @@ def main(args: ArgsType = None) -> None:
                 trainer_defaults={
                     "inference_mode": False,
                     "use_distributed_sampler": False,
-                    "logger": False,
+                    "logger": [{"class_path": "lorattt.callbacks.run_csv.RunCSV"}],
+                    "log_every_n_steps": 10,
                     "enable_model_summary": False,
                 },
                 save_config_callback=ConfigWriter,

@@ -1,0 +1,167 @@
+"""TensorBoard and Weights & Biases in the run's own folder."""
+
+import importlib.util
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from lorattt.callbacks.run_csv import InRunFolder
+from lorattt.errors import UserError
+
+# A logger's class, by its last name, to the packages of which one must be there, and the extra that brings it.
+_NEEDS: Final[dict[str, tuple[tuple[str, ...], str]]] = {
+    "RunTensorBoard": (("tensorboard", "tensorboardX"), "tensorboard"),
+    "TensorBoardLogger": (("tensorboard", "tensorboardX"), "tensorboard"),
+    "RunWandb": (("wandb",), "wandb"),
+    "WandbLogger": (("wandb",), "wandb"),
+}
+_WANDB_RUN: Final = re.compile(r"(?:offline-)?run-(\d{8}_\d{6})-(.+)")
+
+
+def check_installed(logger: str) -> None:
+    """Refuse a logger whose package is not installed.
+
+    Args:
+        logger: The class's name or import path; of others than those known here, nothing is asked.
+
+    Raises:
+        UserError: If it is not.
+    """
+    name = logger.rpartition(".")[2]
+    packages, extra = _NEEDS.get(name, ((), ""))
+    if packages and not any(map(_is_installed, packages)):
+        raise UserError(f'trainer.logger {name}: {packages[0]} is not installed: pip install "lorattt[{extra}]"')
+
+
+def _is_installed(package: str) -> bool:
+    found = importlib.util.find_spec(package)
+    return found is not None and found.origin is not None  # without one, a mere folder: W&B leaves some called wandb
+
+
+class RunTensorBoard(InRunFolder, TensorBoardLogger):
+    """TensorBoard's files in the run's folder: ``tensorboard --logdir runs`` shows each run by its folder's path.
+
+    Raises:
+        UserError: If TensorBoard is not installed.
+    """
+
+    def __init__(self) -> None:
+        check_installed("RunTensorBoard")
+        self._folder: Path | None = None
+        super().__init__(save_dir="", name="", version="", default_hp_metric=False)
+
+    @property
+    def log_dir(self) -> str:
+        """The run's folder; nothing before it is known."""
+        return "" if self._folder is None else str(self._folder)
+
+    @property
+    def save_dir(self) -> str:
+        """The run's folder; nothing before it is known."""
+        return self.log_dir
+
+    @property
+    def experiment(self) -> Any:
+        """TensorBoard's writer; None before the folder is known."""
+        return None if self._folder is None else super().experiment
+
+    def place(self, folder: Path) -> None:
+        """Write into this folder."""
+        if self._folder is not None and self._folder != folder:  # of another run of the same Trainer
+            self.finalize("success")
+            self._experiment = None
+        self._folder = folder
+
+    def close_run(self, settings: Mapping[str, Any], values: Mapping[str, float], step: int) -> None:
+        """A row of the table of hyperparameters: the settings, with what came of them."""
+        super().log_hyperparams(dict(settings), {f"end/{key}": value for key, value in values.items()}, step)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, metrics: Any = None, step: int | None = None) -> None:
+        """Nothing: TensorBoard shows settings beside what came of them, which :meth:`close_run` knows."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Have it on the disk; ``config.yaml`` has what Lightning would repeat in a file of its own."""
+        if self.experiment is not None:
+            self.experiment.flush()
+
+
+class RunWandb(InRunFolder, WandbLogger):
+    """Weights & Biases, with its local files in the run's folder. A run that goes on there goes on in W&B.
+
+    Args:
+        project: W&B's project.
+        entity: Whose project; the account's default where null.
+        name: The run's name in W&B; the path of its folder where null.
+        group: W&B's group of runs.
+        tags: W&B's tags.
+        offline: Send nothing: ``wandb sync`` sends the folder later. The environment's ``WANDB_MODE=offline`` does
+            the same.
+
+    Raises:
+        UserError: If W&B is not installed, or does not start.
+    """
+
+    def __init__(
+        self,
+        project: str = "lorattt",
+        entity: str | None = None,
+        name: str | None = None,
+        group: str | None = None,
+        tags: list[str] | None = None,
+        offline: bool = False,
+    ) -> None:
+        check_installed("RunWandb")
+        self._folder: Path | None = None
+        self._given_name = name
+        more = {"entity": entity, "group": group, "tags": tags}
+        given: dict[str, Any] = {key: value for key, value in more.items() if value is not None}
+        super().__init__(project=project, name=name, offline=offline, **given)
+
+    @property
+    def version(self) -> str | None:
+        """W&B's number of the run, once it has begun."""
+        return self._id
+
+    @property
+    def experiment(self) -> Any:
+        """W&B's run; None before the folder is known."""
+        if self._folder is None:
+            return None
+        try:
+            return super().experiment
+        except UserError:
+            raise
+        except Exception as error:  # of W&B's many: not logged in, no network, a folder that cannot be written
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(
+                f"trainer.logger RunWandb: W&B does not start ({reason}): log in with `wandb login`, or send nothing "
+                "with --trainer.logger.offline true"
+            ) from error
+
+    def place(self, folder: Path) -> None:
+        """Begin W&B's run, or go on with the last one of this folder."""
+        if self._experiment is not None and self._folder != folder:  # of another run of the same Trainer
+            self._experiment.finish()
+            self._experiment = None
+        self._folder = folder
+        self._save_dir = str(folder)
+        self._name = self._given_name or "/".join(folder.parts[-3:])
+        self._id = _last_wandb_run(folder)
+        self._wandb_init.update(dir=self._save_dir, name=self._name, id=self._id)
+        _ = self.experiment
+
+    def close_run(self, settings: Mapping[str, Any], values: Mapping[str, float], step: int) -> None:
+        """Nothing: W&B keeps the settings from the start, and the last value of everything."""
+
+
+def _last_wandb_run(folder: Path) -> str | None:
+    """W&B's number of the run that an earlier attempt left in this folder, None if there is none."""
+    found = [_WANDB_RUN.fullmatch(path.name) for path in folder.glob("wandb/*run-*")]
+    known = sorted((match[1], match[2]) for match in found if match)
+    return known[-1][1] if known else None

@@ -1,0 +1,142 @@
+"""What the loggers of a run are told: the configuration once, the learning rate, the final measures."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from lorattt.callbacks.base import RunObserver
+from lorattt.callbacks.run_csv import FIT, InRunFolder
+from lorattt.callbacks.run_folder import find_run_folder, results_in
+from lorattt.errors import UserError
+
+RATE = "train/lr"
+# Of results.json: what says nothing of how the run went, or is the step.
+_NOT_LOGGED = ("format", "seed", "n")
+
+
+class RunLog(RunObserver):
+    """Places the loggers of a Trainer in the run's folder and logs what no method does.
+
+    Of a fit: the learning rate with each row of losses, and the last row whatever ``trainer.log_every_n_steps``. Of
+    test, validate and predict, at the end: the numbers of ``results.json`` as ``test/top1_after`` and so on (of several
+    methods ``test/<method>/top1_after``), the step being the number of images. Stands behind ``RunFolder`` and
+    ``ResultsWriter``; writes on the first device.
+
+    Args:
+        settings: The configuration, flat, see :func:`flat`.
+    """
+
+    def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
+        self._settings = dict(settings or {})
+        self._last_row = -1
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let the loggers begin.
+
+        Raises:
+            UserError: If one of them cannot; on all devices.
+        """
+        problem = ""
+        if trainer.is_global_zero and trainer.loggers:
+            try:
+                for logger in trainer.loggers:
+                    if isinstance(logger, InRunFolder):
+                        logger.place(find_run_folder(trainer))
+                    if self._settings:
+                        logger.log_hyperparams(self._settings)
+            except UserError as error:
+                problem = str(error)
+        # Every device learns of a refusal, so that none waits for the one that stopped.
+        if problem := trainer.strategy.broadcast(problem):
+            raise UserError(problem)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Rows from here on are written anew, where the run goes on from a checkpoint or begins again."""
+        self._begins(trainer, FIT, _step(trainer))
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Log the learning rate of this step."""
+        if trainer.loggers and trainer.optimizers:
+            pl_module.log(RATE, float(trainer.optimizers[0].param_groups[0]["lr"]))
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Note which step is logged."""
+        step = _step(trainer)
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
+        if every and ((step + 1) % every == 0 or trainer.should_stop):
+            self._last_row = step
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the last step, and what came of the settings."""
+        step = max(0, _step(trainer) - 1)  # which has gone on to the step that is not done
+        known = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        losses = {name: value for name, value in known.items() if name.startswith("train/")}
+        if losses and self._last_row != step:
+            epoch = max(0, trainer.current_epoch - 1)
+            for logger in trainer.loggers if trainer.is_global_zero else []:
+                logger.log_metrics({"epoch": epoch, **losses}, step)
+        self._close(trainer, known, step)
+
+    def ended(self, trainer: Trainer, module: Any) -> None:
+        """Log the measures of the run."""
+        if not trainer.is_global_zero or not trainer.loggers:
+            return
+        command = str(trainer.state.fn.value if trainer.state.fn else "test")
+        folder = find_run_folder(trainer)
+        values: dict[str, float] = {}
+        images = 0
+        for path in results_in(folder):
+            row = json.loads(path.read_text(encoding="utf-8"))
+            above = f"{command}/" if path.parent == folder else f"{command}/{path.parent.name}/"
+            values |= {above + key: value for key, value in row.items() if key not in _NOT_LOGGED and _is_number(value)}
+            images = int(row["n"])
+        self._begins(trainer, command, images)
+        for logger in trainer.loggers:
+            logger.log_metrics(dict(values), images)
+        self._close(trainer, values, images)
+        for logger in trainer.loggers:
+            logger.save()
+
+    def _begins(self, trainer: Trainer, command: str, step: int) -> None:
+        for logger in trainer.loggers if trainer.is_global_zero else []:
+            if isinstance(logger, InRunFolder):
+                logger.begins(command, step)
+
+    def _close(self, trainer: Trainer, values: Mapping[str, float], step: int) -> None:
+        for logger in trainer.loggers if trainer.is_global_zero and values else []:
+            if isinstance(logger, InRunFolder):
+                logger.close_run(self._settings, values, step)
+            elif isinstance(logger, TensorBoardLogger):
+                logger.log_hyperparams(self._settings, dict(values), step)
+
+
+def _step(trainer: Trainer) -> int:
+    """The number under which Lightning logs this training step; optimiser steps are others, where a batch has none."""
+    return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration by keys as they stand on the command line: numbers, texts, true and false; null is left out.
+
+    A class is under the key that it is given to; lists and what is within them are text.
+    """
+    return dict(_pairs(config, ()))
+
+
+def _pairs(value: Any, above: tuple[str, ...]) -> list[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        return [pair for key, each in value.items() for pair in _pairs(each, (*above, str(key)))]
+    if value is None:
+        return []
+    key = ".".join(part for part in above if part not in ("init_args", "class_path"))
+    known = isinstance(value, bool | int | float | str)
+    return [(key, value if known else json.dumps(value, default=str, ensure_ascii=False))]

@@ -237,10 +237,9 @@ def test_arguments_of_a_run(bench: Bench) -> None:
         "--data.flip=true",
         "--data.draw=3",
         "--seed_everything=3",
-        "--trainer.enable_progress_bar=false",
         "--run.folder=out/one/red/seed-3",
     }
-    assert len(argv) == 17
+    assert len(argv) == 16
 
 
 def test_dry_run_lists_commands_and_leaves_nothing(bench: Bench) -> None:

@@ -171,8 +171,6 @@ def _run(
     ours: dict[str, Any] = {"seed_everything": seed}
     if needs:
         ours["model.prompt.file"] = str(needs.folder / PROMPT_FILE)
-    if "trainer.enable_progress_bar" not in keys:
-        ours["trainer.enable_progress_bar"] = False  # a bar in a file is one long line
     arguments = [command, *(text for file in files for text in ("-c", file))]
     arguments += [f"--{key}={argument(value)}" for key, value in {**keys, **ours}.items()]
     all_entries = (Entry(keys=sweep.keys), *entries)

@@ -256,3 +256,26 @@ def test_a_finished_run_is_not_overwritten(cli: Cli, tmp_path: Path) -> None:
 def test_a_root_that_is_a_file(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert "name another run.root" in refusal(cli("test", *ZERO, *DEMO, "--run.root", str(tmp_path / "file")))
+
+
+# --- classes of one's own ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("absent_module.A", None, "there is no module absent_module: put its folder on PYTHONPATH"),
+        ("needs_absent.A", "import nowhere_at_all\n", "cannot be imported (No module named 'nowhere_at_all')"),
+        ("breaks_at_import.A", "1 / 0\n", "cannot be imported (ZeroDivisionError: division by zero)"),
+        ("has_another.A", "B = 1\n", "the module has_another has no A"),
+    ],
+)
+def test_classes_that_cannot_be_imported(
+    name: str, text: str | None, told: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if text is not None:
+        (tmp_path / f"{name.split('.')[0]}.py").write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    line = refusal(cli("test", "--model", name, *DEMO))
+    assert f"model: unknown class {name}; " in line
+    assert told in line

@@ -37,6 +37,7 @@ _NO_CLASS = re.compile(
     r"Expected a dot import path string: (?P<a>\S+)|given class_path '(?P<b>[^']+)':\s+(?:No module|module .* has no)"
     r"|Import path (?P<c>\S+) does not correspond to a subclass"
 )
+_IMPORT_PATH = re.compile(r"(?!.*\.(?:ya?ml|json)$)[^\W\d]\w*(?:\.\w+)+")
 _EXPECTED = re.compile(r"Expected an? (?P<kind>.+?)(?:\. Got value: (?P<value>.*))?$", re.MULTILINE)
 
 
@@ -82,8 +83,10 @@ def condense(message: str) -> str:
         return "name a command: fit, validate, test or predict (lorattt --help tells more)"
     if found := list(_EXPECTED.finditer(body)):
         value = next((m["value"] for m in found if m["value"]), None) or _after(body, "Given value: ")
-        kinds = dict.fromkeys(_kind(m["kind"]) for m in found)
-        return f"{'.'.join(path)}: expected {' or '.join(kinds)}, got {one_line(value)}"
+        kinds, value = dict.fromkeys(_kind(m["kind"]) for m in found), one_line(value)
+        if path in (["model"], ["data"]) and _IMPORT_PATH.fullmatch(value) and _import_problem(value):
+            return _unknown_class(path[0], value)  # its module raises what the parser takes for another kind of value
+        return f"{'.'.join(path)}: expected {' or '.join(kinds)}, got {value}"
     body = body.replace("File does not exist:", "no such file")
     return one_line(": ".join([".".join(path), body] if path else [body]))
 
@@ -151,7 +154,23 @@ def _unknown_class(place: str, name: str) -> str:
     near = difflib.get_close_matches(name.rsplit(".", 1)[-1], known, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     accepted = f"known are {', '.join(known)}" if known else "give the import path of a class"
-    return f"{place}: unknown class {name}; {hint}{accepted}"
+    return f"{place}: unknown class {name}; {hint}{accepted}{_import_problem(name)}"
+
+
+def _import_problem(name: str) -> str:
+    """Why a class that is named with its module cannot be had; nothing for a name alone."""
+    module, _, kind = name.rpartition(".")
+    if not module:
+        return ""
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name == module.split(".")[0]:
+            return f"; there is no module {error.name}: put its folder on PYTHONPATH"
+        return f"; its module cannot be imported ({error})"
+    except Exception as error:  # whatever a user's module does when it is imported
+        return f"; its module cannot be imported ({type(error).__name__}: {error})"
+    return "" if hasattr(found, kind) else f"; the module {module} has no {kind}"
 
 
 def _required(path: list[str], names: str, owner: str | None) -> str:

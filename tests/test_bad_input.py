@@ -279,3 +279,9 @@ def test_classes_that_cannot_be_imported(
     line = refusal(cli("test", "--model", name, *DEMO))
     assert f"model: unknown class {name}; " in line
     assert told in line
+
+
+def test_data_are_looked_for_before_weights_are_fetched(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(open_clip, "create_model", None)
+    data = ["--data", "BenchmarkData", "--data.dataset", "dtd", "--data.data_root", "nowhere"]
+    assert "data_root nowhere: no such folder" in refusal(cli("test", "--model", "ZeroShot", *data))

@@ -93,6 +93,14 @@ class LorattCLI(LightningCLI):
         """The seed: a number, not Lightning's true or false, which would not be the model's seed."""
         parser.add_argument("--seed_everything", type=int, default=0, help="Seed of everything random.")
 
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """As Lightning's, but the data are made first: what they lack is told before weights are fetched."""
+        parser.add_lightning_class_args(self.trainer_class, "trainer")
+        given = {f"trainer.{key}": value for key, value in self.trainer_defaults.items() if key != "callbacks"}
+        parser.set_defaults(given)
+        parser.add_lightning_class_args(self._datamodule_class, "data", subclass_mode=self.subclass_mode_data)
+        parser.add_lightning_class_args(self._model_class, "model", subclass_mode=self.subclass_mode_model)
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Keys of the run's folder; one seed for all."""
         parser.add_lightning_class_args(RunFolder, "run")

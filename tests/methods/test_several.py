@@ -181,7 +181,11 @@ def test_a_run_leaves_a_folder_for_each_method(cli: Cli, tmp_path: Path) -> None
     assert run.code == 0, run.err
     assert run.folder == run.cwd / "runs" / "several" / "demo-noise" / "000"
     each = ("predictions.csv", "predictions.jsonl", "results.json")
-    assert _files(run.folder) == {"config.yaml", *(f"{name}/{file}" for name in methods for file in each)}
+    assert _files(run.folder) == {
+        "config.yaml",
+        "metrics.csv",
+        *(f"{name}/{file}" for name in methods for file in each),
+    }
     folder = run.folder
     alone = {"zero_shot": ZERO, "mta": ["--model", "MTA", *ZERO[2:]], "lora_ttt": ["--model", "LoRATTT", *ZERO[2:]]}
     views = ["--model.views.number", "10", "--model.views.scale", "[0.5, 1.0]"]
@@ -234,7 +238,12 @@ def test_unreadable_images_and_a_folder_that_holds_results(cli: Cli, images: Pat
     run = cli(*args)
     assert run.code == 0, run.err
     each = ("predictions.csv", "predictions.jsonl", "results.json")
-    expected = {"config.yaml", "skipped.csv", *(f"{name}/{file}" for name in ("zero_shot", "zero") for file in each)}
+    expected = {
+        "config.yaml",
+        "metrics.csv",
+        "skipped.csv",
+        *(f"{name}/{file}" for name in ("zero_shot", "zero") for file in each),
+    }
     assert _files(run.folder) == expected
     assert "1 images could not be read" in run.out
     again = cli(*args)

@@ -192,7 +192,7 @@ def _speed(report: Report, rows: Sequence[Row], looks: Mapping[int, Any]) -> lis
         labels.append(plot_text(row.label))
     speeds = [speed for _, speed, _, _ in points]
     if max(speeds) > 5 * min(speeds):
-        axes.set_xscale("log")
+        _powers_of_ten(axes)
     axes.set_xlabel("images a second")
     axes.set_ylabel("gain of top-1, points")
     figure.suptitle(plot_text(f"Gain against speed, {rows[0].backbone}", 70), fontsize=9)
@@ -288,6 +288,16 @@ def _whole_numbers(axes: Any) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     shown: Callable[[float, int], str] = lambda value, _: f"{abs(value):g}"  # noqa: E731
     axes.xaxis.set_major_formatter(FuncFormatter(shown))
+
+
+def _powers_of_ten(axes: Any) -> None:
+    """A logarithmic axis whose numbers are plain: Matplotlib's own are formulas, which our style does not set."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _sweeps(report: Report) -> list[Picture]:

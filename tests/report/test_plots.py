@@ -201,6 +201,17 @@ def test_without_matplotlib(
     assert "matplotlib is not installed" in capsys.readouterr().err
 
 
+def test_speeds_far_apart_have_plain_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(style._SETTINGS, "svg.fonttype", "none")  # so that the words are in the file
+    for method, speed in (("mta", 1.5), ("tpt", 130.0)):
+        write_run(tmp_path / method, method=method, images_per_second=speed)
+    report = build_report([str(tmp_path)])
+    (picture,) = [each for each in draw_plots(report, _details(report)) if each.name == "speed"]
+    words = re.findall(r"<text[^>]*>([^<]*)</text>", picture.svg.decode())
+    assert {"2", "10", "100", "images a second"} <= set(words)
+    assert not [word for word in words if "$" in word or "\\" in word]
+
+
 def test_plots_as_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, out = str(write_run(tmp_path / "run")), tmp_path / "report"
     assert main([run, "--format", "markdown", "--plots"]) == 0

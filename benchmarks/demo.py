@@ -15,13 +15,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
+from benchmarks.batches import episode_batches
 from benchmarks.config import configured
 from benchmarks.paired import markdown, summarise
 from lorattt import demo
 from lorattt.data.demo import DemoImages
-from lorattt.data.source import EpisodeDataset, collate_episodes
 from lorattt.methods.lora_ttt import LoRATTT, LoRATTTEngine, LossSpec
 from lorattt.rng import episode_keys
 from lorattt.views.render import Views
@@ -66,10 +65,8 @@ def measure(method: LoRATTT, images: DemoImages, batch_size: int) -> Tensor:
         "reconstruction": _with(engine, replace(engine.loss, mem=0.0)),
     }
     views = Views(method.views, clip.image_size, method.seed, clip.plain_view)
-    dataset = EpisodeDataset(images, list(range(len(images))), views)
-    loader = DataLoader(dataset, batch_size=batch_size, num_workers=1, collate_fn=collate_episodes)
     columns = []
-    for batch in loader:
+    for batch in episode_batches(images, views, batch_size):
         pixels, keys = clip.normalise(batch["views"]), episode_keys(method.seed, batch["index"])
         encoded = engine.encode(pixels)
         outcomes = {name: e.run(pixels, text, scale, keys, encoded=encoded) for name, e in engines.items()}

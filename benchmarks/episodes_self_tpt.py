@@ -20,7 +20,7 @@ from benchmarks.timing import demo_views, device_name, take_turns, timed
 from lorattt.callbacks.results import peak_memory
 from lorattt.clip.load import ClipSpec, LoadedClip, load_clip
 from lorattt.clip.model import Clip
-from lorattt.data.folder import imagenet_names
+from lorattt.data.imagenet_family import imagenet_names
 from lorattt.methods.batch import EpisodeBatch
 from lorattt.methods.class_contrast import ContrastiveTask
 from lorattt.methods.self_tpt import SelfTPT, adapt_to_names, distinct_names

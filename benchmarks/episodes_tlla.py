@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks.timing import demo_views, device_name, take_turns, timed
 from lorattt.callbacks.results import peak_memory
 from lorattt.clip.load import ClipSpec, load_clip
-from lorattt.data.folder import imagenet_names
+from lorattt.data.imagenet_family import imagenet_names
 from lorattt.methods.shared_views import encode_views, views_at_once
 from lorattt.methods.tlla import FlatVote, stss
 from lorattt.prompts.learner import ClassPrompts

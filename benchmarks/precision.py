@@ -16,14 +16,13 @@ from typing import Any, get_args
 import torch
 import yaml
 from torch import Tensor
-from torch.utils.data import DataLoader
 
+from benchmarks.batches import episode_batches
 from benchmarks.config import configured
 from benchmarks.timing import device_name
 from lorattt import demo
 from lorattt.clip.load import Dtype
 from lorattt.data.demo import DemoImages
-from lorattt.data.source import EpisodeDataset, collate_episodes
 from lorattt.methods.base import Method
 from lorattt.methods.registry import METHODS
 from lorattt.methods.several import Several
@@ -73,8 +72,7 @@ def predictions(
     found: dict[str, list[Tensor]] = {}
     for images in sources:
         method.use_classes(images.class_names)
-        dataset = EpisodeDataset(images, list(range(len(images))), method.make_views())
-        for batch in DataLoader(dataset, batch_size=batch_size, num_workers=1, collate_fn=collate_episodes):
+        for batch in episode_batches(images, method.make_views(), batch_size):
             batch["views"], batch["index"] = batch["views"].to(device), batch["index"].to(device)
             with torch.set_grad_enabled(method.takes_gradients):
                 answers = method.answers(batch)

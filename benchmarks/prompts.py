@@ -20,14 +20,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
+from benchmarks.batches import episode_batches
 from benchmarks.fits import fit
 from lorattt import demo
 from lorattt.clip.load import ClipSpec, load_clip
 from lorattt.clip.model import Clip
 from lorattt.data.demo import DemoImages, Part
-from lorattt.data.source import EpisodeDataset, collate_episodes
 from lorattt.prompts.context import Prompt
 from lorattt.prompts.learner import ClassPrompts
 from lorattt.prompts.prompt import PromptSpec, build_prompt
@@ -81,9 +80,8 @@ def measure(clip: Clip, images: DemoImages, prompts: dict[str, Prompt]) -> dict[
         joined = ClassPrompts(clip, images.class_names, prompt.position, prompt.tokens)
         texts[name] = joined.features(prompt.context)
     views = Views(ViewSpec(number=1), clip.image_size, 0, clip.plain_view)
-    dataset = EpisodeDataset(images, images.numbers, views)
     right = dict.fromkeys(texts, 0)
-    for batch in DataLoader(dataset, batch_size=128, num_workers=1, collate_fn=collate_episodes):
+    for batch in episode_batches(images, views, 128):
         features = clip.image_features(batch["views"][:, 0])
         for name, text in texts.items():
             right[name] += int(((features @ text.T).argmax(-1) == batch["label"]).sum())

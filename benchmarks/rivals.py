@@ -13,13 +13,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
+from benchmarks.batches import episode_batches
 from benchmarks.config import configured
 from benchmarks.paired import markdown, summarise
 from lorattt import demo
 from lorattt.data.demo import DemoImages
-from lorattt.data.source import EpisodeDataset, collate_episodes
 from lorattt.methods.several import Several
 
 
@@ -54,10 +53,8 @@ def main() -> None:
 def measure(method: Several, images: DemoImages, batch_size: int) -> Tensor:
     """``(methods, N)``, 1 where an image was classified rightly, else 0."""
     method.use_classes(images.class_names)
-    dataset = EpisodeDataset(images, list(range(len(images))), method.make_views())
-    loader = DataLoader(dataset, batch_size=batch_size, num_workers=1, collate_fn=collate_episodes)
     columns = []
-    for batch in loader:
+    for batch in episode_batches(images, method.make_views(), batch_size):
         answers = method.classify_each(method.share(batch)).values()
         columns.append(torch.stack([a["after"].argmax(-1) == batch["label"] for a in answers]).double())
     return torch.cat(columns, dim=1)

@@ -30,14 +30,13 @@ from typing import Any, Literal
 import torch
 import yaml
 from torch import Tensor
-from torch.utils.data import DataLoader
 
+from benchmarks.batches import episode_batches
 from benchmarks.fits import fit_once
 from benchmarks.paired import summarise
 from lorattt import demo
 from lorattt.clip.load import ClipSpec, LoadedClip, load_clip
 from lorattt.data.demo import DemoImages, Part
-from lorattt.data.source import EpisodeDataset, collate_episodes
 from lorattt.methods.mean_of_views import mean_of_views
 from lorattt.methods.registry import convert
 from lorattt.methods.self_tpt import SelfTPT
@@ -190,11 +189,8 @@ def measure(
     if not any(rung.ensemble for rung in rungs.values()):
         views = ViewSpec(1)
     make = Views(views, model.image_size, 0, model.plain_view)
-    loader = DataLoader(
-        EpisodeDataset(images, images.numbers, make), batch_size=32, num_workers=1, collate_fn=collate_episodes
-    )
     batches = []
-    for batch in loader:
+    for batch in episode_batches(images, make, 32):
         features = model.logit_scale * SharedViews(model, batch["views"], batch["index"], 0).features
         rows = []
         for rung in rungs.values():

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from lorattt.callbacks.results import peak_memory
 from lorattt.clip.model import Clip
-from lorattt.data.folder import imagenet_names
+from lorattt.data.imagenet_family import imagenet_names
 from lorattt.prompts.learner import ClassPrompts
 
 MODEL = "ViT-B-16-quickgelu"

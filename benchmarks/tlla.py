@@ -23,15 +23,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
+from benchmarks.batches import episode_batches
 from benchmarks.fits import fit_once
 from benchmarks.paired import summarise
 from lorattt import demo
 from lorattt.clip.load import ClipSpec, load_clip
 from lorattt.clip.model import Clip
 from lorattt.data.demo import DemoImages
-from lorattt.data.source import EpisodeDataset, collate_episodes
 from lorattt.methods.shared_views import SharedViews
 from lorattt.methods.tlla import stss
 from lorattt.prompts.learner import ClassPrompts
@@ -106,11 +105,8 @@ def measure(
             )
             texts[name].append((joined.features(prompt.context), bank))
     make = Views(views, clip.image_size, 0, clip.plain_view)
-    loader = DataLoader(
-        EpisodeDataset(images, images.numbers, make), batch_size=32, num_workers=1, collate_fn=collate_episodes
-    )
     batches = []
-    for batch in loader:
+    for batch in episode_batches(images, make, 32):
         features = SharedViews(clip, batch["views"], batch["index"], 0).features
         plain, voted = [], []
         for pairs in texts.values():

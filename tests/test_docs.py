@@ -42,7 +42,7 @@ from lorattt.__main__ import main
 from lorattt.callbacks.loggers import check_installed
 from lorattt.cli import LorattCLI
 from lorattt.data import catalogue, layouts
-from lorattt.data.folder import imagenet_names
+from lorattt.data.imagenet_family import imagenet_names
 from lorattt.errors import UserError
 from lorattt.methods.registry import METHODS
 

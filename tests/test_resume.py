@@ -452,7 +452,8 @@ def test_the_bar_begins_with_the_accuracy_of_what_is_done(
 
     def noted(bar: AccuracyBar, *rest: Any) -> None:
         count(bar, *rest)
-        seen.append((bar._seen, bar._before, bar._after))
+        pace = bar._run.pace
+        seen.append((pace.seen, pace.before, pace.after))
 
     monkeypatch.setattr(AccuracyBar, "_count", noted)
     run = cli(*args, "--run.folder", "run")

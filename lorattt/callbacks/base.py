@@ -1,10 +1,18 @@
 """One observer for test, validate and predict alike, and how one and several methods are told apart."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+
+_Kind = TypeVar("_Kind", bound=Callback)
+
+
+def find_callback(trainer: Trainer, kind: type[_Kind]) -> _Kind | None:
+    """The Trainer's first callback of this class; None where it has none."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return next((each for each in callbacks if isinstance(each, kind)), None)
 
 
 class RunObserver(Callback):

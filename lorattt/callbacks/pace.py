@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
-from lorattt.callbacks.base import answers_of
+from lorattt.callbacks.base import answers_of, find_callback
 from lorattt.callbacks.predictions import PredictionsWriter
 
 SECONDS = 30.0
@@ -113,8 +113,7 @@ class RunProgress:
 
     def begin(self, trainer: Trainer, to_do: float, loader: Any, *, lines: bool) -> None:
         """Start with what earlier attempts did."""
-        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-        writer = next((each for each in callbacks if isinstance(each, PredictionsWriter)), None)
+        writer = find_callback(trainer, PredictionsWriter)
         self.done, self._to_do, right = 0, to_do, (0, 0, 0)
         if writer is not None and writer.resumed:
             right = writer.right

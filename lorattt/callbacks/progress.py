@@ -39,18 +39,6 @@ class AccuracyBar(TQDMProgressBar):
         self._run = RunProgress()
         self._lines = False
 
-    @property
-    def _seen(self) -> int:
-        return self._run.pace.seen
-
-    @property
-    def _before(self) -> int:
-        return self._run.pace.before
-
-    @property
-    def _after(self) -> int:
-        return self._run.pace.after
-
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Start counting."""
         super().setup(trainer, pl_module, stage)

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from lorattt import __version__
-from lorattt.callbacks.base import RunObserver, members_of
+from lorattt.callbacks.base import RunObserver, find_callback, members_of
 from lorattt.callbacks.journal import saving
 from lorattt.callbacks.merge import replaced
 from lorattt.callbacks.predictions import PredictionsWriter
@@ -57,9 +57,8 @@ class ResultsWriter(RunObserver):
             seconds -= clock.seconds().get("text", 0.0)  # the class texts are encoded after all observers have started
         peak = int(trainer.strategy.reduce(torch.tensor(peak_memory(device), device=device), reduce_op="max"))
         members = members_of(module)
-        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-        counts = next(each for each in callbacks if isinstance(each, PredictionsWriter))
-        times = next((each for each in callbacks if isinstance(each, StageTimes)), None)
+        counts, times = find_callback(trainer, PredictionsWriter), find_callback(trainer, StageTimes)
+        assert counts is not None, "results are of what was written"
         stages, halved = ({}, 0) if times is None else times.totals(trainer, module, counts.seconds)
         if not trainer.is_global_zero:
             return

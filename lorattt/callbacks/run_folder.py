@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
+from lorattt.callbacks.base import find_callback
 from lorattt.callbacks.journal import PATTERN, journals_in, saving
 from lorattt.callbacks.merge import replaced
 from lorattt.errors import UserError
@@ -67,7 +68,7 @@ class RunFolder(Callback):
         if self._folder is not None:
             folder = Path(self._folder)
             # Without the writer of config.yaml nobody has compared the configurations.
-            compared = any(isinstance(callback, ConfigWriter) for callback in _callbacks(trainer))
+            compared = find_callback(trainer, ConfigWriter) is not None
             self.goes_on = self._resume and compared and (folder / CONFIG_FILE).exists() and bool(journals_in(folder))
             if not self.goes_on:
                 refuse_used(folder)
@@ -133,26 +134,17 @@ def run_name(thing: Any, attribute: str) -> str:
 
 def find_run_folder(trainer: Trainer) -> Path:
     """The folder of the run, for other callbacks; Lightning's root folder where there is no RunFolder."""
-    found = _find(trainer)
+    found = find_callback(trainer, RunFolder)
     return found.path if found else Path(trainer.default_root_dir)
 
 
 def find_top_k(trainer: Trainer) -> int:
     """How many classes are listed for an image; the default where there is no RunFolder."""
-    found = _find(trainer)
+    found = find_callback(trainer, RunFolder)
     return found.top_k if found else TOP_K
 
 
 def goes_on(trainer: Trainer) -> bool:
     """Whether the run goes on with another in its folder; known on the first device."""
-    found = _find(trainer)
+    found = find_callback(trainer, RunFolder)
     return found is not None and found.goes_on
-
-
-def _find(trainer: Trainer) -> RunFolder | None:
-    return next((callback for callback in _callbacks(trainer) if isinstance(callback, RunFolder)), None)
-
-
-def _callbacks(trainer: Trainer) -> list[Callback]:
-    found: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    return found

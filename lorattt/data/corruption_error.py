@@ -28,7 +28,10 @@ ALEXNET_ERRORS: Final[dict[str, float]] = {
 ALEXNET_CLEAN_ERROR: Final = 0.43478
 """AlexNet's top-1 error on ImageNet's validation images, of torchvision's weights (43.5 % in the paper)."""
 
-_SEVERITIES: Final = 5
+BASELINE_DATASETS: Final = ("imagenet", "imagenet-val")
+"""What a dataset of all the images that AlexNet's errors are of is called in results."""
+
+SEVERITIES: Final = (1, 2, 3, 4, 5)
 
 
 class CorruptionError(NamedTuple):
@@ -79,7 +82,7 @@ def corruption_error(
     for name, of_severity in errors.items():
         if name not in baseline:
             raise UserError(f"corruption error: the baseline has no error for {name!r}; it has {', '.join(baseline)}")
-        if len(of_severity) != _SEVERITIES:
+        if len(of_severity) != len(SEVERITIES):
             raise UserError(
                 f"corruption error: {name} has {len(of_severity)} errors: give one for each severity, 1 to 5"
             )
@@ -87,7 +90,7 @@ def corruption_error(
             raise UserError(f"corruption error: {name} has errors outside [0, 1]: give shares, not percent")
         if clean is not None and baseline[name] <= baseline_clean:
             raise UserError(f"corruption error: the baseline's error for {name} is not above its clean error")
-        means[name] = math.fsum(of_severity) / _SEVERITIES
+        means[name] = math.fsum(of_severity) / len(SEVERITIES)
     ce = {name: mean / baseline[name] for name, mean in means.items()}
     relative: dict[str, float] = {}
     if clean is not None:

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lorattt.data.corruption_error import ALEXNET_ERRORS, corruption_error
+from lorattt.data.corruption_error import ALEXNET_ERRORS, BASELINE_DATASETS, SEVERITIES, corruption_error
 from lorattt.errors import UserError
 
-_SEVERITIES = range(1, 6)
 _WHEN = ("before", "after")
 
 
@@ -114,8 +113,8 @@ def _means(group: Group, when: str) -> dict[str, float]:
 def _relative(group: Group, when: str) -> dict[str, float]:
     """CE of the corruptions with all five severities; of ImageNet alone, whose baseline is known."""
     whole = {
-        name: [severities[severity] for severity in _SEVERITIES]
+        name: [severities[severity] for severity in SEVERITIES]
         for name, severities in group.errors[when].items()
-        if set(severities) == set(_SEVERITIES) and name in ALEXNET_ERRORS
+        if set(severities) == set(SEVERITIES) and name in ALEXNET_ERRORS
     }
-    return corruption_error(whole).ce if whole and group.dataset in ("imagenet", "imagenet-val") else {}
+    return corruption_error(whole).ce if whole and group.dataset in BASELINE_DATASETS else {}

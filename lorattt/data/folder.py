@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from lorattt.data.datamodule import EpisodeData
-from lorattt.data.imagenet_family import imagenet_names as imagenet_names
+from lorattt.data.imagenet_family import imagenet_names
 from lorattt.data.images import IMAGE_ENDINGS, MAX_PIXELS, check_max_pixels
 from lorattt.data.listing import Item, ListedImages, Listing
 from lorattt.data.source import UNKNOWN_LABEL

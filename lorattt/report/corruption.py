@@ -3,12 +3,10 @@
 from collections.abc import Mapping
 from typing import Final
 
-from lorattt.data.corruption_error import ALEXNET_CLEAN_ERROR, ALEXNET_ERRORS
-from lorattt.report.layout import IMAGENET, Column, Layout, Leaf, Mean, Weighted, dataset_title
+from lorattt.data.corruption_error import ALEXNET_CLEAN_ERROR, ALEXNET_ERRORS, BASELINE_DATASETS, SEVERITIES
+from lorattt.report.layout import Column, Layout, Leaf, Mean, Weighted, dataset_title
 from lorattt.report.runs import Corruption
 
-SEVERITIES: Final = (1, 2, 3, 4, 5)
-_IMAGENET: Final = IMAGENET["ImageNet"]
 _OURS: Final = "The corruptions are lorattt's, not the published files."
 
 
@@ -30,9 +28,9 @@ def corruption_layouts(datasets: Mapping[str, Corruption | None]) -> list[Layout
                 kinds.setdefault(each.name, {}).setdefault(each.severity, []).append(name)
         whole = {kind: _leaves(names) for kind, names in kinds.items() if set(SEVERITIES) <= names.keys()}
         notes = _left_out(sorted(kinds.keys() - whole.keys()), "not all severities from 1 to 5 are there")
-        clean = Leaf(_IMAGENET if of in _IMAGENET else (of,))
+        clean = Leaf(BASELINE_DATASETS if of in BASELINE_DATASETS else (of,))
         has_clean = any(datasets.get(name, of) is None for name in clean.names)
-        if of in _IMAGENET:
+        if of in BASELINE_DATASETS:
             layout = _relative(of, whole, clean if has_clean else None, notes)
         else:
             layout = _plain(of, whole, clean if has_clean else None, notes)

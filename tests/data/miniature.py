@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from lorattt.data.folder import imagenet_names
+from lorattt.data.imagenet_family import imagenet_names
 
 FACTS = json.loads((Path(__file__).parent / "class_names.json").read_text(encoding="utf-8"))
 SPLIT_FILES = {

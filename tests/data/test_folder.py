@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torchvision.datasets import ImageFolder as TorchvisionFolder
 
-from lorattt.data.folder import ImageFolder, ImageFolderData, imagenet_names
+from lorattt.data.folder import ImageFolder, ImageFolderData
+from lorattt.data.imagenet_family import imagenet_names
 from lorattt.errors import UserError
 
 

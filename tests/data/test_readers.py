@@ -15,7 +15,7 @@ import pytest
 from miniature import FOLDERS, SPLIT_FILES, Miniature
 
 from lorattt.data.catalogue import BENCHMARKS, benchmark
-from lorattt.data.folder import imagenet_names
+from lorattt.data.imagenet_family import imagenet_names
 from lorattt.data.layouts import LAYOUTS, locate
 from lorattt.data.listing import Item, ListedImages
 from lorattt.data.readers import read_benchmark

@@ -20,7 +20,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lorattt.cli import main
+from lorattt.__main__ import main
 
 torch.set_num_threads(1)
 

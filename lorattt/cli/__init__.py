@@ -48,7 +48,6 @@ from lorattt.callbacks.stages import StageTimes
 from lorattt.callbacks.trace import TraceWriter
 from lorattt.callbacks.training import PromptWriter, RunCheckpoint
 from lorattt.cli.report import condense, explain, one_line
-from lorattt.data.command import main as data_command
 from lorattt.errors import UserError
 from lorattt.methods.base import Method
 from lorattt.methods.source import PromptTraining
@@ -198,8 +197,6 @@ class LorattCLI(LightningCLI):
 def main(args: ArgsType = None) -> None:
     """Run the command line; a user's mistake ends it with one line and exit code 2."""
     given = sys.argv[1:] if args is None else args
-    if isinstance(given, list) and given[:1] == ["data"]:
-        raise SystemExit(data_command(given[1:]))
     kind, program, rest = LorattCLI, "lorattt", args
     if isinstance(given, list) and given[:1] == ["landscape"]:
         from lorattt.cli.landscape import LandscapeCLI  # which is made of what stands here

@@ -57,15 +57,19 @@ class ImageData(LightningDataModule):
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
     def _loader(self, dataset: Dataset[dict[str, Any]], sampler: Sampler[Any]) -> DataLoader[dict[str, Any]]:
-        return EpisodeLoader(
+        device = None if self.trainer is None else self.trainer.strategy.root_device
+        on_gpu = device is not None and device.type == "cuda"
+        loader = EpisodeLoader(
             dataset,
             batch_size=self._batch_size,
             sampler=sampler,
             num_workers=self._workers,
             persistent_workers=self._workers > 0,
             prefetch_factor=self._prefetch if self._workers else None,
-            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+            pin_memory=on_gpu,
         )
+        loader.send_to = device if on_gpu else None
+        return loader
 
     def _in_order(
         self,

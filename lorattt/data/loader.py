@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, get_worker_info
 
+from lorattt.data.ahead import SendAhead
 from lorattt.data.source import collate_episodes
 
 # Room for a megapixel an image on average; a batch that needs more is sent the plain way. Not memory until written.
@@ -113,9 +114,14 @@ def _places(memory: Any, sizes: list[tuple[int, ...]]) -> Iterator[Any]:
 class EpisodeLoader(DataLoader[dict[str, Any]]):
     """A DataLoader of episodes; images cross from its workers in slots.
 
+    Attributes:
+        send_to: A device to which pixels are sent ahead; None leaves that to who uses the batches.
+
     A loader without anything to load gives one batch without episodes: Lightning would leave out the whole loop of a
     device without batches, and the other devices would wait for it at the end.
     """
+
+    send_to: torch.device | None = None
 
     def __len__(self) -> int:
         """Number of batches, at least 1."""
@@ -123,6 +129,10 @@ class EpisodeLoader(DataLoader[dict[str, Any]]):
 
     def __iter__(self) -> Any:
         """Batches as :func:`collate_episodes` makes them."""
+        batches = self._batches()
+        return batches if self.send_to is None else SendAhead(self.send_to)(batches)
+
+    def _batches(self) -> Iterator[dict[str, Any]]:
         if super().__len__() == 0:
             yield collate_episodes([])
             return

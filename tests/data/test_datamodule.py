@@ -112,8 +112,8 @@ def test_images_without_classes_are_predicted_and_not_tested() -> None:
                 loader()
 
 
-def on_devices(data: EpisodeData, world: int, rank: int) -> EpisodeData:
-    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+def on_devices(data: EpisodeData, world: int, rank: int, device: str = "cpu") -> EpisodeData:
+    strategy = SimpleNamespace(root_device=torch.device(device))
     trainer: Any = SimpleNamespace(world_size=world, global_rank=rank, strategy=strategy)
     data.trainer = trainer
     return data
@@ -133,6 +133,14 @@ def test_a_device_without_images_gets_one_batch_of_none(workers: int) -> None:
     assert [numbers(loader) for loader in loaders] == [[[4]], [[]], [[]]]
     (batch,) = loaders[1]
     assert (batch["path"], batch["skipped"], batch["label"].dtype) == ([], [], torch.long)
+
+
+@pytest.mark.parametrize(("device", "ahead"), [("cpu", None), ("cuda:0", "cuda:0"), ("cuda:1", "cuda:1"), ("mps", None)])
+def test_pixels_are_sent_ahead_to_a_gpu_that_copies_while_it_works(device: str, ahead: str | None) -> None:
+    loader: Any = on_devices(data_of(), 1, 0, device).test_dataloader()
+    assert loader.send_to == (None if ahead is None else torch.device(ahead))
+    assert loader.pin_memory == (ahead is not None)
+    assert data_of().test_dataloader().send_to is None  # type: ignore[attr-defined]
 
 
 def test_a_source_without_images_is_refused() -> None:

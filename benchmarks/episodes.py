@@ -1,12 +1,13 @@
 """How long adaptation takes: the plain reference loop, ours, and a plain forward of the same views.
 
-    python -m benchmarks.episodes [--method lora_ttt] [--models demo vit-b-16] [--images N] [--json FILE]
+    python -m benchmarks.episodes [--method lora_ttt] [--models demo vit-b-16] [--images N] [--compile] [--json FILE]
 
 All three run in one process, on the same views, one after the other in turn; each time is the best of the
 repeats, as the least disturbed one. Times are per image, without making the views. The outcomes of the reference loop
 and of ours are compared as well: a fast wrong answer is worth nothing. The JSON has processor time too: with one
 thread (``OMP_NUM_THREADS=1``) it says what a run needs where other guests take a machine's time away.
 
+With ``--compile``, LoRA-TTT runs a second time with ``model.clip.compile``; compiling itself is not counted.
 With ``--method tlla``: what STSS adds to a forward of the views (:mod:`benchmarks.episodes_tlla`). With
 ``--method self_tpt``: its images a second beside zero-shot's, and what stage 2 takes
 (:mod:`benchmarks.episodes_self_tpt`).
@@ -27,6 +28,7 @@ from benchmarks.reference import ReferenceLoop, ReferenceSettings
 from benchmarks.timing import demo_views, device_name, take_turns
 from lorattt.adapters.lora import LoRASpec, LoRATuner
 from lorattt.clip.load import ClipSpec, load_clip
+from lorattt.clip.model import Clip
 from lorattt.data.demo import DemoImages
 from lorattt.episodes.optim import OptimiserSpec
 from lorattt.methods.lora_ttt import LoRATTTEngine, LossSpec
@@ -53,6 +55,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, help="images adapted at once (default: 8 for demo, 2 for vit-b-16)")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--compile", action="store_true", help="measure model.clip.compile as well, for lora_ttt")
     parser.add_argument("--json", type=Path, help="where to write the numbers")
     parser.add_argument("--classes", type=int, help="class names (default: 200 for tlla, 1000 for self_tpt)")
     parser.add_argument("--directions", type=int, help="neighbours of the prompt, for tlla (default: 10)")
@@ -64,13 +67,15 @@ def main() -> None:
         if value is not None and key not in _DEFAULTS.get(arguments.method, {}):
             whose = " and ".join(method for method, keys in _DEFAULTS.items() if key in keys)
             parser.error(f"--{key.replace('_', '-')} is for --method {whose}")
+    if arguments.compile and arguments.method != "lora_ttt":
+        parser.error("--compile is for --method lora_ttt")
     numbers = {key: chosen[key] or value for key, value in _DEFAULTS.get(arguments.method, {}).items()}
     rows = []
     for name in arguments.models:
         images, device = arguments.images or IMAGES[name], torch.device(arguments.device)
         settings = {"images": images, "repeats": arguments.repeats, **numbers}
         if arguments.method == "lora_ttt":
-            rows.append(measure(name, images, arguments.repeats, device))
+            rows.append(measure(name, images, arguments.repeats, device, compile_too=arguments.compile))
         elif arguments.method == "tlla":
             rows.append(episodes_tlla.measure(name, MODELS[name], device=device, **settings))
         else:
@@ -83,10 +88,9 @@ def main() -> None:
     print(report)
 
 
-def measure(name: str, images: int, repeats: int, device: torch.device) -> dict[str, Any]:
+def measure(name: str, images: int, repeats: int, device: torch.device, *, compile_too: bool = False) -> dict[str, Any]:
     """One model's row."""
-    torch.manual_seed(0)
-    clip = load_clip(MODELS[name]).to(device)
+    clip = _load(MODELS[name]).to(device)
     pixels = clip.normalise(demo_views(clip, images).to(device))
     # Random class features: what a class is called makes no difference to the time.
     classes, width = CLASSES[name], clip.vit.project(torch.zeros(1, clip.vit.width, device=device)).shape[-1]
@@ -123,6 +127,16 @@ def measure(name: str, images: int, repeats: int, device: torch.device) -> dict[
         return torch.cat([clip.model.encode_image(part) for part in chunks])
 
     runs: dict[str, Callable[[], Tensor]] = {"plain": plain, "ours": ours, "reference": reference}
+    if compile_too:
+        quick = _load(replace(MODELS[name], compile=True)).to(device).vit
+        faster = LoRATTTEngine(quick, LoRATuner(quick, lora, seed=0), loss=loss, optimiser=OptimiserSpec())
+
+        def compiled() -> Tensor:
+            return faster.run(pixels, text, scale, keys, masks=masks).after
+
+        runs["compiled"] = compiled
+        for _ in range(2):  # what is compiled waits for shapes to come again
+            compiled_difference = (compiled() - ours()).abs().max().item()
     turns = take_turns(runs, repeats=repeats, images=images, device=device)
     # Dropout decisions differ between the two programs: their outcomes are compared without it.
     exact_tuner = LoRATuner(clip.vit, replace(lora, dropout=0.0), seed=0)
@@ -131,6 +145,13 @@ def measure(name: str, images: int, repeats: int, device: torch.device) -> dict[
     _, expected, _ = ReferenceLoop(clip.model.visual, initial, settings).episode(pixels[0], text, scale, kept[0][None])
     difference = (exact.run(pixels, text, scale, keys, masks=masks).after[0] - expected).abs().max().item()
     best = turns.best()
+    more = {}
+    if compile_too:
+        more = {
+            "compiled_over_plain": best["compiled"] / best["plain"],
+            "reference_over_compiled": best["reference"] / best["compiled"],
+            "largest_difference_when_compiled": compiled_difference,
+        }
     return {
         "model": name,
         "images_at_once": images,
@@ -142,7 +163,13 @@ def measure(name: str, images: int, repeats: int, device: torch.device) -> dict[
         "reference_over_ours": best["reference"] / best["ours"],
         "peak_memory_bytes": turns.peaks,
         "largest_logit_difference": difference,
+        **more,
     }
+
+
+def _load(spec: ClipSpec) -> Clip:
+    torch.manual_seed(0)  # random weights are the same ones each time
+    return load_clip(spec)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -160,6 +187,12 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"{row['ours_over_plain']:10.2f} {row['reference_over_plain']:9.2f} {row['reference_over_ours']:8.2f}  "
             f"{m['plain']:9,.0f} {m['ours']:7,.0f} {m['reference']:7,.0f}  {row['largest_logit_difference']:10.1e}"
         )
+        if "compiled" in t:
+            lines.append(
+                f"{'compiled':10} {'':3}  {'':8} {t['compiled']:8.4f} {'':9}  {row['compiled_over_plain']:10.2f} "
+                f"{'':9} {row['reference_over_compiled']:8.2f}  {'':9} {m['compiled']:7,.0f} {'':7}  "
+                f"{row['largest_difference_when_compiled']:10.1e}"
+            )
     return "\n".join(lines)
 
 

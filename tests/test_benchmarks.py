@@ -48,6 +48,28 @@ def test_episodes_on_the_demo(
     assert row["reference_over_ours"] == row["seconds_per_image"]["reference"] / row["seconds_per_image"]["ours"]
 
 
+def test_episodes_of_a_compiled_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "times.json"
+    monkeypatch.setattr("lorattt.clip.compiled.BACKEND", "eager")  # traced only: a compiler would take minutes
+    arguments = ["episodes", "--models", "demo", "--images", "1", "--repeats", "1", "--compile", "--json", str(out)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    episodes.main()
+    table = capsys.readouterr().out
+    (row,) = json.loads(out.read_text())["rows"]
+    times = row["seconds_per_image"]
+    assert set(times) == {"plain", "ours", "reference", "compiled"}
+    assert row["reference_over_compiled"] == times["reference"] / times["compiled"]
+    (line,) = [line for line in table.splitlines() if line.startswith("compiled")]
+    assert line.split()[1] == f"{times['compiled']:.4f}"
+    assert row["largest_difference_when_compiled"] < 1e-3
+    monkeypatch.setattr(sys, "argv", ["episodes", "--method", "tlla", "--compile"])
+    with pytest.raises(SystemExit, match="2"):
+        episodes.main()
+    assert "--compile is for --method lora_ttt" in capsys.readouterr().err
+
+
 def test_demo_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "accuracy.json"
     config = ROOT / "lightning_configs" / "demo" / "lora_ttt.yaml"

@@ -37,8 +37,8 @@ class ClipSpec:
         pretrained: A pretrained tag of that model, such as ``openai``, or a checkpoint file (safetensors,
             open_clip's ``.pt``, OpenAI's original archive). Null leaves the weights random.
         dtype: Dtype of the frozen towers. Adapters, losses and predictions are float32 in any case.
-        compile: Compile the frozen pass of all views through a ViT, which takes a minute or so when it is first used;
-            it pays on long runs on a GPU.
+        compile: Compile the frozen pass of all views through a ViT, and the blocks that LoRA adapts, which takes a few
+            minutes when they are first used: for long runs.
     """
 
     model: str = "ViT-B-16-quickgelu"
@@ -89,7 +89,7 @@ def load_clip(spec: ClipSpec) -> Clip:
     preprocess |= open_clip.get_model_preprocess_cfg(model)
     clip = Clip(model.requires_grad_(False), tokenizer, spec.model, preprocess).eval()
     if spec.compile:
-        clip.vit.compile_frozen()
+        clip.vit.compile_passes()
     return clip
 
 

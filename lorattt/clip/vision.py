@@ -9,11 +9,12 @@ from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
 from lorattt.clip.attention import Adapter, layer_norm, run_block
+from lorattt.clip.compiled import CompiledOnRepeat, compiled
 from lorattt.clip.frozen import Scratch, run_frozen_block_
 from lorattt.errors import UserError
 
 FrozenPass: TypeAlias = Callable[[Tensor, tuple[int, ...]], tuple[list[Tensor], Tensor]]
-_BACKEND = "inductor"
+Head: TypeAlias = Callable[[Tensor, int, Adapter | None], Tensor]
 
 
 class ImageTower(nn.Module):
@@ -56,7 +57,8 @@ class VisionTower(ImageTower):
 
     visual: VisionTransformer
     compiled: FrozenPass | None = None
-    """:meth:`frozen_pass` compiled, where :meth:`compile_frozen` was called."""
+    """:meth:`frozen_pass` compiled, where :meth:`compile_passes` was called."""
+    _compiled_head: Head | None = None
 
     @property
     def depth(self) -> int:
@@ -150,9 +152,10 @@ class VisionTower(ImageTower):
             inputs.append(x)
         return inputs, self.class_token(x, block)
 
-    def compile_frozen(self) -> None:
-        """Have :meth:`frozen_pass` compiled when it is first called, anew for each number of images."""
-        self.compiled = torch.compile(self.frozen_pass, dynamic=False, backend=_BACKEND)
+    def compile_passes(self) -> None:
+        """Have :meth:`frozen_pass` compiled when it is first called, :meth:`adapted_class_token` when shapes repeat."""
+        self.compiled = compiled(self.frozen_pass)
+        self._compiled_head = CompiledOnRepeat(self.class_token)
 
     def class_token(self, x: Tensor, start: int, adapter: Adapter | None = None) -> Tensor:
         """Run the blocks from ``start`` on and give the class token after the final LayerNorm.
@@ -172,6 +175,15 @@ class VisionTower(ImageTower):
             x = self.blocks(x, start, last, adapter)
             x = run_block(self.block(last), x, number=last, adapter=adapter, queries=1)
         return layer_norm(x[:, :1], self.visual.ln_post).squeeze(1)
+
+    def adapted_class_token(self, x: Tensor, start: int, adapter: Adapter | None) -> Tensor:
+        """What :meth:`class_token` gives, for blocks that are adapted, batch after batch.
+
+        Without an adapter nothing is compiled here: what is adapted then are the weights, and compiled code would
+        have to be made anew for those of each batch.
+        """
+        compiled_head = None if adapter is None else self._compiled_head
+        return (compiled_head or self.class_token)(x, start, adapter)
 
     def project(self, class_token: Tensor) -> Tensor:
         """Class tokens ``(N, d)`` to features ``(N, D)`` of the joint space, not of unit length."""

@@ -233,7 +233,7 @@ class LoRATTTEngine:
 
     def _head(self, trunk: Tensor, adapter: Adapter | None) -> Tensor:
         """Trunk outputs ``(E, n, L, d)`` to class tokens ``(E, n, d)``."""
-        tokens = self.tower.class_token(trunk.flatten(0, 1), self.first, adapter)
+        tokens = self.tower.adapted_class_token(trunk.flatten(0, 1), self.first, adapter)
         return tokens.view(*trunk.shape[:2], -1)
 
     @torch.no_grad()

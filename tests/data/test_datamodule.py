@@ -135,7 +135,9 @@ def test_a_device_without_images_gets_one_batch_of_none(workers: int) -> None:
     assert (batch["path"], batch["skipped"], batch["label"].dtype) == ([], [], torch.long)
 
 
-@pytest.mark.parametrize(("device", "ahead"), [("cpu", None), ("cuda:0", "cuda:0"), ("cuda:1", "cuda:1"), ("mps", None)])
+@pytest.mark.parametrize(
+    ("device", "ahead"), [("cpu", None), ("cuda:0", "cuda:0"), ("cuda:1", "cuda:1"), ("mps", None)]
+)
 def test_pixels_are_sent_ahead_to_a_gpu_that_copies_while_it_works(device: str, ahead: str | None) -> None:
     loader: Any = on_devices(data_of(), 1, 0, device).test_dataloader()
     assert loader.send_to == (None if ahead is None else torch.device(ahead))

@@ -15,6 +15,7 @@ from benchmarks.reference import ReferenceLoop, ReferenceSettings
 from golden.replay import replay
 from lorattt.adapters.layernorm import LayerNormSpec, LayerNormTuner
 from lorattt.adapters.lora import LoRASpec, LoRATuner
+from lorattt.clip.attention import PROJECTIONS
 from lorattt.clip.vision import VisionTower
 from lorattt.episodes.optim import OptimiserSpec
 from lorattt.errors import UserError
@@ -47,7 +48,8 @@ def _tower() -> VisionTower:
 
 def _engine(tower: VisionTower | None = None, *, tune: str = "lora", **settings: Any) -> LoRATTTEngine:
     tower = tower or _tower()
-    lora = LoRASpec(rank=4, multiplier=6.0, dropout=settings.pop("dropout", 0.0))
+    projections = settings.pop("projections", PROJECTIONS)
+    lora = LoRASpec(rank=4, multiplier=6.0, projections=projections, dropout=settings.pop("dropout", 0.0))
     tuner = LoRATuner(tower, lora, seed=0) if tune == "lora" else LayerNormTuner(tower, LayerNormSpec((-2, -1)))
     loss = LossSpec(
         mem=settings.pop("mem", 1.0), reconstruction=settings.pop("reconstruction", 16.0), mask_ratio=0.5, selection=0.3
@@ -192,6 +194,46 @@ def test_batch_order_and_chunk_do_not_matter(
     torch.testing.assert_close(permuted.after, together.after[order], rtol=0, atol=1e-4)
     engine.chunk = 5
     torch.testing.assert_close(_run(engine, pixels, text).after, together.after, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        # Tracing the hash behind dropout takes seconds for each projection.
+        {"dropout": 0.1, "projections": ("q",)},
+        {"steps": 2, "reconstruction": 0.0},
+        {"tune": "layernorm"},
+    ],
+)
+def test_compiled_passes_give_the_same(
+    settings: dict[str, Any], pixels: Tensor, text: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With gradients, for batches of two sizes; the adapted blocks are compiled once their shapes come again."""
+    found: list[int] = []
+
+    def backend(graph: Any, inputs: list[Tensor]) -> Any:
+        found.append(len(inputs))
+        return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
+
+    torch._dynamo.reset()
+    monkeypatch.setattr("lorattt.clip.compiled.BACKEND", backend)
+    tower = _tower()
+    tower.compile_passes()
+    plain, compiled = _engine(**settings), _engine(tower, **settings)
+    expected, counts = _run(plain, pixels, text), []
+    for _ in range(3):
+        outcome = _run(compiled, pixels, text)
+        for name in ("after", "losses", "view_logits"):
+            assert torch.allclose(getattr(outcome, name), getattr(expected, name), atol=1e-4), name
+        assert torch.equal(outcome.selected, expected.selected)
+        for key, value in outcome.parameters.items():
+            assert torch.allclose(value, expected.parameters[key], atol=1e-5), key
+        counts.append(len(found))
+    assert (counts[1] > counts[0]) == ("tune" not in settings), "what repeats is compiled, but not adapted weights"
+    assert counts[2] == counts[1], "then nothing is left to compile"
+    one = _run(compiled, pixels[1:2], text, [1])
+    assert len(found) == counts[2] or "steps" in settings, "a batch of a new size runs as it is, once"
+    assert torch.allclose(one.after, expected.after[1:2], atol=1e-4)
 
 
 @pytest.mark.parametrize("tune", ["lora", "layernorm"])

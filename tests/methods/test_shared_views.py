@@ -163,10 +163,10 @@ def test_a_compiled_pass_gives_the_same_in_parts_of_one_shape(
         shapes.append(next(tuple(each.shape) for each in inputs if each.dim() == 4 and each.shape[-1] == 32))
         return graph.forward
 
-    monkeypatch.setattr("lorattt.clip.vision._BACKEND", backend)
+    monkeypatch.setattr("lorattt.clip.compiled.BACKEND", backend)
     plain, compiled = _clip(), _clip()
     compiled.model.load_state_dict(plain.model.state_dict())
-    compiled.vit.compile_frozen()
+    compiled.vit.compile_passes()
     expected, found = (_shared(clip, views, trunks=trunks, chunk=4) for clip in (plain, compiled))
     assert torch.allclose(found.features, expected.features, atol=1e-5)
     for first in trunks:

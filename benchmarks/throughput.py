@@ -78,7 +78,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", choices=list(MODELS), default="vit-b-16")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=get_args(Dtype), help="of the frozen towers (default: bf16 on a GPU)")
-    parser.add_argument("--compile", action="store_true", help="compile the frozen pass of all views")
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="model.clip.compile: the frozen pass, and the blocks that LoRA-TTT adapts",
+    )
     parser.add_argument("--images", type=Path, help="folder of real images (default: JPEG files made here)")
     parser.add_argument("--count", type=int, help="images of a run (default: 2048 on a GPU, 64 for demo, else 4)")
     parser.add_argument("--batch-size", type=int, help="images at once (default: 64 on a GPU, 8 for demo, else 4)")

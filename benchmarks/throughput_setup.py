@@ -69,7 +69,7 @@ class Settings:
         reference_count: Images of the reference loop; 16 times as many for methods of one view.
         reference_workers: Loader processes of the reference loop.
         repeats: Times each stage is timed; the best counts.
-        compile: Whether ours compiles its frozen pass.
+        compile: Whether ours is compiled (``model.clip.compile``).
     """
 
     model: str

@@ -14,9 +14,10 @@ STAGES = ("decode", "transfer", "views", "encode", "adapt", "write")
 class StageTimes(RunObserver):
     """Seconds of each stage, and how often a batch did not fit the memory. Stands behind what it measures.
 
-    ``decode`` is what the main process waits for the loader, ``transfer`` brings the batch to the device, ``write``
-    puts answers into the journal. ``views`` (where the model makes them itself), ``encode`` and ``adapt`` are the
-    method's own clock: on a CUDA device times of the device, which overlap with those of the host.
+    ``decode`` is what the main process waits for the loader, on a CUDA device until the pixels are on their way as
+    well; ``transfer`` brings the rest of the batch to the device, ``write`` puts answers into the journal. ``views``
+    (where the model makes them itself), ``encode`` and ``adapt`` are the method's own clock: on a CUDA device times of
+    the device, which overlap with those of the host.
     """
 
     def __init__(self) -> None:

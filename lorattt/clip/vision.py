@@ -9,7 +9,7 @@ from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
 from lorattt.clip.attention import Adapter, layer_norm, run_block
-from lorattt.clip.compiled import CompiledOnRepeat, compiled
+from lorattt.clip.compiled import Compiled
 from lorattt.clip.frozen import Scratch, run_frozen_block_
 from lorattt.errors import UserError
 
@@ -56,7 +56,7 @@ class VisionTower(ImageTower):
     """
 
     visual: VisionTransformer
-    compiled: FrozenPass | None = None
+    compiled_pass: FrozenPass | None = None
     """:meth:`frozen_pass` compiled, where :meth:`compile_passes` was called."""
     _compiled_head: Head | None = None
 
@@ -154,8 +154,8 @@ class VisionTower(ImageTower):
 
     def compile_passes(self) -> None:
         """Have :meth:`frozen_pass` compiled when it is first called, :meth:`adapted_class_token` when shapes repeat."""
-        self.compiled = compiled(self.frozen_pass)
-        self._compiled_head = CompiledOnRepeat(self.class_token)
+        self.compiled_pass = Compiled(self.frozen_pass)
+        self._compiled_head = Compiled(self.class_token, repeats=True)
 
     def class_token(self, x: Tensor, start: int, adapter: Adapter | None = None) -> Tensor:
         """Run the blocks from ``start`` on and give the class token after the final LayerNorm.
@@ -177,13 +177,8 @@ class VisionTower(ImageTower):
         return layer_norm(x[:, :1], self.visual.ln_post).squeeze(1)
 
     def adapted_class_token(self, x: Tensor, start: int, adapter: Adapter | None) -> Tensor:
-        """What :meth:`class_token` gives, for blocks that are adapted, batch after batch.
-
-        Without an adapter nothing is compiled here: what is adapted then are the weights, and compiled code would
-        have to be made anew for those of each batch.
-        """
-        compiled_head = None if adapter is None else self._compiled_head
-        return (compiled_head or self.class_token)(x, start, adapter)
+        """What :meth:`class_token` gives, for blocks that are adapted, batch after batch."""
+        return (self._compiled_head or self.class_token)(x, start, adapter)
 
     def project(self, class_token: Tensor) -> Tensor:
         """Class tokens ``(N, d)`` to features ``(N, D)`` of the joint space, not of unit length."""

@@ -180,10 +180,10 @@ def encode_views(
     for place in range(0, len(views), size):
         part = slice(place, place + size)
         pixels = prepare(views[part]) if prepare else views[part]
-        if tower.compiled is not None:
+        if tower.compiled_pass is not None:
             count = len(pixels)
             # One shape for all parts: another would be compiled anew.
-            inputs, found = tower.compiled(torch.cat([pixels, pixels[:1].expand(size - count, -1, -1, -1)]), stops)
+            inputs, found = tower.compiled_pass(torch.cat([pixels, pixels[:1].expand(size - count, -1, -1, -1)]), stops)
             for first, x in zip(stops, inputs, strict=True):
                 kept[first][part] = x[:count]
             tokens[part] = found[:count]

@@ -1,12 +1,16 @@
 """Batches sent ahead are the batches themselves, in their order, each while the next one is fetched."""
 
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from lorattt.data import loader as loaders
 from lorattt.data.ahead import SendAhead
 from lorattt.data.loader import EpisodeLoader
 from tests.data.test_loader import COUNT, assert_right, batches
@@ -53,15 +57,74 @@ def test_views_arrive_as_they_were_and_the_rest_is_left_alone(device: torch.devi
 
 
 def test_one_batch_is_fetched_ahead_and_no_more() -> None:
-    asked = []
+    asked: list[int] = []
 
     def source() -> Iterator[dict[str, Any]]:
         for number in range(4):
             asked.append(number)
             yield {"image": images(number), "number": number}
 
-    ahead = {batch["number"]: list(asked) for batch in SendAhead(CPU)(source())}
-    assert ahead == {0: [0, 1], 1: [0, 1, 2], 2: [0, 1, 2, 3], 3: [0, 1, 2, 3]}
+    for batch in SendAhead(CPU)(source()):
+        last = min(batch["number"] + 1, 3)
+        wait_until(lambda last=last: asked[-1] == last)  # while this batch is at work
+        time.sleep(0.01)
+        assert asked == list(range(last + 1))
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+class Logged:
+    """Stands for a CUDA stream and for an event in it; says what is asked of them."""
+
+    def __init__(self, name: str, log: list[str]) -> None:
+        self.name, self.log = name, log
+
+    def record_event(self) -> "Logged":
+        self.log.append(f"{self.name}: event")
+        return Logged(f"event of {self.name}", self.log)
+
+    def wait_event(self, event: "Logged") -> None:
+        self.log.append(f"{self.name}: wait for {event.name}")
+
+
+@pytest.mark.parametrize("key", ["image", "views"])
+def test_work_waits_for_the_copy_and_memory_for_the_work(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[str] = []
+    work, copies = Logged("work", log), Logged("copies", log)
+
+    @contextmanager
+    def within(stream: Logged) -> Iterator[None]:
+        log.append(f"in {stream.name}")
+        yield
+        log.append(f"out of {stream.name}")
+
+    def sent(self: Tensor, *to: Any, non_blocking: bool = False) -> Tensor:
+        assert non_blocking
+        log.append("copy")
+        return self.clone()
+
+    monkeypatch.setattr(torch.cuda, "stream", within)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: work)
+    monkeypatch.setattr(Tensor, "to", sent)
+    monkeypatch.setattr(Tensor, "record_stream", lambda self, stream: log.append(f"kept for {stream.name}"))
+    ahead: Any = SendAhead(CPU)
+    ahead._copies = copies
+    given = images(0) if key == "image" else torch.zeros(3, 2, 3, 4, 4, dtype=torch.uint8)
+    (_,) = ahead([{key: given}])
+    assert [line for line in log if line.startswith("work")] == ["work: wait for event of copies"]
+    assert [line for line in log if not line.startswith(("work", "kept"))] == [
+        "in copies",
+        "copy",
+        "copies: event",
+        "out of copies",
+    ]
+    assert log.index("work: wait for event of copies") > log.index("copies: event")
+    assert log.count("kept for work") == 3
 
 
 def test_an_error_waits_for_its_turn() -> None:
@@ -103,8 +166,7 @@ def test_slots_are_free_as_soon_as_their_images_are_on_their_way() -> None:
     loader.send_to = CPU
     kept = list(loader)
     collate: Any = loader.collate_fn
-    # The last batches wait in slots of their own until the worker is asked again.
-    assert (collate._state == collate._state.dtype.type(0)).all()
+    assert (collate._state == loaders._FREE).all()
     assert_right(kept)
 
 
@@ -113,3 +175,12 @@ def test_a_loader_without_images_gives_its_empty_batch() -> None:
     loader.send_to = CPU
     (batch,) = loader
     assert batch["path"] == []
+
+
+def test_a_loader_left_early_ends_its_thread() -> None:
+    loader = batches(1, 1)
+    loader.send_to = CPU
+    for _ in loader:
+        break
+    wait_until(lambda: not any(thread.name.startswith("send-ahead") for thread in threading.enumerate()))
+    assert_right(list(loader))

@@ -229,10 +229,11 @@ def test_compiled_passes_give_the_same(
         for key, value in outcome.parameters.items():
             assert torch.allclose(value, expected.parameters[key], atol=1e-5), key
         counts.append(len(found))
-    assert (counts[1] > counts[0]) == ("tune" not in settings), "what repeats is compiled, but not adapted weights"
+    assert counts[1] > counts[0], "shapes that come again are compiled"
     assert counts[2] == counts[1], "then nothing is left to compile"
     one = _run(compiled, pixels[1:2], text, [1])
-    assert len(found) == counts[2] or "steps" in settings, "a batch of a new size runs as it is, once"
+    if "steps" not in settings:  # a second step's shapes come again at once
+        assert len(found) == counts[2], "a batch of a new size runs as it is, once"
     assert torch.allclose(one.after, expected.after[1:2], atol=1e-4)
 
 

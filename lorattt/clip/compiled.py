@@ -38,10 +38,13 @@ class Compiled(Generic[_P, _R]):
 
     def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """What the function gives, up to rounding."""
-        values = (*args, *kwargs.values())
-        key = (torch.is_grad_enabled(), *(value.shape for value in values if isinstance(value, Tensor)))
-        if self._repeats and key not in self._seen:
-            self._seen.add(key)
+        if self._repeats and self._is_new(*args, *kwargs.values()):
             return self._plain(*args, **kwargs)
         with torch._dynamo.config.patch(_VARIANTS):
             return self._compiled(*args, **kwargs)
+
+    def _is_new(self, *values: Any) -> bool:
+        key = (torch.is_grad_enabled(), *(value.shape for value in values if isinstance(value, Tensor)))
+        new = key not in self._seen
+        self._seen.add(key)
+        return new

@@ -114,11 +114,11 @@ def _places(memory: Any, sizes: list[tuple[int, ...]]) -> Iterator[Any]:
 class EpisodeLoader(DataLoader[dict[str, Any]]):
     """A DataLoader of episodes; images cross from its workers in slots.
 
-    Attributes:
-        send_to: A device to which pixels are sent ahead; None leaves that to who uses the batches.
-
     A loader without anything to load gives one batch without episodes: Lightning would leave out the whole loop of a
     device without batches, and the other devices would wait for it at the end.
+
+    Attributes:
+        send_to: A device to which pixels are sent ahead; None leaves that to who uses the batches.
     """
 
     send_to: torch.device | None = None

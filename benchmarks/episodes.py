@@ -1,6 +1,7 @@
 """How long adaptation takes: the plain reference loop, ours, and a plain forward of the same views.
 
-    python -m benchmarks.episodes [--method lora_ttt] [--models demo vit-b-16] [--images N] [--compile] [--json FILE]
+    python -m benchmarks.episodes [--method lora_ttt] [--models demo vit-b-16] [--images N] [--json FILE]
+    python -m benchmarks.episodes [--compile] [--dtype bf16]
 
 All three run in one process, on the same views, one after the other in turn; each time is the best of the
 repeats, as the least disturbed one. Times are per image, without making the views. The outcomes of the reference loop
@@ -9,6 +10,8 @@ thread (``OMP_NUM_THREADS=1``) it says what a run needs where other guests take 
 
 With ``--compile``, LoRA-TTT runs a second time with ``model.clip.compile``; compiling itself is not counted.
 Memory on a CPU is that of the process so far, so all its figures then include the second model and its compiler.
+With ``--dtype bf16`` or ``fp16``, the plain forward and ours run in it, the reference loop in float32 and, as a fourth
+program, under autocast to that dtype, the way its authors use half precision.
 With ``--method tlla``: what STSS adds to a forward of the views (:mod:`benchmarks.episodes_tlla`). With
 ``--method self_tpt``: its images a second beside zero-shot's, and what stage 2 takes
 (:mod:`benchmarks.episodes_self_tpt`).
@@ -19,7 +22,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -28,7 +31,7 @@ from benchmarks import episodes_self_tpt, episodes_tlla
 from benchmarks.reference import ReferenceLoop, ReferenceSettings
 from benchmarks.timing import demo_views, device_name, take_turns
 from lorattt.adapters.lora import LoRASpec, LoRATuner
-from lorattt.clip.load import ClipSpec, load_clip
+from lorattt.clip.load import ClipSpec, Dtype, load_clip
 from lorattt.clip.model import Clip
 from lorattt.data.demo import DemoImages
 from lorattt.episodes.optim import OptimiserSpec
@@ -57,6 +60,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--compile", action="store_true", help="measure model.clip.compile as well, for lora_ttt")
+    parser.add_argument("--dtype", choices=get_args(Dtype), default="fp32", help="model.clip.dtype, for lora_ttt")
     parser.add_argument("--json", type=Path, help="where to write the numbers")
     parser.add_argument("--classes", type=int, help="class names (default: 200 for tlla, 1000 for self_tpt)")
     parser.add_argument("--directions", type=int, help="neighbours of the prompt, for tlla (default: 10)")
@@ -70,13 +74,16 @@ def main() -> None:
             parser.error(f"--{key.replace('_', '-')} is for --method {whose}")
     if arguments.compile and arguments.method != "lora_ttt":
         parser.error("--compile is for --method lora_ttt")
+    if arguments.dtype != "fp32" and arguments.method != "lora_ttt":
+        parser.error(f"--dtype {arguments.dtype} is for --method lora_ttt")
     numbers = {key: chosen[key] or value for key, value in _DEFAULTS.get(arguments.method, {}).items()}
     rows = []
     for name in arguments.models:
         images, device = arguments.images or IMAGES[name], torch.device(arguments.device)
         settings = {"images": images, "repeats": arguments.repeats, **numbers}
         if arguments.method == "lora_ttt":
-            rows.append(measure(name, images, arguments.repeats, device, compile_too=arguments.compile))
+            more = {"dtype": arguments.dtype, "compile_too": arguments.compile}
+            rows.append(measure(name, images, arguments.repeats, device, **more))
         elif arguments.method == "tlla":
             rows.append(episodes_tlla.measure(name, MODELS[name], device=device, **settings))
         else:
@@ -89,27 +96,39 @@ def main() -> None:
     print(report)
 
 
-def measure(name: str, images: int, repeats: int, device: torch.device, *, compile_too: bool = False) -> dict[str, Any]:
+def measure(
+    name: str,
+    images: int,
+    repeats: int,
+    device: torch.device,
+    *,
+    dtype: Dtype = "fp32",
+    compile_too: bool = False,
+) -> dict[str, Any]:
     """One model's row."""
-    clip = _load(MODELS[name]).to(device)
+    spec = replace(MODELS[name], dtype=dtype)
+    clip = _load(spec).to(device)
     pixels = clip.normalise(demo_views(clip, images).to(device))
     # Random class features: what a class is called makes no difference to the time.
-    classes, width = CLASSES[name], clip.vit.project(torch.zeros(1, clip.vit.width, device=device)).shape[-1]
+    tower, classes = clip.vit, CLASSES[name]
+    width = tower.project(torch.zeros(1, tower.width, device=device, dtype=tower.dtype)).shape[-1]
     text = torch.nn.functional.normalize(torch.randn(classes, width, device=device), dim=-1)
     if name == "demo":
         text = clip.text_features(DemoImages("noise", 3, 1, "test").class_names, "single")
     lora, loss = LoRASpec(), LossSpec()
-    tuner = LoRATuner(clip.vit, lora, seed=0)
-    engine = LoRATTTEngine(clip.vit, tuner, loss=loss, optimiser=OptimiserSpec())
+    tuner = LoRATuner(tower, lora, seed=0)
+    engine = LoRATTTEngine(tower, tuner, loss=loss, optimiser=OptimiserSpec())
     keys = episode_keys(0, torch.arange(images, device=device))
     kept = random_kept_patches(
         keys,
         torch.arange(pixels.shape[1], device=device).expand(images, -1),
-        clip.vit.patches,
-        kept_count(clip.vit.patches, loss.mask_ratio),
+        tower.patches,
+        kept_count(tower.patches, loss.mask_ratio),
     )  # (E, V, P')
     initial = {key: value.to(device) for key, value in tuner.initial.items()}
-    loop = ReferenceLoop(clip.model.visual, initial, ReferenceSettings(multiplier=lora.multiplier))
+    full = clip if dtype == "fp32" else _load(MODELS[name]).to(device)
+    full_pixels = pixels.float()
+    loop = ReferenceLoop(full.model.visual, initial, ReferenceSettings(multiplier=lora.multiplier))
     scale = clip.logit_scale
 
     def masks(step: int, selected: Tensor) -> Tensor:
@@ -119,7 +138,7 @@ def measure(name: str, images: int, repeats: int, device: torch.device, *, compi
         return engine.run(pixels, text, scale, keys, masks=masks).after
 
     def reference() -> Tensor:
-        return torch.stack([loop.episode(pixels[e], text, scale, kept[e][None])[1] for e in range(images)])
+        return torch.stack([loop.episode(full_pixels[e], text, scale, kept[e][None])[1] for e in range(images)])
 
     @torch.no_grad()
     def plain() -> Tensor:
@@ -128,8 +147,15 @@ def measure(name: str, images: int, repeats: int, device: torch.device, *, compi
         return torch.cat([clip.model.encode_image(part) for part in chunks])
 
     runs: dict[str, Callable[[], Tensor]] = {"plain": plain, "ours": ours, "reference": reference}
+    if dtype != "fp32":
+
+        def autocast() -> Tensor:
+            with torch.autocast(device.type, dtype=tower.dtype):
+                return reference()
+
+        runs["autocast"] = autocast
     if compile_too:
-        quick = _load(replace(MODELS[name], compile=True)).to(device).vit
+        quick = _load(replace(spec, compile=True)).to(device).vit
         faster = LoRATTTEngine(quick, LoRATuner(quick, lora, seed=0), loss=loss, optimiser=OptimiserSpec())
 
         def compiled() -> Tensor:
@@ -140,15 +166,16 @@ def measure(name: str, images: int, repeats: int, device: torch.device, *, compi
             compiled_difference = (compiled() - ours()).abs().max().item()
     turns = take_turns(runs, repeats=repeats, images=images, device=device)
     # Dropout decisions differ between the two programs: their outcomes are compared without it.
-    exact_tuner = LoRATuner(clip.vit, replace(lora, dropout=0.0), seed=0)
-    exact = LoRATTTEngine(clip.vit, exact_tuner, loss=loss, optimiser=OptimiserSpec())
+    exact_tuner = LoRATuner(tower, replace(lora, dropout=0.0), seed=0)
+    exact = LoRATTTEngine(tower, exact_tuner, loss=loss, optimiser=OptimiserSpec())
     settings = ReferenceSettings(multiplier=lora.multiplier, dropout=0.0)
-    _, expected, _ = ReferenceLoop(clip.model.visual, initial, settings).episode(pixels[0], text, scale, kept[0][None])
+    exact_loop = ReferenceLoop(full.model.visual, initial, settings)
+    _, expected, _ = exact_loop.episode(full_pixels[0], text, scale, kept[0][None])
     difference = (exact.run(pixels, text, scale, keys, masks=masks).after[0] - expected).abs().max().item()
     best = turns.best()
-    more = {}
+    more = {"autocast_over_ours": best["autocast"] / best["ours"]} if "autocast" in best else {}
     if compile_too:
-        more = {
+        more |= {
             "compiled_over_plain": best["compiled"] / best["plain"],
             "reference_over_compiled": best["reference"] / best["compiled"],
             "largest_difference_when_compiled": compiled_difference,
@@ -157,6 +184,7 @@ def measure(name: str, images: int, repeats: int, device: torch.device, *, compi
         "model": name,
         "images_at_once": images,
         "views": pixels.shape[1],
+        "dtype": dtype,
         "device": device_name(device),
         **turns.entries(),
         "ours_over_plain": best["ours"] / best["plain"],
@@ -188,6 +216,12 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"{row['ours_over_plain']:10.2f} {row['reference_over_plain']:9.2f} {row['reference_over_ours']:8.2f}  "
             f"{m['plain']:9,.0f} {m['ours']:7,.0f} {m['reference']:7,.0f}  {row['largest_logit_difference']:10.1e}"
         )
+        if "autocast" in t:
+            lines.append(
+                f"{'autocast':10} {'':3}  {'':8} {'':8} {t['autocast']:9.4f}  "
+                f"{'':10} {t['autocast'] / t['plain']:9.2f} {row['autocast_over_ours']:8.2f}  "
+                f"{'':9} {'':7} {m['autocast']:7,.0f}"
+            )
         if "compiled" in t:
             lines.append(
                 f"{'compiled':10} {'':3}  {'':8} {t['compiled']:8.4f} {'':9}  {row['compiled_over_plain']:10.2f} "

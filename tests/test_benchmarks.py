@@ -70,6 +70,29 @@ def test_episodes_of_a_compiled_model(
     assert "--compile is for --method lora_ttt" in capsys.readouterr().err
 
 
+def test_episodes_in_half_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "times.json"
+    arguments = ["episodes", "--models", "demo", "--images", "1", "--repeats", "1", "--dtype", "bf16"]
+    monkeypatch.setattr(sys, "argv", [*arguments, "--json", str(out)])
+    episodes.main()
+    table = capsys.readouterr().out
+    (row,) = json.loads(out.read_text())["rows"]
+    times = row["seconds_per_image"]
+    assert row["dtype"] == "bf16"
+    assert set(times) == {"plain", "ours", "reference", "autocast"}
+    assert row["autocast_over_ours"] == times["autocast"] / times["ours"]
+    (line,) = [line for line in table.splitlines() if line.startswith("autocast")]
+    assert line.split()[1] == f"{times['autocast']:.4f}"
+    # Cosines in bf16 times the logit scale.
+    assert 0 < row["largest_logit_difference"] < 0.5
+    monkeypatch.setattr(sys, "argv", ["episodes", "--method", "tlla", "--dtype", "bf16"])
+    with pytest.raises(SystemExit, match="2"):
+        episodes.main()
+    assert "--dtype bf16 is for --method lora_ttt" in capsys.readouterr().err
+
+
 def test_demo_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "accuracy.json"
     config = ROOT / "lightning_configs" / "demo" / "lora_ttt.yaml"

@@ -106,9 +106,17 @@ def _attention(
         v = adapter.add(number, "v", x, v)
     heads = attn.num_heads
     q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))  # (N, heads, L, d / heads)
-    mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2)
+    mixed = _mean_of_values(q, k, v).transpose(1, 2).flatten(-2)
     out = F.linear(mixed, attn.out_proj.weight, attn.out_proj.bias)
     return out if adapter is None else adapter.add(number, "out", mixed, out)
+
+
+def _mean_of_values(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention of ``(N, heads, Q, c)`` to ``(N, heads, L, c)``."""
+    if torch.is_grad_enabled() and q.device.type == "cpu" and q.dtype in (torch.bfloat16, torch.float16):
+        # On a CPU the backward pass of fused attention takes up to eight times as long in half precision.
+        return F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
+    return F.scaled_dot_product_attention(q, k, v)
 
 
 def _single_query(attn: nn.MultiheadAttention, x: Tensor) -> Tensor:

@@ -1,11 +1,13 @@
 """The token-level tower against open_clip's own forward, in float64."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lorattt.clip.attention import Projection, layer_norm
+from lorattt.clip.attention import Projection, layer_norm, run_block
 from lorattt.clip.vision import ImageTower, VisionTower, wrap_tower
 from lorattt.errors import UserError
 from tiny_models import tiny_clip
@@ -98,6 +100,26 @@ def test_layer_norm_with_one_affine_pair_per_episode() -> None:
 def test_layer_norm_keeps_a_low_precision_stream(pixels: Tensor) -> None:
     norm = nn.LayerNorm(8)
     assert layer_norm(torch.randn(1, 2, 8, dtype=torch.bfloat16), norm).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gradient_of_a_block_in_half_precision(dtype: torch.dtype) -> None:
+    """Against open_clip's own block in float64 on the same rounded numbers, to one rounding."""
+    generator = torch.Generator().manual_seed(2)
+    low = tiny_clip().visual.transformer.resblocks[0].to(dtype)
+    exact = deepcopy(low).double()
+    x, weights = torch.randn(2, 6, 9, 64, generator=generator).to(dtype)
+    found_at = x.clone().requires_grad_()
+    expected_at = x.double().requires_grad_()
+    found, expected = run_block(low, found_at), exact(expected_at)
+    (found * weights).sum(dtype=torch.float32).backward()
+    (expected * weights).sum().backward()
+    bound = torch.finfo(dtype).eps
+    assert found.dtype == dtype
+    for ours, theirs in ((found, expected), (found_at.grad, expected_at.grad)):
+        assert ours is not None
+        assert theirs is not None
+        assert (ours.double() - theirs).norm() < bound * theirs.norm()
 
 
 @pytest.mark.parametrize(

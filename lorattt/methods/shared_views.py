@@ -202,5 +202,5 @@ def views_at_once(tower: VisionTower, device: torch.device) -> int:
     if device.type != "cpu":
         return 256
     # The widest temporary is the MLP's; beyond about 10 MB, memory costs more than arithmetic.
-    hidden = 4 * tower.width * (1 + tower.patches) * torch.float32.itemsize
+    hidden = 4 * tower.width * (1 + tower.patches) * tower.dtype.itemsize
     return max(1, min(64, 10_000_000 // hidden))

@@ -172,3 +172,13 @@ def test_a_compiled_pass_gives_the_same_in_parts_of_one_shape(
     for first in trunks:
         assert torch.allclose(found.encoded(first).trunk, expected.encoded(first).trunk, atol=1e-4)
     assert shapes == [(4, 3, 32, 32)], "15 views in parts of 4 are compiled once"
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [(torch.float32, 4), (torch.bfloat16, 8), (torch.float64, 2)])
+def test_views_at_once_on_a_cpu_keep_the_widest_temporary_below_ten_megabytes(
+    dtype: torch.dtype, expected: int
+) -> None:
+    tower = _clip(image_size=224, patch_size=16, width=768, layers=1).vit
+    tower.visual.to(dtype)
+    assert views_at_once(tower, torch.device("cpu")) == expected
+    assert expected * 197 * 4 * 768 * dtype.itemsize < 10_000_000

@@ -11,7 +11,8 @@ thread (``OMP_NUM_THREADS=1``) it says what a run needs where other guests take 
 With ``--compile``, LoRA-TTT runs a second time with ``model.clip.compile``; compiling itself is not counted.
 Memory on a CPU is that of the process so far, so all its figures then include the second model and its compiler.
 With ``--dtype bf16`` or ``fp16``, the plain forward and ours run in it, the reference loop in float32 and, as a fourth
-program, under autocast to that dtype, the way its authors use half precision.
+program, under autocast to that dtype, the way its authors use half precision. The loop's model is then one more in
+memory.
 With ``--method tlla``: what STSS adds to a forward of the views (:mod:`benchmarks.episodes_tlla`). With
 ``--method self_tpt``: its images a second beside zero-shot's, and what stage 2 takes
 (:mod:`benchmarks.episodes_self_tpt`).
@@ -28,7 +29,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import episodes_self_tpt, episodes_tlla
-from benchmarks.reference import ReferenceLoop, ReferenceSettings
+from benchmarks.reference import ReferenceLoop, ReferenceSettings, half_precision
 from benchmarks.timing import demo_views, device_name, take_turns
 from lorattt.adapters.lora import LoRASpec, LoRATuner
 from lorattt.clip.load import ClipSpec, Dtype, load_clip
@@ -150,7 +151,7 @@ def measure(
     if dtype != "fp32":
 
         def autocast() -> Tensor:
-            with torch.autocast(device.type, dtype=tower.dtype):
+            with half_precision(device, tower.dtype):
                 return reference()
 
         runs["autocast"] = autocast

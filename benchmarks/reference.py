@@ -7,6 +7,7 @@ no attention, adapter, loss or selection code with the product.
 """
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +42,18 @@ class ReferenceSettings:
     lr: float = 1e-3
     weight_decay: float = 0.2
     steps: int = 1
+
+
+def half_precision(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[object]:
+    """Autocast around an episode, with float32 weights, as the authors' programs use half precision.
+
+    Without autocast's cache of casts: that would give the last pass the adapters as they were before the step.
+
+    Args:
+        device: Where it runs.
+        dtype: bfloat16 or float16; None for float32 throughout.
+    """
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None, cache_enabled=False)
 
 
 class _LoRALinear(nn.Module):

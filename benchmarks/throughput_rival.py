@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.reference import ReferenceLoop, ReferenceSettings
+from benchmarks.reference import ReferenceLoop, ReferenceSettings, half_precision
 from benchmarks.throughput_setup import LORA_MEM, Settings
 from lorattt.adapters.lora import LoRASpec, LoRATuner
 from lorattt.clip.model import Clip
@@ -57,7 +57,7 @@ def measure(rule: Rule, method: Method, source: ImageSource, settings: Settings)
     for place, (views, index) in enumerate(loader):
         if place == before:
             started = time.perf_counter()
-        with torch.autocast(device.type, dtype=low, enabled=low is not None):
+        with half_precision(device, low):
             logits = rule(views[0].to(device, non_blocking=True))
         predicted[int(index)] = int(logits.argmax())  # waits for the device, as those programs do
     return {

@@ -14,10 +14,11 @@ from benchmarks import precision as precision_benchmark
 from benchmarks import prompts as prompts_benchmark
 from benchmarks import self_tpt as self_tpt_benchmark
 from benchmarks import tlla as tlla_benchmark
-from benchmarks.reference import ReferenceLoop, ReferenceSettings
+from benchmarks.reference import ReferenceLoop, ReferenceSettings, half_precision
 from benchmarks.throughput_setup import build, class_names, machine_name, make_photos, photos, save_head
 from benchmarks.throughput_stages import first_batch
-from lorattt.adapters.lora import LoRASpec
+from benchmarks.timing import demo_views
+from lorattt.adapters.lora import LoRASpec, LoRATuner
 from lorattt.clip.load import ClipSpec, LoadedClip, load_clip
 from lorattt.data.demo import DemoImages
 from lorattt.methods.lora_ttt import LoRATTT
@@ -472,3 +473,22 @@ def test_mistakes_in_throughput(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(sys, "argv", _throughput(*more))
         with pytest.raises(SystemExit, match=message.replace("(", r"\(")):
             throughput.main()
+
+
+def test_reference_loop_in_half_precision_adapts_as_in_float32() -> None:
+    clip = load_clip(ClipSpec("lorattt-demo", "demo"))
+    pixels = clip.normalise(demo_views(clip, 1))[0]
+    text = clip.text_features(DemoImages("noise", 3, 1, "test").class_names, "single")
+    initial = LoRATuner(clip.vit, LoRASpec(), seed=0).initial
+    kept = torch.arange(0, clip.vit.patches, 4).expand(1, len(pixels), -1)
+    loop = ReferenceLoop(clip.model.visual, initial, ReferenceSettings(multiplier=40.0, dropout=0.0))
+    moved = {}
+    for dtype in (None, torch.bfloat16):
+        with half_precision(pixels.device, dtype):
+            before, after, _ = loop.episode(pixels, text, clip.logit_scale, kept)
+        moved[dtype] = after.float() - before.float()
+    assert moved[None].norm() > 1
+    # AdamW's first step is the gradient's sign, which rounding turns where it is near zero; with the adapters as they
+    # were before the step, no logit would move by more than the rounding.
+    assert moved[torch.bfloat16].norm() > 0.5 * moved[None].norm()
+    assert torch.cosine_similarity(moved[torch.bfloat16], moved[None], dim=0) > 0.5

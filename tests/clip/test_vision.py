@@ -123,6 +123,32 @@ def test_gradient_of_a_block_in_half_precision(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize(
+    ("dtype", "grad", "expected"),
+    [
+        (torch.bfloat16, True, torch.float32),
+        (torch.float16, True, torch.float32),
+        (torch.bfloat16, False, torch.bfloat16),
+        (torch.float32, True, torch.float32),
+        (torch.float64, True, torch.float64),
+    ],
+)
+def test_attention_with_a_graph_is_in_float32_or_wider_on_a_cpu(
+    dtype: torch.dtype, grad: bool, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fused, seen = F.scaled_dot_product_attention, []
+
+    def noted(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        seen.append({q.dtype, k.dtype, v.dtype})
+        return fused(q, k, v)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", noted)
+    with torch.set_grad_enabled(grad):
+        out = run_block(tiny_clip().visual.transformer.resblocks[0].to(dtype), torch.randn(2, 5, 64).to(dtype))
+    assert seen == [{expected}]
+    assert out.dtype == dtype
+
+
+@pytest.mark.parametrize(
     ("blocks", "expected"), [((-2, -1), (2, 3)), ((3, 0), (0, 3)), ((-4,), (0,)), ((1, 2, 3), (1, 2, 3))]
 )
 def test_blocks_by_number(blocks: tuple[int, ...], expected: tuple[int, ...]) -> None:

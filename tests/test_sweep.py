@@ -613,7 +613,11 @@ def test_a_device_does_not_wait_for_the_fit_of_another(bench: Bench) -> None:
 
 
 def _in_background(bench: Bench) -> "subprocess.Popen[str]":
-    code = f"import sys; from lorattt.sweep.command import main; sys.exit(main(['sweep.yaml'], {bench.program!r}))"
+    # A suite that a shell started in its background has Ctrl-C ignored, and its children would inherit that.
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        f"from lorattt.sweep.command import main; sys.exit(main(['sweep.yaml'], {bench.program!r}))"
+    )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)

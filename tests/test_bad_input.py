@@ -1,5 +1,6 @@
 """Every mistake of a user, through the command line: one line, exit code 2, no traceback, no results."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,7 +53,16 @@ VALUES = {
     "template": (["--model.templates", "[a photo]"], ["'a photo'", "exactly once"]),
     "accelerator": (["--trainer.accelerator", "abacus"], ["trainer: ", "abacus", "cpu"]),
     "ckpt_path": (["--ckpt_path", "last.ckpt"], ["ckpt_path", "model.clip.pretrained"]),
+    "brace in a template": (["--model.templates", '["a {name}"]'], ["'a {name}'", "exactly once"]),
+    "blank name": (["--model.class_names", '[a, ""]'], ["model.class_names: name 2 is blank"]),
     "seed": (["--seed_everything", "true"], ["seed_everything: expected int, got True"]),
+    "seed below 0": (["--seed_everything", "-1"], ["seed_everything -1", "from 0 to 4294967295"]),
+    "large seed": (["--seed_everything", "4294967296"], ["seed_everything 4294967296", "from 0 to"]),
+    "precision": (["--trainer.precision", "16-true"], ["trainer.precision 16-true", "model.clip.dtype"]),
+    # --- groups of keys
+    "no group": (["--model.lora", "null"], ["model.lora: expected keys below it (rank, multiplier", "got null"]),
+    "no clip": (["--model.clip", "null"], ["model.clip: expected keys below it (model, pretrained", "got null"]),
+    "no views": (["--model.views", "null"], ["model.views: expected keys below it (number", "got null"]),
     # --- keys
     "unknown key": (["--model.lerning_rate", "1"], ["model.init_args.lerning_rate: no such key; accepted are clip, "]),
     "near key": (["--data.worker", "1"], ["did you mean data.init_args.workers?"]),
@@ -63,10 +73,16 @@ VALUES = {
     "choice": (["--model.tune", "all"], ["model.init_args.tune: expected one of lora, layernorm, got all"]),
     "type": (["--model.steps", "two"], ["model.init_args.steps: expected int, got two"]),
     "list": (["--model.class_names", "cat"], ["model.init_args.class_names: expected a list", "got cat"]),
+    "far key": (["--modle.steps", "7"], ["modle.steps: no such key; did you mean model.steps?"]),
     "class": (["--model", "LoRATT"], ["model: unknown class LoRATT; did you mean LoRATTT?", "ZeroShot"]),
     "data's class": (["--data", "Folder"], ["data: unknown class Folder;", "ImageFolderData"]),
     "group file": (["--data", "none.yaml"], ["data: no such file none.yaml"]),
     "config": (["-c", "none.yaml"], ["config: no such file", "none.yaml"]),
+    "help of no class": (["--model.help", "Nope"], ["error: unknown class Nope"]),
+    # --- classes without a use here
+    "base": (["--model", "Method"], ["model: Method is what others are made of; known are", "LoRATTT"]),
+    "data to train on": (["--data", "DemoPretrainData"], ["DemoPretrainData has no images to classify", "DemoData"]),
+    "model to train": (["--model", "PretrainCLIP"], ["PretrainCLIP trains a CLIP: use fit, then test with"]),
 }
 
 
@@ -90,6 +106,11 @@ YAML = {
     "class": ("model: {class_path: nowhere.LoRATTT}", "unknown class nowhere.LoRATTT; did you mean LoRATTT?"),
     "missing key": ("data: {class_path: ImageFolderData}", "data.init_args.root: ImageFolderData needs it"),
     "syntax": ("model: [", "did not find expected node content"),
+    "empty": (" ", "run.yaml is empty: name a YAML file with keys"),
+    "empty group": ("model: {class_path: LoRATTT, init_args: {lora: }}", "model.lora: expected keys below it (rank"),
+    "list for a group": ("model: {class_path: LoRATTT, init_args: {lora: [1]}}", "model.lora: expected keys below it"),
+    "keys beside the class": ("model: {class_path: LoRATTT, steps: 1}", "keys of a class stand below init_args"),
+    "seed": ("seed_everything: -5\nmodel: {class_path: LoRATTT}", "seed_everything -5: it must be from 0"),
 }
 
 
@@ -111,10 +132,17 @@ def test_yaml(name: str, cli: Cli, tmp_path: Path) -> None:
         (["test", "--model", "ZeroShot"], "no data: name a configuration"),
         (["test", "--data.root", "images", *ZERO, *DEMO], "data.root: name the class before its keys"),
         (["fit", *LORA, *DEMO], "LoRATTT has nothing to fit: use test, validate or predict"),
+        (["test", "run.yaml", *LORA, *DEMO], "run.yaml: put -c before a configuration: lorattt test -c run.yaml"),
     ],
 )
 def test_command(args: list[str], part: str, cli: Cli) -> None:
     assert part in refusal(cli(*args))
+
+
+def test_config_that_is_no_text(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG\r\n")
+    for given in (["-c", str(tmp_path / "picture.png")], [f"--config={tmp_path / 'picture.png'}"]):
+        assert "picture.png is not a text file in UTF-8: name a YAML file" in refusal(cli("test", *given))
 
 
 # --- checkpoints ------------------------------------------------------------------------------------
@@ -147,12 +175,37 @@ def _archive(folder: Path) -> tuple[str, str]:
     return "ViT-B-16", str(path)
 
 
+def _cut_archive(folder: Path) -> tuple[str, str]:
+    path = Path(_archive(folder)[1])
+    path.write_bytes(path.read_bytes()[:-200])
+    return "ViT-B-16-quickgelu", str(path)
+
+
+def _text(folder: Path) -> tuple[str, str]:
+    (folder / "page.pt").write_text("<html>not found</html>", encoding="utf-8")
+    return demo.MODEL_NAME, str(folder / "page.pt")
+
+
+def _safetensors_as_pt(folder: Path) -> tuple[str, str]:
+    (folder / "named.pt").write_bytes(demo.CHECKPOINT.read_bytes())
+    return demo.MODEL_NAME, str(folder / "named.pt")
+
+
+def _module(folder: Path) -> tuple[str, str]:
+    torch.save(nn.Linear(2, 2), folder / "module.pt")
+    return demo.MODEL_NAME, str(folder / "module.pt")
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning:torch.jit")
 @pytest.mark.parametrize(
     ("make", "parts"),
     [
         (_cut_safetensors, ["cut.safetensors cannot be read", "fetch it again"]),
-        (_cut_pt, ["cut.pt", "fetch"]),
+        (_cut_pt, ["cut.pt cannot be read (it is cut short): fetch it again"]),
+        (_cut_archive, ["openai.pt cannot be read (it is cut short): fetch it again"]),
+        (_text, ["page.pt cannot be read (it is no checkpoint of PyTorch): fetch it again"]),
+        (_safetensors_as_pt, ["named.pt is in the format of safetensors: rename it"]),
+        (_module, ["module.pt cannot be read: it is damaged, or holds more than weights", "state_dict alone"]),
         (_other_model, ["other.pt does not fit model lorattt-demo", "name the model it was made for"]),
         (_archive, ["openai.pt was trained with quick GELU", "use model ViT-B-16-quickgelu"]),
     ],
@@ -161,6 +214,22 @@ def test_checkpoint(make: Callable[[Path], tuple[str, str]], parts: list[str], c
     model, path = make(tmp_path)
     line = refusal(cli("test", *LORA, *DEMO, "--model.clip.model", model, "--model.clip.pretrained", path))
     assert all(part in line for part in parts), line
+
+
+def test_weights_that_cannot_be_fetched(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = "Failed to download weights: " + "no route to the host, " * 20
+
+    def unreachable(*_: object, **__: object) -> None:
+        logging.getLogger("huggingface_hub").warning("attempt 1")
+        logging.error(reason)
+        raise RuntimeError(reason)
+
+    monkeypatch.setattr(open_clip, "create_model", unreachable)
+    run = cli("test", *ZERO, *DEMO, "--model.clip.model", "ViT-B-32", "--model.clip.pretrained", "laion2b_s34b_b79k")
+    line = refusal(run)
+    assert "cannot fetch the weights 'laion2b_s34b_b79k' of ViT-B-32: check the connection, or name a file" in line
+    assert line.endswith(" ...)"), "cut between words"
+    assert "attempt 1" not in run.err
 
 
 def test_lora_on_a_resnet(cli: Cli, small_models: None) -> None:
@@ -200,6 +269,8 @@ def test_images_beside_folders(cli: Cli, images: Path) -> None:
         ("names.json", '["a cat", "a dog", "a cow"]', "has 3 names"),
         ("names.json", "[", "is not valid JSON"),
         ("names.txt", "", "holds no names"),
+        ("names.json", '{"cat": ["x", "y"], "dog": "a dog"}', 'name 1 is ["x", "y"], not a text'),
+        ("names.json", '["a cat", " "]', "name 2 is blank"),
     ],
 )
 def test_names_that_do_not_match(name: str, content: str, part: str, cli: Cli, images: Path, tmp_path: Path) -> None:
@@ -223,6 +294,28 @@ def test_unreadable_image_ends_the_run(workers: str, cli: Cli, images: Path) -> 
     assert "data.on_bad_image to skip" in line
 
 
+def test_names_in_another_encoding(cli: Cli, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_bytes("café\ndog\n".encode("latin-1"))
+    line = refusal(cli("test", *_folder(images, "--data.class_names", str(tmp_path / "names.txt"))))
+    assert "names.txt is not a text file in UTF-8" in line
+    assert "save it as UTF-8" in line
+
+
+def test_a_root_of_images_that_is_a_file(cli: Cli, images: Path) -> None:
+    line = refusal(cli("test", *_folder(images / "cat" / "0.png")))
+    assert "0.png: a file, not a folder; name the folder" in line
+
+
+@pytest.mark.parametrize("command", ["test", "validate"])
+def test_no_image_can_be_read(command: str, cli: Cli, images: Path) -> None:
+    for path in images.rglob("*.png"):
+        path.write_bytes(b"no image")
+    run = cli(command, *_folder(images, "--data.on_bad_image", "skip"))
+    line = refusal(run)
+    assert "none of the 6 images could be read (the first: cat/0.png: " in line
+    assert not list(run.cwd.rglob("journal*"))
+
+
 def test_unreadable_image_is_left_out(cli: Cli, images: Path) -> None:
     bad = images / "dog" / "1.png"
     bad.write_bytes(bad.read_bytes()[:200])
@@ -233,7 +326,7 @@ def test_unreadable_image_is_left_out(cli: Cli, images: Path) -> None:
     header, line = (run.folder / "skipped.csv").read_text(encoding="utf-8").splitlines()
     assert header == "index,path,reason"
     assert line.startswith("4,dog/1.png,")
-    assert "1 could not be read" in run.out
+    assert "1 images could not be read" in run.out
 
 
 def test_images_without_labels(cli: Cli, images: Path) -> None:
@@ -279,6 +372,29 @@ def test_classes_that_cannot_be_imported(
     line = refusal(cli("test", "--model", name, *DEMO))
     assert f"model: unknown class {name}; " in line
     assert told in line
+
+
+def test_a_group_that_a_class_of_ones_own_hands_on(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = """
+from typing import TYPE_CHECKING, Any
+from lorattt.methods.zero_shot import ZeroShot
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+class Own(ZeroShot):
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+class Typed(ZeroShot):
+    def __init__(self, *, weight: "Decimal | None" = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+"""
+    (tmp_path / "own_methods.py").write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    for kind in ("Own", "Typed"):
+        args = ["--model", f"own_methods.{kind}", *ZERO[2:], *DEMO]
+        assert cli("test", *args).code == 0
+        assert "model.clip: expected keys below it" in cli("test", *args, "--model.clip", "null").err
 
 
 def test_data_are_looked_for_before_weights_are_fetched(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,9 +117,16 @@ def test_images_that_the_model_has_no_answer_to_are_counted(cli: Cli, monkeypatc
         return before, after, fallback
 
     monkeypatch.setattr(LoRATTT, "classify_views", overflowing)
-    run = cli("test", *LORA, *DEMO)
+    run = cli("test", *LORA, *DEMO, "--run.folder", "run")
     assert (run.code, run.results["not_finite"]) == (0, 2), "the first image of each of two batches"
-    assert "2 images" in run.out
+    assert "2 images have no finite answer" in run.out
+    text = (run.folder / "results.json").read_text(encoding="utf-8")
+    assert "NaN" not in text, "which JSON has not"
+    assert (run.results["nll_before"], run.results["ece_before"]) == (None, None)
+    assert run.results["nll_after"] > 0
+    again = cli("test", *LORA, *DEMO, "--run.folder", "run")
+    assert "by a run that is finished: nothing to do" in again.out
+    assert "nan" in again.out
 
 
 def test_the_first_batches_are_traced_where_asked(cli: Cli) -> None:

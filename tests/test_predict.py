@@ -238,7 +238,7 @@ def test_images_that_cannot_be_read_are_left_out_and_listed(cli: Cli, photos: Pa
     bad = skipped_of(run)
     assert [(row["index"], row["path"]) for row in bad] == [(number, f"photos/{number}.jpg") for number in reasons]
     assert all(reasons[row["index"]] in row["reason"] for row in bad)
-    assert "4 could not be read" in run.out
+    assert "4 images could not be read" in run.out
 
 
 def test_nothing_but_unreadable_images(cli: Cli, photos: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import LORA, Cli
+from conftest import LORA, ZERO, Cli
 from lorattt.data.demo import DemoData
 
 TOLERANCE = 1e-4
@@ -90,6 +90,17 @@ def test_two_processes(cli: Cli, tmp_path: Path) -> None:
         assert results[key] == pytest.approx(reference.results[key])
     for key in ("nll_before", "nll_after", "ece_before", "ece_after"):
         assert results[key] == pytest.approx(reference.results[key], abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["cat/0.png", "dog/2.png"])
+def test_unreadable_image_on_one_of_two_processes(name: str, images: Path, tmp_path: Path) -> None:
+    """The other process, which waits for it, ends without a traceback of the library between them."""
+    (images / name).write_bytes(b"no image")
+    args = [*ZERO, "--data", "ImageFolderData", "--data.root", str(images), "--data.workers", "0"]
+    done = _in_two_processes([*args, "--trainer.accelerator", "cpu"], tmp_path / "run")
+    assert done.returncode == 2, done.stderr
+    assert f"cannot read image {name}" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_several_methods_in_two_processes(cli: Cli, tmp_path: Path) -> None:

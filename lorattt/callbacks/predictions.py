@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lorattt.callbacks.base import RunObserver, answers_of, members_of
 from lorattt.callbacks.journal import (
     Journal,
     Journals,
+    entries_at,
     journal_path,
     read_journals,
     remove_journals,
@@ -150,7 +152,8 @@ class PredictionsWriter(RunObserver):
         """Merge the journals of all devices and attempts.
 
         Raises:
-            UserError: If the disk is full, or the first device does not see what the others wrote.
+            UserError: If the disk is full, the first device does not see what the others wrote, or no image could be
+                read and there is nothing to measure (``predict`` lists them in ``skipped.csv`` like any others).
         """
         assert self._journal is not None
         self._journal.close()
@@ -161,20 +164,27 @@ class PredictionsWriter(RunObserver):
         self.classified, problem = classified, ""
         if trainer.is_global_zero:
             try:
-                self._merge(find_run_folder(trainer), module, skipped)
+                self._merge(find_run_folder(trainer), module, skipped, trainer.state.fn != TrainerFn.PREDICTING)
             except UserError as error:
                 problem = str(error)
         problem = trainer.strategy.broadcast(problem)
         if problem:
             raise UserError(problem)
 
-    def _merge(self, folder: Path, module: Any, skipped: int) -> None:
+    def _merge(self, folder: Path, module: Any, skipped: int, measured: bool) -> None:
         found = read_journals(folder)
         missing = self.resumed + self.classified + skipped - len(found.done) - len(found.bad)
         if missing > 0:
             raise UserError(
                 f"{folder}: the journals of some devices are not there ({missing} images are missing): "
                 "name a run.folder on a file system that all nodes share"
+            )
+        if found.bad and not found.done and measured:
+            (first,) = entries_at([found.bad[min(found.bad)]])
+            remove_journals(folder)  # there is nothing in them to go on with
+            raise UserError(
+                f"none of the {len(found.bad)} images could be read (the first: {first['path']}: {first['reason']}): "
+                "mend them, or name others"
             )
         self.totals = merge(folder, found, self._members, list(getattr(module, "class_names", None) or ()))
         self._merged = folder

@@ -1,6 +1,7 @@
 """``results.json`` and the table at the end of a run."""
 
 import json
+import math
 import platform
 import sys
 import time
@@ -92,9 +93,14 @@ class ResultsWriter(RunObserver):
             }
             path = folder / name / RESULTS_FILE
             with saving(path, folder), replaced(path) as file:
-                file.write(json.dumps(row, indent=2) + "\n")
+                file.write(json.dumps(_in_json(row), indent=2, allow_nan=False) + "\n")
             rows.append(row)
         print(table_of(rows, folder))
+
+
+def _in_json(row: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN: a measure of answers that are not finite is null."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
 
 
 def table_of(rows: list[dict[str, Any]], folder: Path) -> str:
@@ -140,8 +146,9 @@ def table_of_several(rows: list[dict[str, Any]], folder: Path) -> str:
 
 
 def _scaled(row: dict[str, Any], key: str, when: str) -> float:
-    """A measure as it is shown: in percent, but for NLL."""
-    return float((1 if key == "nll" else 100) * row[f"{key}_{when}"])
+    """A measure as it is shown: in percent, but for NLL; NaN where a file has null."""
+    value = row[f"{key}_{when}"]
+    return math.nan if value is None else float((1 if key == "nll" else 100) * value)
 
 
 def _costs(row: dict[str, Any], whose: str) -> str:
@@ -150,18 +157,18 @@ def _costs(row: dict[str, Any], whose: str) -> str:
 
 
 def _losses(row: dict[str, Any]) -> list[str]:
-    lines = []
-    if row["fallbacks"] or row["skipped"]:
-        kept = f"{row['fallbacks']} images kept their zero-shot prediction (adaptation not finite)"
-        lines.append(f"{kept}, {row['skipped']} could not be read")
-    return [*lines, *_troubles(row)]
+    kept, skipped = row["fallbacks"], row["skipped"]
+    lines = [f"{kept} images kept their zero-shot prediction (adaptation not finite)"] if kept else []
+    return [*lines, *([f"{skipped} images could not be read"] if skipped else []), *_troubles(row)]
 
 
 def _troubles(row: dict[str, Any]) -> list[str]:
     """What did not end the run; results of an earlier version do not tell it."""
     lines = []
     if count := row.get("not_finite"):
-        lines.append(f"{count} images have no finite answer without adaptation: try model.clip.dtype fp32")
+        lines.append(
+            f"{count} images have no finite answer without adaptation: try model.clip.dtype fp32, or a fresh checkpoint"
+        )
     if count := row.get("batches_halved"):
         lines.append(
             f"{count} times a batch did not fit the memory and was halved: a smaller data.batch_size saves that"

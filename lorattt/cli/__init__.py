@@ -26,7 +26,6 @@ import lorattt.methods.ctpt
 import lorattt.methods.lora_ttt
 import lorattt.methods.mean_of_views
 import lorattt.methods.mta
-import lorattt.methods.pretrain
 import lorattt.methods.sapt
 import lorattt.methods.self_tpt
 import lorattt.methods.self_tpt_training
@@ -47,9 +46,11 @@ from lorattt.callbacks.run_log import RunLog, flat
 from lorattt.callbacks.stages import StageTimes
 from lorattt.callbacks.trace import TraceWriter
 from lorattt.callbacks.training import PromptWriter, RunCheckpoint
+from lorattt.cli.checks import check_config_files, check_values
 from lorattt.cli.report import condense, explain, one_line
 from lorattt.errors import UserError
 from lorattt.methods.base import Method
+from lorattt.methods.pretrain import PretrainCLIP
 from lorattt.methods.source import PromptTraining
 
 _DESCRIPTION = (
@@ -109,13 +110,15 @@ class LorattCLI(LightningCLI):
         parser.link_arguments("seed_everything", "model.init_args.seed")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse, and refuse a checkpoint of Lightning's where there is nothing to load from it.
+        """Parse, and refuse what cannot be run with.
 
         Raises:
-            UserError: If ``ckpt_path`` is given to another command than ``fit``, or is no checkpoint.
+            UserError: If a value is one of those, or ``ckpt_path`` is given to another command than ``fit`` or is no
+                checkpoint.
         """
         super().parse_arguments(parser, args)
         command = self.config["subcommand"]
+        check_values(self.config[command])
         if path := self.config[command].get("ckpt_path"):
             if command != "fit":
                 raise UserError("ckpt_path is for fit: name the weights of CLIP in model.clip.pretrained")
@@ -187,6 +190,11 @@ class LorattCLI(LightningCLI):
         self.config_init["predict"]["return_predictions"] = False
 
     def _refuse_training(self, command: str) -> None:
+        if isinstance(self.model, PretrainCLIP):
+            raise UserError(
+                f"PretrainCLIP trains a CLIP: use fit, then {command} with --model ZeroShot and its checkpoint in "
+                "--model.clip.pretrained"
+            )
         if isinstance(self.model, PromptTraining):
             raise UserError(
                 f"{type(self.model).__name__} learns a prompt: use fit, then {command} with --model ZeroShot "
@@ -216,6 +224,8 @@ def main(args: ArgsType = None) -> None:
         warnings.filterwarnings("ignore", message="Found .* in eval mode")  # the frozen model, as it should be
         warnings.showwarning = _warn
         try:
+            if isinstance(given, list):
+                check_config_files(given)
             kind(
                 LightningModule,
                 LightningDataModule,

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lorattt.callbacks.run_folder import ConfigWriter, RunFolder, find_run_folder
 from lorattt.cli import LorattCLI
+from lorattt.cli.checks import check_values
 from lorattt.data.datamodule import EpisodeData
 from lorattt.data.source import UNKNOWN_LABEL, read_episode, spread
 from lorattt.data.training import SourceData
@@ -49,6 +50,7 @@ class LandscapeCLI(LorattCLI):
             UserError: If the pictures could not be drawn.
         """
         LightningCLI.parse_arguments(self, parser, args)
+        check_values(self.config)
         check_plots()  # before any checkpoint is read
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

@@ -21,13 +21,14 @@ from lorattt.data.few_shot import ListedSourceData
 from lorattt.data.training import SourceData
 from lorattt.errors import UserError
 from lorattt.methods.base import Method
+from lorattt.methods.ranked_views import RankedViews
 from lorattt.methods.source import PromptTraining
 
 _TOP = ("seed_everything", "trainer", "model", "data", "run", "profile", "ckpt_path")
 _RUN = ("run.root", "run.folder", "run.top_k", "run.resume")
 _BELOW = ("model.class_path", "model.init_args", "data.class_path", "data.init_args", *_RUN)
 # What classes are derived from, and nobody names.
-_BASES = (Method, PromptTraining, EpisodeData, ImageData, SourceData, ListedSourceData)
+BASES = (Method, RankedViews, PromptTraining, EpisodeData, ImageData, SourceData, ListedSourceData)
 _PLACE = re.compile(r"Parser key \"(?P<key>[^\"]+)\":|Problem with given class_path '(?P<owner>[^']+)':")
 _UNKNOWN = re.compile(
     r"Option '(?P<a>[^']+)' is not accepted|Group '(?P<group>[^']+)' does not accept option '(?P<b>[^']+)'"
@@ -38,6 +39,10 @@ _NO_CLASS = re.compile(
     r"|Import path (?P<c>\S+) does not correspond to a subclass"
 )
 _IMPORT_PATH = re.compile(r"(?!.*\.(?:ya?ml|json)$)[^\W\d]\w*(?:\.\w+)+")
+# What gloo, NCCL and PyTorch's store say of a process that is no more.
+_PEER_LOST = re.compile(
+    r"Connection (?:closed|reset) by peer|Connection was likely closed|Broken pipe|remote process exit"
+)
 _EXPECTED = re.compile(r"Expected an? (?P<kind>.+?)(?:\. Got value: (?P<value>.*))?$", re.MULTILINE)
 
 
@@ -56,6 +61,8 @@ def explain(error: BaseException) -> str | None:
         )
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         return f"model.clip.compile: compiling failed ({one_line(str(error))[:200]}): leave it false"
+    if isinstance(error, RuntimeError) and _PEER_LOST.search(str(error)):
+        return "another device's process has ended the run: the message that it left says why"
     if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
         return f"{one_line(str(error))} Often memory, or shared memory, has run out: use fewer data.workers"
     return None
@@ -131,9 +138,16 @@ def _kind(text: str) -> str:
 
 def _unknown_key(path: list[str], key: str, owner: str | None) -> str:
     prefix = ".".join(path) + "." if path else ""
-    known = list(_keys_of(_import(owner))) if owner else [*_TOP, *_BELOW, *(f"trainer.{k}" for k in _keys_of(Trainer))]
+    known = (
+        list(_keys_of(import_class(owner))) if owner else [*_TOP, *_BELOW, *(f"trainer.{k}" for k in _keys_of(Trainer))]
+    )
     if owner and key == "seed":
         return f"{prefix}seed: no such key; the seed of a run is seed_everything"
+    first, _, rest = key.partition(".")
+    if not owner and rest and first not in _TOP and (top := difflib.get_close_matches(first, _TOP, n=1)):
+        return f"{prefix}{key}: no such key; did you mean {prefix}{top[0]}.{rest}?"
+    if key.rpartition(".")[2] == "class_path":
+        return f"{prefix}{key}: no such key; beside class_path, the keys of a class stand below init_args"
     if owner and owner.startswith("lightning."):
         return f"{path[0]}.{key}: name the class before its keys, with --{path[0]} CLASS or -c FILE"
     leaves = {name.rsplit(".", 1)[-1]: name for name in reversed(known)}
@@ -149,12 +163,18 @@ def _unknown_key(path: list[str], key: str, owner: str | None) -> str:
 def _unknown_class(place: str, name: str) -> str:
     if re.search(r"\.(ya?ml|json)$", name):
         return f"{place}: no such file {name}"
-    base = {"model": LightningModule, "data": LightningDataModule}.get(place.split(".")[0])
-    known = sorted(c.__name__ for c in _subclasses(base)) if base else []
+    known = known_classes(place.split(".")[0])
     near = difflib.get_close_matches(name.rsplit(".", 1)[-1], known, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     accepted = f"known are {', '.join(known)}" if known else "give the import path of a class"
-    return f"{place}: unknown class {name}; {hint}{accepted}{_import_problem(name)}"
+    where = f"{place}: " if place else ""
+    return f"{where}unknown class {name}; {hint}{accepted}{_import_problem(name)}"
+
+
+def known_classes(place: str) -> list[str]:
+    """The names of the package's classes for ``model`` or ``data``; of none for another place."""
+    base = {"model": LightningModule, "data": LightningDataModule}.get(place)
+    return sorted(c.__name__ for c in _subclasses(base)) if base else []
 
 
 def _import_problem(name: str) -> str:
@@ -184,7 +204,8 @@ def _required(path: list[str], names: str, owner: str | None) -> str:
     )
 
 
-def _import(path: str) -> type:
+def import_class(path: str) -> type:
+    """The class of an import path that is known to be right."""
     module, _, name = path.rpartition(".")
     found: type = getattr(importlib.import_module(module), name)
     return found
@@ -205,6 +226,6 @@ def _subclasses(base: type) -> Iterable[type]:
     """Our own classes below a base, those excepted that only serve others."""
     found: type
     for found in base.__subclasses__():
-        if found.__module__.startswith("lorattt.") and found not in _BASES:
+        if found.__module__.startswith("lorattt.") and found not in BASES:
             yield found
         yield from _subclasses(found)

@@ -4,6 +4,7 @@ import difflib
 import json
 import logging
 import pickle
+import textwrap
 import warnings
 import zipfile
 from dataclasses import dataclass
@@ -183,14 +184,22 @@ def _tokenizer(name: str) -> Any:
 
 def _build(name: str, tag: str | None, dtype: Dtype) -> nn.Module:
     # open_clip logs a warning for every model without a tag; a file's weights are loaded afterwards.
-    level = logging.root.level
-    logging.root.setLevel(max(level, logging.ERROR))
+    level, hub = logging.root.level, logging.getLogger("huggingface_hub")
+    hub_level = hub.level
+    logging.root.setLevel(max(level, logging.CRITICAL))  # an error is raised as well as logged
+    hub.setLevel(logging.ERROR)  # it logs each of its attempts to reach the network
     try:
         model: nn.Module = open_clip.create_model(name, pretrained=tag, precision=dtype)
     except (RuntimeError, OSError) as error:
-        raise UserError(f"cannot make {name} with pretrained {tag!r}: {_first_line(error)}") from error
+        if tag is None:
+            raise UserError(f"cannot make {name}: {_first_line(error)}") from error
+        raise UserError(
+            f"cannot fetch the weights {tag!r} of {name}: check the connection, or name a file in "
+            f"model.clip.pretrained ({_first_line(error)})"
+        ) from error
     finally:
         logging.root.setLevel(level)
+        hub.setLevel(hub_level)
     return model
 
 
@@ -202,8 +211,25 @@ def _build_demo(config: dict[str, Any], dtype: Dtype) -> open_clip.CLIP:
     return model
 
 
+def _check_kind(path: Path) -> None:
+    """Refuse what is no checkpoint by its first bytes, where the libraries would say something else of it."""
+    if path.suffix in (".npz", ".npy"):  # NumPy's, which open_clip reads as well
+        return
+    with path.open("rb") as file:
+        start = file.read(9)
+    tensors = start[8:] == b"{"  # safetensors: eight bytes of a length, then JSON
+    if path.suffix != ".safetensors" and tensors:
+        raise UserError(f"checkpoint {path} is in the format of safetensors: rename it to end in .safetensors")
+    # PyTorch's are zip files, or pickles where they are old.
+    if path.suffix != ".safetensors" and not start.startswith((b"PK", b"\x80")):
+        raise UserError(f"checkpoint {path} cannot be read (it is no checkpoint of PyTorch): fetch it again")
+    if start.startswith(b"PK") and not zipfile.is_zipfile(path):
+        raise UserError(f"checkpoint {path} cannot be read (it is cut short): fetch it again")
+
+
 def _load_file(model: nn.Module, path: Path, name: str) -> None:
     try:
+        _check_kind(path)
         if _is_archive(path):
             with warnings.catch_warnings():
                 # TorchScript is deprecated; archives of 2021 stay what they are.
@@ -214,7 +240,12 @@ def _load_file(model: nn.Module, path: Path, name: str) -> None:
             if path.suffix == ".safetensors":
                 safe_open(path, "pt")  # reads the header: a truncated file fails here, before any tensor
             load_checkpoint(model, str(path))
-    except (SafetensorError, pickle.UnpicklingError, EOFError, OSError, zipfile.BadZipFile) as error:
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"checkpoint {path} cannot be read: it is damaged, or holds more than weights; fetch it again, or save the "
+            "model's state_dict alone"
+        ) from error
+    except (SafetensorError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise UserError(f"checkpoint {path} cannot be read ({_first_line(error)}): fetch it again") from error
     except (RuntimeError, KeyError, StopIteration, AttributeError, TypeError, ValueError) as error:
         other_model = "state_dict" in str(error)  # torch lists every missing and unexpected name
@@ -226,4 +257,4 @@ def _load_file(model: nn.Module, path: Path, name: str) -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return textwrap.shorten((str(error).strip().splitlines() or [type(error).__name__])[0], 200, placeholder=" ...")

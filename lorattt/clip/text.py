@@ -75,7 +75,7 @@ def class_features(
         if template.count("{}") != 1:
             raise UserError(f"template {template!r}: it must contain {{}} exactly once, for the class name")
     device = next(model.parameters()).device
-    texts = [template.format(name) for name in class_names for template in templates]
+    texts = [template.replace("{}", name) for name in class_names for template in templates]
     tokens = tokenizer(texts)
     _refuse_cut_texts(tokenizer, texts, tokens)
     # Sequences of like length share a chunk, so that each chunk is cut as short as it can be.

@@ -175,7 +175,7 @@ class FolderSourceData(ListedSourceData):
 
     Args:
         root: Folder with one folder of images per class.
-        class_names: Names of the classes: null for the folders' names, ``imagenet`` for folders named by
+        class_names: Names of the classes: null for the folders' names, a list, ``imagenet`` for folders named by
             wnid, or a ``.txt`` or ``.json`` file.
         shots: Training images of each class; all that are not held out where null.
         items: A list of images that an earlier run wrote, in place of drawing; ``shots`` is not used then.
@@ -201,7 +201,7 @@ class FolderSourceData(ListedSourceData):
         self,
         root: str,
         *,
-        class_names: str | None = None,
+        class_names: list[str] | str | None = None,
         shots: int | None = None,
         items: str | None = None,
         draw_seed: int = 1,

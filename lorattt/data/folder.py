@@ -2,8 +2,9 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lorattt.data.datamodule import EpisodeData
 from lorattt.data.imagenet_family import imagenet_names
@@ -24,9 +25,9 @@ class ImageFolder(ListedImages):
     Args:
         root: The folder.
         class_names: Where the names come from: the folders' names (null, with underscores read as
-            spaces), ``imagenet`` for folders named by wnid, or a file: ``.txt`` with one name per line in
-            the order of the sorted folders, ``.json`` with a list in that order or an object from folder to
-            name.
+            spaces), a list in the order of the sorted folders, ``imagenet`` for folders named by wnid, or a
+            file: ``.txt`` with one name per line in that order, ``.json`` with a list in that order or an
+            object from folder to name.
         max_pixels: The largest width times height that is read.
 
     Raises:
@@ -34,10 +35,15 @@ class ImageFolder(ListedImages):
             names do not match the folders.
     """
 
-    def __init__(self, root: Path, class_names: str | None = None, max_pixels: int = MAX_PIXELS) -> None:
+    def __init__(
+        self, root: Path, class_names: Sequence[str] | str | None = None, max_pixels: int = MAX_PIXELS
+    ) -> None:
         check_max_pixels(max_pixels)
         if not root.is_dir():
-            raise UserError(f"data.root {root}: no such folder")
+            problem = "a file, not a folder" if root.exists() else "no such folder"
+            raise UserError(
+                f"data.root {root}: {problem}; name the folder that holds the images, seen from {Path.cwd()}"
+            )
         found = images_below(root)
         if not found:
             raise UserError(
@@ -81,46 +87,61 @@ def _leads_back(folder: str) -> bool:
     return any(os.path.realpath(above) == target for above in Path(folder).parents)
 
 
-def names_of(folders: list[str], source: str | None) -> list[str]:
+def names_of(folders: list[str], source: Sequence[str] | str | None) -> list[str]:
     """Class names in label order.
 
     Args:
         folders: The class folders, sorted; empty where there are none, and any number of names will do.
-        source: Null, ``imagenet``, or a ``.txt`` or ``.json`` file, see :class:`ImageFolder`.
+        source: Null, the names, ``imagenet``, or a ``.txt`` or ``.json`` file, see :class:`ImageFolder`.
 
     Raises:
-        UserError: If the file cannot be read, holds no names, or does not match the folders.
+        UserError: If the file cannot be read, holds no names or what is none, or does not match the folders.
     """
     if source is None:
         return [folder.replace("_", " ") for folder in folders]
     if source == IMAGENET:
         return _looked_up(folders, imagenet_names(), "the ImageNet classes", "folders must be named by wnid")
+    if not isinstance(source, str):
+        return _checked(list(source), folders, "data.class_names")
     path = Path(source).expanduser()
     if not path.is_file():
         raise UserError(f"data.class_names {source!r}: no such file (and the only built-in list is {IMAGENET!r})")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # with the mark that Windows' editors put first, or without
     except UnicodeDecodeError as error:
-        raise UserError(f"data.class_names {path} is not a text file in UTF-8: {error}") from error
+        raise UserError(f"data.class_names {path} is not a text file in UTF-8 ({error}): save it as UTF-8") from error
     if path.suffix == ".json":
         try:
             content = json.loads(text)
         except ValueError as error:
             raise UserError(f"data.class_names {path} is not valid JSON: {error}") from error
+        values = content.values() if isinstance(content, dict) else content if isinstance(content, list) else ()
         if isinstance(content, dict) and content:
-            mapping = {str(key): str(value) for key, value in content.items()}
-            return _looked_up(folders, mapping, str(path), "add it to the file")
-        names = [str(name) for name in content] if isinstance(content, list) else []
+            _refuse_no_names(list(values), f"data.class_names {path}")
+            return _looked_up(folders, content, str(path), "add it to the file")
+        names = list(values)
     else:
         names = [line.strip() for line in text.splitlines() if line.strip()]
     if not names:
         raise UserError(f"data.class_names {path} holds no names: one per line, or a JSON list or object")
+    return _checked(names, folders, f"data.class_names {path}")
+
+
+def _checked(names: list[str], folders: list[str], what: str) -> list[str]:
+    _refuse_no_names(names, what)
     if folders and len(names) != len(folders):
         raise UserError(
-            f"data.class_names {path} has {len(names)} names but the dataset has {len(folders)} class folders: "
+            f"{what} has {len(names)} names but the dataset has {len(folders)} class folders: "
             "give one name per folder, in sorted order, or a JSON object from folder to name"
         )
     return names
+
+
+def _refuse_no_names(values: list[Any], what: str) -> None:
+    for number, value in enumerate(values, 1):
+        if not isinstance(value, str) or not value.strip():
+            shown = "blank" if isinstance(value, str) else f"{json.dumps(value)}, not a text"
+            raise UserError(f"{what}: name {number} is {shown}: give every class a name")
 
 
 def _looked_up(folders: list[str], names: dict[str, str], where: str, mend: str) -> list[str]:
@@ -137,8 +158,8 @@ class ImageFolderData(EpisodeData):
 
     Args:
         root: Folder with one folder of images per class, or with images alone (for ``predict``).
-        class_names: Names of the classes: null for the folders' names, ``imagenet`` for folders named by
-            wnid, or a ``.txt`` or ``.json`` file.
+        class_names: Names of the classes: null for the folders' names, a list in the order of the sorted
+            folders, ``imagenet`` for folders named by wnid, or a ``.txt`` or ``.json`` file.
         batch_size: Images adapted at once (E). Predictions do not depend on it.
         workers: Processes that read images and make views.
         limit: Use only so many images, evenly spread over the dataset; all where null.
@@ -150,7 +171,7 @@ class ImageFolderData(EpisodeData):
         self,
         root: str,
         *,
-        class_names: str | None = None,
+        class_names: list[str] | str | None = None,
         batch_size: int = 8,
         workers: int = 2,
         limit: int | None = None,

@@ -29,10 +29,12 @@ def agree_on_classes(own: Sequence[str] | None, known: Sequence[str]) -> list[st
     """The class names of a run: the model's own, else those that the data knows.
 
     Raises:
-        UserError: If both are known and differ in number.
+        UserError: If both are known and differ in number, or one of the model's own is blank.
     """
     if own is None:
         return list(known)
+    if blank := [number for number, name in enumerate(own, 1) if not name.strip()]:
+        raise UserError(f"model.class_names: name {blank[0]} is blank: give every class a name")
     if known and len(own) != len(known):
         raise UserError(
             f"model.class_names has {len(own)} names but the dataset has {len(known)} classes: "
@@ -147,8 +149,8 @@ class Method(LightningModule):
         """Agree with the data on class names and views, before anything is computed.
 
         Raises:
-            UserError: If the method cannot do this stage, the class lists differ in length, or gradients
-                are needed and the Trainer forbids them.
+            UserError: If the method cannot do this stage, the data has no images to classify, the class lists differ in
+                length, or gradients are needed and the Trainer forbids them.
         """
         if stage == TrainerFn.FITTING:
             raise UserError(f"{type(self).__name__} has nothing to fit: use test, validate or predict")
@@ -161,6 +163,11 @@ class Method(LightningModule):
             raise UserError(f"{type(self).__name__} needs gradients at test time: set trainer.inference_mode to false")
         source = cast("EpisodeSource | None", getattr(self.trainer, "datamodule", None))
         if source is not None:
+            if not hasattr(source, "class_names"):
+                raise UserError(
+                    f"{type(source).__name__} has no images to classify: use --data ImageFolderData, ImagesData, "
+                    "BenchmarkData or DemoData"
+                )
             self.class_names = agree_on_classes(self.class_names, source.class_names)
             self.template = getattr(source, "template", None)
             make = self.make_views()

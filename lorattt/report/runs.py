@@ -5,6 +5,7 @@ predictions of one method; a run of several methods has a folder for each of the
 """
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -202,7 +203,8 @@ def _results_below(folder: Path) -> list[Path]:
     for above, folders, names in os.walk(folder):
         folders.sort()  # the order of the runs is that of their names
         files += [Path(above, name) for name in names if name == RESULTS_FILE]
-        parts += [Path(above, name) for name in sorted(names) if any(fnmatch(name, each) for each in _PARTS)]
+        begun = [Path(above, name) for name in sorted(names) if any(fnmatch(name, each) for each in _PARTS)]
+        parts += [path for path in begun if path.stat().st_size]  # an empty one: ended by a mistake, before any image
     for part in parts:
         # Of several methods, the devices' files lie above the folders of the methods.
         if part.parent / RESULTS_FILE not in files and not _all_there(part.parent, files):
@@ -229,7 +231,7 @@ def _run(file: Path, name: str | None, several: bool) -> Run:
         name=f"{name} {row['method']}" if name and several else name,
         corruption=None if corruption is None else Corruption(**{key: corruption[key] for key in _CORRUPTION}),
         shared_with=tuple(row.get("shared_with", ())),
-        measures={key: float(row[key]) for key in row if key.endswith(("_before", "_after"))},
+        measures={key: _number(row[key]) for key in row if key.endswith(("_before", "_after"))},
         results=row,
         **{key: row[key] for key in _STATED},
     )
@@ -255,9 +257,15 @@ def _read(file: Path) -> dict[str, Any]:
             raise UserError(f"{file}: corruption is no object: run again")
         _check(file, row["corruption"], _CORRUPTION, "corruption.")
     for key, value in row.items():
-        if key.endswith(("_before", "_after")) and (isinstance(value, bool) or not isinstance(value, int | float)):
+        if not key.endswith(("_before", "_after")) or value is None:  # a measure of answers that are not finite
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float):
             raise UserError(f"{file}: {key} is {value!r}, not a number: run again")
     return row
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
 
 
 def _check(file: Path, row: dict[str, Any], stated: dict[str, tuple[type, ...]], above: str = "") -> None:

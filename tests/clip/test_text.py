@@ -47,6 +47,12 @@ def test_class_features_are_the_mean_of_unit_vectors(
     torch.testing.assert_close(ours, torch.stack(expected).float(), rtol=1e-5, atol=1e-6)
 
 
+def test_other_braces_of_a_template_are_text(model: open_clip.CLIP, tokenizer: open_clip.SimpleTokenizer) -> None:
+    ours = class_features(model, tokenizer, ["cat"], ["{{ {name} {} {0"])
+    expected = F.normalize(model.encode_text(tokenizer(["{{ {name} cat {0"])), dim=-1)
+    torch.testing.assert_close(ours, expected.float(), rtol=1e-5, atol=1e-6)
+
+
 def test_another_kind_of_text_tower_gets_whole_sequences(tokenizer: open_clip.SimpleTokenizer) -> None:
     torch.manual_seed(0)
     text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1, "no_causal_mask": True}

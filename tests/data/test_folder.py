@@ -83,6 +83,22 @@ def test_names_from_a_text_file_in_the_order_of_the_folders(tmp_path: Path) -> N
     assert ImageFolder(root, names).class_names == ["cat", "dog", "café"]
 
 
+def test_names_in_a_file_that_begins_with_a_byte_order_mark(tmp_path: Path) -> None:
+    """As editors on Windows write them; the mark is no part of the first name."""
+    root = shape(tmp_path / "root", "n2", "n1")
+    for name, text in (("names.txt", "cat\ndog\n"), ("list.json", '["cat", "dog"]')):
+        (tmp_path / name).write_bytes(text.encode("utf-8-sig"))
+        assert ImageFolder(root, str(tmp_path / name)).class_names == ["cat", "dog"]
+
+
+def test_names_as_a_list(tmp_path: Path) -> None:
+    root = shape(tmp_path / "root", "n2", "n1")
+    assert ImageFolder(root, ["one", "two"]).class_names == ["one", "two"]
+    for names, told in ((["one"], "has 1 names"), (["one", " "], "name 2 is blank")):
+        with pytest.raises(UserError, match=told):
+            ImageFolder(root, names)
+
+
 def test_names_from_a_json_list_or_object(tmp_path: Path) -> None:
     root = shape(tmp_path / "root", "n2", "n1")
     one = write(tmp_path / "list.json", json.dumps(["cat", "dog"]))
@@ -123,8 +139,9 @@ def test_names_for_loose_images_are_taken_as_they_are(tmp_path: Path) -> None:
 
 
 def test_a_missing_root_is_named(tmp_path: Path) -> None:
-    for root in (tmp_path / "missing", Path(write(tmp_path / "file.png", ""))):
-        with pytest.raises(UserError, match=rf"^data\.root {root}: no such folder$"):
+    told = {tmp_path / "missing": "no such folder", Path(write(tmp_path / "file.png", "")): "a file, not a folder"}
+    for root, problem in told.items():
+        with pytest.raises(UserError, match=rf"^data\.root {root}: {problem}; name the folder that holds the images"):
             ImageFolder(root)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 sys.path.insert(0, str(Path(__file__).parent))  # also where this file is imported, not run
 
@@ -28,17 +28,21 @@ KINDS: tuple[ModuleType, ...] = (replay_lora_ttt, replay_mta_zero, replay_tpt)
 
 def main(files: list[str]) -> int:
     """Replay the files; 0 if all are ok."""
-    rows = [replay(Path(name)) for name in files]
-    for row in rows:
-        print(json.dumps(row))
+    rows = []
+    for name in files:
+        rows.append(replay(Path(name)))
+        print(json.dumps(rows[-1]), flush=True)
     return 0 if rows and all(row["ok"] for row in rows) else 1
 
 
 def replay(path: Path) -> dict[str, Any]:
     """One file's row."""
-    with safe_open(path, "pt") as file:
-        config: dict[str, Any] = json.loads(file.metadata()["config"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    try:
+        with safe_open(path, "pt") as file:
+            config: dict[str, Any] = json.loads(file.metadata()["config"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise SystemExit(f"{path}: no file of the golden format ({type(error).__name__}: {error})") from error
     for kind in KINDS:
         if kind.knows(config):
             return {"file": path.name, **kind.replay(config, tensors)}

@@ -90,10 +90,13 @@ def test_replay_command_fails_on_wrong_numbers(tmp_path: Path) -> None:
         metadata = file.metadata()
     tensors["ep1.adapted_logits"] = tensors["ep1.adapted_logits"] + 0.01
     save_file(tensors, tmp_path / "wrong.safetensors", metadata)
+    (tmp_path / "cut.safetensors").write_bytes(FILES[0].read_bytes()[:100])
     command = [sys.executable, str(GOLDEN / "replay.py"), str(FILES[0]), str(tmp_path / "wrong.safetensors")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, str(tmp_path / "cut.safetensors")], capture_output=True, text=True, check=False)
     rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [row["ok"] for row in rows] == [True, False]
+    assert [row["ok"] for row in rows] == [True, False], "of the files before the one that is cut short"
+    assert "cut.safetensors: no file of the golden format" in done.stderr
+    assert "Traceback" not in done.stderr
     assert done.returncode == 1
 
 

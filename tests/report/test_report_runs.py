@@ -1,6 +1,7 @@
 """Run folders read back, and every way in which they can be bad: one line that names the thing."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,23 @@ def test_no_runs(tmp_path: Path) -> None:
     _refused(tmp_path, "no results.json")
     (tmp_path / "config.yaml").write_text("a: 1")
     _refused(tmp_path / "config.yaml", "is no folder")
+
+
+def test_a_run_that_ended_before_its_first_image_is_passed_over(tmp_path: Path) -> None:
+    write_run(tmp_path / "done")
+    (tmp_path / "refused").mkdir()
+    (tmp_path / "refused" / "journal.rank0.jsonl").touch()
+    assert [run.folder for run in find_runs([str(tmp_path)])] == [tmp_path / "done"]
+
+
+def test_measures_of_answers_that_are_not_finite_are_null_in_the_file(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    change_results(tmp_path, nll_before=0.25, nll_after=0.5)
+    file = tmp_path / "results.json"
+    file.write_text(file.read_text(encoding="utf-8").replace("0.25", "null"), encoding="utf-8")
+    (found,) = find_runs([str(tmp_path)])
+    assert math.isnan(found.measures["nll_before"])
+    assert found.measures["nll_after"] == 0.5
 
 
 def test_half_written(tmp_path: Path) -> None:

@@ -1,0 +1,98 @@
+"""What the parser lets through and nothing could run with: files that are no text, groups without keys, values."""
+
+import typing
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+
+from lorattt.cli.report import BASES, import_class, known_classes
+from lorattt.errors import UserError
+
+_COMMANDS = ("fit", "validate", "test", "predict")
+_CONFIG = ("-c", "--config")
+_YAML = (".yaml", ".yml")
+_SEEDS = 2**32
+# Whole modules in another dtype: what must stay in float32, such as the sums behind results, would be in it as well.
+_REFUSED_PRECISIONS = ("16-true", "bf16-true", "64-true", "64")
+
+
+def check_config_files(args: Sequence[Any]) -> None:
+    """Look at the configuration files that the arguments name.
+
+    Args:
+        args: The command line, the program's name left out.
+
+    Raises:
+        UserError: If one is given without ``-c``, is empty, or is not a text.
+    """
+    words = [str(word) for word in args]
+    if len(words) > 1 and words[0] in _COMMANDS and words[1].endswith(_YAML):
+        raise UserError(f"{words[1]}: put -c before a configuration: lorattt {words[0]} -c {words[1]}")
+    for before, word in zip(["", *words], words, strict=False):
+        option, _, value = word.partition("=")
+        path = Path(word if before in _CONFIG else value)
+        if (before not in _CONFIG and option not in _CONFIG) or not path.is_file():
+            continue
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"config {path} is not a text file in UTF-8: name a YAML file") from error
+        except OSError as error:
+            raise UserError(f"config {path} cannot be read ({error.strerror}): name a YAML file") from error
+        if not text.strip():
+            raise UserError(f"config {path} is empty: name a YAML file with keys, or leave it out")
+
+
+def check_values(config: Namespace) -> None:
+    """Look at the values of a command.
+
+    Args:
+        config: What was parsed, before anything is made of it.
+
+    Raises:
+        UserError: If one cannot be run with.
+    """
+    seed = config.get("seed_everything")
+    if isinstance(seed, int) and not 0 <= seed < _SEEDS:
+        raise UserError(f"seed_everything {seed}: it must be from 0 to {_SEEDS - 1}")
+    precision = str(config.get("trainer.precision"))
+    if precision in _REFUSED_PRECISIONS:
+        raise UserError(
+            f"trainer.precision {precision}: leave it at its default; model.clip.dtype bf16 or fp16 puts the frozen "
+            "towers in half precision"
+        )
+    for place in ("model", "data"):
+        given = config.get(place)
+        if isinstance(given, Namespace) and (path := given.get("class_path")):
+            kind = import_class(path)
+            if kind in BASES:
+                raise UserError(
+                    f"{place}: {kind.__name__} is what others are made of; known are {', '.join(known_classes(place))}"
+                )
+            _check_groups(place, kind, given.get("init_args"))
+
+
+def _check_groups(place: str, kind: type, given: Any) -> None:
+    """Keys that are dataclasses have keys of their own; the parser takes null for them, their classes do not."""
+    for name, group in _hints_of(kind).items():
+        if isinstance(given, Namespace) and name in given and isinstance(group, type) and is_dataclass(group):
+            value = given.get(name)
+            if not isinstance(value, Namespace | dict | group):
+                keys = ", ".join(field.name for field in fields(group))
+                shown = "null" if value is None else value
+                raise UserError(
+                    f"{place}.{name}: expected keys below it ({keys}), got {shown}; leave it out for the defaults"
+                )
+
+
+def _hints_of(kind: type) -> dict[str, Any]:
+    """The types of a class's arguments, with those that it may hand on to the classes that it is made of."""
+    hints: dict[str, Any] = {}
+    for each in reversed(kind.__mro__):
+        with suppress(NameError, TypeError):  # of a user's class: names that are there for type checkers alone
+            hints |= typing.get_type_hints(each.__init__)  # type: ignore[misc]  # a class's, not an instance's
+    return hints

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lorattt.callbacks.base import RunObserver, answers_of, members_of
@@ -54,6 +53,7 @@ class PredictionsWriter(RunObserver):
         self.seconds = 0.0
         self.totals = Totals()
         self._skipped = 0
+        self._measures = False
         self._top_k = 1
         self._members: dict[str, Any] = {}
         self._journal: Journal | None = None
@@ -69,6 +69,7 @@ class PredictionsWriter(RunObserver):
         self.resumed, self.right = 0, (0, 0, 0)
         if stage not in _STAGES:
             return
+        self._measures = stage != "predict"
         done: dict[int, str] = {}
         again: list[int] = []
         problem = ""
@@ -164,14 +165,14 @@ class PredictionsWriter(RunObserver):
         self.classified, problem = classified, ""
         if trainer.is_global_zero:
             try:
-                self._merge(find_run_folder(trainer), module, skipped, trainer.state.fn != TrainerFn.PREDICTING)
+                self._merge(find_run_folder(trainer), module, skipped)
             except UserError as error:
                 problem = str(error)
         problem = trainer.strategy.broadcast(problem)
         if problem:
             raise UserError(problem)
 
-    def _merge(self, folder: Path, module: Any, skipped: int, measured: bool) -> None:
+    def _merge(self, folder: Path, module: Any, skipped: int) -> None:
         found = read_journals(folder)
         missing = self.resumed + self.classified + skipped - len(found.done) - len(found.bad)
         if missing > 0:
@@ -179,7 +180,7 @@ class PredictionsWriter(RunObserver):
                 f"{folder}: the journals of some devices are not there ({missing} images are missing): "
                 "name a run.folder on a file system that all nodes share"
             )
-        if found.bad and not found.done and measured:
+        if found.bad and not found.done and self._measures:
             (first,) = entries_at([found.bad[min(found.bad)]])
             remove_journals(folder)  # there is nothing in them to go on with
             raise UserError(

@@ -118,7 +118,7 @@ def table(row: dict[str, Any], folder: Path) -> str:
             digits = _DIGITS[key]
             lines.append(f"{title:8}  {before:8.{digits}f}  {after:8.{digits}f}  {after - before:+8.{digits}f}")
         lines.append("")
-    return "\n".join(["", *lines, _costs(row, ""), *_losses(row), f"written to {folder}"])
+    return "\n".join(["", *lines, _costs(row, ""), *_kept(row), *_troubles(row), f"written to {folder}"])
 
 
 def table_of_several(rows: list[dict[str, Any]], folder: Path) -> str:
@@ -134,15 +134,10 @@ def table_of_several(rows: list[dict[str, Any]], folder: Path) -> str:
             cells += [f"{change:+17.2f}"] if when == "after" else []
             lines.append("  ".join([f"{name:{width}}", *cells]))
         lines.append("")
-    fallbacks = [
-        f"{row['method']}: {row['fallbacks']} images kept their zero-shot prediction (adaptation not finite)"
-        for row in rows
-        if row["fallbacks"]
-    ]
-    skipped = [f"{first['skipped']} images could not be read"] if first["skipped"] else []
+    fallbacks = [f"{row['method']}: {line}" for row in rows for line in _kept(row)]
     last = f"written to {folder}, a folder for each method"
     costs = _costs(first, " for all methods together")
-    return "\n".join(["", *lines, costs, *fallbacks, *skipped, *_troubles(first), last])
+    return "\n".join(["", *lines, costs, *fallbacks, *_troubles(first), last])
 
 
 def _scaled(row: dict[str, Any], key: str, when: str) -> float:
@@ -156,15 +151,16 @@ def _costs(row: dict[str, Any], whose: str) -> str:
     return f"{row['images_per_second']:.1f} images/s{whose}, peak memory {memory:,.0f} MiB, seed {row['seed']}"
 
 
-def _losses(row: dict[str, Any]) -> list[str]:
-    kept, skipped = row["fallbacks"], row["skipped"]
-    lines = [f"{kept} images kept their zero-shot prediction (adaptation not finite)"] if kept else []
-    return [*lines, *([f"{skipped} images could not be read"] if skipped else []), *_troubles(row)]
+def _kept(row: dict[str, Any]) -> list[str]:
+    count = row["fallbacks"]
+    return [f"{count} images kept their zero-shot prediction (adaptation not finite)"] if count else []
 
 
 def _troubles(row: dict[str, Any]) -> list[str]:
     """What did not end the run; results of an earlier version do not tell it."""
     lines = []
+    if count := row["skipped"]:
+        lines.append(f"{count} images could not be read")
     if count := row.get("not_finite"):
         lines.append(
             f"{count} images have no finite answer without adaptation: try model.clip.dtype fp32, or a fresh checkpoint"

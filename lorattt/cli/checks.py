@@ -1,15 +1,13 @@
 """What the parser lets through and nothing could run with: files that are no text, groups without keys, values."""
 
-import typing
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 
-from lorattt.cli.report import BASES, import_class, known_classes
+from lorattt.cli.report import BASES, hints_of, import_class, known_classes
 from lorattt.errors import UserError
 
 _COMMANDS = ("fit", "validate", "test", "predict")
@@ -78,7 +76,7 @@ def check_values(config: Namespace) -> None:
 
 def _check_groups(place: str, kind: type, given: Any) -> None:
     """Keys that are dataclasses have keys of their own; the parser takes null for them, their classes do not."""
-    for name, group in _hints_of(kind).items():
+    for name, group in hints_of(kind).items():
         if isinstance(given, Namespace) and name in given and isinstance(group, type) and is_dataclass(group):
             value = given.get(name)
             if not isinstance(value, Namespace | dict | group):
@@ -87,12 +85,3 @@ def _check_groups(place: str, kind: type, given: Any) -> None:
                 raise UserError(
                     f"{place}.{name}: expected keys below it ({keys}), got {shown}; leave it out for the defaults"
                 )
-
-
-def _hints_of(kind: type) -> dict[str, Any]:
-    """The types of a class's arguments, with those that it may hand on to the classes that it is made of."""
-    hints: dict[str, Any] = {}
-    for each in reversed(kind.__mro__):
-        with suppress(NameError, TypeError):  # of a user's class: names that are there for type checkers alone
-            hints |= typing.get_type_hints(each.__init__)  # type: ignore[misc]  # a class's, not an instance's
-    return hints

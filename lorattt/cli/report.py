@@ -11,6 +11,8 @@ import inspect
 import re
 import typing
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -213,13 +215,22 @@ def import_class(path: str) -> type:
 
 def _keys_of(thing: type) -> Iterator[str]:
     """The parameters of a class, with the fields of those that are dataclasses."""
-    hints = typing.get_type_hints(thing.__init__) if thing is not Trainer else {}  # type: ignore[misc]
+    hints = hints_of(thing) if thing is not Trainer else {}
     for name in inspect.signature(thing).parameters:
         if name == "seed":
             continue
         yield name
         if dataclasses.is_dataclass(hint := hints.get(name)):
             yield from (f"{name}.{field.name}" for field in dataclasses.fields(hint))
+
+
+def hints_of(kind: type) -> dict[str, Any]:
+    """The types of a class's arguments, with those that it may hand on to the classes that it is made of."""
+    hints: dict[str, Any] = {}
+    for each in reversed(kind.__mro__):
+        with suppress(NameError, TypeError):  # of a user's class: names that are there for type checkers alone
+            hints |= typing.get_type_hints(each.__init__)  # type: ignore[misc]  # a class's, not an instance's
+    return hints
 
 
 def _subclasses(base: type) -> Iterable[type]:

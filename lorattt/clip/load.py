@@ -213,15 +213,14 @@ def _build_demo(config: dict[str, Any], dtype: Dtype) -> open_clip.CLIP:
 
 def _check_kind(path: Path) -> None:
     """Refuse what is no checkpoint by its first bytes, where the libraries would say something else of it."""
-    if path.suffix in (".npz", ".npy"):  # NumPy's, which open_clip reads as well
+    if path.suffix in (".safetensors", ".npz", ".npy"):  # with readers of their own, NumPy's in open_clip
         return
     with path.open("rb") as file:
         start = file.read(9)
-    tensors = start[8:] == b"{"  # safetensors: eight bytes of a length, then JSON
-    if path.suffix != ".safetensors" and tensors:
+    if start[8:] == b"{":  # safetensors: eight bytes of a length, then JSON
         raise UserError(f"checkpoint {path} is in the format of safetensors: rename it to end in .safetensors")
     # PyTorch's are zip files, or pickles where they are old.
-    if path.suffix != ".safetensors" and not start.startswith((b"PK", b"\x80")):
+    if not start.startswith((b"PK", b"\x80")):
         raise UserError(f"checkpoint {path} cannot be read (it is no checkpoint of PyTorch): fetch it again")
     if start.startswith(b"PK") and not zipfile.is_zipfile(path):
         raise UserError(f"checkpoint {path} cannot be read (it is cut short): fetch it again")

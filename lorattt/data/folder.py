@@ -115,11 +115,10 @@ def names_of(folders: list[str], source: Sequence[str] | str | None) -> list[str
             content = json.loads(text)
         except ValueError as error:
             raise UserError(f"data.class_names {path} is not valid JSON: {error}") from error
-        values = content.values() if isinstance(content, dict) else content if isinstance(content, list) else ()
         if isinstance(content, dict) and content:
-            _refuse_no_names(list(values), f"data.class_names {path}")
+            refuse_no_names(list(content.values()), f"data.class_names {path}")
             return _looked_up(folders, content, str(path), "add it to the file")
-        names = list(values)
+        names = content if isinstance(content, list) else []
     else:
         names = [line.strip() for line in text.splitlines() if line.strip()]
     if not names:
@@ -128,7 +127,7 @@ def names_of(folders: list[str], source: Sequence[str] | str | None) -> list[str
 
 
 def _checked(names: list[str], folders: list[str], what: str) -> list[str]:
-    _refuse_no_names(names, what)
+    refuse_no_names(names, what)
     if folders and len(names) != len(folders):
         raise UserError(
             f"{what} has {len(names)} names but the dataset has {len(folders)} class folders: "
@@ -137,7 +136,16 @@ def _checked(names: list[str], folders: list[str], what: str) -> list[str]:
     return names
 
 
-def _refuse_no_names(values: list[Any], what: str) -> None:
+def refuse_no_names(values: list[Any], what: str) -> None:
+    """Refuse a blank name, or a value that is no text.
+
+    Args:
+        values: What stands where the names should be.
+        what: Where they stand, for the message.
+
+    Raises:
+        UserError: If one is no name.
+    """
     for number, value in enumerate(values, 1):
         if not isinstance(value, str) or not value.strip():
             shown = "blank" if isinstance(value, str) else f"{json.dumps(value)}, not a text"

@@ -10,7 +10,7 @@ from typing import Literal
 from PIL import Image
 
 from lorattt.data.datamodule import EpisodeData
-from lorattt.data.folder import IMAGENET, images_below, names_of
+from lorattt.data.folder import IMAGENET, images_below, names_of, refuse_no_names
 from lorattt.data.images import IMAGE_ENDINGS, MAX_PIXELS, check_max_pixels, read_image
 from lorattt.data.source import UNKNOWN_LABEL
 from lorattt.errors import UserError
@@ -141,8 +141,7 @@ def loose_class_names(names: Sequence[str] | str, key: str = "data.class_names")
         found, where = [name.strip() for name in names], key
     if not found:
         raise UserError(f"{where} is empty: give at least one name")
-    if not all(found):
-        raise UserError(f"{where}: name {found.index('') + 1} is blank")
+    refuse_no_names(found, where)
     twice = [name for name, count in Counter(found).items() if count > 1]
     if twice:
         raise UserError(f"{where} has {twice[0]!r} more than once: remove it, or tell the classes apart by name")

@@ -108,6 +108,29 @@ def test_presets_differ_as_the_paper_and_the_code_do() -> None:
     assert all(arg["clip"]["model"] == "ViT-B-16-quickgelu" for arg in args.values())
 
 
+def test_several_has_each_methods_own_settings() -> None:
+    """But for what all of them share, which is TPT's AugMix alone."""
+    for name, lora, tpt in (
+        ("several", "lora_ttt_paper_ood", "tpt"),
+        ("several_fine_grained", "lora_ttt_paper_fine_grained", "tpt_fine_grained"),
+    ):
+        whole = _config(f"methods/{name}")["model"]["init_args"]
+        own = {"lora_ttt": lora, "tpt": tpt, "mta": "mta", "zero": "zero", "mean_of_views": "mean_of_views"}
+        for method, options in whole["options"].items():
+            preset = _config(f"methods/{own[method]}")["model"]["init_args"]
+            assert preset["clip"] == whole["clip"]
+            assert preset["views"] == whole["views"] or (method, preset["views"]["augmix"]) == ("tpt", True)
+            for key, value in options.items():
+                preset_value = preset[key]
+                if method == "zero":  # its file also has the default for ties
+                    preset_value = {each: preset_value[each] for each in value}
+                assert value == preset_value, f"{name}: {method}.{key}"
+    text = (ROOT / "methods" / "several_fine_grained.yaml").read_text(encoding="utf-8")
+    assert "tpt_fine_grained.yaml has TPT as published" in text
+    methods = _config("methods/several_fine_grained")["model"]["init_args"]["methods"]
+    assert {"zero_shot", "mean_of_views", "mta", "zero", "tpt", "lora_ttt"} == set(methods)
+
+
 def test_layers_of_files(cli: Cli, images: Path) -> None:
     """Method, data and trainer from a file each, the rest on the command line."""
     parts = ("methods/lora_ttt_paper_ood", "data/image_folder", "trainer/cpu")

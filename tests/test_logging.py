@@ -436,7 +436,7 @@ def test_what_is_not_installed_is_told_before_anything_is_loaded(
     monkeypatch.setattr("lorattt.callbacks.loggers._is_installed", lambda package: False)
     run = cli("test", *SMALL, *args)
     assert run.code == 2
-    assert run.err == f'lorattt: error: trainer.logger {name} is not installed: pip install "lorattt[{extra}]"\n'
+    assert run.err == f"lorattt: error: trainer.logger {name} is not installed: pip install {extra}\n"
     assert not list(run.cwd.iterdir())
     text = (CONFIGS.parents[1] / "pyproject.toml").read_text(encoding="utf-8")
     assert f"\n{extra} = [" in text.split("[project.optional-dependencies]")[1].split("\n[")[0]

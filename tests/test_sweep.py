@@ -19,7 +19,9 @@ from typing import Any
 import pytest
 import yaml
 
+from lorattt.errors import UserError
 from lorattt.sweep import scheduler
+from lorattt.sweep.check import check
 from lorattt.sweep.command import main
 from lorattt.sweep.folders import Result
 from lorattt.sweep.plan import plan
@@ -901,3 +903,72 @@ def test_two_runs_of_the_demo(
     assert "failed zero_shot/bad/seed-0: domain 'x' is not known" in out
     assert (Path("out/zero_shot/noise/seed-0") / "predictions.csv").exists()
     assert "0 runs to do" in (main(["sweep.yaml", "--only", "*/noise"]), capsys.readouterr().out)[1]
+
+
+# --- command lines that cannot be parsed ------------------------------------------------------------------
+
+
+def _sweep_of(**keys: Any) -> None:
+    model = {"model": "ZeroShot", "model.clip.model": "lorattt-demo", "model.clip.pretrained": "demo"}
+    spec = {
+        "methods": {"zero_shot": model, "mta": {**model, "model": "MTA", **keys}},
+        "datasets": {"noise": {"data": "DemoData"}, "fog": {"data": "DemoData", "data.images": 6}},
+        "seeds": [1, 2],
+        "out": "out",
+    }
+    Path("sweep.yaml").write_text(yaml.safe_dump(spec, sort_keys=False), encoding="utf-8")
+
+
+@pytest.mark.parametrize("options", [["--dry-run"], []], ids=["dry", "run"])
+def test_a_wrong_key_is_found_before_the_first_run(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    _sweep_of(**{"model.mta.outr": 3})
+    assert main(["sweep.yaml", *options]) == 2
+    printed = capsys.readouterr()
+    said = "mta/noise/seed-1: model.mta.outr: no such key; did you mean model.mta.outer?"
+    assert printed.err == f"lorattt: error: {said} (1 more of 4 are wrong as well)\n"
+    assert not list(tmp_path.rglob("command.json"))
+
+
+def test_each_method_and_dataset_is_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    _sweep_of()
+    last = "import json, sys; t = json.load(sys.stdin); print(json.dumps([' '.join(t[-1])] * len(t)))"
+    checker = [sys.executable, "-c", last]
+    runs = plan(read_sweep(Path("sweep.yaml")))
+    with pytest.raises(
+        UserError, match=r"^zero_shot/noise/seed-1: test .*fog/seed-1 \(3 more of 4 are wrong as well\)$"
+    ):
+        check(runs, checker)
+    fine = [sys.executable, "-c", "import json, sys; print(json.dumps([None] * len(json.load(sys.stdin))))"]
+    check(runs, fine)
+    with pytest.raises(UserError, match=r"^the command lines cannot be checked: ValueError: broken$"):
+        check(runs, [sys.executable, "-c", "raise ValueError('broken')"])
+
+
+def test_texts_of_a_sweep_arrive_as_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of words without quotes, true, false, null and decimal numbers are what they seem, and all others are texts."""
+    monkeypatch.chdir(tmp_path)
+    words = ["no", "on", "1_000", "2024-01-01", "12:30", "0x10", "007", "1e3", ".inf", "a b"]
+    numbers = {"8": 8, "-1": -1, "0.5": 0.5, "5.0e-3": 0.005, "true": True, "null": None}
+    lines = [f"    data.k{place}: {word}" for place, word in enumerate([*words, *numbers])]
+    text = "methods: {a: {model: ZeroShot}}\ndatasets:\n  d:\n    data: DemoData\n" + "\n".join(lines)
+    Path("sweep.yaml").write_text(text + "\nout: out\n", encoding="utf-8")
+    (run,) = plan(read_sweep(Path("sweep.yaml")))
+    found = [word.split("=", 1)[1] for word in run.arguments if word.startswith("--data.k")]
+    assert found[: len(words)] == words
+    assert [json.loads(word) for word in found[len(words) :]] == list(numbers.values())
+
+
+@pytest.mark.parametrize("text", ["1_000", "2024-01-01", "no", "1e3", "007", "it's", "a: b", "# a", "@a", " a "])
+def test_a_key_of_the_command_line_arrives_as_it_was_typed(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _sweep_of()
+    assert main(["sweep.yaml", "--dry-run", "--key", f"data.root={text}"], ["program"]) == 0
+    commands = [shlex.split(line) for line in capsys.readouterr().out.splitlines() if not line.startswith("#")]
+    assert all(f"--data.root={text}" in words for words in commands)

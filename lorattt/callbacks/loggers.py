@@ -12,12 +12,12 @@ from lightning.pytorch.utilities import rank_zero_only
 from lorattt.callbacks.run_csv import InRunFolder
 from lorattt.errors import UserError
 
-# A logger's class, by its last name, to the packages of which one must be there, and the extra that brings it.
-_NEEDS: Final[dict[str, tuple[tuple[str, ...], str]]] = {
-    "RunTensorBoard": (("tensorboard", "tensorboardX"), "tensorboard"),
-    "TensorBoardLogger": (("tensorboard", "tensorboardX"), "tensorboard"),
-    "RunWandb": (("wandb",), "wandb"),
-    "WandbLogger": (("wandb",), "wandb"),
+# A logger's class, by its last name, to the packages of which one must be there.
+_NEEDS: Final[dict[str, tuple[str, ...]]] = {
+    "RunTensorBoard": ("tensorboard", "tensorboardX"),
+    "TensorBoardLogger": ("tensorboard", "tensorboardX"),
+    "RunWandb": ("wandb",),
+    "WandbLogger": ("wandb",),
 }
 _WANDB_RUN: Final = re.compile(r"(?:offline-)?run-(\d{8}_\d{6})-(.+)")
 
@@ -32,9 +32,9 @@ def check_installed(logger: str) -> None:
         UserError: If it is not.
     """
     name = logger.rpartition(".")[2]
-    packages, extra = _NEEDS.get(name, ((), ""))
+    packages = _NEEDS.get(name, ())
     if packages and not any(map(_is_installed, packages)):
-        raise UserError(f'trainer.logger {name}: {packages[0]} is not installed: pip install "lorattt[{extra}]"')
+        raise UserError(f"trainer.logger {name}: {packages[0]} is not installed: pip install {packages[0]}")
 
 
 def _is_installed(package: str) -> bool:

@@ -4,7 +4,6 @@ import logging
 import sys
 import warnings
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -47,7 +46,8 @@ from lorattt.callbacks.stages import StageTimes
 from lorattt.callbacks.trace import TraceWriter
 from lorattt.callbacks.training import PromptWriter, RunCheckpoint
 from lorattt.cli.checks import check_config_files, check_values
-from lorattt.cli.report import condense, explain, one_line
+from lorattt.cli.parser import Parser
+from lorattt.cli.report import explain, one_line
 from lorattt.errors import UserError
 from lorattt.methods.base import Method
 from lorattt.methods.pretrain import PretrainCLIP
@@ -57,33 +57,6 @@ _DESCRIPTION = (
     "Test-time training for CLIP. Also: lorattt sweep, lorattt report, lorattt landscape, lorattt data check, lorattt "
     "data corruption-error, each with --help."
 )
-
-
-class _Parser(LightningArgumentParser):
-    """Reports a mistake as one line, without the usage of several hundred options."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # A shortened key would hide a typing error: --run.folde would be --run.folder.
-        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
-
-    def parse_args(  # type: ignore[override]  # as jsonargparse's own differs from argparse's
-        self,
-        args: Sequence[str] | None = None,
-        namespace: Namespace | None = None,
-        env: bool | None = None,
-        defaults: bool = True,
-        **kwargs: Any,
-    ) -> Namespace:
-        """Parse; jsonargparse hands ``--model.clip.pretrained null`` down to the class's parser as the text None."""
-        if not self.exit_on_error and args is not None:
-            args = [f"{arg.removesuffix('=None')}=null" if arg.endswith("=None") else arg for arg in args]
-        return super().parse_args(args, namespace, env, defaults, **kwargs)
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print and exit with code 2; parsers of nested classes leave that to the outermost one."""
-        if not self.exit_on_error:
-            super().error(message, ex)
-        _fail(condense(message))
 
 
 class LorattCLI(LightningCLI):
@@ -202,10 +175,15 @@ class LorattCLI(LightningCLI):
             )
 
 
-def main(args: ArgsType = None) -> None:
-    """Run the command line; a user's mistake ends it with one line and exit code 2."""
+def main(args: ArgsType = None, cli: type[LorattCLI] = LorattCLI) -> None:
+    """Run the command line; a user's mistake ends it with one line and exit code 2.
+
+    Args:
+        args: The arguments; those of the process where None.
+        cli: What parses and runs the commands of Lightning.
+    """
     given = sys.argv[1:] if args is None else args
-    kind, program, rest = LorattCLI, "lorattt", args
+    kind, program, rest = cli, "lorattt", args
     if isinstance(given, list) and given[:1] == ["landscape"]:
         from lorattt.cli.landscape import LandscapeCLI  # which is made of what stands here
 
@@ -241,10 +219,10 @@ def main(args: ArgsType = None) -> None:
                 },
                 save_config_callback=ConfigWriter,
                 save_config_kwargs={"save_to_log_dir": False},
-                parser_class=_Parser,
+                parser_class=Parser,
                 parser_kwargs={"prog": program, "version": __version__, "description": _DESCRIPTION},
                 args=rest,
-                run=kind is LorattCLI,
+                run=kind is cli,
             )
         except RunFinishedError as finished:
             if rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # of processes that something else started

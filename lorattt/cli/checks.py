@@ -9,11 +9,14 @@ from jsonargparse import Namespace
 
 from lorattt.cli.report import BASES, hints_of, import_class, known_classes
 from lorattt.errors import UserError
+from lorattt.methods.several import Several, members_options
+from lorattt.yaml_files import load_yaml
 
 _COMMANDS = ("fit", "validate", "test", "predict")
 _CONFIG = ("-c", "--config")
 _YAML = (".yaml", ".yml")
 _SEEDS = 2**32
+_SEED = "no such key; the seed of a run is seed_everything"
 # Whole modules in another dtype: what must stay in float32, such as the sums behind results, would be in it as well.
 _REFUSED_PRECISIONS = ("16-true", "bf16-true", "64-true", "64")
 
@@ -25,9 +28,12 @@ def check_config_files(args: Sequence[Any]) -> None:
         args: The command line, the program's name left out.
 
     Raises:
-        UserError: If one is given without ``-c``, is empty, or is not a text.
+        UserError: If one is given without ``-c``, is empty, is not a text, or gives a key twice; or if a seed is given
+            elsewhere than as ``seed_everything``, which would win without a word.
     """
     words = [str(word) for word in args]
+    if seeds := [word for word in words if word.split("=")[0] in ("--model.seed", "--model.init_args.seed")]:
+        raise UserError(f"{seeds[0].split('=')[0].removeprefix('--')}: {_SEED}")
     if len(words) > 1 and words[0] in _COMMANDS and words[1].endswith(_YAML):
         raise UserError(f"{words[1]}: put -c before a configuration: lorattt {words[0]} -c {words[1]}")
     for before, word in zip(["", *words], words, strict=False):
@@ -43,6 +49,11 @@ def check_config_files(args: Sequence[Any]) -> None:
             raise UserError(f"config {path} cannot be read ({error.strerror}): name a YAML file") from error
         if not text.strip():
             raise UserError(f"config {path} is empty: name a YAML file with keys, or leave it out")
+        contents = load_yaml(path, strict=True)
+        model = contents.get("model") if isinstance(contents, dict) else None
+        given = model.get("init_args") if isinstance(model, dict) else None
+        if isinstance(given, dict) and "seed" in given:
+            raise UserError(f"config {path}: model.init_args.seed: {_SEED}")
 
 
 def check_values(config: Namespace) -> None:
@@ -72,6 +83,8 @@ def check_values(config: Namespace) -> None:
                     f"{place}: {kind.__name__} is what others are made of; known are {', '.join(known_classes(place))}"
                 )
             _check_groups(place, kind, given.get("init_args"))
+            if issubclass(kind, Several):
+                members_options(given.get("init_args.methods") or [], given.get("init_args.options") or {})
 
 
 def _check_groups(place: str, kind: type, given: Any) -> None:

@@ -10,8 +10,9 @@ import importlib
 import inspect
 import re
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -45,6 +46,12 @@ _IMPORT_PATH = re.compile(r"(?!.*\.(?:ya?ml|json)$)[^\W\d]\w*(?:\.\w+)+")
 _PEER_LOST = re.compile(
     r"Connection (?:closed|reset) by peer|Connection was likely closed|Broken pipe|remote process exit"
 )
+_NO_VALUE = re.compile(r"argument (?:-\w/)?(--[\w.]+): expected one argument")
+_NO_CONFIG = re.compile(r"Unable to load config ['\"](.*)['\"]")
+_BELOW_NO_GROUP = re.compile(r"NestedArg\(key='([^']*)', val=.*\)")
+# What YAML reads as something else than a text.
+_NO_TEXT = re.compile(r"True|False|[-+]?\d[\d.e+-]*")
+_LONGEST = 120
 _EXPECTED = re.compile(r"Expected an? (?P<kind>.+?)(?:\. Got value: (?P<value>.*))?$", re.MULTILINE)
 
 
@@ -70,34 +77,65 @@ def explain(error: BaseException) -> str | None:
     return None
 
 
+def cut(text: str) -> str:
+    """A value that is quoted in a message, no longer than that one line can hold."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 4]} ..."
+
+
 def one_line(text: str) -> str:
     """The text without line breaks."""
     return " ".join(text.split())
 
 
-def condense(message: str) -> str:
-    """A report of the parser as one line."""
+def condense(message: str, typed: Sequence[str] = ()) -> str:
+    """A report of the parser as one line.
+
+    Args:
+        message: The report.
+        typed: The command line, for keys as they stand there, without the ``init_args`` that stand in files.
+    """
     path, owner, body = _innermost(message)
     if no_class := _NO_CLASS.search(message):
-        return _unknown_class(
-            ".".join(path).removesuffix(".init_args"), str(no_class["a"] or no_class["b"] or no_class["c"])
-        )
+        name = str(no_class["a"] or no_class["b"] or no_class["c"])
+        key = _spelled(".".join(path).removesuffix(".init_args"), typed)
+        fields = _fields(path, owner)  # of a group, for which the parser takes the value for the name of a class
+        return f"{key}: expected keys below it{fields}, got {cut(name)}" if fields else _unknown_class(key, name)
     if unknown := _UNKNOWN.search(body):
         group = [unknown["group"]] if unknown["group"] else []
-        key = str(unknown["a"] or unknown["b"] or unknown["c"] or unknown["d"])
-        return _unknown_key(path, ".".join([*group, key]), owner)
+        key = ".".join([*group, str(unknown["a"] or unknown["b"] or unknown["c"] or unknown["d"])])
+        whole = _spelled(".".join([*path, key]), typed)
+        return _unknown_key(whole.removesuffix(key), key, owner)
     if "arguments are required:" in body:
         return _required(path, body.split("arguments are required:")[1], owner)
     if '"subcommand"' in body:
         return "name a command: fit, validate, test or predict (lorattt --help tells more)"
+    if needs := _NO_VALUE.search(body):
+        return _without_value(needs[1], typed)
+    if unreadable := _NO_CONFIG.search(body):
+        path = path[:-1] if path[-2:-1] == path[-1:] else path  # the report says the last one twice
+        return (
+            f"{_spelled('.'.join(path), typed)}: expected keys below it{_fields(path, owner)}, got {cut(unreadable[1])}"
+        )
+    key = _spelled(".".join(path), typed)
     if found := list(_EXPECTED.finditer(body)):
         value = next((m["value"] for m in found if m["value"]), None) or _after(body, "Given value: ")
         kinds, value = dict.fromkeys(_kind(m["kind"]) for m in found), one_line(value)
         if path in (["model"], ["data"]) and _IMPORT_PATH.fullmatch(value) and _import_problem(value):
             return _unknown_class(path[0], value)  # its module raises what the parser takes for another kind of value
-        return f"{'.'.join(path)}: expected {' or '.join(kinds)}, got {value}"
+        if below := _BELOW_NO_GROUP.fullmatch(value):
+            return f"{key}.{below[1]}: no such key; {key} has no keys below it"
+        if "str" in kinds and _NO_TEXT.fullmatch(value):
+            return f"{key}: expected a text, got {value}: put it in quotes, as YAML reads no, on and 1e3 as no texts"
+        return f"{key}: expected {' or '.join(kinds)}, got {cut(value)}"
     body = body.replace("File does not exist:", "no such file")
-    return one_line(": ".join([".".join(path), body] if path else [body]))
+    return one_line(": ".join([key, body] if path else [body]))
+
+
+def _spelled(key: str, typed: Sequence[str]) -> str:
+    """A key as it was given: on the command line without ``init_args``, in a file with it."""
+    short = ".".join(part for part in key.split(".") if part != "init_args")
+    given = (word.split("=")[0].removeprefix("--").replace(".init_args", "") for word in typed)
+    return short if any(f"{word}.".startswith(f"{short}.") for word in given) else key
 
 
 def _innermost(message: str) -> tuple[list[str], str | None, str]:
@@ -112,7 +150,8 @@ def _innermost(message: str) -> tuple[list[str], str | None, str]:
         depth, start, first = indent, number + 1, line[place.end() :]
         if place["owner"]:
             owner = place["owner"]
-            path.append("init_args")
+            if not dataclasses.is_dataclass(_found(owner)):  # whose keys stand below it, in files as well
+                path.append("init_args")
         else:
             path += place["key"].split(".")
     body = [first]
@@ -138,34 +177,67 @@ def _kind(text: str) -> str:
     return {"NoneType": "null", "list": "a list, such as '[a, b]'", "tuple": "a list, such as '[a, b]'"}.get(text, text)
 
 
-def _unknown_key(path: list[str], key: str, owner: str | None) -> str:
-    prefix = ".".join(path) + "." if path else ""
-    known = (
-        list(_keys_of(import_class(owner))) if owner else [*_TOP, *_BELOW, *(f"trainer.{k}" for k in _keys_of(Trainer))]
-    )
-    if owner and key == "seed":
-        return f"{prefix}seed: no such key; the seed of a run is seed_everything"
-    first, _, rest = key.partition(".")
-    if not owner and rest and first not in _TOP and (top := difflib.get_close_matches(first, _TOP, n=1)):
-        return f"{prefix}{key}: no such key; did you mean {prefix}{top[0]}.{rest}?"
-    if key.rpartition(".")[2] == "class_path":
-        return f"{prefix}{key}: no such key; beside class_path, the keys of a class stand below init_args"
-    if owner and owner.startswith("lightning."):
-        return f"{path[0]}.{key}: name the class before its keys, with --{path[0]} CLASS or -c FILE"
-    leaves = {name.rsplit(".", 1)[-1]: name for name in reversed(known)}
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
-    near = near or [leaves[k] for k in difflib.get_close_matches(key.rsplit(".", 1)[-1], leaves, n=1, cutoff=0.7)]
-    if near:
-        return f"{prefix}{key}: no such key; did you mean {prefix}{near[0]}?"
+def _unknown_key(prefix: str, key: str, owner: str | None) -> str:
+    """A key that does not exist, beside those that do.
+
+    Args:
+        prefix: What stands before the key as it was given, with its dot.
+        key: The key of the class, or of the command.
+        owner: The class, by its import path.
+    """
+    place = prefix.split(".")[0]
+    if owner and key == "class_path":
+        return f"{place}: beside class_path, the keys of a class stand below init_args"
+    if place in ("model", "data") and owner and owner.startswith("lightning."):
+        return f"{prefix}{key}: name the class before its keys, with --{place} CLASS or -c FILE"
+    if key == "seed" or key.rpartition(".")[2] == "seed":
+        return f"{prefix}{key}: no such key; the seed of a run is seed_everything"
+    kind = import_class(owner) if owner else None
+    known = list(_keys_of(kind)) if kind else [*_TOP, *_BELOW, *(f"trainer.{k}" for k in _keys_of(Trainer))]
+    if near := _near_key(key, known):
+        return f"{prefix}{key}: no such key; did you mean {prefix}{near}?"
+    of = f" of {kind.__name__}" if kind else ""
+    others = [name for name, each in _classes(place).items() if key in _keys_of(each)] if kind else []
+    also = f" ({', '.join(others)} {'has' if len(others) == 1 else 'have'} it)" if others else ""
     level = key.rpartition(".")[0]
-    siblings = [name for name in known if name.rpartition(".")[0] == level]
-    return f"{prefix}{key}: no such key; accepted are {', '.join(siblings or _TOP)}"
+    siblings = [name for name in known if level and name.rpartition(".")[0] == level]
+    siblings = siblings or [name for name in known if "." not in name]
+    accepted = f"accepted are {', '.join(siblings)}" if siblings else "it has no keys"
+    return f"{prefix}{key}: no such key{of}{also}; {accepted}"
+
+
+def _near_key(key: str, known: Sequence[str]) -> str | None:
+    """The key that was probably meant: the nearest one, or one that ends as it does; None where none is near."""
+    first, _, rest = key.partition(".")
+    tops = [name for name in known if "." not in name]
+    if rest and first not in tops and (top := difflib.get_close_matches(first, tops, n=1)):
+        return f"{top[0]}.{rest}"
+    level, _, last = key.rpartition(".")
+    beside = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == level}
+    leaves = {name.rpartition(".")[2]: name for name in reversed(known)}
+    for names in (beside, leaves):
+        if near := difflib.get_close_matches(last, names, n=1, cutoff=0.7):
+            return names[near[0]]
+    return None
+
+
+def _without_value(option: str, typed: Sequence[str]) -> str:
+    """An option that ends the command line, or is followed by another one."""
+    pairs = pairwise([*typed, "--"])
+    found = [word for word, later in pairs if f"{word}.".startswith(f"{option}.") and later.startswith("--")]
+    return f"{(found or [option])[0].removeprefix('--')}: give a value behind it"
+
+
+def _fields(path: Sequence[str], owner: str | None) -> str:
+    keys = _keys_of(import_class(owner)) if owner and path else ()
+    found = [key.rpartition(".")[2] for key in keys if key.startswith(f"{path[-1]}.")]
+    return f" ({', '.join(found)})" if found else ""
 
 
 def _unknown_class(place: str, name: str) -> str:
     if re.search(r"\.(ya?ml|json)$", name):
         return f"{place}: no such file {name}"
-    known = known_classes(place.split(".")[0])
+    known = list(_classes(place.split(".")[0]))
     near = difflib.get_close_matches(name.rsplit(".", 1)[-1], known, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     accepted = f"known are {', '.join(known)}" if known else "give the import path of a class"
@@ -175,8 +247,12 @@ def _unknown_class(place: str, name: str) -> str:
 
 def known_classes(place: str) -> list[str]:
     """The names of the package's classes for ``model`` or ``data``; of none for another place."""
+    return list(_classes(place))
+
+
+def _classes(place: str) -> dict[str, type]:
     base = {"model": LightningModule, "data": LightningDataModule}.get(place)
-    return sorted(c.__name__ for c in _subclasses(base)) if base else []
+    return {c.__name__: c for c in sorted(_subclasses(base), key=lambda c: c.__name__)} if base else {}
 
 
 def _import_problem(name: str) -> str:
@@ -198,7 +274,8 @@ def _import_problem(name: str) -> str:
 def _required(path: list[str], names: str, owner: str | None) -> str:
     missing = [name.strip().removeprefix("test.") for name in names.split(",")]
     if owner:
-        return f"{'.'.join([*path, missing[0]])}: {owner.rsplit('.', 1)[-1]} needs it"
+        key = ".".join(part for part in [*path, missing[0]] if part != "init_args")
+        return f"{key}: {owner.rsplit('.', 1)[-1]} needs it"
     short = " and ".join(sorted((name.rsplit(".", 1)[-1] for name in missing), reverse=True))
     return (
         f"no {short}: name a configuration (-c lightning_configs/demo/lora_ttt.yaml), "
@@ -213,6 +290,13 @@ def import_class(path: str) -> type:
     return found
 
 
+def _found(path: str) -> Any:
+    try:
+        return import_class(path)
+    except (ImportError, AttributeError, ValueError):
+        return None
+
+
 def _keys_of(thing: type) -> Iterator[str]:
     """The parameters of a class, with the fields of those that are dataclasses."""
     hints = hints_of(thing) if thing is not Trainer else {}
@@ -220,8 +304,9 @@ def _keys_of(thing: type) -> Iterator[str]:
         if name == "seed":
             continue
         yield name
-        if dataclasses.is_dataclass(hint := hints.get(name)):
-            yield from (f"{name}.{field.name}" for field in dataclasses.fields(hint))
+        for hint in (hints.get(name), *typing.get_args(hints.get(name))):  # alone, or one that may be null
+            if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+                yield from (f"{name}.{field.name}" for field in dataclasses.fields(hint))
 
 
 def hints_of(kind: type) -> dict[str, Any]:

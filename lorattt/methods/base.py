@@ -1,7 +1,8 @@
 """What all test-time methods share: the model, the class texts, the handshake with the data, the metrics."""
 
+import difflib
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, TypeAlias, cast
+from typing import Any, ClassVar, Literal, TypeAlias, cast, get_args
 
 import torch
 from lightning.pytorch import LightningModule
@@ -11,7 +12,7 @@ from torch import Tensor
 from lorattt.clip.load import ClipSpec, load_clip
 from lorattt.clip.templates import TemplateSet
 from lorattt.episodes.clock import StageClock
-from lorattt.errors import UserError
+from lorattt.errors import UserError, quoted
 from lorattt.methods.batch import Answer, Answers, EpisodeBatch, EpisodeOutput, EpisodeSource, Parts, about
 from lorattt.methods.metrics import EpisodeMetrics
 from lorattt.methods.shared_views import SharedViews
@@ -21,8 +22,24 @@ from lorattt.views.crops import Place, ViewSpec
 from lorattt.views.device import DeviceViews, Floats
 from lorattt.views.render import Views
 
-Templates: TypeAlias = TemplateSet | Literal["dataset"] | list[str]
-"""A named set, the dataset's own prompt, or texts with one ``{}`` each."""
+Templates: TypeAlias = TemplateSet | Literal["dataset"] | list[str] | str
+"""A named set, the dataset's own prompt, or one text or several with one ``{}`` each."""
+
+
+def check_templates(templates: Templates) -> None:
+    """Require that a single text is a template or the name of a set.
+
+    Raises:
+        UserError: If it is neither, such as a misspelled name.
+    """
+    known = [*get_args(TemplateSet), "dataset"]
+    if isinstance(templates, str) and templates not in known and templates.count("{}") != 1:
+        near = difflib.get_close_matches(templates[:100], known, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UserError(
+            f"model.templates {quoted(templates)}: {hint}use {', '.join(known)}, or texts that contain {{}} exactly "
+            "once, for the class name"
+        )
 
 
 def agree_on_classes(own: Sequence[str] | None, known: Sequence[str]) -> list[str]:
@@ -50,7 +67,7 @@ class Method(LightningModule):
         clip: Which CLIP to use.
         class_names: Names in label order; the dataset's where null.
         templates: Prompt templates: ``single``, ``openai-7``, ``openai-80``, ``dataset`` for CoOp's prompt of a
-            benchmark, or a list of texts with one ``{}``.
+            benchmark, or a text or a list of texts with one ``{}``.
         prompt: A prompt in their place, such as the file that ``fit`` wrote; null for templates.
         views: How the views of an image are made.
         seed: Seed of everything random, with each sample's index. ``seed_everything`` on the command line.
@@ -76,6 +93,7 @@ class Method(LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        check_templates(templates)
         if prompt is not None and templates != "single":
             raise UserError("model.prompt and model.templates are both given: a prompt takes the place of templates")
         self.clip = load_clip(clip)
@@ -89,7 +107,7 @@ class Method(LightningModule):
         self.parts = Parts()
         self.register_buffer("text", torch.empty(0), persistent=False)
         self.template: str | None = None
-        self._text_of: tuple[list[str], TemplateSet | list[str] | PromptSpec] | None = None
+        self._text_of: tuple[list[str], str | list[str] | PromptSpec] | None = None
         self._learnable: tuple[ClassPrompts, Tensor] | None = None
 
     @property
@@ -198,7 +216,7 @@ class Method(LightningModule):
         self.class_names = list(names)
         self._prepare()
 
-    def _templates(self) -> TemplateSet | list[str]:
+    def _templates(self) -> str | list[str]:
         """The templates, with the dataset's own in place of its name."""
         if self.templates != "dataset":
             return self.templates

@@ -26,7 +26,7 @@ class LoRATTT(RankedViews):
         clip: Which CLIP to use; its image tower must be a ViT.
         class_names: Names in label order; the dataset's where null.
         templates: Prompt templates: ``single``, ``openai-7``, ``openai-80``, ``dataset`` for CoOp's prompt of a
-            benchmark, or a list of texts with one ``{}``.
+            benchmark, or a text or a list of texts with one ``{}``.
         prompt: A prompt in their place, such as the file that ``fit`` wrote; null for templates.
         views: How the views of an image are made.
         tune: What is adapted: LoRA on the attention projections, or the scales and shifts of LayerNorm.

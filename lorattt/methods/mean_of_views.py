@@ -44,7 +44,7 @@ class MeanOfViews(RankedViews):
         clip: Which CLIP to use; any image tower.
         class_names: Names in label order; the dataset's where null.
         templates: Prompt templates: ``single``, ``openai-7``, ``openai-80``, ``dataset`` for CoOp's prompt of a
-            benchmark, or a list of texts with one ``{}``.
+            benchmark, or a text or a list of texts with one ``{}``.
         prompt: A prompt in their place, such as the file that ``fit`` wrote; null for templates.
         views: How the views of an image are made.
         selection: Fraction of views that take part, the most confident ones; 1 for all.

@@ -139,7 +139,7 @@ class MTA(Method):
         clip: Which CLIP to use; any image tower.
         class_names: Names in label order; the dataset's where null.
         templates: Prompt templates: ``single``, ``openai-7``, ``openai-80``, ``dataset`` for CoOp's prompt of a
-            benchmark, or a list of texts with one ``{}``.
+            benchmark, or a text or a list of texts with one ``{}``.
         prompt: A prompt in their place, such as the file that ``fit`` wrote; null for templates.
         views: How the views of an image are made.
         mta: The constants of the method.

@@ -6,10 +6,10 @@ import inspect
 import numbers
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Union
 
-from lorattt.errors import UserError
+from lorattt.errors import UserError, quoted
 from lorattt.methods.base import Method
 from lorattt.methods.ctpt import CTPT
 from lorattt.methods.lora_ttt import LoRATTT
@@ -26,21 +26,54 @@ METHODS: dict[str, type[Method]] = {
 }
 """Methods that can be named: one answer to an image each."""
 
+_LONGEST = 100  # characters of a name that near ones are looked for
 _NEVER_OPTIONS = ("clip", "class_names", "seed")
 
 
-def find_method(name: str) -> type[Method]:
+def find_method(name: str, place: str = "method") -> type[Method]:
     """The method of that name.
+
+    Args:
+        name: The name.
+        place: What it was given as, for messages.
 
     Raises:
         UserError: If there is none.
     """
     kind = METHODS.get(name) if isinstance(name, str) else None
     if kind is None:
-        near = difflib.get_close_matches(str(name), METHODS, n=1, cutoff=0.8)
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(METHODS)}"
-        raise UserError(f"method {name!r}: {hint}")
+        known = {**{each.__name__: own for own, each in METHODS.items()}, **{own: own for own in METHODS}}
+        near = difflib.get_close_matches(str(name)[:_LONGEST], known, n=1, cutoff=0.8)
+        hint = f"did you mean {known[near[0]]}?" if near else f"known are {', '.join(METHODS)}"
+        raise UserError(f"{place} {quoted(name)}: {hint}")
     return kind
+
+
+def read_options(
+    name: str, options: Mapping[str, Any], *, prefix: str = "", common: Iterable[str] = ()
+) -> dict[str, Any]:
+    """A method's options as the types that they are declared to be, for which no model is needed.
+
+    Args:
+        name: A name in :data:`METHODS`.
+        options: Its own arguments; a mapping for one that is a dataclass becomes that.
+        prefix: What stands before an option's name in messages.
+        common: Arguments that are given otherwise; they are no options.
+
+    Raises:
+        UserError: If the name or an option is unknown, or a value is of no use.
+    """
+    kind = find_method(name)
+    common = set(common)
+    accepted = [key for key in _parameters(kind) if key not in _NEVER_OPTIONS and key not in common]
+    hints = typing.get_type_hints(kind.__init__)
+    found = {}
+    for key, value in options.items():
+        if key not in accepted:
+            hint = _nearest(key, accepted) or f"accepted are {', '.join(accepted) or 'none'}"
+            raise UserError(f"{prefix}{str(key)[:_LONGEST]}: {kind.__name__} has no such argument; {hint}")
+        found[key] = convert(hints[key], f"{prefix}{key}", value)
+    return found
 
 
 def build_method(name: str, options: Mapping[str, Any], *, prefix: str = "", **common: Any) -> Method:
@@ -55,18 +88,18 @@ def build_method(name: str, options: Mapping[str, Any], *, prefix: str = "", **c
     Raises:
         UserError: If the name or an option is unknown, or a value is of no use.
     """
+    own = read_options(name, options, prefix=prefix, common=common)
     kind = find_method(name)
-    parameters = [key for key in inspect.signature(kind).parameters if key != "self"]
-    accepted = [key for key in parameters if key not in _NEVER_OPTIONS and key not in common]
-    hints = typing.get_type_hints(kind.__init__)
-    arguments = {key: value for key, value in common.items() if key in parameters}
-    for key, value in options.items():
-        if key not in accepted:
-            near = difflib.get_close_matches(str(key), accepted, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"accepted are {', '.join(accepted) or 'none'}"
-            raise UserError(f"{prefix}{key}: {kind.__name__} has no such argument; {hint}")
-        arguments[key] = convert(hints[key], f"{prefix}{key}", value)
-    return kind(**arguments)
+    return kind(**{key: value for key, value in common.items() if key in _parameters(kind)}, **own)
+
+
+def _nearest(key: Any, known: Iterable[str], prefix: str = "") -> str:
+    near = difflib.get_close_matches(str(key)[:_LONGEST], list(known), n=1)
+    return f"did you mean {prefix}{near[0]}?" if near else ""
+
+
+def _parameters(kind: type[Method]) -> list[str]:
+    return list(inspect.signature(kind).parameters)
 
 
 def convert(hint: Any, key: str, value: Any) -> Any:
@@ -90,7 +123,8 @@ def convert(hint: Any, key: str, value: Any) -> Any:
             try:
                 return convert(option, key, value)
             except UserError:
-                continue
+                if isinstance(value, Mapping) and dataclasses.is_dataclass(option):
+                    raise  # it says which of the keys is wrong
     elif origin is Literal:
         if value in inner:
             return value
@@ -107,16 +141,18 @@ def convert(hint: Any, key: str, value: Any) -> Any:
             return int(value)
     elif hint is Any or not isinstance(origin or hint, type) or isinstance(value, origin or hint):
         return value
-    raise UserError(f"{key}: {value!r} is not {_named(hint)}")
+    raise UserError(f"{key}: {quoted(value)} is not {_named(hint)}")
 
 
 def _record(hint: Any, key: str, value: Any) -> Any:
     if isinstance(value, hint):
         return value
     fields = {field.name: field for field in dataclasses.fields(hint)}
-    if not isinstance(value, Mapping) or not set(value) <= set(fields):
-        given = ", ".join(str(k) for k in value if k not in fields) if isinstance(value, Mapping) else repr(value)
-        raise UserError(f"{key}: {hint.__name__} takes {', '.join(fields)}; got {given}")
+    if not isinstance(value, Mapping):
+        raise UserError(f"{key}: {hint.__name__} takes {', '.join(fields)}; got {quoted(value)}")
+    if unknown := [str(name)[:_LONGEST] for name in value if name not in fields]:
+        near = _nearest(unknown[0], fields, f"{key}.")
+        raise UserError(f"{key}: {hint.__name__} takes {', '.join(fields)}; got {unknown[0]}{near and f'; {near}'}")
     hints = typing.get_type_hints(hint)
     missing = [
         name

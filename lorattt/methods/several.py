@@ -1,19 +1,21 @@
 """Several methods in one pass: the views of each image are made and encoded once, and every method answers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, cast
 
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lorattt.clip.load import ClipSpec, LoadedClip
-from lorattt.errors import UserError
+from lorattt.errors import UserError, quoted
 from lorattt.methods.base import Method, Templates
 from lorattt.methods.batch import Answer, Answers, EpisodeBatch, EpisodeOutput, about
-from lorattt.methods.registry import build_method, find_method
+from lorattt.methods.registry import build_method, find_method, read_options
 from lorattt.methods.shared_views import SharedViews
 from lorattt.prompts.prompt import PromptSpec
 from lorattt.views.crops import ViewSpec
 
+_OPTIONS = "model.options"
 _SHARED = ("clip", "class_names", "templates", "prompt", "views", "seed")
 
 
@@ -35,11 +37,12 @@ class Several(Method):
     Args:
         methods: Names of the methods, in the order of the table: ``zero_shot``, ``mean_of_views``, ``mta``,
             ``zero``, ``lora_ttt``, ...
-        options: The methods' own arguments by name, such as ``{lora_ttt: {steps: 2}}``.
+        options: The methods' own arguments by name, such as ``{lora_ttt: {steps: 2}}``; those of methods that are not
+            listed are not used.
         clip: Which CLIP to use, for all of them.
         class_names: Names in label order; the dataset's where null.
         templates: Prompt templates: ``single``, ``openai-7``, ``openai-80``, ``dataset`` for CoOp's prompt of a
-            benchmark, or a list of texts with one ``{}``.
+            benchmark, or a text or a list of texts with one ``{}``.
         prompt: A prompt in their place, such as the file that ``fit`` wrote; null for templates.
         views: How the views of an image are made, for all of them; a method of the plain view reads view 0.
         seed: Seed of everything random, with each sample's index. ``seed_everything`` on the command line.
@@ -48,7 +51,7 @@ class Several(Method):
         members: The methods by name; each has ``metrics`` of its own.
 
     Raises:
-        UserError: If a name is unknown or given twice, or an option belongs to no listed method or does not exist.
+        UserError: If a name is unknown or given twice, or an option does not exist or has a value of no use.
     """
 
     name: ClassVar[str] = "several"
@@ -57,7 +60,8 @@ class Several(Method):
         self,
         *,
         methods: list[str],
-        options: dict[str, dict[str, Any]] | None = None,
+        # Of dict[str, Any], jsonargparse would read the texts as YAML once more.
+        options: dict | None = None,  # type: ignore[type-arg]
         clip: ClipSpec = ClipSpec(),
         class_names: list[str] | None = None,
         templates: Templates = "single",
@@ -65,8 +69,9 @@ class Several(Method):
         views: ViewSpec = ViewSpec(),
         seed: int = 0,
     ) -> None:
-        options = {name: values or {} for name, values in (options or {}).items()}
-        _check(methods, options)  # before the checkpoint is read
+        given = members_options(methods, options or {})  # before the checkpoint is read
+        if unused := [name for name in options or {} if name not in methods]:
+            rank_zero_warn(f"model.options of {', '.join(unused)} are not used: model.methods does not list them")
         super().__init__(clip=clip, class_names=class_names, templates=templates, prompt=prompt, views=views, seed=seed)
         common: dict[str, Any] = {
             "clip": LoadedClip(self.clip, clip),
@@ -78,7 +83,7 @@ class Several(Method):
         if prompt is not None:  # else a method that tunes a prompt begins with its own words
             common["prompt"] = prompt
         self.members = nn.ModuleDict(
-            {name: build_method(name, options.get(name, {}), prefix=f"options.{name}.", **common) for name in methods}
+            {name: build_method(name, values, prefix=f"{_OPTIONS}.{name}.", **common) for name, values in given.items()}
         )
 
     def _methods(self) -> list[tuple[str, Method]]:
@@ -138,18 +143,33 @@ class Several(Method):
         return {**about(batch), **next(iter(answers.values())), "methods": answers}
 
 
-def _check(methods: Sequence[str], options: dict[str, dict[str, Any]]) -> None:
+def members_options(methods: Sequence[str], options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The options of the methods that are listed, in their order; no model is needed to check them.
+
+    Args:
+        methods: The methods' names.
+        options: Arguments by the methods' names, of others as well.
+
+    Raises:
+        UserError: If a name is unknown or given twice, or an option does not exist or has a value of no use.
+    """
     if not methods:
-        raise UserError("methods is empty: name at least one")
+        raise UserError("model.methods is empty: name at least one")
     for name in methods:
-        find_method(name)
+        find_method(name, "model.methods")
         if methods.count(name) > 1:
-            raise UserError(f"methods names {name} more than once: a method has one folder in a run")
-    for name, values in options.items():
-        if name not in methods:
-            raise UserError(f"options.{name}: methods does not list it; it lists {', '.join(methods)}")
-        if not isinstance(values, dict):
-            raise UserError(f"options.{name}: must be arguments and their values, not {values!r}")
-        for key in values:
-            if key in _SHARED:
-                raise UserError(f"options.{name}.{key}: all methods share it: set model.{key}")
+            raise UserError(f"model.methods has {name} more than once: a method has one folder in a run")
+    for name in options:
+        find_method(name, _OPTIONS)
+    return {name: _checked(name, options.get(name)) for name in methods}
+
+
+def _checked(name: str, values: Any) -> dict[str, Any]:
+    if values is not None and not isinstance(values, Mapping):
+        raise UserError(f"{_OPTIONS}.{name}: must be arguments and their values, not {quoted(values)}")
+    given: dict[str, Any] = dict(values or {})
+    for key in given:
+        if key in _SHARED:
+            raise UserError(f"{_OPTIONS}.{name}.{key}: all methods share it: set model.{key}")
+    read_options(name, given, prefix=f"{_OPTIONS}.{name}.")
+    return given

@@ -34,9 +34,7 @@ def check_plots() -> None:
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
-        raise UserError(
-            'matplotlib is not installed, and pictures need it: pip install "lorattt[plots]", or pip install matplotlib'
-        ) from None
+        raise UserError("matplotlib is not installed, and pictures need it: pip install matplotlib") from None
 
 
 def draw_landscape(

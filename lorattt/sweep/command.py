@@ -14,8 +14,9 @@ from typing import IO, Any
 import yaml
 
 from lorattt.errors import UserError
+from lorattt.sweep.check import check
 from lorattt.sweep.folders import Result, State, replace, results_of, state_of
-from lorattt.sweep.plan import Run, plan, select
+from lorattt.sweep.plan import Run, argument, plan, select
 from lorattt.sweep.processes import Slot, command_of
 from lorattt.sweep.scheduler import Outcome, Scheduler, Stops
 from lorattt.sweep.spec import Sweep, read_sweep
@@ -28,19 +29,24 @@ _EPILOG = (
 )
 
 
-def main(args: Sequence[str] | None = None, program: Sequence[str] | None = None) -> int:
+def main(
+    args: Sequence[str] | None = None, program: Sequence[str] | None = None, checker: Sequence[str] | None = None
+) -> int:
     """The command.
 
     Args:
         args: What follows ``lorattt sweep``; the process's own arguments where None.
         program: What ``lorattt`` is; for tests.
+        checker: What says which command lines are wrong: ``lorattt.cli.dry``, or nothing for another program.
 
     Returns:
         The exit code.
     """
     given = _parser().parse_args(args)
     try:
-        return _sweep(given, program or [sys.executable, "-m", "lorattt"])
+        if program is None:
+            program, checker = [sys.executable, "-m", "lorattt"], checker or [sys.executable, "-m", "lorattt.cli.dry"]
+        return _sweep(given, program, checker)
     except UserError as error:
         print(f"lorattt: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -67,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _sweep(given: argparse.Namespace, program: Sequence[str]) -> int:
+def _sweep(given: argparse.Namespace, program: Sequence[str], checker: Sequence[str] | None) -> int:
     devices = None if given.devices is None else given.devices.split(",")
     keys = dict(map(_pair, given.key))
     sweep = read_sweep(given.file, {"out": given.out, "devices": devices, "jobs": given.jobs, "keys": keys})
@@ -76,6 +82,8 @@ def _sweep(given: argparse.Namespace, program: Sequence[str]) -> int:
     with contextlib.nullcontext(()) if given.dry_run else _locked(sweep.out) as keep_open:
         todo = _to_do(chosen, keep=given.keep, redo=given.redo)
         slots = _slots(sweep)
+        if checker and todo:
+            check([run for run, _ in todo.values()], checker)
         if given.dry_run:
             _show(chosen, todo, slots, program)
             return 0
@@ -234,9 +242,10 @@ def _pair(text: str) -> tuple[str, Any]:
     if not equals:
         raise UserError(f"--key {text}: write it as KEY=VALUE")
     try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError:
+        found = yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError):
         return key, value
+    return key, found if argument(found) == value else value  # else YAML would change what was typed
 
 
 def _say(line: str) -> None:

@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lorattt.errors import UserError
+from lorattt.yaml_files import load_yaml
 
 # What `lorattt test` and `fit` accept at the top of a configuration.
 TOP_KEYS = (
@@ -111,45 +110,6 @@ class Configs:
         for entry in entries:
             found = entry.keys.get(key, found)
         return found
-
-
-class _OnceLoader(yaml.SafeLoader):
-    """Refuses a key that is given twice, of which YAML would silently keep the last."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str) and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key} is given twice", key_node.start_mark)
-            seen.add(str(key))
-        made: dict[Any, Any] = super().construct_mapping(node, deep)
-        return made
-
-
-def load_yaml(path: Path, once: bool = False) -> Any:
-    """The contents of a YAML file.
-
-    Args:
-        path: The file.
-        once: Refuse a key that is given twice in one mapping.
-
-    Raises:
-        UserError: If it cannot be read, is not UTF-8 or no YAML.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not UTF-8 text") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    try:
-        return yaml.load(text, _OnceLoader if once else yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}" if mark else ""
-        reason = " ".join(str(getattr(error, "problem", None) or error).split())
-        raise UserError(f"{path}{place}: {reason}") from None
 
 
 def entry_of(given: Any, where: str, more: tuple[str, ...], configs: Configs) -> Entry:

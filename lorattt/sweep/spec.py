@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lorattt.errors import UserError
-from lorattt.sweep.entries import Configs, Entry, entry_of, grid_of, hint, keys_of, load_yaml, named, seeds_of
+from lorattt.sweep.entries import Configs, Entry, entry_of, grid_of, hint, keys_of, named, seeds_of
+from lorattt.yaml_files import load_yaml
 
 COMMANDS = ("test", "validate", "predict")
 KEYS = ("out", "command", "methods", "datasets", "sources", "seeds", "keys", "grid", "skip", "devices", "jobs")
@@ -62,7 +63,7 @@ def read_sweep(path: Path, given: Mapping[str, Any] | None = None) -> Sweep:
         UserError: If something of it is wrong, or a file it names is missing or no configuration.
     """
     given = given or {}
-    contents = load_yaml(path, once=True)
+    contents = load_yaml(path, strict=True)
     if not isinstance(contents, dict):
         raise UserError(f"{path}: expected keys such as methods and datasets")
     for key in contents:

@@ -13,7 +13,7 @@ import yaml
 from torch import Tensor
 
 import lorattt.clip.load
-from conftest import CPU, DEMO, ZERO, Cli
+from conftest import CPU, DEMO, ZERO, Cli, Run
 from lorattt.clip.load import ClipSpec
 from lorattt.clip.model import Clip
 from lorattt.clip.vision import VisionTower
@@ -123,24 +123,25 @@ def test_a_batch_without_images(batch: EpisodeBatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"methods": []}, r"^methods is empty: name at least one$"),
-        ({"methods": ["mtt"]}, r"^method 'mtt': known are"),
-        ({"methods": ["several"]}, r"^method 'several': known are"),
-        ({"methods": ["mta", "zero", "mta"]}, r"^methods names mta more than once"),
-        ({"methods": ["mta"], "options": {"zero": {}}}, r"^options\.zero: methods does not list it; it lists mta$"),
-        ({"methods": ["mta"], "options": {"mta": {"mu": 1}}}, r"^options\.mta\.mu: MTA has no such argument"),
+        ({"methods": []}, r"^model\.methods is empty: name at least one$"),
+        ({"methods": ["mtt"]}, r"^model\.methods 'mtt': known are"),
+        ({"methods": ["several"]}, r"^model\.methods 'several': known are"),
+        ({"methods": ["mta", "zero", "mta"]}, r"^model\.methods has mta more than once"),
+        ({"methods": ["mta"], "options": {"zer": {}}}, r"^model\.options 'zer': did you mean zero\?$"),
+        ({"methods": ["mta"], "options": {"LoRATTT": {}}}, r"^model\.options 'LoRATTT': did you mean lora_ttt\?$"),
+        ({"methods": ["mta"], "options": {"mta": {"mu": 1}}}, r"^model\.options\.mta\.mu: MTA has no such argument"),
         (
             {"methods": ["mta"], "options": {"mta": {"mta": {"outer": "x"}}}},
-            r"^options\.mta\.mta\.outer: 'x' is not a whole number$",
+            r"^model\.options\.mta\.mta\.outer: 'x' is not a whole number$",
         ),
         (
             {"methods": ["mta"], "options": {"mta": [1]}},
-            r"^options\.mta: must be arguments and their values, not \[1\]",
+            r"^model\.options\.mta: must be arguments and their values, not \[1\]",
         ),
         *(
             (
                 {"methods": ["mta"], "options": {"mta": {key: 1}}},
-                rf"^options\.mta\.{key}: all methods share it: set model\.{key}$",
+                rf"^model\.options\.mta\.{key}: all methods share it: set model\.{key}$",
             )
             for key in ("clip", "class_names", "templates", "views", "seed")
         ),
@@ -150,6 +151,13 @@ def test_refusals(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         Several(clip=CLIP, views=VIEWS, **arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_options_of_methods_that_do_not_run_are_not_used(recwarn: pytest.WarningsRecorder) -> None:
+    several = Several(methods=["mta"], clip=CLIP, views=VIEWS, options={"zero": {"zero": 3}, "tpt": None, "mta": None})
+    assert list(several.members) == ["mta"]
+    (warning,) = [str(each.message) for each in recwarn if "model.options" in str(each.message)]
+    assert warning == "model.options of zero, tpt are not used: model.methods does not list them"
 
 
 def test_views_that_a_method_cannot_use() -> None:
@@ -256,8 +264,8 @@ def test_unreadable_images_and_a_folder_that_holds_results(cli: Cli, images: Pat
 
 def test_mistakes_on_the_command_line(cli: Cli, tmp_path: Path) -> None:
     for arguments, message in (
-        ({"methods": ["mta", "mta"]}, "methods names mta more than once"),
-        ({"methods": ["mta"], "options": {"mta": {"seed": 1}}}, "options.mta.seed: all methods share it"),
+        ({"methods": ["mta", "mta"]}, "model.methods has mta more than once"),
+        ({"methods": ["mta"], "options": {"mta": {"seed": 1}}}, "model.options.mta.seed: all methods share it"),
     ):
         run = cli("test", *_config(tmp_path, **arguments), *DEMO)
         assert run.code == 2
@@ -266,3 +274,84 @@ def test_mistakes_on_the_command_line(cli: Cli, tmp_path: Path) -> None:
     run = cli("test", *_config(tmp_path, methods=["lora_ttt"]), *DEMO, "--trainer.inference_mode", "true")
     assert run.code == 2
     assert "Several needs gradients at test time" in run.err
+
+
+PRESET = Path(__file__).parents[2] / "lightning_configs" / "methods" / "several_fine_grained.yaml"
+PLAIN = Path(__file__).parents[2] / "lightning_configs" / "methods" / "several.yaml"
+
+
+def _options(run: Run) -> dict[str, Any]:
+    assert run.code == 0, run.err
+    found: dict[str, Any] = yaml.safe_load(run.out)["model"]["init_args"]["options"]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("keys", "changes"),
+    [
+        ({"lora_ttt.lora.multiplier": "4"}, {("lora_ttt", "lora", "multiplier"): 4}),
+        ({"lora_ttt.steps": "2", "mta.mta.outer": "3"}, {("lora_ttt", "steps"): 2, ("mta", "mta", "outer"): 3}),
+        ({"lora_ttt.lora.blocks": "[-1]"}, {("lora_ttt", "lora", "blocks"): [-1]}),
+        ({"ctpt.optimiser.lr": "1e-3"}, {("ctpt", "optimiser", "lr"): 0.001}),
+    ],
+)
+@pytest.mark.parametrize("place", ["command line", "one word each", "file"])
+def test_one_option_changes_and_the_others_stay(
+    place: str, keys: dict[str, str], changes: dict[tuple[str, ...], Any], cli: Cli, tmp_path: Path
+) -> None:
+    extra: dict[str, Any] = {}
+    expected: dict[str, Any] = yaml.safe_load(PRESET.read_text(encoding="utf-8"))["model"]["init_args"]["options"]
+    for path, value in changes.items():
+        for options in (extra, expected):
+            group = options
+            for part in path[:-1]:
+                group = group.setdefault(part, {})
+            group[path[-1]] = value
+    words = [word for key, value in keys.items() for word in (f"--model.options.{key}", value)]
+    if place == "one word each":
+        words = [f"--model.options.{key}={value}" for key, value in keys.items()]
+    if place == "file":
+        (tmp_path / "extra.yaml").write_text(
+            yaml.safe_dump({"model": {"init_args": {"options": extra}}}), encoding="utf-8"
+        )
+        words = ["-c", str(tmp_path / "extra.yaml")]
+    assert _options(cli("test", "-c", str(PRESET), *DEMO, *words, "--print_config")) == expected
+
+
+def test_null_drops_what_a_file_says(cli: Cli) -> None:
+    base = ["test", "-c", str(PLAIN), *DEMO, "--print_config"]
+    assert _options(cli(*base, "--model.options.lora_ttt", "null")) == {"lora_ttt": None}
+    later = ["--model.options", "null", "--model.options.mta.mta.outer", "3"]
+    assert _options(cli(*base, *later)) == {"mta": {"mta": {"outer": 3}}}
+    whole = _options(cli(*base, "--model.options", "{mta: {mta: {inner: 2}}}"))
+    assert (sorted(whole), whole["mta"]) == (["lora_ttt", "mta"], {"mta": {"inner": 2}})
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model.options.lora_ttt.lora.rnk", "3"], "got rnk; did you mean model.options.lora_ttt.lora.rank?"),
+        (["--model.options.lora_ttt.stps", "3"], "model.options.lora_ttt.stps: LoRATTT has no such argument; did you"),
+        (["--model.options.lora_tt.steps", "3"], "model.options 'lora_tt': did you mean lora_ttt?"),
+        (["--model.options.mta", "3"], "model.options.mta: must be arguments and their values, not 3"),
+        (["--model.options.zero.zero.ties", "coin"], "model.options.zero.zero.ties: 'coin' is not one of"),
+        (["--model.options.lora_ttt.lora.rank", "0"], "lora.rank 0"),
+        (["--model.options.mta.views.number", "3"], "model.options.mta.views: all methods share it: set model.views"),
+        (["--model.methods", "[zero_shot, loratt]"], "model.methods 'loratt': did you mean lora_ttt?"),
+    ],
+)
+def test_a_wrong_option_is_found_by_print_config_too(words: list[str], message: str, cli: Cli) -> None:
+    for end in (["--print_config"], []):
+        run = cli("test", "-c", str(PRESET), *DEMO, *words, *end)
+        assert (run.code, run.err.count("\n"), run.out) == (2, 1, ""), run.err
+        assert message in run.err
+
+
+def test_some_of_the_methods_of_a_file(cli: Cli, tmp_path: Path) -> None:
+    config = _config(tmp_path, methods=["zero_shot", "mta", "lora_ttt"], options={"lora_ttt": {"steps": 2}, "mta": {}})
+    run = cli("test", *config, *DEMO, "--model.methods", "[mta, zero_shot]")
+    assert run.code == 0, run.err
+    warnings = [line for line in run.err.splitlines() if "model.options" in line]
+    expected = "model.options of lora_ttt are not used: model.methods does not list them"
+    assert warnings == [f"lorattt: warning: {expected}"]
+    assert {path.parent.name for path in run.folder.glob("*/results.json")} == {"mta", "zero_shot"}

@@ -1,0 +1,53 @@
+"""Check command lines without running them, which ``lorattt sweep`` asks for before its first run.
+
+``python -m lorattt.cli.dry`` reads a JSON list of command lines, each a list of words, and writes a JSON list of what
+is wrong with each: a text, or null for nothing. No model and no data are made.
+"""
+
+import contextlib
+import io
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from lorattt.cli import LorattCLI, main
+
+
+class _Parsed(Exception):
+    """No mistake: a command line has been parsed, and that is all."""
+
+
+class _DryCLI(LorattCLI):
+    """Parses, and makes nothing. All command lines share a parser, which takes longer to make than to use."""
+
+    _made: ClassVar[dict[str, Any]] = {}
+
+    def setup_parser(self, *args: Any, **kwargs: Any) -> None:
+        if not self._made:
+            before = set(vars(self))
+            super().setup_parser(*args, **kwargs)
+            self._made.update({name: value for name, value in vars(self).items() if name not in before})
+        vars(self).update(self._made)
+
+    def before_instantiate_classes(self) -> None:
+        super().before_instantiate_classes()
+        raise _Parsed
+
+
+def problem(words: Sequence[str]) -> str | None:
+    """What is wrong with a command line, as the command itself would say; None for nothing."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+            main(list(words), _DryCLI)
+    except _Parsed:
+        return None
+    except SystemExit as end:
+        if end.code:
+            return said.getvalue().strip().removeprefix("lorattt: error: ") or f"exit code {end.code}"
+    return None
+
+
+if __name__ == "__main__":
+    print(json.dumps([problem(words) for words in json.load(sys.stdin)]))

@@ -188,7 +188,10 @@ def _several() -> Several:
         (lambda: classify("photos", NAMES, method="lora"), r"^method 'lora': known are zero_shot, lora_ttt, "),
         (lambda: classify("photos", NAMES, setps=2), r"^setps: LoRATTT has no such argument; did you mean steps\?"),
         (lambda: classify("photos", NAMES, clip=1), r"^clip: LoRATTT has no such argument"),
-        (lambda: classify("photos", NAMES, lora={"rnk": 2}), r"^lora: LoRASpec takes rank, .*; got rnk$"),
+        (
+            lambda: classify("photos", NAMES, lora={"rnk": 2}),
+            r"^lora: LoRASpec takes rank, .*; got rnk; did you mean lora\.rank\?$",
+        ),
         (lambda: classify("photos", NAMES, lora={"rank": "2"}), r"^lora\.rank: '2' is not a whole number$"),
         (lambda: classify("photos", NAMES, steps="2"), r"^steps: '2' is not a whole number$"),
         (lambda: classify("photos", NAMES, method=_several()), r"^method: Several has several answers"),

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import yaml
 
+from lorattt.cli.dry import problem
 from lorattt.errors import UserError
 from lorattt.sweep import scheduler
 from lorattt.sweep.check import check
@@ -871,6 +872,11 @@ def test_the_files_that_come_with_it(path: Path, monkeypatch: pytest.MonkeyPatch
     if fits:
         assert f"# {len(fits)} fits and {len(runs)} runs" in "\n".join(header)
     assert str(sweep.out) == f"runs/{'sweep_demo' if path.stem == 'demo' else path.stem}"
+    chosen = {("row", run.row): run for run in reversed(runs)} | {
+        ("column", run.dataset): run for run in reversed(runs)
+    }
+    for run in [*chosen.values(), *(run.needs for run in chosen.values() if run.needs)]:
+        assert problem(run.arguments) is None, run.name
 
 
 def test_two_runs_of_the_demo(
@@ -919,17 +925,19 @@ def _sweep_of(**keys: Any) -> None:
     Path("sweep.yaml").write_text(yaml.safe_dump(spec, sort_keys=False), encoding="utf-8")
 
 
-@pytest.mark.parametrize("options", [["--dry-run"], []], ids=["dry", "run"])
 def test_a_wrong_key_is_found_before_the_first_run(
-    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     _sweep_of(**{"model.mta.outr": 3})
-    assert main(["sweep.yaml", *options]) == 2
+    assert main(["sweep.yaml", "--dry-run"]) == 2
     printed = capsys.readouterr()
     said = "mta/noise/seed-1: model.mta.outr: no such key; did you mean model.mta.outer?"
     assert printed.err == f"lorattt: error: {said} (1 more of 4 are wrong as well)\n"
+    wrong = [sys.executable, "-c", "import json, sys; print(json.dumps(['no'] * len(json.load(sys.stdin))))"]
+    assert main(["sweep.yaml"], ["no-such-program"], wrong) == 2
+    assert capsys.readouterr().err == "lorattt: error: zero_shot/noise/seed-1: no (3 more of 4 are wrong as well)\n"
     assert not list(tmp_path.rglob("command.json"))
 
 

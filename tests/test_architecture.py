@@ -18,7 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "views": {"errors", "rng", "losses"},
     "demo": {"errors"},
     "episodes": {"errors"},
-    "clip": {"errors", "demo"},
+    "clip": {"errors", "views", "demo"},
     "adapters": {"errors", "rng", "clip", "episodes"},
     "prompts": {"errors", "rng", "demo", "clip"},
     "methods": {"errors", "rng", "losses", "views", "demo", "episodes", "clip", "adapters", "prompts"},

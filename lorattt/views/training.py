@@ -1,7 +1,7 @@
 """The view that a prompt or a model is fitted on: one random crop of an image, another in every epoch."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from PIL import Image
@@ -12,8 +12,8 @@ from torchvision.transforms.v2 import functional as F
 from lorattt.errors import UserError
 from lorattt.rng import episode_keys, fold
 from lorattt.views.crops import ViewSpec, sample_crops
+from lorattt.views.plain import Interpolation
 
-Interpolation = Literal["bicubic", "bilinear"]
 # Folded into a sample's key, so that its training crops are none of its views at test time.
 _TRAINING_STREAM = 0x7241
 

@@ -4,7 +4,6 @@ Weights do not say how the images were made that they were trained on. So what i
 """
 
 import json
-import textwrap
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +21,8 @@ CONFIG_FILE: Final = "open_clip_config.json"
 
 KEYS: Final = ("mean", "std", "resize_mode", "interpolation")
 """Keys of ``model.clip`` that override the model's own preprocessing."""
+
+_WIDTH: Final = 80  # characters of a value that a message quotes
 
 
 class Preprocess(TypedDict):
@@ -58,6 +59,7 @@ def resolve_preprocess(name: str, weights: str | Path | None, given: Mapping[str
     Raises:
         UserError: If the file beside the weights has values that no image can be made with.
     """
+    name = name.replace("/", "-")  # as open_clip's tables have it
     known: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if isinstance(weights, str):
         known = _of_tag(name, weights) | known
@@ -104,7 +106,7 @@ def checked(key: str, value: Any, where: str) -> Any:
 
 
 def _of_tag(name: str, tag: str) -> dict[str, Any]:
-    stated = _readable(tags.get_pretrained_cfg(name.replace("/", "-"), tag))
+    stated = _readable(tags.get_pretrained_cfg(name, tag))
     return {key: stated[key] for key in KEYS if key in stated}
 
 
@@ -112,10 +114,7 @@ def _in_common(name: str) -> dict[str, Any]:
     """What all pretrained tags of a model agree on; nothing if it has none."""
     if name == demo.MODEL_NAME:
         return dict(OPENAI)
-    label = name.replace("/", "-")
-    known: list[Mapping[str, Any]] = [
-        completed(_of_tag(label, tag)) for tag in tags.list_pretrained_tags_by_model(label)
-    ]
+    known: list[Mapping[str, Any]] = [completed(_of_tag(name, tag)) for tag in tags.list_pretrained_tags_by_model(name)]
     return {key: known[0][key] for key in KEYS if known and all(other[key] == known[0][key] for other in known)}
 
 
@@ -153,7 +152,7 @@ def _mapping(value: Any, where: str) -> Mapping[str, Any]:
 
 def _check_model(stated: Mapping[str, Any], name: str, path: Path) -> None:
     """Reject the configuration of another model, which may lie beside weights that were renamed."""
-    own = demo.MODEL_CONFIG if name == demo.MODEL_NAME else open_clip.get_model_config(name.replace("/", "-"))
+    own = demo.MODEL_CONFIG if name == demo.MODEL_NAME else open_clip.get_model_config(name)
     for keys in (("embed_dim",), ("vision_cfg", "layers"), ("vision_cfg", "width"), ("vision_cfg", "patch_size")):
         one, other = _look_up(stated, keys), _look_up(own, keys)
         if None not in (one, other) and one != other:
@@ -185,8 +184,8 @@ def _readable(stated: Mapping[str, Any]) -> dict[str, Any]:
 def _assumption(name: str, weights: Path | None, unknown: list[str]) -> str:
     values = " and ".join(f"{key} {_plain(OPENAI[key])}" for key in unknown)  # type: ignore[literal-required]
     keys = " and ".join(f"model.clip.{key}" for key in unknown)
-    tagged = bool(tags.list_pretrained_tags_by_model(name.replace("/", "-")))
-    reason = f"weights of {name} differ in it" if tagged else f"open_clip has no weights of {name}"
+    tagged = bool(tags.list_pretrained_tags_by_model(name))
+    reason = f"open_clip's weights of {name} differ in it" if tagged else f"open_clip has no weights of {name}"
     beside = "" if weights is None else f", or put the model's {CONFIG_FILE} beside {weights.name}"
     return f"preprocessing of images: assumed OpenAI's {values}, as {reason}; to change it, set {keys}{beside}"
 
@@ -200,4 +199,5 @@ def _is_number(value: Any) -> bool:
 
 
 def _short(value: Any) -> str:
-    return textwrap.shorten(_plain(value) if not isinstance(value, str) else repr(value), 80, placeholder=" ...")
+    text = " ".join((repr(value) if isinstance(value, str) else _plain(value)).split())
+    return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 3]}..."

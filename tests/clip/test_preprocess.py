@@ -148,9 +148,17 @@ def test_a_file_that_says_less_leaves_the_rest_to_the_tags(tmp_path: Path) -> No
     assert (found["mean"], found["std"]) == ((0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
 
 
+def test_a_name_may_have_a_slash(tmp_path: Path) -> None:
+    for weights in ("openai", tmp_path / "ViT-B-16.pt", pushed(tmp_path, "ViT-B-16", "openai")):
+        assert resolved("ViT-B/16", weights) == of_tag("ViT-B-16", "openai")
+
+
 def test_keys_end_the_warning(tmp_path: Path) -> None:
     weights = tmp_path / "dfn5b.bin"
-    with pytest.warns(UserWarning, match=r"resize_mode shortest, as weights.*set model\.clip\.resize_mode, or put"):
+    with pytest.warns(
+        UserWarning,
+        match=r"resize_mode shortest, as open_clip's weights of .* differ in it; .*set model\.clip\.resize_mode, or",
+    ):
         resolve_preprocess("ViT-H-14", weights, NONE)
     assert resolved("ViT-H-14", weights, resize_mode="squash") == of_tag("ViT-H-14", "dfn5b")
 

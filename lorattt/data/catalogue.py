@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from lorattt.errors import UserError
+from lorattt.errors import UserError, quoted
 
 Family = Literal["imagenet", "fine_grained"]
 
@@ -286,5 +286,5 @@ def benchmark(key: str) -> Benchmark:
         plain = {"".join(filter(str.isalnum, each)): each for each in BENCHMARKS}
         near = difflib.get_close_matches("".join(filter(str.isalnum, key.lower())), plain, n=1)
         hint = f"did you mean {plain[near[0]]}?" if near else f"known are {', '.join(BENCHMARKS)}"
-        raise UserError(f"there is no benchmark {key!r}: {hint}")
+        raise UserError(f"there is no benchmark {quoted(key)}: {hint}")
     return BENCHMARKS[key]

@@ -18,7 +18,7 @@ from lorattt.data.catalogue import BENCHMARKS, benchmark
 from lorattt.data.imagenet_family import imagenet_names
 from lorattt.data.layouts import LAYOUTS, locate
 from lorattt.data.listing import Item, ListedImages
-from lorattt.data.readers import read_benchmark
+from lorattt.data.readers import problems, read_benchmark
 from lorattt.errors import UserError
 
 Trees = Callable[[str, str], tuple[Path, Miniature]]
@@ -332,7 +332,8 @@ def test_a_split_file_goes_before_the_tables(tmp_path: Path) -> None:
     listing, located = read_benchmark("stanford_cars", tmp_path)
     assert located.split_file == tmp_path / "stanford_cars" / SPLIT_FILES["stanford_cars"]
     assert listing.items == tuple(Item(*item) for item in written.items)
-    (written.folder / written.items[0][0]).unlink()
+    for path, _ in written.items:
+        (written.folder / path).unlink()
     assert "(first: cars_test/01953.jpg)" in refused("stanford_cars", tmp_path)
 
 
@@ -740,10 +741,16 @@ def test_fewer_images_are_no_mistake_and_a_split_need_not_have_every_class(tmp_p
     assert len(listing.class_names) == 10
 
 
-def test_only_the_first_image_is_looked_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kept", [0, 4, 9])
+def test_a_dataset_is_there_if_any_of_the_images_looked_for_is(kept: int, tmp_path: Path) -> None:
     written = miniature.write("eurosat", "coop", tmp_path)
-    for path, _ in written.items[1:]:
-        (written.folder / path).unlink()
-    assert len(read_benchmark("eurosat", tmp_path)[0].items) == 10
-    (written.folder / written.items[0][0]).unlink()
+    for place, (path, _) in enumerate(written.items):
+        if place != kept:
+            (written.folder / path).unlink()
+    listing, located = read_benchmark("eurosat", tmp_path)
+    assert len(listing.items) == 10
+    assert located.absent == tuple(path for place, (path, _) in enumerate(written.items) if place != kept)
+    (told,) = problems(BENCHMARKS["eurosat"], listing, located)
+    assert told.startswith("of the 10 listed images that were looked for, 9 are missing, the first is ")
+    (written.folder / written.items[kept][0]).unlink()
     assert "(first: SeaLake/SeaLake_3.jpg)" in refused("eurosat", tmp_path)

@@ -57,12 +57,12 @@ class ImageFolder(ListedImages):
                 f"data.root {root} holds images beside class folders (first: {shortened(str(loose[0]))}): move them "
                 "into a class folder, or elsewhere"
             )
-        if told := below.told():
-            note(f"data.root {root}: left out are {told}; images are files of {FORMATS}")
         folders = [] if loose else sorted({path.parts[0] for path in found})
         if folders:
             _check_level(root, found)
             _check_none_empty(root, below, folders)
+        if told := below.told():
+            note(f"data.root {root}: left out {told}; images are files of {FORMATS}")
         place = {folder: label for label, folder in enumerate(folders)}
         items = tuple(Item(str(path), UNKNOWN_LABEL if loose else place[path.parts[0]]) for path in found)
         listing = Listing(root, items, tuple(names_of(folders, class_names)))

@@ -123,7 +123,7 @@ def _file_or_folder(path: str, key: str) -> Iterator[str]:
             + (f"; it has {told}" if (told := below.told()) else "")
         )
     if told := below.told():
-        note(f"{key} {quoted(path)}: left out are {told}; images are files of {FORMATS}")
+        note(f"{key} {quoted(path)}: left out {told}; images are files of {FORMATS}")
     yield from (os.path.join(path, inner) for inner in below.images)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from lorattt.data.images import FORMAT_OF_ENDING, IMAGE_ENDINGS
-from lorattt.errors import UserError, quoted, some
+from lorattt.errors import UserError, shortened, some
 
 # Folders that systems and programs make beside or within the user's own, in small letters.
 _NO_CLASSES: Final = frozenset(
@@ -30,7 +30,8 @@ class Below:
     Attributes:
         images: Image files relative to the folder, sorted.
         folders: Its own folders that may be class folders, sorted.
-        left_out: How many files were left out, by the folder's own folder they lie in ("" for none) and their ending.
+        left_out: How many files were left out, by the folder's own folder they lie in ("" for none) and their
+            ending in small letters.
         passed: How many folders were not looked into, by name: hidden ones, and those that systems make.
     """
 
@@ -44,7 +45,12 @@ class Below:
         count: Counter[str] = Counter()
         for (top, ending), number in self.left_out.items():
             count[ending] += number if folder in (None, top) else 0
-        kinds = [f"{number} {quoted_ending(ending)}" for ending, number in count.most_common() if number]
+        most_first = sorted(count.items(), key=lambda pair: (-pair[1], pair[0]))
+        kinds = [
+            f"{number} {shortened(ending, 20) if ending else 'without an ending'}"
+            for ending, number in most_first
+            if number
+        ]
         return ", ".join(kinds if len(kinds) <= 6 else [*kinds[:6], f"{len(kinds) - 6} more kinds"])
 
     def told(self) -> str:
@@ -55,14 +61,9 @@ class Below:
             parts.append(f"{number} file{'s' * (number > 1)} ({self.endings()})")
         if self.passed:
             more = "s" if self.passed.total() > 1 else ""
-            names = some(f"{name} ({number} times)" if number > 1 else name for name, number in self.passed.items())
+            names = some(f"{name} ({number})" if number > 1 else name for name, number in sorted(self.passed.items()))
             parts.append(f"the folder{more} {names}")
         return " and ".join(parts)
-
-
-def quoted_ending(ending: str) -> str:
-    """An ending for a message."""
-    return ending if ending.isprintable() and len(ending) <= 12 else quoted(ending, 20)
 
 
 def look_below(root: Path) -> Below:
@@ -84,7 +85,7 @@ def look_below(root: Path) -> Below:
         if not top:
             below.folders += subfolders
         for name in names:
-            ending = os.path.splitext(name)[1]
+            ending = os.path.splitext(name)[1].lower()
             if is_image(name):
                 below.images.append(relative / name)
             elif name.startswith(".") or name.lower() in _NO_FILES:
@@ -92,7 +93,7 @@ def look_below(root: Path) -> Below:
             elif not top and not ending and _leads_nowhere(os.path.join(folder, name)):
                 below.folders.append(name)  # a link to a class folder that is not there
             else:
-                below.left_out[top, ending or "without an ending"] += 1
+                below.left_out[top, ending] += 1
     below.images.sort(key=lambda path: path.parts)
     below.folders.sort()
     return below

@@ -55,7 +55,7 @@ def test_hidden_files_and_other_files_are_passed_over(tmp_path: Path) -> None:
     put(tmp_path, "a/1.png", "a/.2.png", ".git/3.png", "a/.thumbs/4.png", "b/c/5.JPEG")
     for name in ("a/notes.txt", "README.md", "b/6.png.part", "b/labels.json"):
         (tmp_path / name).write_text("x")
-    told = r"left out are 4 files \(1 \.[a-z]+, .*\) and the folders '\.git', '\.thumbs'; images are files of JPEG, PNG"
+    told = r"left out 4 files \(1 \.[a-z]+, .*\) and the folders '\.git', '\.thumbs'; images are files of JPEG, PNG"
     with pytest.warns(UserWarning, match=told):
         folder = ImageFolder(tmp_path)
     assert [folder.path(i) for i in range(len(folder))] == ["a/1.png", "b/c/5.JPEG"]

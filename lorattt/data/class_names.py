@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
+from unicodedata import normalize
 
 from lorattt.data.imagenet_family import imagenet_names
 from lorattt.data.name_lists import (
@@ -108,9 +109,12 @@ def _hint(folders: Sequence[str], mapping: dict[str, Any]) -> str:
 
 
 def _looked_up(folders: list[str], names: dict[str, str], where: str, fix: str) -> list[str]:
-    missing = [folder for folder in folders if folder not in names]
+    # A disk of macOS may write an accent as a character of its own, which nobody sees.
+    names = {normalize("NFC", folder): name for folder, name in names.items()}
+    keys = [normalize("NFC", folder) for folder in folders]
+    missing = [folder for folder, key in zip(folders, keys, strict=True) if key not in names]
     if missing:
         raise UserError(
             f"class folder {quoted(missing[0])} is not in {where} ({len(missing)} of {len(folders)} are not): {fix}"
         )
-    return [names[folder] for folder in folders] or list(names.values())
+    return [names[key] for key in keys] or list(names.values())

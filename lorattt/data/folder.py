@@ -26,13 +26,13 @@ class ImageFolder(ListedImages):
         root: The folder.
         class_names: Where the names come from: the folders' names (null, with underscores read as
             spaces), a list in the order of the sorted folders, ``imagenet`` for folders named by wnid, or a
-            file: ``.txt`` with one name per line in that order, ``.json`` with a list in that order or an
-            object from folder to name.
+            file: ``.txt`` with one name per line in that order or with the folder in front of each, ``.json`` with a
+            list in that order or an object from folder to name.
         max_pixels: The largest width times height that is read.
 
     Raises:
-        UserError: If the folder is missing or holds no image, images lie beside class folders, or the
-            names do not match the folders.
+        UserError: If the folder is missing or holds no image, images lie beside class folders, a class folder has
+            none, the folders are the splits of a dataset, or the names do not match the folders.
     """
 
     def __init__(

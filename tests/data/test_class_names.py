@@ -245,3 +245,9 @@ def test_a_text_in_place_of_a_file_is_quoted_in_part(length: int) -> None:
         with pytest.raises(UserError, match="no such file") as caught:
             call()
         assert len(str(caught.value)) < 300
+
+
+def test_an_accent_is_the_same_however_it_is_written(file: Any) -> None:
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    for folder, key in ((composed, apart), (apart, composed)):
+        assert names_of([folder], file({key: "a coffee house"}, "a.json")) == ["a coffee house"]

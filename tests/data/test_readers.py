@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,7 +17,7 @@ from miniature import FOLDERS, SPLIT_FILES, Miniature
 
 from lorattt.data.catalogue import BENCHMARKS, benchmark
 from lorattt.data.imagenet_family import imagenet_names
-from lorattt.data.layouts import LAYOUTS, locate
+from lorattt.data.layouts import LAYOUTS, locate, looked_for
 from lorattt.data.listing import Item, ListedImages
 from lorattt.data.readers import problems, read_benchmark
 from lorattt.errors import UserError
@@ -739,6 +740,36 @@ def test_fewer_images_are_no_mistake_and_a_split_need_not_have_every_class(tmp_p
     listing, _ = read_split(tmp_path, content)
     assert [item.label for item in listing.items] == [9, 8]
     assert len(listing.class_names) == 10
+
+
+def test_folders_that_systems_make_are_no_classes_of_a_benchmark(tmp_path: Path) -> None:
+    written = miniature.write("imagenet_a", "tpt", tmp_path)
+    miniature.put(written.folder, "@eaDir/x.jpg", "__MACOSX/x.jpg", ".ipynb_checkpoints/x.jpg")
+    assert read_benchmark("imagenet_a", tmp_path)[0].items == tuple(Item(*item) for item in written.items)
+    miniature.put(written.folder, "mine/x.jpg")
+    assert "mine is none of its 200 classes" in refused("imagenet_a", tmp_path)
+
+
+def test_images_are_looked_for_along_the_whole_list() -> None:
+    items = [Item(f"{number}.jpg", 0) for number in range(1000)]
+    numbers = [int(item.path[:-4]) for item in looked_for(items)]
+    assert (numbers[0], numbers[-1], len(set(numbers))) == (0, 999, 32)
+    steps = [after - before for before, after in pairwise(numbers)]
+    assert max(steps) - min(steps) <= 1
+    assert list(looked_for(items[:32])) == items[:32]
+    assert len(looked_for(items[:33])) == 32
+
+
+def test_the_layout_that_holds_most_is_taken(tmp_path: Path) -> None:
+    first = miniature.write("eurosat", "coop", tmp_path)
+    second = miniature.write("eurosat", "zero", tmp_path)
+    for path, _ in first.items[:4]:
+        (first.folder / path).unlink()
+    (second.folder / second.items[9][0]).unlink()
+    assert read_benchmark("eurosat", tmp_path)[1].layout == "zero"
+    for path, _ in second.items[:8]:
+        (second.folder / path).unlink()
+    assert read_benchmark("eurosat", tmp_path)[1].layout == "coop"
 
 
 @pytest.mark.parametrize("kept", [0, 4, 9])

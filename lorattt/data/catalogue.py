@@ -29,7 +29,7 @@ class Benchmark:
         licence: Terms of the images as its owners state them, in short; ``not stated`` where none are known.
         fetch: Where to get it by hand, and where it goes below the folder of all datasets.
         torchvision: Class of ``torchvision.datasets`` that can download it; null where none can.
-        names_sha1: SHA-1 of the class names in label order, joined by newlines, in UTF-8.
+        names_sha1: SHA-1 of the class names in label order, joined by newlines, in UTF-8; empty where not known.
         first_name: Name of class 0.
         last_name: Name of the last class.
     """

@@ -13,7 +13,7 @@ from typing import Literal
 from lorattt.data.catalogue import BENCHMARKS, Benchmark
 from lorattt.data.catalogue import benchmark as find_benchmark
 from lorattt.data.listing import Listing
-from lorattt.data.readers import list_problems, read_benchmark
+from lorattt.data.readers import Names, list_problems, names_state, read_benchmark
 from lorattt.errors import UserError, shortened
 
 Split = Literal["train", "val", "test"]
@@ -36,6 +36,7 @@ class Finding:
         expected: How many were published; null where unknown.
         classes: How many classes were read.
         expected_classes: How many were published.
+        names: Whether class names are the published ones: ``published``, ``other`` or ``not known``; empty if missing.
         note: What is wrong and the fix; empty where nothing is.
         fetch: Where to get the dataset, if it is missing.
     """
@@ -49,6 +50,7 @@ class Finding:
     expected: int | None
     classes: int
     expected_classes: int
+    names: Names | Literal[""]
     note: str
     fetch: str = ""
 
@@ -87,7 +89,9 @@ def _finding(benchmark: Benchmark, root: Path, split: Split, path: Path | None, 
         listing, located = read_benchmark(benchmark.key, root, split, path=path, splits=splits)
     except UserError as error:
         note = str(error).removeprefix(f"{benchmark.key}: ")
-        return Finding(benchmark.key, "missing", "", "", 0, 0, expected, 0, benchmark.classes, note, benchmark.fetch)
+        return Finding(
+            benchmark.key, "missing", "", "", 0, 0, expected, 0, benchmark.classes, "", note, benchmark.fetch
+        )
     absent = _absent(listing)
     found = len(listing.items) - len(absent)
     notes = list_problems(benchmark, listing)
@@ -106,6 +110,7 @@ def _finding(benchmark: Benchmark, root: Path, split: Split, path: Path | None, 
         expected=expected,
         classes=len(listing.class_names),
         expected_classes=benchmark.classes,
+        names=names_state(benchmark, listing),
         note=note,
     )
 
@@ -134,7 +139,7 @@ def _files(folder: Path) -> set[str]:
 
 def table(findings: Sequence[Finding]) -> str:
     """The findings as text: a table, then one or two lines for each problem."""
-    head = ("dataset", "state", "layout", "images", "expected", "classes")
+    head = ("dataset", "state", "layout", "images", "expected", "classes", "names")
     rows = [
         (
             each.dataset,
@@ -143,6 +148,7 @@ def table(findings: Sequence[Finding]) -> str:
             f"{each.images:,}",
             "?" if each.expected is None else f"{each.expected:,}",
             f"{each.classes} of {each.expected_classes}",
+            each.names or "-",
         )
         for each in findings
     ]

@@ -2,12 +2,15 @@
 
 import hashlib
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from lorattt.data import imagenet_family
 from lorattt.data.catalogue import Benchmark, benchmark
 from lorattt.data.layouts import LOOKS, Located, find
 from lorattt.data.listing import Listing, listed_twice
 from lorattt.errors import UserError, quoted, shortened
+
+Names: TypeAlias = Literal["published", "other", "not known"]
 
 
 def read_benchmark(
@@ -60,11 +63,18 @@ def list_problems(known: Benchmark, listing: Listing) -> list[str]:
     found = []
     if twice := listed_twice(listing.items):
         found.append(f"{twice}: compare the list with its source")
-    names = listing.class_names
-    if hashlib.sha1("\n".join(names).encode(), usedforsecurity=False).hexdigest() != known.names_sha1:
-        ends = f"{quoted(known.first_name)} to {quoted(known.last_name)}"
+    if names_state(known, listing) == "other":
+        ours, theirs = (listing.class_names[0], listing.class_names[-1]), (known.first_name, known.last_name)
         found.append(
-            f"its class names, {quoted(names[0])} to {quoted(names[-1])}, are not the published ones, {ends}, or are "
-            "in another order: fetch the list of images again"
+            f"its class names, {' to '.join(map(quoted, ours))}, are not the published ones, "
+            f"{' to '.join(map(quoted, theirs))}, or are in another order: fetch the list of images again"
         )
     return found
+
+
+def names_state(known: Benchmark, listing: Listing) -> Names:
+    """Whether class names are the published ones, in their order; ``not known`` where nobody says what these are."""
+    if not known.names_sha1:
+        return "not known"
+    digest = hashlib.sha1("\n".join(listing.class_names).encode(), usedforsecurity=False).hexdigest()
+    return "published" if digest == known.names_sha1 else "other"

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,9 +84,9 @@ def test_another_place_and_another_folder_of_split_files(tmp_path: Path) -> None
 def test_the_table_has_a_row_each_and_a_line_for_each_problem(root: Path) -> None:
     findings = check(root, ["dtd", "sun397"])
     lines = table(findings).splitlines()
-    assert lines[0].split() == ["dataset", "state", "layout", "images", "expected", "classes"]
-    assert lines[1].split() == ["dtd", "incomplete", "tpt", "47", "1,692", "47", "of", "47"]
-    assert lines[2].split() == ["sun397", "missing", "-", "0", "19,850", "0", "of", "397"]
+    assert lines[0].split() == ["dataset", "state", "layout", "images", "expected", "classes", "names"]
+    assert lines[1].split() == ["dtd", "incomplete", "tpt", "47", "1,692", "47", "of", "47", "published"]
+    assert lines[2].split() == ["sun397", "missing", "-", "0", "19,850", "0", "of", "397", "-"]
     assert lines[4] == "0 of 2 complete"
     assert [line.split(":")[0].strip() for line in lines[5:]] == ["dtd", "sun397", "to get it"]
 
@@ -220,9 +221,17 @@ def test_class_names_that_are_not_the_published_ones_are_told(change: str, root:
     assert each.state == "incomplete"
     assert "are not the published ones, 'Annual Crop Land' to 'Sea or Lake', or are in another order" in each.note
     (other,) = check(root, ["dtd"])
+    assert (each.names, other.names) == ("other", "published")
     assert "published ones" not in other.note
     with pytest.warns(UserWarning, match="eurosat: its class names"):
         BenchmarkData("eurosat", str(root), workers=0)
+
+
+def test_names_that_nobody_published_are_not_compared(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BENCHMARKS, "eurosat", replace(BENCHMARKS["eurosat"], names_sha1=""))
+    (each,) = check(root, ["eurosat"])
+    assert each.names == "not known"
+    assert "published ones" not in each.note
 
 
 def test_images_that_are_missing_are_told_before_a_run(root: Path) -> None:

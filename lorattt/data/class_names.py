@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 from unicodedata import normalize
@@ -22,6 +23,7 @@ from lorattt.errors import UserError, quoted, some
 from lorattt.positions import check_order, pairs
 
 IMAGENET: Final = "imagenet"
+_DIGITS: Final = re.compile("([0-9]+)")
 
 
 def names_of(folders: list[str], source: Sequence[str] | str | None, key: str = "data.class_names") -> list[str]:
@@ -42,10 +44,12 @@ def names_of(folders: list[str], source: Sequence[str] | str | None, key: str = 
     """
     if source is None:
         return [folder.replace("_", " ") for folder in folders]
+    # A disk of macOS may write an accent as a character of its own, which nobody sees.
+    folders = [normalize("NFC", folder) for folder in folders]
     if source == IMAGENET:
         return _looked_up(folders, imagenet_names(), "the ImageNet classes", "folders must be named by wnid")
     if isinstance(source, str):
-        path, what = Path(source).expanduser(), f"{key} {source}"
+        path, what = Path(os.path.expanduser(source)), f"{key} {source}"
         if not os.path.isfile(path):  # which a text of any length may be asked
             raise UserError(f"{key} {quoted(source)}: no such file (and the only built-in list is {IMAGENET!r})")
         content = read_name_file(path, what)
@@ -85,20 +89,22 @@ def _by_position(names: list[str], folders: list[str], what: str) -> None:
         return
     fix = "give a JSON object from folder to name, or lines of folder, tab, name"
     check_order(what, folders, names, fix)
-    counted = sorted(folders, key=_by_number)
-    if counted != folders:
-        at = next(place for place, (one, other) in enumerate(zip(counted, folders, strict=True)) if one != other)
-        raise UserError(
-            f"{what} is a list, and the folders are numbered: sorted as text, {quoted(folders[at], 60)} comes before "
-            f"{quoted(counted[at], 60)}, so a list in the order of the numbers would mislabel them: {fix}"
-        )
+    for one, other in pairwise(folders):
+        if _counts_down(one, other):
+            raise UserError(
+                f"{what} is a list, and the folders are numbered: sorted as text, {quoted(one, 60)} comes before "
+                f"{quoted(other, 60)}, so a list in the order of the numbers would mislabel them: {fix}"
+            )
     note(f"{what} is a list, whose names go to the sorted folders one by one: {told}")
 
 
-def _by_number(folder: str) -> list[tuple[int, int | str]]:
-    """Sorts as people count: digits by their number, other characters as they are."""
-    parts = re.split("([0-9]+)", folder)
-    return [(0, int(part)) if part.isdigit() and len(part) < 19 else (1, part) for part in parts if part]
+def _counts_down(one: str, other: str) -> bool:
+    """Whether two folders first differ in a number, and the first one's is the larger."""
+    for place, (left, right) in enumerate(zip(_DIGITS.split(one), _DIGITS.split(other), strict=False)):
+        if left != right:
+            left, right = left.lstrip("0"), right.lstrip("0")
+            return place % 2 == 1 and (len(left), left) > (len(right), right)
+    return False
 
 
 def _hint(folders: Sequence[str], mapping: dict[str, Any]) -> str:
@@ -109,12 +115,9 @@ def _hint(folders: Sequence[str], mapping: dict[str, Any]) -> str:
 
 
 def _looked_up(folders: list[str], names: dict[str, str], where: str, fix: str) -> list[str]:
-    # A disk of macOS may write an accent as a character of its own, which nobody sees.
-    names = {normalize("NFC", folder): name for folder, name in names.items()}
-    keys = [normalize("NFC", folder) for folder in folders]
-    missing = [folder for folder, key in zip(folders, keys, strict=True) if key not in names]
+    missing = [folder for folder in folders if folder not in names]
     if missing:
         raise UserError(
             f"class folder {quoted(missing[0])} is not in {where} ({len(missing)} of {len(folders)} are not): {fix}"
         )
-    return [names[key] for key in keys] or list(names.values())
+    return [names[folder] for folder in folders] or list(names.values())

@@ -61,6 +61,8 @@ class ImageFolder(ListedImages):
         if folders:
             _check_level(root, found)
             _check_none_empty(root, below, folders)
+        elif below.folders:
+            note(f"data.root {root}: its folders ({some(below.folders)}) hold no image, and are no classes")
         if told := below.told():
             note(f"data.root {root}: left out {told}; images are files of {FORMATS}")
         place = {folder: label for label, folder in enumerate(folders)}

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from unicodedata import normalize
 
 from lorattt.errors import UserError, quoted
 
@@ -47,7 +48,8 @@ def read_name_file(path: Path, what: str) -> NameFile:
     if path.suffix.lower() in (".yaml", ".yml"):
         raise UserError(f"{what}: YAML is not read here: write one name per line into a .txt file, or JSON")
     try:
-        text = path.read_text(encoding="utf-8-sig")  # with the mark that Windows' editors put first, or without
+        # With the mark that Windows' editors put first, or without.
+        text = normalize("NFC", path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
         raise UserError(f"{what} is not a text file in UTF-8 ({error}): save it as UTF-8") from error
     except OSError as error:

@@ -179,7 +179,7 @@ def test_numbered_folders_ask_for_a_mapping(kind: str, file: Any) -> None:
     source = source or file(
         "\n".join(names) if kind == "lines" else names, f"names.{'json' if kind == 'json' else 'txt'}"
     )
-    assert "sorted as text, '10' comes before '2'" in refused(sorted(NUMBERED), source)
+    assert "sorted as text, '11' comes before '2'" in refused(sorted(NUMBERED), source)
     by_folder = [NUMBERED[folder] for folder in sorted(NUMBERED)]
     assert names_of(sorted(NUMBERED), file(NUMBERED, "object.json")) == by_folder
     assert told(sorted(NUMBERED), file("".join(f"{k}: {v}\n" for k, v in NUMBERED.items())))[0] == by_folder
@@ -188,6 +188,9 @@ def test_numbered_folders_ask_for_a_mapping(kind: str, file: Any) -> None:
 def test_other_numbered_folders(file: Any) -> None:
     folders = sorted(f"class_{n}" for n in (1, 2, 3, 20, 100))
     assert "sorted as text, 'class_100' comes before 'class_2'" in refused(folders, ["a", "b", "c", "d", "e"])
+    assert "sorted as text, 'DC-10' comes before 'DC-3'" in refused(["737", "DC-10", "DC-3"], ["a", "b", "c"])
+    # Other marks sort as text in both.
+    assert names_of(["a", "a b", "a1b", "a_2"], ["w", "x", "y", "z"]) == ["w", "x", "y", "z"]
     # In either order the same, or the folders' own names: nothing is open.
     assert names_of(["01", "02", "10"], ["a", "b", "c"]) == ["a", "b", "c"]
     assert names_of(folders, [folder.replace("_", " ") for folder in folders])[1] == "class 100"
@@ -250,4 +253,7 @@ def test_a_text_in_place_of_a_file_is_quoted_in_part(length: int) -> None:
 def test_an_accent_is_the_same_however_it_is_written(file: Any) -> None:
     composed, apart = "caf\u00e9", "cafe\u0301"
     for folder, key in ((composed, apart), (apart, composed)):
-        assert names_of([folder], file({key: "a coffee house"}, "a.json")) == ["a coffee house"]
+        assert names_of([folder], file(json.dumps({key: "a coffee house"}, ensure_ascii=False), "a.json")) == [
+            "a coffee house"
+        ]
+        assert told([folder], file(f"{key}\ta coffee house"))[0] == ["a coffee house"]

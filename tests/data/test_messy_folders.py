@@ -88,6 +88,12 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pyte
     assert "bee cannot be read (Permission denied)" in refused(tmp_path)
 
 
+def test_folders_beside_images_without_classes_are_told(tmp_path: Path) -> None:
+    folder, (told,) = said(lambda: ImageFolder(put(tmp_path, "1.jpg", "later/")))
+    assert folder.class_names == []
+    assert "its folders ('later') hold no image, and are no classes" in told
+
+
 # --- endings ------------------------------------------------------------------------------------------------------
 
 

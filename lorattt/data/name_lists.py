@@ -248,7 +248,7 @@ def check_names(values: Sequence[Any], what: str, keys: Sequence[str] = ()) -> N
         if isinstance(value, list | tuple | dict) and value:
             raise UserError(
                 f"{what}: {place} is a list of {len(value)}, not a text: a class has one name here, and its texts are "
-                "made of the name by templates (model.templates)"
+                "made of the name by templates (model.templates): give one name"
             )
         if isinstance(value, int) and not isinstance(value, bool) and keys:
             raise UserError(f"{what}: {place} is {quoted(value)}, not a text: turn the file round, from folder to name")

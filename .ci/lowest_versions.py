@@ -8,8 +8,9 @@ are tools that run elsewhere. Needs Python 3.11 (tomllib); the result is for any
 
 import re
 import sys
-import tomllib
 from pathlib import Path
+
+import tomllib
 
 _BOUND = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)(?:\[[^]]*\])?>=(?P<version>[0-9.]+)(?:,.*)?$")
 

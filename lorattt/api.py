@@ -15,7 +15,7 @@ from lorattt.clip.load import ClipSpec
 from lorattt.data.images import MAX_PIXELS, read_image, upright_rgb
 from lorattt.data.loose import find_images, loose_class_names
 from lorattt.data.source import UNKNOWN_LABEL, EpisodeDataset, collate_episodes
-from lorattt.errors import UserError
+from lorattt.errors import UserError, quoted
 from lorattt.methods.base import Method
 from lorattt.methods.registry import METHODS as METHODS
 from lorattt.methods.registry import build_method
@@ -89,7 +89,7 @@ def classify(
         if value < least:
             raise UserError(f"{key} {value}: must be at least {least}")
     if on_bad_image not in ("error", "skip"):
-        raise UserError(f"on_bad_image {on_bad_image!r}: must be error or skip")
+        raise UserError(f"on_bad_image {quoted(on_bad_image)}: must be error or skip")
     names = loose_class_names(class_names, "class_names")
     source = _Given(images)
     place = _device(device, method)
@@ -191,7 +191,7 @@ def _device(device: str | torch.device | None, method: str | Method) -> torch.de
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError) as error:
         reason = (str(error).splitlines() or [""])[0]
-        raise UserError(f"device {str(device)!r} cannot be used ({reason}): name another, such as cpu") from error
+        raise UserError(f"device {quoted(str(device))} cannot be used ({reason}): name another, such as cpu") from error
     return found
 
 

@@ -1,12 +1,38 @@
-"""The one exception that stands for a user's mistake rather than a defect of the program."""
+"""The one exception that stands for a user's mistake rather than a defect of the program, and quotes for its text."""
+
+from collections.abc import Iterable
 
 
 class UserError(Exception):
     """A mistake in what the user gave: a file, a key or a value.
 
-    The message is one line that names the thing and the mend. The command line prints it without a
+    The message is one line that names the thing and the fix. The command line prints it without a
     traceback and exits with code 2; from Python it is an ordinary exception.
 
     Not a ``ValueError``: jsonargparse catches those while it builds objects and wraps them in a long
     report of types that were tried.
     """
+
+
+def quoted(value: object, most: int = 100) -> str:
+    """A value as Python writes it, on one line, see :func:`shortened`."""
+    return shortened(repr(value), most)
+
+
+def shortened(text: str, most: int = 100) -> str:
+    """A text, cut in the middle where it has more than ``most`` characters.
+
+    Messages show what users gave through this or :func:`quoted`, so that a file taken for another does not fill the
+    screen.
+    """
+    if len(text) <= most:
+        return text
+    end = most // 4
+    return f"{text[: most - end - 5]} ... {text[-end:]}"
+
+
+def some(values: Iterable[object], most: int = 3) -> str:
+    """The first of several values, quoted, with commas between, and how many more there are."""
+    texts = [quoted(value, 60) for value in values]
+    more = len(texts) - most
+    return ", ".join(texts[:most]) + (f" and {more} more" if more > 0 else "")

@@ -22,7 +22,7 @@ from lorattt import demo
 from lorattt.clip.model import Clip
 from lorattt.clip.preprocess import KEYS, checked, resolve_preprocess
 from lorattt.clip.tokenizer import truncated_tokenizer
-from lorattt.errors import UserError
+from lorattt.errors import UserError, quoted
 from lorattt.views.plain import Interpolation, ResizeMode
 
 Dtype = Literal["fp32", "bf16", "fp16"]
@@ -121,13 +121,13 @@ def _model_config(name: str) -> dict[str, Any]:
         return dict(demo.MODEL_CONFIG)
     if ":" in name:  # open_clip would ask a hub for it
         raise UserError(
-            f"model {name!r}: give open_clip's name of the architecture, and the weights as a file in pretrained"
+            f"model {quoted(name)}: give open_clip's name of the architecture, and the weights as a file in pretrained"
         )
     config: dict[str, Any] | None = open_clip.get_model_config(name.replace("/", "-"))
     if config is None:
         near = difflib.get_close_matches(name, [*open_clip.list_models(), demo.MODEL_NAME], n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "see open_clip.list_models()"
-        raise UserError(f"unknown model {name!r}: {hint}")
+        raise UserError(f"unknown model {quoted(name)}: {hint}")
     return config
 
 
@@ -139,13 +139,13 @@ def _find_weights(spec: ClipSpec, config: dict[str, Any]) -> str | Path | None:
         return demo.CHECKPOINT
     known = tags.get_pretrained_cfg(spec.model.replace("/", "-"), spec.pretrained)
     if known:
-        _check_activation(spec.model, config, bool(known.get("quick_gelu", False)), f"tag {spec.pretrained!r}")
+        _check_activation(spec.model, config, bool(known.get("quick_gelu", False)), f"tag {quoted(spec.pretrained)}")
         return spec.pretrained
     path = Path(spec.pretrained).expanduser()
     if not path.is_file():
         offered = [DEMO_TAG] if spec.model == demo.MODEL_NAME else tags.list_pretrained_tags_by_model(spec.model)
         raise UserError(
-            f"pretrained {spec.pretrained!r} is neither an existing file nor a tag of {spec.model}; "
+            f"pretrained {quoted(spec.pretrained)} is neither an existing file nor a tag of {spec.model}; "
             f"its tags are {', '.join(offered) or 'none'}"
         )
     quick = _activation_of_file(path)
@@ -216,7 +216,7 @@ def _build(name: str, tag: str | None, dtype: Dtype) -> nn.Module:
         if tag is None:
             raise UserError(f"cannot make {name}: {_first_line(error)}") from error
         raise UserError(
-            f"cannot fetch the weights {tag!r} of {name}: check the connection, or name a file in "
+            f"cannot fetch the weights {quoted(tag)} of {name}: check the connection, or name a file in "
             f"model.clip.pretrained ({_first_line(error)})"
         ) from error
     finally:

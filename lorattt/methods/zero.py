@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lorattt.clip.load import ClipSpec
-from lorattt.errors import UserError
+from lorattt.errors import UserError, quoted
 from lorattt.methods.base import Method, Templates
 from lorattt.methods.shared_views import SharedViews
 from lorattt.methods.votes import count_votes, mean_log_probability, vote_logits
@@ -41,7 +41,7 @@ class ZeroSpec:
         if not 0 < self.gamma <= 1:
             raise UserError(f"zero.gamma {self.gamma}: the fraction of views that vote must be in (0, 1]")
         if self.ties not in ("confident", "number"):
-            raise UserError(f"zero.ties {self.ties!r}: must be confident or number")
+            raise UserError(f"zero.ties {quoted(self.ties)}: must be confident or number")
 
     def voters(self, views: int) -> int:
         """How many of the views vote.

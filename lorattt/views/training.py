@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from lorattt.errors import UserError
+from lorattt.errors import UserError, quoted
 from lorattt.rng import episode_keys, fold
 from lorattt.views.crops import ViewSpec, sample_crops
 from lorattt.views.plain import Interpolation
@@ -45,7 +45,7 @@ class TrainingCrop:
             raise UserError(str(error).replace("views.", "crop.", 1)) from None
         if self.interpolation not in get_args(Interpolation):
             raise UserError(
-                f"crop.interpolation {self.interpolation!r}: must be {' or '.join(get_args(Interpolation))}"
+                f"crop.interpolation {quoted(self.interpolation)}: must be {' or '.join(get_args(Interpolation))}"
             )
 
     def as_views(self) -> ViewSpec:

@@ -70,7 +70,7 @@ def test_the_two_ways_to_break_a_tie_differ() -> None:
 def test_an_episode_with_a_tie_worked_by_hand() -> None:
     """Ten views in an order of their own; the four most confident split 2 : 2, the fifth votes for neither class."""
     # (class voted for, its probability); the rest is shared by the other two, so a larger share is a lower entropy.
-    ballots = [(0, 0.50), (1, 0.95), (2, 0.70), (0, 0.90), (0, 0.85), (1, 0.65), (0, 0.60), (1, 0.80), (2, 0.45), (0, 0.55)]
+    ballots = [(0, 0.5), (1, 0.95), (2, 0.7), (0, 0.9), (0, 0.85), (1, 0.65), (0, 0.6), (1, 0.8), (2, 0.45), (0, 0.55)]
     p = torch.tensor([[share if k == label else (1 - share) / 2 for k in range(3)] for label, share in ballots])
     # By confidence: views 1 3 4 7 vote (1 0 0 1); then view 2 (class 2, not tied), then view 5, which says 1.
     votes, voters = zero_votes(p.log()[None], ZeroSpec(0.4))

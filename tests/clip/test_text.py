@@ -110,6 +110,8 @@ class _Inner:
             rows = [row + [0] * (max_length - len(row)) for row in rows]
         return _Encoding({"input_ids": torch.tensor(rows) if how.get("return_tensors") else rows})
 
+    batch_encode_plus = __call__  # what open_clip calls before version 3.3
+
 
 class _Encoding(dict[str, Any]):
     @property

@@ -33,6 +33,20 @@ def shortened(text: str, most: int = 100) -> str:
 
 def some(values: Iterable[object], most: int = 3) -> str:
     """The first of several values, quoted, with commas between, and how many more there are."""
-    texts = [quoted(value, 60) for value in values]
+    return _first_of([quoted(value, 60) for value in values], most)
+
+
+def listed(names: Iterable[object], most: int = 3) -> str:
+    """The first of several names as they are, with commas between, and how many more there are."""
+    return _first_of([shortened(" ".join(str(name).split()), 80) for name in names], most)
+
+
+def _first_of(texts: list[str], most: int) -> str:
     more = len(texts) - most
     return ", ".join(texts[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, on one line, at most 200 characters; its type where it says nothing."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return shortened(" ".join(lines[0].split()), 200)

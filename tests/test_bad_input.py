@@ -209,11 +209,11 @@ def _module(folder: Path) -> tuple[str, str]:
         (_cut_safetensors, ["cut.safetensors cannot be read", "fetch it again"]),
         (_cut_pt, ["cut.pt cannot be read (it is cut short): fetch it again"]),
         (_cut_archive, ["openai.pt cannot be read (it is cut short): fetch it again"]),
-        (_text, ["page.pt cannot be read (it is no checkpoint of PyTorch): fetch it again"]),
+        (_text, ["page.pt cannot be read (it is a web page, and no checkpoint of PyTorch): fetch it again"]),
         (_safetensors_as_pt, ["named.pt is in the format of safetensors: rename it"]),
-        (_module, ["module.pt cannot be read: it is damaged, or holds more than weights", "state_dict alone"]),
+        (_module, ["module.pt cannot be read: it holds a whole model as Python objects", "state_dict alone"]),
         (_other_model, ["other.pt does not fit model lorattt-demo", "name the model it was made for"]),
-        (_archive, ["openai.pt was trained with quick GELU", "use model ViT-B-16-quickgelu"]),
+        (_archive, ["openai.pt does not fit model ViT-B-16: it has none of the model's", "but weight, bias"]),
     ],
 )
 def test_checkpoint(make: Callable[[Path], tuple[str, str]], parts: list[str], cli: Cli, tmp_path: Path) -> None:

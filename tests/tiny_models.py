@@ -1,5 +1,10 @@
 """Small CLIPs with random weights, for tests that need no file."""
 
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import open_clip
 import torch
 
@@ -16,3 +21,10 @@ def tiny_clip(seed: int = 0, **vision: object) -> open_clip.CLIP:
             if "ln_" in name or name.endswith("bias"):
                 parameter.add_(0.2 * torch.randn_like(parameter))
     return model.double().requires_grad_(False).eval()
+
+
+def add_models(folder: Path, configs: Mapping[str, Any]) -> None:
+    """Let open_clip know architectures by name, from files in that folder."""
+    for name, config in configs.items():
+        (folder / f"{name}.json").write_text(json.dumps(config))
+    open_clip.add_model_config(folder)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lorattt.clip.preprocess import completed
 from lorattt.clip.templates import TemplateSet, resolve_templates
 from lorattt.clip.text import Tokenizer, class_features
-from lorattt.clip.text_tower import TextTower
+from lorattt.clip.text_tower import TextTower, find_text_parts
 from lorattt.clip.vision import ImageTower, VisionTower, wrap_tower
 from lorattt.errors import UserError
 from lorattt.views.plain import PlainView
@@ -81,8 +81,13 @@ class Clip(nn.Module):
         """The text tower, at the level of tokens.
 
         Raises:
-            UserError: If it is not causal with end-of-text pooling.
+            UserError: If it is not causal with end-of-text pooling, or its tokenizer is not CLIP's own.
         """
+        if find_text_parts(self.model) is not None and not hasattr(self.tokenizer, "sot_token_id"):
+            raise UserError(
+                f"model {self.name} has a tokenizer of Hugging Face, and prompts of learned vectors need CLIP's own: "
+                "use a CLIP such as ViT-B-16-quickgelu, or a method that leaves texts alone"
+            )
         return TextTower(self.model, self.name)
 
     def normalise(self, pixels: Tensor) -> Tensor:

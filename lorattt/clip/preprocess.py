@@ -182,8 +182,8 @@ def _readable(stated: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _assumption(name: str, weights: Path | None, unknown: list[str]) -> str:
-    values = " and ".join(f"{key} {_plain(OPENAI[key])}" for key in unknown)  # type: ignore[literal-required]
-    keys = " and ".join(f"model.clip.{key}" for key in unknown)
+    values = ", ".join(f"{key} {_plain(OPENAI[key])}" for key in unknown)  # type: ignore[literal-required]
+    keys = ", ".join(f"model.clip.{key}" for key in unknown)
     tagged = bool(tags.list_pretrained_tags_by_model(name))
     reason = f"open_clip's weights of {name} differ in it" if tagged else f"open_clip has no weights of {name}"
     beside = "" if weights is None else f", or put the model's {CONFIG_FILE} beside {weights.name}"

@@ -116,25 +116,6 @@ def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path: Path, ending: str) ->
     assert len(np.unique(pixels)) == 256
 
 
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ([[0.0, 0.25, 0.5, 1.0]], [[0, 64, 128, 255]]),
-        ([[0.0, 1.0, 127.6, 255.0]], [[0, 1, 128, 255]]),
-        ([[-5.0, 300.0, 2.0, np.nan]], [[0, 255, 2, 0]]),
-        ([[0.0, 0.5, 1.0, np.nan]], [[0, 128, 255, 0]]),
-        ([[np.inf, -np.inf, 7.0, 8.0]], [[255, 0, 7, 8]]),
-    ],
-)
-def test_float_tiffs_are_unit_or_eight_bit_range(
-    tmp_path: Path, values: list[list[float]], expected: list[list[int]]
-) -> None:
-    Image.fromarray(np.array(values, dtype=np.float32)).save(tmp_path / "float.tif")
-    with Image.open(tmp_path / "float.tif") as image:
-        assert image.mode == "F"
-    assert (read(tmp_path / "float.tif", (4, 1)) == np.array(expected)[..., None]).all()
-
-
 def turned(upright: Pixels, orientation: int) -> Pixels:
     """What a camera stores so that a viewer who follows the EXIF tag sees ``upright`` (EXIF 2.3, 4.6.4)."""
     stored = {

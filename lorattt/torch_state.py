@@ -62,7 +62,12 @@ def known_state(device: torch.device) -> Iterator[None]:
     """
     dtype = torch.get_default_dtype()
     with ExitStack() as stack:
-        if torch.get_default_device().type != "cpu":  # the mode that sets it costs time at every call
+        try:
+            torch.get_default_device()  # which Lightning asks for
+        except AttributeError:  # of PyTorch 2.6, once it was set and unset
+            torch.set_default_device("cpu")
+            stack.callback(torch.set_default_device, None)
+        if torch.empty(0).device.type != "cpu":  # the mode that sets it costs time at every call
             stack.enter_context(torch.device("cpu"))
         stack.enter_context(full_float32())
         stack.enter_context(torch.random.fork_rng(devices=[]))

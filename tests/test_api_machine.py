@@ -15,7 +15,7 @@ from lorattt.methods.shared_views import SharedViews
 from lorattt.methods.zero_shot import ZeroShot
 from lorattt.views.crops import ViewSpec
 from lorattt.views.device import DeviceViews, Floats, ViewPlan
-from test_torch_state import STATES
+from test_torch_state import STATES, default_device
 
 MODEL = "lorattt-demo:demo"
 NAMES = ["red circle", "blue square", "green star", "a cross"]
@@ -36,6 +36,13 @@ def test_what_other_code_has_set_in_torch_changes_nothing(method: str, state: st
     expected = classify(IMAGES[:1], NAMES, method=method, model=MODEL, **options)
     with STATES[state]():
         assert classify(IMAGES[:1], NAMES, method=method, model=MODEL, **options) == expected
+
+
+def test_a_default_device_that_was_set_and_unset() -> None:
+    expected = classify(IMAGES[:1], NAMES, method="zero_shot", model=MODEL)
+    with default_device("meta"):
+        torch.set_default_device(None)
+        assert classify(IMAGES[:1], NAMES, method="zero_shot", model=MODEL) == expected
 
 
 def test_deterministic_algorithms_and_training_mode(zero_shot: ZeroShot) -> None:

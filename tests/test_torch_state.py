@@ -116,6 +116,8 @@ def default_device(name: str) -> Iterator[None]:
         yield
     finally:
         torch.set_default_device(None)
+        # PyTorch 2.6 could not tell the default device to later tests.
+        vars(torch._GLOBAL_DEVICE_CONTEXT).pop("device_context", None)
 
 
 STATES: dict[str, Callable[[], AbstractContextManager[Any]]] = {

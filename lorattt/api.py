@@ -11,7 +11,7 @@ import torch
 
 from lorattt.callbacks.predictions import top_classes
 from lorattt.clip.load import ClipSpec
-from lorattt.data.folder import IMAGENET
+from lorattt.data.class_names import IMAGENET
 from lorattt.data.given import GivenImages, ImageLike
 from lorattt.data.loader import EpisodeLoader
 from lorattt.data.loose import loose_class_names

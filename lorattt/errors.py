@@ -1,10 +1,12 @@
 """The one exception that stands for a user's mistake rather than a defect of the program, and quotes for its text."""
 
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """A mistake in what the user gave: a file, a key or a value.
 
-    The message is one line that names the thing and the mend. The command line prints it without a
+    The message is one line that names the thing and the fix. The command line prints it without a
     traceback and exits with code 2; from Python it is an ordinary exception.
 
     Not a ``ValueError``: jsonargparse catches those while it builds objects and wraps them in a long
@@ -13,15 +15,28 @@ class UserError(Exception):
 
 
 def quoted(value: object, most: int = 100) -> str:
-    """A value as Python writes it, on one line; cut in the middle where that is longer than ``most`` characters.
-
-    Messages quote what users gave through this, so that a file taken for another does not fill the screen.
-    """
+    """A value as Python writes it, on one line, see :func:`shortened`."""
     try:
-        text = " ".join(repr(value).split())
+        text = repr(value)
     except Exception:  # whatever a class's own text does; a number of thousands of digits has none
         text = f"<{type(value).__name__}>"
+    return shortened(" ".join(text.split()) if "\n" in text else text, most)
+
+
+def shortened(text: str, most: int = 100) -> str:
+    """A text, cut in the middle where it has more than ``most`` characters.
+
+    Messages show what users gave through this or :func:`quoted`, so that a file taken for another does not fill the
+    screen.
+    """
     if len(text) <= most:
         return text
     end = most // 4
     return f"{text[: most - end - 5]} ... {text[-end:]}"
+
+
+def some(values: Iterable[object], most: int = 3) -> str:
+    """The first of several values, quoted, with commas between, and how many more there are."""
+    texts = [quoted(value, 60) for value in values]
+    more = len(texts) - most
+    return ", ".join(texts[:most]) + (f" and {more} more" if more > 0 else "")

@@ -38,6 +38,12 @@ VALUES = {
         ["--model.clip.model", "ViT-B-16", "--model.clip.pretrained", "openai"],
         ["'openai'", "quick GELU", "use model ViT-B-16-quickgelu"],
     ),
+    "mean of two": (["--model.clip.mean", "[0.5, 0.5]"], ["clip.mean: expected", "3 elements", "[0.5, 0.5]"]),
+    "mean of bytes": (["--model.clip.mean", "[124, 116, 104]"], ["model.clip.mean [124", "divide by 255"]),
+    "std of text": (["--model.clip.std", "half"], ["clip.std: expected a list", "half"]),
+    "std of 0": (["--model.clip.std", "[0.5, 0, 0.5]"], ["model.clip.std [0.5, 0.0, 0.5]", "from 0.001 to 1"]),
+    "resize mode": (["--model.clip.resize_mode", "crop"], ["resize_mode", "shortest, longest, squash", "crop"]),
+    "interpolation": (["--model.clip.interpolation", "nearest"], ["interpolation", "bicubic, bilinear", "nearest"]),
     "block": (["--model.lora.blocks", "[6]"], ["blocks [6]", "6 blocks", "0 to 5"]),
     "norm's block": (["--model.tune", "layernorm", "--model.layernorm.blocks", "[-7]"], ["-7 is out of range"]),
     "too few names": (["--model.class_names", "[cat, dog]"], ["model.class_names has 2", "64 classes", "one name per"]),
@@ -253,7 +259,7 @@ def test_missing_and_empty_folder(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "empty" / "cat").mkdir(parents=True)
     line = refusal(cli("test", *_folder(tmp_path / "empty")))
     assert "empty holds no images" in line
-    assert ".jpg" in line
+    assert "JPEG" in line
 
 
 def test_images_beside_folders(cli: Cli, images: Path) -> None:
@@ -269,7 +275,7 @@ def test_images_beside_folders(cli: Cli, images: Path) -> None:
         ("names.json", '["a cat", "a dog", "a cow"]', "has 3 names"),
         ("names.json", "[", "is not valid JSON"),
         ("names.txt", "", "holds no names"),
-        ("names.json", '{"cat": ["x", "y"], "dog": "a dog"}', 'name 1 is ["x", "y"], not a text'),
+        ("names.json", '{"cat": ["x", "y"], "dog": "a dog"}', "name 1 (of 'cat') is a list of 2, not a text"),
         ("names.json", '["a cat", " "]', "name 2 is blank"),
     ],
 )

@@ -71,6 +71,7 @@ class ResultsWriter(RunObserver):
                 "method": run_name(member, "name"),
                 "dataset": run_name(getattr(trainer, "datamodule", None), "name"),
                 "backbone": module.clip.name,
+                "preprocessing": module.clip.preprocess,
                 "corruption": getattr(getattr(trainer, "datamodule", None), "corruption", None),
                 **totals.measures[name],
                 "n": totals.rows,

@@ -48,7 +48,7 @@ from lorattt.callbacks.trace import TraceWriter
 from lorattt.callbacks.training import PromptWriter, RunCheckpoint
 from lorattt.cli.checks import check_config_files, check_values
 from lorattt.cli.report import condense, explain, one_line
-from lorattt.errors import UserError
+from lorattt.errors import UserError, shortened
 from lorattt.methods.base import Method
 from lorattt.methods.pretrain import PretrainCLIP
 from lorattt.methods.source import PromptTraining
@@ -258,7 +258,7 @@ def main(args: ArgsType = None) -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"lorattt: error: {message}", file=sys.stderr)
+    print(f"lorattt: error: {shortened(message, 2000)}", file=sys.stderr)
     raise SystemExit(2)
 
 
@@ -270,4 +270,4 @@ def _warn(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    print(f"lorattt: warning: {one_line(str(message))}", file=file or sys.stderr)
+    print(f"lorattt: warning: {shortened(one_line(str(message)), 2000)}", file=file or sys.stderr)

@@ -21,7 +21,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lorattt.data.datamodule import EpisodeData, ImageData
 from lorattt.data.few_shot import ListedSourceData
 from lorattt.data.training import SourceData
-from lorattt.errors import UserError
+from lorattt.errors import UserError, shortened
 from lorattt.methods.base import Method
 from lorattt.methods.ranked_views import RankedViews
 from lorattt.methods.source import PromptTraining
@@ -95,7 +95,7 @@ def condense(message: str) -> str:
         kinds, value = dict.fromkeys(_kind(m["kind"]) for m in found), one_line(value)
         if path in (["model"], ["data"]) and _IMPORT_PATH.fullmatch(value) and _import_problem(value):
             return _unknown_class(path[0], value)  # its module raises what the parser takes for another kind of value
-        return f"{'.'.join(path)}: expected {' or '.join(kinds)}, got {value}"
+        return f"{'.'.join(path)}: expected {' or '.join(kinds)}, got {shortened(value)}"
     body = body.replace("File does not exist:", "no such file")
     return one_line(": ".join([".".join(path), body] if path else [body]))
 

@@ -7,7 +7,7 @@ import pickle
 import textwrap
 import warnings
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,8 +20,10 @@ from torch import Tensor, nn
 
 from lorattt import demo
 from lorattt.clip.model import Clip
+from lorattt.clip.preprocess import KEYS, checked, resolve_preprocess
 from lorattt.clip.tokenizer import truncated_tokenizer
-from lorattt.errors import UserError
+from lorattt.errors import UserError, quoted
+from lorattt.views.plain import Interpolation, ResizeMode
 
 Dtype = Literal["fp32", "bf16", "fp16"]
 DEMO_TAG = "demo"
@@ -40,12 +42,32 @@ class ClipSpec:
         dtype: Dtype of the frozen towers. Adapters, losses and predictions are float32 in any case.
         compile: Compile the frozen pass of all views through a ViT, and the blocks that LoRA adapts, which takes a few
             minutes when they are first used: for long runs.
+        mean: Mean of red, green and blue that is taken from an image, on a scale of 0 to 1. Null is the model's own,
+            for this key and the next three.
+        std: What it is then divided by.
+        resize_mode: How the plain view is made: ``shortest`` side resized and the centre cut out, ``longest`` side
+            resized and a border added, or the whole image in a ``squash``.
+        interpolation: How the plain view is resized. Random crops are bilinear, as in the papers.
+
+    Raises:
+        UserError: If no image can be made with such a mean, deviation, resize mode or interpolation.
     """
 
     model: str = "ViT-B-16-quickgelu"
     pretrained: str | None = "openai"
     dtype: Dtype = "fp32"
     compile: bool = False
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    resize_mode: ResizeMode | None = None
+    interpolation: Interpolation | None = None
+
+    def __post_init__(self) -> None:
+        """Reject values that no image can be made with."""
+        for key in KEYS:
+            if (value := getattr(self, key)) is not None:
+                # The specification is frozen; a list becomes a tuple, so that equal ones compare equal.
+                object.__setattr__(self, key, checked(key, value, f"model.clip.{key}"))
 
 
 class LoadedClip(ClipSpec):
@@ -59,7 +81,7 @@ class LoadedClip(ClipSpec):
     clip: Clip
 
     def __init__(self, clip: Clip, spec: ClipSpec) -> None:
-        super().__init__(spec.model, spec.pretrained, spec.dtype, spec.compile)
+        super().__init__(**{field.name: getattr(spec, field.name) for field in fields(ClipSpec)})
         object.__setattr__(self, "clip", clip)  # the specification is frozen
 
 
@@ -70,12 +92,14 @@ def load_clip(spec: ClipSpec) -> Clip:
 
     Raises:
         UserError: If the model or the tag is unknown, the file is missing, damaged or of another model, its
-            activation (quick GELU) is not the model's, or its tokenizer needs what is not there.
+            activation (quick GELU) is not the model's, its tokenizer needs what is not there, or the file
+            ``open_clip_config.json`` beside the weights is of no use.
     """
     if isinstance(spec, LoadedClip):
         return spec.clip
     config = _model_config(spec.model)
     weights = _find_weights(spec, config)
+    preprocess = resolve_preprocess(spec.model, weights, {key: getattr(spec, key) for key in KEYS})
     if spec.model == demo.MODEL_NAME:
         model = _build_demo(config, spec.dtype)
         tokenizer = truncated_tokenizer(demo.MERGES, model.context_length)
@@ -86,8 +110,6 @@ def load_clip(spec: ClipSpec) -> Clip:
         _load_file(model, weights, spec.model)
     if weights is None:
         warnings.warn(f"{spec.model} has random weights: pretrained is null", stacklevel=2)
-    preprocess = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
-    preprocess |= open_clip.get_model_preprocess_cfg(model)
     clip = Clip(model.requires_grad_(False), tokenizer, spec.model, preprocess).eval()
     if spec.compile:
         clip.vit.compile_passes()
@@ -99,13 +121,13 @@ def _model_config(name: str) -> dict[str, Any]:
         return dict(demo.MODEL_CONFIG)
     if ":" in name:  # open_clip would ask a hub for it
         raise UserError(
-            f"model {name!r}: give open_clip's name of the architecture, and the weights as a file in pretrained"
+            f"model {quoted(name)}: give open_clip's name of the architecture, and the weights as a file in pretrained"
         )
     config: dict[str, Any] | None = open_clip.get_model_config(name.replace("/", "-"))
     if config is None:
         near = difflib.get_close_matches(name, [*open_clip.list_models(), demo.MODEL_NAME], n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "see open_clip.list_models()"
-        raise UserError(f"unknown model {name!r}: {hint}")
+        raise UserError(f"unknown model {quoted(name)}: {hint}")
     return config
 
 
@@ -117,13 +139,13 @@ def _find_weights(spec: ClipSpec, config: dict[str, Any]) -> str | Path | None:
         return demo.CHECKPOINT
     known = tags.get_pretrained_cfg(spec.model.replace("/", "-"), spec.pretrained)
     if known:
-        _check_activation(spec.model, config, bool(known.get("quick_gelu", False)), f"tag {spec.pretrained!r}")
+        _check_activation(spec.model, config, bool(known.get("quick_gelu", False)), f"tag {quoted(spec.pretrained)}")
         return spec.pretrained
     path = Path(spec.pretrained).expanduser()
     if not path.is_file():
         offered = [DEMO_TAG] if spec.model == demo.MODEL_NAME else tags.list_pretrained_tags_by_model(spec.model)
         raise UserError(
-            f"pretrained {spec.pretrained!r} is neither an existing file nor a tag of {spec.model}; "
+            f"pretrained {quoted(spec.pretrained)} is neither an existing file nor a tag of {spec.model}; "
             f"its tags are {', '.join(offered) or 'none'}"
         )
     quick = _activation_of_file(path)
@@ -194,7 +216,7 @@ def _build(name: str, tag: str | None, dtype: Dtype) -> nn.Module:
         if tag is None:
             raise UserError(f"cannot make {name}: {_first_line(error)}") from error
         raise UserError(
-            f"cannot fetch the weights {tag!r} of {name}: check the connection, or name a file in "
+            f"cannot fetch the weights {quoted(tag)} of {name}: check the connection, or name a file in "
             f"model.clip.pretrained ({_first_line(error)})"
         ) from error
     finally:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lorattt.clip.text_tower import TextTower, find_text_parts
-from lorattt.errors import UserError
+from lorattt.errors import UserError, quoted
 
 Tokenizer = Callable[[list[str]], Tensor]
 
@@ -73,7 +73,7 @@ def class_features(
         raise UserError("the list of templates is empty: give at least one, such as 'a photo of a {}.'")
     for template in templates:
         if template.count("{}") != 1:
-            raise UserError(f"template {template!r}: it must contain {{}} exactly once, for the class name")
+            raise UserError(f"template {quoted(template)}: it must contain {{}} exactly once, for the class name")
     device = next(model.parameters()).device
     texts = [template.replace("{}", name) for name in class_names for template in templates]
     tokens = tokenizer(texts)
@@ -96,6 +96,6 @@ def _refuse_cut_texts(tokenizer: Any, texts: Sequence[str], tokens: Tensor) -> N
         needed = len(word_ids(tokenizer, texts[row])) + 2
         if needed > tokens.shape[1]:
             raise UserError(
-                f"the text {texts[row]!r} has {needed} tokens, start and end included, but the model's texts have "
-                f"{tokens.shape[1]}: use a shorter class name or template"
+                f"the text {quoted(texts[row])} has {needed} tokens, start and end included, but the model's texts "
+                f"have {tokens.shape[1]}: use a shorter class name or template"
             )

@@ -19,7 +19,7 @@ from torchvision.transforms.functional import center_crop, resize
 
 from lorattt.data.corruption_ops import OPERATIONS, to_array, to_image
 from lorattt.data.source import ImageSource
-from lorattt.errors import UserError
+from lorattt.errors import UserError, quoted
 from lorattt.rng import episode_keys, fold
 
 EXTRA: Final[tuple[str, ...]] = ("speckle_noise", "gaussian_blur", "saturate")
@@ -56,15 +56,15 @@ class CorruptionSpec:
     def __post_init__(self) -> None:
         if self.name in _MISSING:
             raise UserError(
-                f"corruption {self.name!r} {_MISSING[self.name]}: read ImageNet-C's own files as a folder of images, "
-                "or use another"
+                f"corruption {quoted(self.name)} {_MISSING[self.name]}: read ImageNet-C's own files as a folder of "
+                "images, or use another"
             )
         if self.name not in NAMES:
             near = difflib.get_close_matches(self.name, NAMES, n=3)
             hint = f"did you mean {' or '.join(near)}?" if near else f"use one of {', '.join(NAMES)}"
-            raise UserError(f"no corruption is named {self.name!r}; {hint}")
+            raise UserError(f"no corruption is named {quoted(self.name)}; {hint}")
         if self.severity not in range(1, 6):
-            raise UserError(f"corruption {self.name}: severity {self.severity!r} must be 1, 2, 3, 4 or 5")
+            raise UserError(f"corruption {self.name}: severity {quoted(self.severity)} must be 1, 2, 3, 4 or 5")
 
 
 def corrupt(image: Image.Image, spec: CorruptionSpec, key: int) -> Image.Image:

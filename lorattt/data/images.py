@@ -11,10 +11,17 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from lorattt.data.depth import stated_levels, to_grey
 from lorattt.errors import UserError
 
-# Pillow reads many more formats; these are the endings by which an image is recognised in a folder.
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-# The formats behind them, told by content. No other is tried: PostScript, for one, would start another program.
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+# The formats that are read, told by content. No other is tried: PostScript, for one, would start another program.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM")
+Image.init()  # reads Pillow's table of endings
+FORMAT_OF_ENDING = {
+    # Cameras' files of several JPEG images; the first one is read.
+    ending: "JPEG" if name == "MPO" else name
+    for ending, name in sorted(Image.EXTENSION.items())
+    if name in (*_FORMATS, "MPO")
+}
+"""Endings by which an image is recognised in a folder, as Pillow knows them for these formats."""
+IMAGE_ENDINGS = tuple(FORMAT_OF_ENDING)
 _ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
 
 MAX_PIXELS = 100_000_000

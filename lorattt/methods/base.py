@@ -6,15 +6,17 @@ from typing import Any, ClassVar, Literal, TypeAlias, cast
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lorattt.clip.load import ClipSpec, load_clip
 from lorattt.clip.templates import TemplateSet
 from lorattt.episodes.clock import StageClock
-from lorattt.errors import UserError
+from lorattt.errors import UserError, quoted
 from lorattt.methods.batch import Answer, Answers, EpisodeBatch, EpisodeOutput, EpisodeSource, Parts, about
 from lorattt.methods.metrics import EpisodeMetrics
 from lorattt.methods.shared_views import SharedViews
+from lorattt.positions import are_codes, check_order, pairs
 from lorattt.prompts.learner import ClassPrompts
 from lorattt.prompts.prompt import PromptSpec, build_prompt
 from lorattt.views.crops import ViewSpec
@@ -28,10 +30,17 @@ Templates: TypeAlias = TemplateSet | Literal["dataset"] | list[str]
 def agree_on_classes(own: Sequence[str] | None, known: Sequence[str]) -> list[str]:
     """The class names of a run: the model's own, else those that the data knows.
 
+    Names that the model has for the data's classes are told with these, as nothing but their order joins them.
+
     Raises:
-        UserError: If both are known and differ in number, or one of the model's own is blank.
+        UserError: If both are known and differ in number or order, or one of the model's own is blank.
     """
     if own is None:
+        if are_codes(known):
+            rank_zero_warn(
+                f"the classes are called {quoted(known[0])} and the like, which says nothing to the model: give names "
+                "in data.class_names (imagenet, for folders named by wnid)"
+            )
         return list(known)
     if blank := [number for number, name in enumerate(own, 1) if not name.strip()]:
         raise UserError(f"model.class_names: name {blank[0]} is blank: give every class a name")
@@ -40,6 +49,10 @@ def agree_on_classes(own: Sequence[str] | None, known: Sequence[str]) -> list[st
             f"model.class_names has {len(own)} names but the dataset has {len(known)} classes: "
             "leave it null to take the dataset's, or give one name per class"
         )
+    if known:
+        check_order("model.class_names", known, own, "give the names in that order, or leave it null")
+        if told := pairs(known, own):
+            rank_zero_warn(f"model.class_names go to the data's classes one by one: {told}")
     return list(own)
 
 

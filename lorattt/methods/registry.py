@@ -9,7 +9,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, Union
 
-from lorattt.errors import UserError, quoted
+from lorattt.errors import UserError, quoted, shortened
 from lorattt.methods.base import Method
 from lorattt.methods.ctpt import CTPT
 from lorattt.methods.lora_ttt import LoRATTT
@@ -39,7 +39,7 @@ def find_method(name: str) -> type[Method]:
     if kind is None:
         near = difflib.get_close_matches(str(name), METHODS, n=1, cutoff=0.8)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(METHODS)}"
-        raise UserError(f"method {name!r}: {hint}")
+        raise UserError(f"method {quoted(name)}: {hint}")
     return kind
 
 
@@ -119,7 +119,7 @@ def _record(hint: Any, key: str, value: Any) -> Any:
         return value
     if not isinstance(value, Mapping) or not set(value) <= set(fields):
         given = ", ".join(str(k) for k in value if k not in fields) if isinstance(value, Mapping) else quoted(value)
-        raise UserError(f"{key}: {hint.__name__} takes {', '.join(fields)}; got {given}")
+        raise UserError(f"{key}: {hint.__name__} takes {', '.join(fields)}; got {shortened(given)}")
     missing = [
         name
         for name, field in fields.items()

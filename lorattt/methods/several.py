@@ -6,7 +6,7 @@ from typing import Any, ClassVar, cast
 from torch import Tensor, nn
 
 from lorattt.clip.load import ClipSpec, LoadedClip
-from lorattt.errors import UserError
+from lorattt.errors import UserError, quoted
 from lorattt.methods.base import Method, Templates
 from lorattt.methods.batch import Answer, Answers, EpisodeBatch, EpisodeOutput, about
 from lorattt.methods.registry import build_method, find_method
@@ -149,7 +149,7 @@ def _check(methods: Sequence[str], options: dict[str, dict[str, Any]]) -> None:
         if name not in methods:
             raise UserError(f"options.{name}: methods does not list it; it lists {', '.join(methods)}")
         if not isinstance(values, dict):
-            raise UserError(f"options.{name}: must be arguments and their values, not {values!r}")
+            raise UserError(f"options.{name}: must be arguments and their values, not {quoted(values)}")
         for key in values:
             if key in _SHARED:
                 raise UserError(f"options.{name}.{key}: all methods share it: set model.{key}")

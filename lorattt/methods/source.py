@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from lorattt.clip.load import ClipSpec, load_clip
-from lorattt.errors import UserError
+from lorattt.errors import UserError, shortened
 from lorattt.methods.base import agree_on_classes
 from lorattt.methods.batch import EpisodeBatch
 from lorattt.prompts.context import Prompt
@@ -251,7 +251,7 @@ class PromptTraining(LightningModule):
         given = {name: value.shape for name, value in state_dict.items()}
         if own != given:
             raise UserError(
-                f"ckpt_path: it holds {_shapes(given)}, this training has {_shapes(own)}: "
+                f"ckpt_path: it holds {shortened(_shapes(given))}, this training has {shortened(_shapes(own))}: "
                 "give the configuration of the run that wrote it"
             )
         return super().load_state_dict(state_dict, strict=False, assign=assign)

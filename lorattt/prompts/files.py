@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lorattt.errors import UserError
+from lorattt.errors import UserError, quoted
 from lorattt.prompts.context import POSITIONS, Position, Prompt
 
 FORMAT, VERSION = "lorattt-prompt", 1
@@ -142,7 +142,7 @@ def _read_ours(path: Path) -> PromptFile:
     if version > VERSION:
         raise UserError(f"prompt file {path} has format version {version}, this lorattt reads {VERSION}: upgrade it")
     if found.position not in POSITIONS:
-        raise UserError(f"prompt file {path}: position {found.position!r} is none of {', '.join(POSITIONS)}")
+        raise UserError(f"prompt file {path}: position {quoted(found.position)} is none of {', '.join(POSITIONS)}")
     if (context.dim() == 3) != (names is not None) or (names is not None and len(names) != len(context)):
         raise UserError(f"prompt file {path} is damaged (class names do not fit the context): make it again")
     return found

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from lorattt.errors import UserError
+from lorattt.errors import UserError, shortened
 
 _BINS = 15
 _IMAGES = 24
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
         )
         write_report(report, folder, given.format, more)
     except UserError as error:
-        _print(f"lorattt: error: {' '.join(str(error).split())}", sys.stderr)
+        _print(f"lorattt: error: {shortened(' '.join(str(error).split()), 2000)}", sys.stderr)
         return 2
     for line in said:
         _print(f"lorattt: {line}", sys.stderr)

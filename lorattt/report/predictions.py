@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lorattt.errors import UserError
+from lorattt.errors import UserError, quoted
 
 _NUMBERS: Final = ("index", "label", "prediction_before", "prediction_after")
 _SHARES: Final = ("confidence_before", "confidence_after")
@@ -77,7 +77,8 @@ def read_predictions(file: Path) -> Predictions:
                         values.append(_value(name, row[place]))
                     except ValueError:
                         raise UserError(
-                            f"{file} line {rows.line_num}: {name} is {row[place]!r}, not a number: restore the file"
+                            f"{file} line {rows.line_num}: {name} is {quoted(row[place])}, not a number: restore the "
+                            "file"
                         ) from None
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: is not UTF-8 ({error.reason}): restore the file, or run again") from error

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from lorattt.errors import UserError
+from lorattt.errors import UserError, quoted
 from lorattt.report.predictions import Predictions, complete_probabilities, label_probabilities, read_predictions
 
 FORMAT: Final = 1
@@ -260,7 +260,7 @@ def _read(file: Path) -> dict[str, Any]:
         if not key.endswith(("_before", "_after")) or value is None:  # a measure of answers that are not finite
             continue
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise UserError(f"{file}: {key} is {value!r}, not a number: run again")
+            raise UserError(f"{file}: {key} is {quoted(value)}, not a number: run again")
     return row
 
 
@@ -274,7 +274,7 @@ def _check(file: Path, row: dict[str, Any], stated: dict[str, tuple[type, ...]],
         raise UserError(f"{file}: has no {', '.join(missing)}: written by another version of lorattt, or edited")
     for key, kinds in stated.items():
         if isinstance(row[key], bool) or not isinstance(row[key], kinds):
-            raise UserError(f"{file}: {above}{key} is {row[key]!r}, not of type {kinds[-1].__name__}: run again")
+            raise UserError(f"{file}: {above}{key} is {quoted(row[key])}, not of type {kinds[-1].__name__}: run again")
 
 
 def _text(file: Path) -> str:

@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from lorattt.errors import UserError
+from lorattt.errors import UserError, quoted
 from lorattt.rng import episode_keys, fold, uniform
 
 _ATTEMPTS = 10
@@ -57,7 +57,7 @@ class ViewSpec:
         if not 1 <= self.augmix_severity <= 10:
             raise UserError(f"views.augmix_severity {self.augmix_severity}: must be 1 to 10")
         if self.place not in get_args(Place):
-            raise UserError(f"views.place {self.place!r}: must be one of {', '.join(get_args(Place))}")
+            raise UserError(f"views.place {quoted(self.place)}: must be one of {', '.join(get_args(Place))}")
 
 
 @dataclass(frozen=True)

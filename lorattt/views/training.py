@@ -1,7 +1,7 @@
 """The view that a prompt or a model is fitted on: one random crop of an image, another in every epoch."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from PIL import Image
@@ -9,11 +9,11 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from lorattt.errors import UserError
+from lorattt.errors import UserError, quoted
 from lorattt.rng import episode_keys, fold
 from lorattt.views.crops import ViewSpec, sample_crops
+from lorattt.views.plain import Interpolation
 
-Interpolation = Literal["bicubic", "bilinear"]
 # Folded into a sample's key, so that its training crops are none of its views at test time.
 _TRAINING_STREAM = 0x7241
 
@@ -45,7 +45,7 @@ class TrainingCrop:
             raise UserError(str(error).replace("views.", "crop.", 1)) from None
         if self.interpolation not in get_args(Interpolation):
             raise UserError(
-                f"crop.interpolation {self.interpolation!r}: must be {' or '.join(get_args(Interpolation))}"
+                f"crop.interpolation {quoted(self.interpolation)}: must be {' or '.join(get_args(Interpolation))}"
             )
 
     def as_views(self) -> ViewSpec:

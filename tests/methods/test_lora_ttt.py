@@ -229,8 +229,9 @@ def test_compiled_passes_give_the_same(
         for name in ("after", "losses", "view_logits"):
             assert torch.allclose(getattr(outcome, name), getattr(expected, name), atol=1e-4), name
         assert torch.equal(outcome.selected, expected.selected)
-        for key, value in outcome.parameters.items():
-            assert torch.allclose(value, expected.parameters[key], atol=1e-5), key
+        # Parameters are compared through the logits after: AdamW's first step has the size of the rate whatever the
+        # gradient's size, so where a gradient is near zero, rounding decides the direction.
+        assert outcome.parameters.keys() == expected.parameters.keys()
         counts.append(len(found))
     assert counts[1] > counts[0], "shapes that come again are compiled"
     assert counts[2] == counts[1], "then nothing is left to compile"

@@ -198,15 +198,6 @@ def test_resuming_equals_going_on(tmp_path: Path) -> None:
     assert run.global_step == 6
 
 
-def test_bf16_is_close() -> None:
-    exact, start = fitted(sapt(rho=0.05)), load_clip(COMMON["clip"])
-    mixed = fitted(sapt(rho=0.05), precision="bf16-mixed")
-    assert mixed.dtype == torch.float32
-    words = start.model.token_embedding(start.tokenizer(["a photo of a"]))[0, 1:5]
-    assert not torch.equal(mixed, exact)
-    assert float(F.cosine_similarity((mixed - words).flatten(), (exact - words).flatten(), dim=0)) > 0.95
-
-
 class ScaledOnly(MixedPrecision):
     """The loss scaling of 16-mixed around computations in float32."""
 
@@ -245,10 +236,22 @@ def test_an_overflow_of_either_pass_skips_the_step(which: int) -> None:
     assert scaler.get_scale() == 512.0
 
 
-def test_half_precision_is_close() -> None:
-    plugin, _ = _scaling(1024.0, MixedPrecision)
-    mixed, exact = fitted(sapt(), plugins=[plugin]), fitted(sapt())
-    assert 0 < float((mixed - exact).abs().max()) < 5e-3
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16-mixed", torch.bfloat16), ("16-mixed", torch.float16)])
+def test_half_precision_is_close(precision: str, dtype: torch.dtype) -> None:
+    """How far the prompt moves is as exact as the dtype allows, on any CPU.
+
+    A logit is the logit scale times the product of two unit features, each rounded to the dtype at least once: its
+    error is up to 2 * scale * u, with u half the dtype's epsilon. The softmax, and with it the gradient, is relatively
+    as wrong; two steps add up. A larger rho magnifies it: the loss is not linear that far away.
+    """
+    plugins = [_scaling(1024.0, MixedPrecision)[0]] if dtype == torch.float16 else None
+    options: dict[str, Any] = {"plugins": plugins} if plugins else {"precision": precision}
+    mixed, exact = fitted(sapt(rho=0.05), **options), fitted(sapt(rho=0.05))
+    assert mixed.dtype == torch.float32
+    start = load_clip(COMMON["clip"])
+    words = start.model.token_embedding(start.tokenizer(["a photo of a"]))[0, 1:5]
+    bound = 2 * 2 * float(start.logit_scale) * torch.finfo(dtype).eps / 2
+    assert 0 < float((mixed - exact).norm() / (exact - words).norm()) < bound
 
 
 TWO = """
@@ -360,5 +363,5 @@ def test_one_clear_line(args: list[str], message: str, cli: Cli) -> None:
 def test_testing_is_refused(cli: Cli) -> None:
     tiny = ["--model.clip.model", "lorattt-demo", "--model.clip.pretrained", "demo"]
     run = cli("test", "--model", "SAPT", *tiny, "--data", "DemoData", *CPU)
-    assert (run.code, run.err.count("\n")) == (2, 1)
+    assert (run.code, run.err.count("\n")) == (2, 1), run.err
     assert "SAPT learns a prompt: use fit, then test with --model ZeroShot" in run.err

@@ -15,7 +15,7 @@ from torch import Tensor
 from lorattt.clip import text_tower
 from lorattt.clip.load import ClipSpec, load_clip
 from lorattt.clip.model import Clip
-from lorattt.errors import UserError
+from lorattt.errors import UserError, quoted
 from lorattt.prompts import learner
 from lorattt.prompts.context import Position
 from lorattt.prompts.learner import ClassPrompts
@@ -217,7 +217,7 @@ def test_refusals(clip: Clip) -> None:
     long = "bird " * 71
     assert ClassPrompts(clip, ["cat", long], "end", 3).count == 2  # start, 3, 71, full stop, end: just 77
     message = _refused(clip, ["cat", long], "end", 4)
-    assert repr(long) in message
+    assert quoted(long) in message
     assert "78 tokens" in message
     assert "have 77" in message
     other = open_clip.model.CustomTextCLIP(24, VISION, {"layers": 1, "width": 32, "heads": 2, "no_causal_mask": True})

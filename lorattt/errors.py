@@ -16,7 +16,11 @@ class UserError(Exception):
 
 def quoted(value: object, most: int = 100) -> str:
     """A value as Python writes it, on one line, see :func:`shortened`."""
-    return shortened(repr(value), most)
+    try:
+        text = repr(value)
+    except Exception:  # whatever a class's own text does; a number of thousands of digits has none
+        text = f"<{type(value).__name__}>"
+    return shortened(" ".join(text.split()) if "\n" in text else text, most)
 
 
 def shortened(text: str, most: int = 100) -> str:

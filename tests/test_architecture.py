@@ -14,6 +14,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "settings": set(),
     "rng": set(),
+    "torch_state": set(),
     "positions": {"errors"},
     "losses": {"errors"},
     "views": {"errors", "rng", "losses"},
@@ -28,8 +29,8 @@ ALLOWED: dict[str, set[str]] = {
     "landscape": {"errors", "losses", "views", "clip", "prompts"},
     "report": {"errors", "demo", "data", "views", "methods"},
     "sweep": {"errors", "settings"},
-    "api": {"errors", "clip", "prompts", "methods", "data", "callbacks"},
-    "cli": {"errors", "views", "prompts", "methods", "data", "callbacks", "landscape", "report"},
+    "api": {"errors", "torch_state", "views", "clip", "prompts", "methods", "data", "callbacks"},
+    "cli": {"errors", "torch_state", "views", "prompts", "methods", "data", "callbacks", "landscape", "report"},
 }
 # Third party -> the only places that may import it.
 ONLY_IN: dict[str, set[str]] = {

@@ -52,6 +52,7 @@ from lorattt.errors import UserError, shortened
 from lorattt.methods.base import Method
 from lorattt.methods.pretrain import PretrainCLIP
 from lorattt.methods.source import PromptTraining
+from lorattt.torch_state import full_float32
 
 _DESCRIPTION = (
     "Test-time training for CLIP. Also: lorattt sweep, lorattt report, lorattt landscape, lorattt data check, lorattt "
@@ -212,7 +213,7 @@ def main(args: ArgsType = None) -> None:
         kind, program, rest = LandscapeCLI, "lorattt landscape", given[1:]
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # below: which devices there are, and advertising
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), full_float32():
         warnings.filterwarnings("ignore", module=r"lightning\.pytorch\.utilities\._pytree")
         warnings.filterwarnings("ignore", message=".*does not have many workers")
         # It reads an epoch's length for that of the run.

@@ -19,7 +19,7 @@ from lorattt.methods.shared_views import SharedViews
 from lorattt.positions import are_codes, check_order, pairs
 from lorattt.prompts.learner import ClassPrompts
 from lorattt.prompts.prompt import PromptSpec, build_prompt
-from lorattt.views.crops import Place, ViewSpec
+from lorattt.views.crops import ViewSpec
 from lorattt.views.device import DeviceViews, Floats
 from lorattt.views.render import Views
 
@@ -184,7 +184,7 @@ class Method(LightningModule):
             self.class_names = agree_on_classes(self.class_names, source.class_names)
             self.template = getattr(source, "template", None)
             make = self.make_views()
-            on_device = self._renders(make.spec.place)
+            on_device = self.makes_views_on(self.trainer.strategy.root_device)
             source.transform = None if on_device else make
             source.planner = DeviceViews(make).plan if on_device else None
         if not self.class_names:
@@ -195,9 +195,10 @@ class Method(LightningModule):
         """What makes the views of an image as this method wants them, for loader workers."""
         return Views(self.views, self.clip.image_size, self.seed, self.clip.plain_view)
 
-    def _renders(self, place: Place) -> bool:
-        """Whether views are made where the model is, of images that arrive as they were decoded."""
-        return place == "device" or (place == "auto" and self.trainer.strategy.root_device.type == "cuda")
+    def makes_views_on(self, device: torch.device) -> bool:
+        """Whether the method on that device makes views itself, of images that arrive as they were decoded."""
+        place = self.views.place
+        return place == "device" or (place == "auto" and device.type == "cuda")
 
     def use_classes(self, names: Sequence[str]) -> None:
         """Take these class names and encode them, where the model now is: for use without a Trainer.

@@ -92,7 +92,7 @@ def convert(hint: Any, key: str, value: Any) -> Any:
             except UserError:
                 continue
     elif origin is Literal:
-        if value in inner:
+        if any(isinstance(value, type(known)) and value == known for known in inner):  # an array may not be compared
             return value
     elif origin in (list, tuple):
         variable = origin is list or (len(inner) == 2 and inner[1] is Ellipsis)
@@ -111,13 +111,15 @@ def convert(hint: Any, key: str, value: Any) -> Any:
 
 
 def _record(hint: Any, key: str, value: Any) -> Any:
-    if isinstance(value, hint):
-        return value
-    fields = {field.name: field for field in dataclasses.fields(hint)}
-    if not isinstance(value, Mapping) or not set(value) <= set(fields):
-        given = ", ".join(str(k) for k in value if k not in fields) if isinstance(value, Mapping) else repr(value)
-        raise UserError(f"{key}: {hint.__name__} takes {', '.join(fields)}; got {shortened(given)}")
     hints = typing.get_type_hints(hint)
+    fields = {field.name: field for field in dataclasses.fields(hint)}
+    if isinstance(value, hint):  # whose own constructor does not look at types
+        for name in fields:
+            convert(hints[name], f"{key}.{name}", getattr(value, name))
+        return value
+    if not isinstance(value, Mapping) or not set(value) <= set(fields):
+        given = ", ".join(str(k) for k in value if k not in fields) if isinstance(value, Mapping) else quoted(value)
+        raise UserError(f"{key}: {hint.__name__} takes {', '.join(fields)}; got {shortened(given)}")
     missing = [
         name
         for name, field in fields.items()

@@ -12,7 +12,7 @@ from lorattt import __version__
 MEASURES = {f"{name}_{when}" for name in ("top1", "top5", "ece", "nll") for when in ("before", "after")}
 ABOUT = {"method", "dataset", "backbone", "n", "images_per_second", "peak_memory_bytes", "seed"}
 ABOUT |= {"fallbacks", "skipped", "resumed", "versions", "corruption"}
-ABOUT |= {"format", "stages", "not_finite", "batches_halved"}
+ABOUT |= {"format", "stages", "not_finite", "batches_halved", "ece_bins", "directory"}
 COLUMNS = "index,path,label,prediction_before,prediction_after,confidence_before,confidence_after,"
 COLUMNS += "entropy_before,entropy_after,name_before,name_after"
 

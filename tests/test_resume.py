@@ -34,7 +34,7 @@ from lorattt.methods.zero_shot import ZeroShot
 posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked and killed here")
 FILES = ("predictions.csv", "predictions.jsonl")
 # What a run measures of its own course.
-COURSE = ("resumed", "images_per_second", "peak_memory_bytes", "stages")
+COURSE = ("resumed", "images_per_second", "peak_memory_bytes", "stages", "directory")
 QUIET = ["--trainer.enable_progress_bar", "false"]
 
 

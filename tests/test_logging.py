@@ -178,6 +178,26 @@ def test_a_damaged_end_is_cut_off(tmp_path: Path, end: str) -> None:
     assert [(row["step"], row["train/loss"]) for row in table(tmp_path)] == [("0", "0.5"), ("1", "0.25")]
 
 
+@pytest.mark.parametrize(
+    "damage", ["\0\0\0", "\0" * 9 + "1,1,0.5\r\n", "1,1,\0\r\n", "1,1," + "9" * 200_000 + 'x"\r\n', '1,"1\r\n']
+)
+def test_damaged_lines_are_left_out_and_said(tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """NUL bytes as a power failure leaves them, which Python 3.10's reader of CSV raises for, and what is no CSV."""
+    text = f"epoch,step,train/loss\r\n0,0,0.5\r\n{damage}"
+    (tmp_path / METRICS_FILE).write_text(text, encoding="utf-8", newline="")
+    logger = RunCSV()
+    logger.place(tmp_path)
+    logger.log_metrics({"epoch": 0, "train/loss": 0.25}, 1)
+    assert [(row["step"], row["train/loss"]) for row in table(tmp_path)] == [("0", "0.5"), ("1", "0.25")]
+    assert capsys.readouterr().out == f"{tmp_path / METRICS_FILE}: 1 damaged or unfinished lines are left out\n"
+
+
+def test_a_header_of_nul_bytes_is_no_table(tmp_path: Path) -> None:
+    (tmp_path / METRICS_FILE).write_bytes(b"\0" * 50)
+    with pytest.raises(UserError, match=r"metrics\.csv: is no table of lorattt"):
+        RunCSV().place(tmp_path)
+
+
 @pytest.mark.parametrize("content", ["mine\n1\n", ""])
 def test_a_file_of_somebody_else_is_left_alone(cli: Cli, content: str) -> None:
     Path("run").mkdir()

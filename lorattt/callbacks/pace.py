@@ -68,7 +68,7 @@ class Pace:
             before, after = (100 * hits / self.seen for hits in (self.before, self.after))
             parts.append(f"top-1 {before:.1f} -> {after:.1f} %")
         seconds = time.monotonic() - self._started
-        if self.batches and seconds > 0:
+        if self.images and seconds > 0:
             parts.append(f"{speed(self.images / seconds)} images/s")
         if (left := self.left) is not None:
             parts.append(f"{clock(left)} left")

@@ -160,10 +160,10 @@ class RunCSV(InRunFolder, Logger):
 
 def _cells(line: str) -> list[str]:
     """A line's fields; none of a line that is no CSV, or has the NUL bytes that a power failure leaves."""
+    if "\0" in line:  # Python 3.10's reader raises for it, later ones take it
+        return []
     try:
-        return (
-            [] if "\0" in line else next(csv.reader([line]), [])
-        )  # Python 3.10's reader raises for NUL, later ones not
+        return next(csv.reader([line]), [])
     except csv.Error:
         return []
 

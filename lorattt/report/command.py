@@ -49,7 +49,8 @@ def main(arguments: Sequence[str]) -> int:
     except UserError as error:
         _print(f"lorattt: error: {' '.join(str(error).split())}", sys.stderr)
         return 2
-    for line in said:
+    # The other formats show the notes themselves.
+    for line in [*said, *(report.notes if given.format == "latex" else [])]:
         _print(f"lorattt: {line}", sys.stderr)
     shown = report.latex if given.format == "latex" else report.markdown
     try:

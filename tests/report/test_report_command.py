@@ -93,6 +93,17 @@ def test_one_format(tmp_path: Path, capsys: pytest.CaptureFixture[str], form: st
     assert capsys.readouterr().out.startswith("%" if form == "latex" else "<!--")
 
 
+def test_notes_are_told_where_latex_has_no_place_for_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "runs" / "done")
+    (tmp_path / "runs" / "new").mkdir()
+    (tmp_path / "runs" / "new" / "journal.rank0.jsonl").write_text("{}\n")
+    for form, stream in (("latex", 1), ("markdown", 0)):
+        assert main([str(tmp_path / "runs"), "--no-plots", "--format", form]) == 0
+        said = capsys.readouterr()
+        assert said[stream].count("left out, as the run is not finished") == 1
+        assert "not finished" not in said[1 - stream]
+
+
 def test_latex_is_balanced(tmp_path: Path) -> None:
     for place, method in enumerate(("a_b", "c%d", "[e]", "-- {")):
         write_run(tmp_path / str(place), method=method, dataset="imagenet_a", settings={"steps": place})

@@ -84,7 +84,9 @@ def assert_all_follow(run: Run, rows: list[dict[str, str]], stated: dict[str, An
         assert [before, after] == [f"{100 * from_csv(rows, when)[key]:.2f}" for when in ("before", "after")]
 
 
-@pytest.mark.parametrize(("classes", "batch_size"), zip(LISTS.values(), ("1", "8"), strict=True), ids=LISTS.keys())
+@pytest.mark.parametrize(
+    ("classes", "batch_size"), list(zip(LISTS.values(), ("1", "8"), strict=True)), ids=LISTS.keys()
+)
 def test_all_numbers_follow_from_the_predictions(
     cli: Cli, tmp_path: Path, classes: list[tuple[str, int]], batch_size: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,7 +38,7 @@ class Classification:
     Attributes:
         path: Its path as given; None for an image that is no file.
         before: The most probable classes of the same model and text without adaptation, as (name, probability).
-        after: The most probable classes of the method.
+        after: The most probable classes of the method; none, as ``before``, if the answer is not finite.
         fallback: Whether adaptation was not finite, so that ``after`` is ``before``.
         error: Why it could not be read, if so; rankings are empty then.
     """

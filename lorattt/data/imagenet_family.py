@@ -152,9 +152,12 @@ def _first_file(places: Sequence[Path], name: str) -> Path | None:
 
 def _read(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8-sig")
+        text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file} cannot be read as text ({error}): fetch it again") from error
+    if "\0" in text:  # Python 3.10's reader of CSV raises for it, later ones take it
+        raise UserError(f"{file} cannot be read as text (it holds NUL bytes): fetch it again")
+    return text
 
 
 def _from_solution(file: Path, images: Sequence[str], known: Mapping[str, int]) -> dict[str, str]:

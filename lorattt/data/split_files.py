@@ -157,8 +157,11 @@ def _rows(file: Path, columns: Iterable[str]) -> list[dict[str, str]]:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8-sig")
+        text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not a text file in UTF-8: fetch it again") from error
     except OSError as error:
         raise UserError(f"cannot read {file} ({error.strerror}): put it there, or fetch the dataset again") from error
+    if "\0" in text:  # Python 3.10's reader of CSV raises for it, later ones take it
+        raise UserError(f"{file} is not a text file (it holds NUL bytes): fetch it again")
+    return text

@@ -56,6 +56,13 @@ def agree_on_classes(own: Sequence[str] | None, known: Sequence[str]) -> list[st
     return list(own)
 
 
+def _first_of_name(names: Sequence[str]) -> Tensor | None:
+    """``(K,)`` int64, for each class the first one of its name; None where all names differ."""
+    first: dict[str, int] = {}
+    numbers = [first.setdefault(name, number) for number, name in enumerate(names)]
+    return None if len(first) == len(names) else torch.tensor(numbers)
+
+
 class Method(LightningModule):
     """A way to classify the images of a batch, each from its own views; subclasses say which in :meth:`classify`.
 
@@ -104,6 +111,7 @@ class Method(LightningModule):
         self.template: str | None = None
         self._text_of: tuple[list[str], TemplateSet | list[str] | PromptSpec] | None = None
         self._learnable: tuple[ClassPrompts, Tensor] | None = None
+        self._first_of_name: Tensor | None = None
 
     @property
     def trunk(self) -> int | None:
@@ -139,7 +147,19 @@ class Method(LightningModule):
 
     def classify_views(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor, Tensor]:
         """What :meth:`classify` gives for the views of a batch of at least one episode."""
-        return self.classify(self.share(batch))
+        return self.evened(*self.classify(self.share(batch)))
+
+    def evened(self, before: Tensor, after: Tensor, fallback: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """An answer of :meth:`classify` in which no class has a larger logit than the first class of its name.
+
+        The texts of such classes are the same, but the sums of their logits may differ in the last bit, and do so in
+        a batch of one image: which of the classes is predicted would then depend on the batch. Classes with contexts
+        of their own have different texts and keep their logits.
+        """
+        if self._first_of_name is None or (self._learnable is not None and self._learnable[0].class_specific):
+            return before, after, fallback
+        first = self._first_of_name.to(before.device)
+        return before.minimum(before[:, first]), after.minimum(after[:, first]), fallback
 
     def share(self, batch: EpisodeBatch) -> SharedViews:
         """The views of a batch, as :meth:`classify` takes them."""
@@ -256,6 +276,7 @@ class Method(LightningModule):
             else:
                 self.text = self.clip.text_features(names, source)
             self._text_of = (names, source)
+        self._first_of_name = _first_of_name(names)
         self.metrics.reset()
 
     def take_text(self, other: "Method") -> None:

@@ -19,6 +19,7 @@ from lorattt.clip.text import encode_text
 from lorattt.clip.tiny import build_clip, drop_patches, normalise
 from lorattt.clip.tokenizer import truncated_tokenizer
 from lorattt.demo import CLASS_NAMES, HELD_OUT, MERGES, MODEL_CONFIG, MODEL_NAME, SEEN
+from lorattt.ranking import is_right
 
 
 def contrastive_loss(images: Tensor, texts: Tensor, labels: Tensor, scale: Tensor) -> Tensor:
@@ -156,7 +157,7 @@ class PretrainCLIP(LightningModule):
         """Classify images ``(B, 3, S, S)`` among all 64 classes."""
         pixels, labels = batch
         features = self.averaged.encode_image(normalise(pixels))
-        self.hits.append((features @ self.text_features.T).argmax(dim=-1) == labels)
+        self.hits.append(is_right(features @ self.text_features.T, labels))
         self.labels.append(labels)
 
     def on_validation_epoch_end(self) -> None:

@@ -20,6 +20,7 @@ from lorattt.prompts.context import Prompt
 from lorattt.prompts.files import save_prompt
 from lorattt.prompts.learner import ClassPrompts
 from lorattt.prompts.prompt import PromptSpec, build_prompt
+from lorattt.ranking import is_right
 from lorattt.views.crops import ViewSpec
 from lorattt.views.render import Views
 from lorattt.views.training import TrainingCrop, TrainingViews
@@ -195,7 +196,7 @@ class PromptTraining(LightningModule):
         """Classify plain views."""
         if len(batch["label"]):
             logits = self.logits(self.image_features(batch["views"]), self._text)
-            self._hits.append(logits.argmax(dim=-1) == batch["label"])
+            self._hits.append(is_right(logits, batch["label"]))
             self._losses.append(F.cross_entropy(logits, batch["label"], reduction="none"))
 
     def on_validation_epoch_end(self) -> None:

@@ -20,6 +20,7 @@ from lorattt.data.imagenet_family import imagenet_names
 from lorattt.data.layouts import LAYOUTS, locate, looked_for
 from lorattt.data.listing import Item, ListedImages
 from lorattt.data.readers import problems, read_benchmark
+from lorattt.data.split_files import read_cars_tables
 from lorattt.errors import UserError
 
 Trees = Callable[[str, str], tuple[Path, Miniature]]
@@ -518,6 +519,10 @@ def test_label_files_must_be_text(tmp_path: Path) -> None:
     flat(tmp_path / "imagenet" / "val")
     (tmp_path / "imagenet" / "LOC_val_solution.csv").write_bytes(b"\xff\xfe\x00")
     assert_matches(r"LOC_val_solution\.csv cannot be read as text", refused("imagenet", tmp_path))
+    (tmp_path / "imagenet" / "LOC_val_solution.csv").write_bytes(b"ImageId,PredictionString\n\0\0\n")
+    assert_matches(
+        r"LOC_val_solution\.csv cannot be read as text \(it holds NUL bytes\)", refused("imagenet", tmp_path)
+    )
 
 
 # --- refusals -----------------------------------------------------------------------------------------------------
@@ -785,3 +790,17 @@ def test_a_dataset_is_there_if_any_of_the_images_looked_for_is(kept: int, tmp_pa
     assert told.startswith("of the 10 listed images that were looked for, 9 are missing, the first is ")
     (written.folder / written.items[kept][0]).unlink()
     assert "(first: SeaLake/SeaLake_3.jpg)" in refused("eurosat", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["split_coop.csv", "labels.csv", "metadata.csv"])
+def test_nul_bytes_in_a_table_are_one_line(tmp_path: Path, name: str) -> None:
+    """Python 3.10's reader of CSV raises for them, later ones take them."""
+    tables = {
+        "split_coop.csv": "filename,split\na.jpg,test\n",
+        "labels.csv": "filename,class_idx\na.jpg,0\n",
+        "metadata.csv": "class_name\ncar\n",
+    }
+    for each, text in tables.items():
+        (tmp_path / each).write_text(text + "\0" * 9 * (each == name), encoding="utf-8")
+    with pytest.raises(UserError, match=rf"{name} is not a text file \(it holds NUL bytes\): fetch it again"):
+        read_cars_tables(tmp_path, "test")

@@ -19,7 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "demo": {"errors"},
     "episodes": {"errors"},
     "clip": {"errors", "demo"},
-    "adapters": {"errors", "rng", "clip", "episodes"},
+    "adapters": {"errors", "rng", "clip"},
     "prompts": {"errors", "rng", "demo", "clip"},
     "methods": {"errors", "rng", "losses", "views", "demo", "episodes", "clip", "adapters", "prompts"},
     "data": {"errors", "rng", "demo"},

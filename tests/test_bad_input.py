@@ -70,7 +70,14 @@ VALUES = {
     "nested key": (["--model.lora.rnk", "1"], ["did you mean model.init_args.lora.rank?"]),
     "trainer's key": (["--trainer.acelerator", "cpu"], ["did you mean trainer.accelerator?"]),
     "shortened key": (["--run.folde", "x"], ["did you mean run.folder?"]),
-    "choice": (["--model.tune", "all"], ["model.init_args.tune: expected one of lora, layernorm, got all"]),
+    "choice": (
+        ["--model.tune", "all"],
+        ["model.init_args.tune: expected one of lora, layernorm or the import", "got all"],
+    ),
+    "adapter": (
+        ["--model.tune", "my.Adapter"],
+        ["model.init_args.tune: unknown class my.Adapter; give the import path"],
+    ),
     "type": (["--model.steps", "two"], ["model.init_args.steps: expected int, got two"]),
     "list": (["--model.class_names", "cat"], ["model.init_args.class_names: expected a list", "got cat"]),
     "far key": (["--modle.steps", "7"], ["modle.steps: no such key; did you mean model.steps?"]),

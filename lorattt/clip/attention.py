@@ -5,7 +5,7 @@ can be added to a single projection. Here the same tensors are used through ``F.
 scaled-dot-product attention: one GEMM for the frozen weight over all episodes, plus what an adapter adds.
 """
 
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,34 +14,43 @@ from torch import Tensor, nn
 
 Projection = Literal["q", "k", "v", "out"]
 PROJECTIONS: tuple[Projection, ...] = ("q", "k", "v", "out")
+Norm = Literal["ln_1", "ln_2"]
+NORMS: tuple[Norm, ...] = ("ln_1", "ln_2")
 
 
-class Adapter(Protocol):
-    """What is added to the projections of attention; rows are episode-major."""
+class Adapter:
+    """What each episode changes in the blocks. This one changes nothing: override what yours changes.
+
+    E episodes of n sequences each are one batch ``(E * n, L, d)``; rows are episode-major.
+    """
+
+    def affine(self, block: int, norm: Norm) -> tuple[Tensor, Tensor] | None:
+        """Weights and biases ``(E, d)`` to use in place of the norm's own; None to use its own."""
+        return None
 
     def add(self, block: int, projection: Projection, x: Tensor, base: Tensor) -> Tensor:
-        """The projection's output ``base`` with what the adapter adds to it, for input ``x`` ``(E * n, L, d)``."""
-        ...
+        """The projection's output ``base`` plus what the adapter adds to it, for input ``x`` ``(E * n, L, d)``."""
+        return base
 
 
-def layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
+def layer_norm(x: Tensor, norm: nn.LayerNorm, affine: tuple[Tensor, Tensor] | None = None) -> Tensor:
     """LayerNorm with one affine pair for all, or one per episode.
 
     Args:
         x: ``(N, L, d)``; with per-episode parameters N is E * n, episode-major.
-        norm: Its weight and bias are ``(d,)``, or ``(E, d)`` while an episode-batched method has put its
-            own in their place. Statistics are computed in the weight's dtype, the result is in x's.
+        norm: The norm. Statistics are computed in the dtype of the weight that is used, the result is in x's.
+        affine: Weights and biases ``(E, d)`` to use in place of the norm's own.
 
     Returns:
         ``(N, L, d)``.
     """
-    dtype = norm.weight.dtype
-    if norm.weight.dim() == 1:
+    if affine is None:
+        dtype = norm.weight.dtype
         return F.layer_norm(x.to(dtype), norm.normalized_shape, norm.weight, norm.bias, norm.eps).to(x.dtype)
-    normal = F.layer_norm(x.to(dtype), norm.normalized_shape, eps=norm.eps)
-    episodes, width = norm.weight.shape
-    normal = normal.view(episodes, -1, width)  # (E, n * L, d)
-    return (normal * norm.weight.unsqueeze(1) + norm.bias.unsqueeze(1)).view(x.shape).to(x.dtype)
+    weight, bias = affine
+    normal = F.layer_norm(x.to(weight.dtype), norm.normalized_shape, eps=norm.eps)
+    normal = normal.view(len(weight), -1, x.shape[-1])  # (E, n * L, d)
+    return (normal * weight.unsqueeze(1) + bias.unsqueeze(1)).view(x.shape).to(x.dtype)
 
 
 def run_block(
@@ -58,16 +67,17 @@ def run_block(
         block: open_clip's block, whose weights are used.
         x: ``(N, L, d)``.
         number: The block's place in the tower, for the adapter.
-        adapter: Adds to the projections.
+        adapter: What each episode changes in the block.
         queries: Compute only the first so many tokens of the output; all tokens still serve as keys and
             values, so these tokens are what the whole block gives.
 
     Returns:
         ``(N, queries or L, d)``.
     """
-    attended = _attention(block.attn, layer_norm(x, block.ln_1), number, adapter, queries)
+    first, second = (None, None) if adapter is None else (adapter.affine(number, norm) for norm in NORMS)
+    attended = _attention(block.attn, layer_norm(x, block.ln_1, first), number, adapter, queries)
     x = x[:, :queries] + block.ls_1(attended)
-    out: Tensor = x + block.ls_2(_mlp(block.mlp, layer_norm(x, block.ln_2)))
+    out: Tensor = x + block.ls_2(_mlp(block.mlp, layer_norm(x, block.ln_2, second)))
     return out
 
 

@@ -17,10 +17,7 @@ from torch.autograd.function import once_differentiable
 from lorattt.clip.attention import PROJECTIONS, Adapter, Projection
 from lorattt.clip.vision import VisionTower
 from lorattt.errors import UserError
-from lorattt.rng import episode_keys, fold, keep_mask, uniform
-
-# Streams: purposes of random numbers.
-_INIT_STREAM, _DROPOUT_STREAM = 11, 12
+from lorattt.rng import Stream, episode_keys, fold, keep_mask, uniform
 
 
 @dataclass(frozen=True)
@@ -160,7 +157,7 @@ class LoRATuner:
 
         ``at_init`` promises that they are as :meth:`init_parameters` made them, which saves work.
         """
-        stream = None if keys is None else fold(keys, _DROPOUT_STREAM)
+        stream = None if keys is None else fold(keys, Stream.LORA_DROPOUT)
         return LoRA(parameters, self.spec.multiplier, self.spec.dropout, stream, at_init and self.is_identity_at_init)
 
 
@@ -175,7 +172,7 @@ def initial_lora(
         ``{block}.{projection}.A`` of shape ``(rank, width)`` and ``.B`` of ``(width, rank)``, float32, CPU.
     """
     bound = 1 / math.sqrt(width)
-    key = fold(episode_keys(seed, torch.tensor(0)), _INIT_STREAM)
+    key = fold(episode_keys(seed, torch.tensor(0)), Stream.LORA_INIT)
     parameters: dict[str, Tensor] = {}
     for block in blocks:
         for projection in projections:

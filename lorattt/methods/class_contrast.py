@@ -10,9 +10,7 @@ from lorattt.errors import UserError
 from lorattt.losses.contrastive import class_contrast
 from lorattt.prompts.class_views import ClassView, ClassViews
 from lorattt.prompts.head import ContrastHead
-from lorattt.rng import episode_keys, fold, uniform
-
-_CLASSES_STREAM = 34  # a purpose of random numbers
+from lorattt.rng import Stream, episode_keys, fold, uniform
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def choose_classes(present: Tensor, count: int, seed: int, step: int) -> Tensor:
     Returns:
         ``(n,)`` int64, rising; a function of the arguments alone.
     """
-    key = fold(episode_keys(seed, torch.tensor([step], device=present.device)), _CLASSES_STREAM)
+    key = fold(episode_keys(seed, torch.tensor([step], device=present.device)), Stream.CONTRASTED_CLASSES)
     rank = uniform(key, (len(present),), torch.float64)[0] - present.double()  # below 0: present
     chosen: Tensor = rank.argsort(stable=True)[: max(count, int(present.sum()))].sort().values
     return chosen

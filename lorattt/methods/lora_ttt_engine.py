@@ -35,11 +35,9 @@ from lorattt.errors import UserError
 from lorattt.losses.entropy import marginal_entropy
 from lorattt.losses.reconstruction import class_token_reconstruction
 from lorattt.methods.shared_views import EncodedViews, encode_views, views_at_once
-from lorattt.rng import fold
+from lorattt.rng import Stream, fold
 from lorattt.views.masking import kept_count, random_kept_patches
 from lorattt.views.selection import ViewScores, select_confident, select_lowest, selection_size, take_views
-
-_MASK_STREAM = 21
 
 # (step, view numbers (E, n)) -> patches to keep (E, n, P')
 Masks = Callable[[int, Tensor], Tensor]
@@ -243,7 +241,7 @@ class LoRATTTEngine:
         return x.view(*pixels.shape[:2], *x.shape[1:])
 
     def _random_masks(self, keys: Tensor, selected: Tensor) -> Tensor:
-        return random_kept_patches(fold(keys, _MASK_STREAM), selected, self.tower.patches, self.kept)
+        return random_kept_patches(fold(keys, Stream.PATCH_MASKS), selected, self.tower.patches, self.kept)
 
     def _logits(self, class_tokens: Tensor, text: Tensor, logit_scale: Tensor) -> Tensor:
         """``(*, d)`` class tokens to ``(*, K)`` logits, float32 or wider from the projection on."""

@@ -17,7 +17,6 @@ from lorattt.data.loose import find_images, loose_class_names
 from lorattt.data.source import UNKNOWN_LABEL, EpisodeDataset, collate_episodes
 from lorattt.errors import UserError
 from lorattt.methods.base import Method
-from lorattt.methods.registry import METHODS as METHODS
 from lorattt.methods.registry import build_method
 from lorattt.methods.several import Several
 
@@ -67,8 +66,8 @@ def classify(
             point in ``[0, 1]``. Or one text: whatever ``data.images`` takes, such as ``"photos/*.jpg"``. An
             image's place in the list is its index: with the seed, it decides everything random.
         class_names: The names to choose from; or ``imagenet``, or a ``.txt`` or ``.json`` file.
-        method: A name in :data:`METHODS`, or a method, which brings its own model, seed and options and is kept
-            loaded between calls. It is left with these class names, in evaluation mode.
+        method: A name in :data:`~lorattt.methods.registry.METHODS`, or a method, which brings its own model, seed and
+            options and is kept loaded between calls. It is left with these class names, in evaluation mode.
         model: Which CLIP: a :class:`ClipSpec`, ``"name:pretrained"`` or ``"name"``, whose tag is then ``openai``;
             OpenAI's ViT-B/16 where None.
         top_k: How many classes are given for an image, at most all there are.

@@ -10,9 +10,7 @@ from lorattt.adapters.tuner import AdapterSpec
 from lorattt.clip.load import ClipSpec
 from lorattt.episodes.optim import OptimiserSpec
 from lorattt.methods.base import Templates
-from lorattt.methods.lora_ttt_engine import LoRATTTEngine as LoRATTTEngine
-from lorattt.methods.lora_ttt_engine import LossSpec as LossSpec
-from lorattt.methods.lora_ttt_engine import Outcome as Outcome
+from lorattt.methods.lora_ttt_engine import LoRATTTEngine, LossSpec
 from lorattt.methods.ranked_views import RankedViews
 from lorattt.methods.shared_views import SharedViews
 from lorattt.prompts.prompt import PromptSpec

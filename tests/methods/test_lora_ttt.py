@@ -19,7 +19,7 @@ from lorattt.clip.attention import PROJECTIONS
 from lorattt.clip.vision import VisionTower
 from lorattt.episodes.optim import OptimiserSpec
 from lorattt.errors import UserError
-from lorattt.methods.lora_ttt import LoRATTTEngine, LossSpec, Outcome
+from lorattt.methods.lora_ttt_engine import LoRATTTEngine, LossSpec, Outcome
 from lorattt.rng import episode_keys
 from lorattt.views.masking import random_kept_patches
 from tiny_models import tiny_clip

@@ -24,7 +24,8 @@ from lorattt.losses.entropy import entropy, marginal_entropy
 from lorattt.methods.base import Method
 from lorattt.methods.batch import EpisodeBatch
 from lorattt.methods.ctpt import CTPT
-from lorattt.methods.lora_ttt import LoRATTT, LossSpec
+from lorattt.methods.lora_ttt import LoRATTT
+from lorattt.methods.lora_ttt_engine import LossSpec
 from lorattt.methods.mean_of_views import MeanOfViews, mean_of_views
 from lorattt.methods.registry import build_method
 from lorattt.methods.several import Several

@@ -27,6 +27,8 @@ def refusal(run: Run) -> str:
 
 # --- values -----------------------------------------------------------------------------------------
 
+# Classes that know nothing of ours.
+BORING = "lightning.pytorch.demos.boring_classes.Boring"
 VALUES = {
     "unknown model": (["--model.clip.model", "ViT-B-61"], ["'ViT-B-61'", "did you mean", "ViT-B-16"]),
     "unknown tag": (
@@ -88,8 +90,8 @@ VALUES = {
     "help of no class": (["--model.help", "Nope"], ["error: unknown class Nope"]),
     # --- classes without a use here
     "base": (["--model", "Method"], ["model: Method is what others are made of; known are", "LoRATTT"]),
-    "data to train on": (["--data", "DemoPretrainData"], ["DemoPretrainData has no images to classify", "DemoData"]),
-    "model to train": (["--model", "PretrainCLIP"], ["PretrainCLIP trains a CLIP: use fit, then test with"]),
+    "data to train on": (["--data", f"{BORING}DataModule"], ["BoringDataModule has no images to classify", "DemoData"]),
+    "model to train": (["--model", "CoOp"], ["CoOp learns a prompt: use fit, then test with"]),
 }
 
 

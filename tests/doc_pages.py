@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 CONFIGS = sorted((ROOT / "lightning_configs").rglob("*.yaml"))
 SHELLS = ("", "sh", "bash")
 PROGRAMS = ("lorattt", "python", "pip", "pytest", "torchrun", "srun", "export", "tensorboard", "wandb")

@@ -74,7 +74,8 @@ def run_block(
     Returns:
         ``(N, queries or L, d)``.
     """
-    first, second = (None, None) if adapter is None else (adapter.affine(number, norm) for norm in NORMS)
+    adapter = adapter or Adapter()
+    first, second = (adapter.affine(number, norm) for norm in NORMS)
     attended = _attention(block.attn, layer_norm(x, block.ln_1, first), number, adapter, queries)
     x = x[:, :queries] + block.ls_1(attended)
     out: Tensor = x + block.ls_2(_mlp(block.mlp, layer_norm(x, block.ln_2, second)))
@@ -98,27 +99,24 @@ def _attention(
     attn: nn.MultiheadAttention,
     x: Tensor,
     number: int,
-    adapter: Adapter | None,
+    adapter: Adapter,
     queries: int | None,
 ) -> Tensor:
     weight, bias = attn.in_proj_weight, attn.in_proj_bias
-    if queries == 1 and adapter is None and not torch.is_grad_enabled():
-        return _single_query(attn, x)
     if queries is None:
         q, k, v = F.linear(x, weight, bias).chunk(3, dim=-1)
     else:
         width = x.shape[-1]
         q = F.linear(x[:, :queries], weight[:width], bias[:width])
         k, v = F.linear(x, weight[width:], bias[width:]).chunk(2, dim=-1)
-    if adapter is not None:
-        q = adapter.add(number, "q", x[:, :queries], q)
-        k = adapter.add(number, "k", x, k)
-        v = adapter.add(number, "v", x, v)
+    q = adapter.add(number, "q", x[:, :queries], q)
+    k = adapter.add(number, "k", x, k)
+    v = adapter.add(number, "v", x, v)
     heads = attn.num_heads
     q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))  # (N, heads, L, d / heads)
     mixed = _mean_of_values(q, k, v).transpose(1, 2).flatten(-2)
     out = F.linear(mixed, attn.out_proj.weight, attn.out_proj.bias)
-    return out if adapter is None else adapter.add(number, "out", mixed, out)
+    return adapter.add(number, "out", mixed, out)
 
 
 def _mean_of_values(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -127,23 +125,3 @@ def _mean_of_values(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         # On a CPU the backward pass of fused attention takes up to eight times as long in half precision.
         return F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
     return F.scaled_dot_product_attention(q, k, v)
-
-
-def _single_query(attn: nn.MultiheadAttention, x: Tensor) -> Tensor:
-    """Attention of the first token alone: ``(N, L, d)`` to ``(N, 1, d)``, without keys and values of the others.
-
-    q.(W_k x + b_k) = (W_k^T q).x + q.b_k, where the second term is the same for every x and so leaves the
-    softmax as it is; and the weights p add up to 1, so sum_j p_j (W_v x_j + b_v) = W_v (sum_j p_j x_j) + b_v.
-    """
-    count, _, width = x.shape
-    heads = attn.num_heads
-    weight_q, weight_k, weight_v = attn.in_proj_weight.chunk(3)
-    bias_q, _, bias_v = attn.in_proj_bias.chunk(3)
-    q = F.linear(x[:, 0], weight_q, bias_q).view(count, heads, -1)
-    # One product per head: (heads, N, d / heads) @ (heads, d / heads, d).
-    seen = torch.bmm(q.transpose(0, 1), weight_k.unflatten(0, (heads, -1))).transpose(0, 1)  # (N, heads, d)
-    scores = torch.bmm(seen, x.transpose(1, 2)) * (width // heads) ** -0.5  # (N, heads, L)
-    mean = torch.bmm(scores.softmax(-1), x)  # (N, heads, d)
-    values = torch.bmm(mean.transpose(0, 1), weight_v.unflatten(0, (heads, -1)).transpose(1, 2))
-    mixed = values.transpose(0, 1).reshape(count, 1, width) + bias_v
-    return F.linear(mixed, attn.out_proj.weight, attn.out_proj.bias)

@@ -88,6 +88,18 @@ def test_an_adapter_adds_to_its_projection(block: int, projection: Projection, p
     assert not torch.allclose(tower.visual(pixels), tiny_clip().visual(pixels))
 
 
+def test_the_first_tokens_alone_equal_those_of_the_whole_block() -> None:
+    block = tiny_clip().visual.transformer.resblocks[1]
+    tokens = torch.randn(5, 17, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    for queries in (1, 3):
+        leaf = tokens.clone().requires_grad_()
+        whole = run_block(block, leaf)[:, :queries]
+        part = run_block(block, leaf, queries=queries)
+        torch.testing.assert_close(part, whole, rtol=1e-10, atol=1e-10)
+        expected, found = (torch.autograd.grad(out.square().sum(), leaf)[0] for out in (whole, part))
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
 def test_layer_norm_with_one_affine_pair_per_episode() -> None:
     x = torch.randn(6, 7, 8, dtype=torch.float64)  # 3 episodes of 2
     weights, biases = torch.randn(2, 3, 8, dtype=torch.float64)

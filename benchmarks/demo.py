@@ -21,7 +21,8 @@ from benchmarks.config import configured
 from benchmarks.paired import markdown, summarise
 from lorattt import demo
 from lorattt.data.demo import DemoImages
-from lorattt.methods.lora_ttt import LoRATTT, LoRATTTEngine, LossSpec
+from lorattt.methods.lora_ttt import LoRATTT
+from lorattt.methods.lora_ttt_engine import LoRATTTEngine, LossSpec
 from lorattt.ranking import is_right
 from lorattt.rng import episode_keys
 from lorattt.views.render import Views

@@ -19,8 +19,7 @@ from lorattt.data.source import EpisodeDataset
 from lorattt.errors import UserError, quoted
 from lorattt.methods.base import Method
 from lorattt.methods.batch import EpisodeBatch, Parts, no_memory
-from lorattt.methods.registry import METHODS as METHODS
-from lorattt.methods.registry import build_method, convert
+from lorattt.methods.registry import METHODS, build_method, convert
 from lorattt.methods.several import Several
 from lorattt.torch_state import known_state
 from lorattt.views.device import DeviceViews
@@ -75,8 +74,9 @@ def classify(
             such as ``"photos/*.jpg"``. An image's place in the list is its index: with the seed, it decides
             everything random.
         class_names: The names to choose from, as texts; or ``imagenet``, or a ``.txt`` or ``.json`` file.
-        method: A name in :data:`METHODS` or that of its class, or a method, which brings its own model, seed and
-            options and is kept loaded between calls. It is left with these class names, in evaluation mode.
+        method: A name in :data:`~lorattt.methods.registry.METHODS` or that of its class; or a method, which brings
+            its own model, seed and options and is kept loaded between calls. It is left with these class names, in
+            evaluation mode.
         model: Which CLIP: a :class:`ClipSpec`, ``"name:pretrained"`` or ``"name"``, whose tag is then ``openai``;
             OpenAI's ViT-B/16 where None.
         top_k: How many classes are given for an image, at most all there are.

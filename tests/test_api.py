@@ -15,10 +15,11 @@ from PIL import Image
 import lorattt
 from conftest import CPU, Cli
 from lorattt import demo
-from lorattt.api import METHODS, Classification, classify
+from lorattt.api import Classification, classify
 from lorattt.clip.load import ClipSpec
 from lorattt.errors import UserError
 from lorattt.methods.lora_ttt import LoRATTT
+from lorattt.methods.registry import METHODS
 from lorattt.methods.several import Several
 from lorattt.methods.zero_shot import ZeroShot
 from lorattt.views.crops import ViewSpec

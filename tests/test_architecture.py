@@ -24,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "demo": {"errors"},
     "episodes": {"errors"},
     "clip": {"errors", "views", "demo"},
-    "adapters": {"errors", "rng", "clip", "episodes"},
+    "adapters": {"errors", "rng", "clip"},
     "prompts": {"errors", "rng", "demo", "clip"},
     "methods": {
         "errors",

@@ -27,6 +27,8 @@ def refusal(run: Run) -> str:
 
 # --- values -----------------------------------------------------------------------------------------
 
+# Classes that know nothing of ours.
+BORING = "lightning.pytorch.demos.boring_classes.Boring"
 VALUES = {
     "unknown model": (["--model.clip.model", "ViT-B-61"], ["'ViT-B-61'", "did you mean", "ViT-B-16"]),
     "unknown tag": (
@@ -76,7 +78,14 @@ VALUES = {
     "nested key": (["--model.lora.rnk", "1"], ["did you mean model.init_args.lora.rank?"]),
     "trainer's key": (["--trainer.acelerator", "cpu"], ["did you mean trainer.accelerator?"]),
     "shortened key": (["--run.folde", "x"], ["did you mean run.folder?"]),
-    "choice": (["--model.tune", "all"], ["model.init_args.tune: expected one of lora, layernorm, got all"]),
+    "choice": (
+        ["--model.tune", "all"],
+        ["model.init_args.tune: expected one of lora, layernorm or the import", "got all"],
+    ),
+    "adapter": (
+        ["--model.tune", "my.Adapter"],
+        ["model.init_args.tune: unknown class my.Adapter; give the import path"],
+    ),
     "type": (["--model.steps", "two"], ["model.init_args.steps: expected int, got two"]),
     "list": (["--model.class_names", "cat"], ["model.init_args.class_names: expected a list", "got cat"]),
     "far key": (["--modle.steps", "7"], ["modle.steps: no such key; did you mean model.steps?"]),
@@ -87,8 +96,8 @@ VALUES = {
     "help of no class": (["--model.help", "Nope"], ["error: unknown class Nope"]),
     # --- classes without a use here
     "base": (["--model", "Method"], ["model: Method is what others are made of; known are", "LoRATTT"]),
-    "data to train on": (["--data", "DemoPretrainData"], ["DemoPretrainData has no images to classify", "DemoData"]),
-    "model to train": (["--model", "PretrainCLIP"], ["PretrainCLIP trains a CLIP: use fit, then test with"]),
+    "data to train on": (["--data", f"{BORING}DataModule"], ["BoringDataModule has no images to classify", "DemoData"]),
+    "model to train": (["--model", "CoOp"], ["CoOp learns a prompt: use fit, then test with"]),
 }
 
 

@@ -333,8 +333,8 @@ def _lightning(words: list[str], here: Path, parse: Parse, only_parse: bool) -> 
         assert _code(words) == 0
         return
     config = parse(words if command != "landscape" else ["fit", *(w for w in words[1:] if "--landscape." not in w)])
-    if only_parse or _logs_elsewhere(config) or _kind(config["model"]) == "PretrainCLIP":
-        return  # tests/methods/test_pretrain.py runs that
+    if only_parse or _logs_elsewhere(config):
+        return
     small = _small(command, config, here / "path/to/datasets")
     if command == "landscape":
         size = ["--landscape.points=3", "--landscape.images=2", "--landscape.views=8", "--landscape.views_kept=2"]
@@ -361,7 +361,7 @@ def _code(words: list[str]) -> int:
 def _python(words: list[str], here: Path, parse: Parse) -> None:
     if words[0] == "-m" and words[1].startswith("lorattt"):
         _lorattt([*words[1].split(".")[1:], *words[2:]], here, parse)
-    elif words[0] == "-m" and words[1].startswith("benchmarks."):
+    elif words[0] == "-m" and words[1].startswith(("benchmarks.", "tools.")):
         _benchmark(words[1], words[2:])
     elif words[:2] == ["-m", "pytest"]:
         _pytest(words[2:], here, parse)
@@ -373,7 +373,7 @@ def _python(words: list[str], here: Path, parse: Parse) -> None:
 
 
 def _benchmark(module: str, arguments: list[str]) -> None:
-    """Its own parser takes the arguments; tests/test_benchmarks.py and the methods' tests run them in small."""
+    """Its own parser takes the arguments; tests of their own run them in small."""
     taken: list[Any] = []
 
     def stop(self: ArgumentParser, *given: Any) -> NoReturn:

@@ -18,7 +18,8 @@ from PIL import Image
 
 from conftest import CPU, DEMO, LORA, ZERO, Cli, Run
 from lorattt import demo
-from lorattt.callbacks.predictions import COLUMNS, PredictionsWriter, top_classes
+from lorattt.callbacks.merge import COLUMNS
+from lorattt.callbacks.predictions import PredictionsWriter, top_classes
 from lorattt.callbacks.run_folder import RunFolder
 from lorattt.errors import UserError
 from test_bad_input import refusal

@@ -8,6 +8,8 @@ from typing import Any
 import open_clip
 import torch
 
+from lorattt.clip.model import Clip
+
 VISION = {"image_size": 32, "patch_size": 8, "width": 64, "layers": 4, "head_width": 16}
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
 
@@ -28,3 +30,9 @@ def add_models(folder: Path, configs: Mapping[str, Any]) -> None:
     for name, config in configs.items():
         (folder / f"{name}.json").write_text(json.dumps(config))
     open_clip.add_model_config(folder)
+
+
+def wrapped(model: open_clip.CLIP, name: str = "tiny") -> Clip:
+    """The model as the package has it: with CLIP's tokenizer, and 0.5 as mean and deviation of each colour."""
+    preprocess = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    return Clip(model, open_clip.get_tokenizer("ViT-B-32"), name, preprocess)

@@ -20,7 +20,6 @@ from lorattt.callbacks.journal import (
     saving,
 )
 from lorattt.callbacks.lock import FolderLock
-from lorattt.callbacks.merge import COLUMNS as COLUMNS
 from lorattt.callbacks.merge import SKIPPED_COLUMNS, Totals, merge
 from lorattt.callbacks.run_folder import find_run_folder, find_top_k, goes_on
 from lorattt.errors import UserError

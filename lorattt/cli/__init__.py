@@ -16,7 +16,6 @@ from lightning.pytorch.utilities import rank_zero_only
 # Imported so that their classes can be named without their modules.
 import lorattt.data.benchmark
 import lorattt.data.demo
-import lorattt.data.demo_pretrain
 import lorattt.data.demo_source
 import lorattt.data.few_shot
 import lorattt.data.folder
@@ -50,7 +49,6 @@ from lorattt.cli.checks import check_config_files, check_values
 from lorattt.cli.report import condense, explain, one_line
 from lorattt.errors import UserError, shortened
 from lorattt.methods.base import Method
-from lorattt.methods.pretrain import PretrainCLIP
 from lorattt.methods.source import PromptTraining
 from lorattt.torch_state import full_float32
 
@@ -191,11 +189,6 @@ class LorattCLI(LightningCLI):
         self.config_init["predict"]["return_predictions"] = False
 
     def _refuse_training(self, command: str) -> None:
-        if isinstance(self.model, PretrainCLIP):
-            raise UserError(
-                f"PretrainCLIP trains a CLIP: use fit, then {command} with --model ZeroShot and its checkpoint in "
-                "--model.clip.pretrained"
-            )
         if isinstance(self.model, PromptTraining):
             raise UserError(
                 f"{type(self.model).__name__} learns a prompt: use fit, then {command} with --model ZeroShot "

@@ -45,6 +45,7 @@ _IMPORT_PATH = re.compile(r"(?!.*\.(?:ya?ml|json)$)[^\W\d]\w*(?:\.\w+)+")
 _PEER_LOST = re.compile(
     r"Connection (?:closed|reset) by peer|Connection was likely closed|Broken pipe|remote process exit"
 )
+_CHOICES = re.compile(r"typing\.Literal\[.*?\]")
 _EXPECTED = re.compile(r"Expected an? (?P<kind>.+?)(?:\. Got value: (?P<value>.*))?$", re.MULTILINE)
 
 
@@ -79,9 +80,10 @@ def condense(message: str) -> str:
     """A report of the parser as one line."""
     path, owner, body = _innermost(message)
     if no_class := _NO_CLASS.search(message):
-        return _unknown_class(
-            ".".join(path).removesuffix(".init_args"), str(no_class["a"] or no_class["b"] or no_class["c"])
-        )
+        name = str(no_class["a"] or no_class["b"] or no_class["c"])
+        if (choices := _CHOICES.search(body)) and "." not in name:
+            return f"{'.'.join(path)}: expected {_kind(choices[0])} or the import path of a class, got {name}"
+        return _unknown_class(".".join(path).removesuffix(".init_args"), name)
     if unknown := _UNKNOWN.search(body):
         group = [unknown["group"]] if unknown["group"] else []
         key = str(unknown["a"] or unknown["b"] or unknown["c"] or unknown["d"])
@@ -165,7 +167,7 @@ def _unknown_key(path: list[str], key: str, owner: str | None) -> str:
 def _unknown_class(place: str, name: str) -> str:
     if re.search(r"\.(ya?ml|json)$", name):
         return f"{place}: no such file {name}"
-    known = known_classes(place.split(".")[0])
+    known = known_classes(place.removesuffix(".class_path"))
     near = difflib.get_close_matches(name.rsplit(".", 1)[-1], known, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     accepted = f"known are {', '.join(known)}" if known else "give the import path of a class"

@@ -165,7 +165,7 @@ class VisionTower(ImageTower):
         Args:
             x: ``(N, L, d)`` tokens as block ``start`` reads them.
             start: First block to run; ``depth`` for none.
-            adapter: Adds to the projections.
+            adapter: What each episode changes in the blocks.
 
         Returns:
             ``(N, d)``, before the projection.

@@ -20,7 +20,7 @@ from torchvision.transforms.functional import center_crop, resize
 from lorattt.data.corruption_ops import OPERATIONS, to_array, to_image
 from lorattt.data.source import ImageSource
 from lorattt.errors import UserError, quoted
-from lorattt.rng import episode_keys, fold
+from lorattt.rng import Stream, episode_keys, fold
 
 EXTRA: Final[tuple[str, ...]] = ("speckle_noise", "gaussian_blur", "saturate")
 """Corruptions for validation: the paper's means do not count them."""
@@ -34,8 +34,6 @@ _MISSING: Final[dict[str, str]] = {
     "frost": "needs photographs of frost that lorattt does not ship",
     "spatter": "is not built in",
 }
-# Keeps the draws of a corruption apart from those of the views of the same image.
-_STREAM: Final = 0xC0221
 
 
 @dataclass(frozen=True)
@@ -141,5 +139,5 @@ class CorruptedImages:
             UnreadableImageError: If the clean image cannot be decoded.
         """
         image = self._source.read(index)
-        key = fold(episode_keys(self._seed, torch.tensor([index])), _STREAM)
+        key = fold(episode_keys(self._seed, torch.tensor([index])), Stream.CORRUPTIONS)
         return corrupt(image if self._side is None else _middle(image, self._side), self._spec, int(key))

@@ -15,10 +15,9 @@ import torch
 from lorattt.data.listing import Item, Listing, leaves_root
 from lorattt.data.source import UNKNOWN_LABEL
 from lorattt.errors import UserError, quoted
-from lorattt.rng import episode_keys, fold, uniform
+from lorattt.rng import Stream, episode_keys, fold, uniform
 
 # Purposes of a draw: a validation set and few shots of one seed are drawn independently of each other.
-_SHOTS_STREAM, _HOLDOUT_STREAM = 0x5107, 0x401D
 _FORMAT = "# lorattt items 1"
 
 
@@ -69,7 +68,7 @@ def few_shot(listing: Listing, shots: int, seed: int) -> Listing:
                 f"data.shots {shots}: class {label} ({quoted(listing.class_names[label])}) in {listing.root} has "
                 f"{_images(len(items))}: ask for fewer shots, or leave the class out"
             )
-        chosen += _drawn(items, seed, _SHOTS_STREAM)[:shots]
+        chosen += _drawn(items, seed, Stream.SHOTS)[:shots]
     return _with(listing, chosen)
 
 
@@ -107,7 +106,7 @@ def holdout(
             )
         # Halves go up, where round() would go to the even number: 1 of 2 and 3 of 5, not 1 and 2.
         count = per_class if fraction is None else min(int(len(items) * fraction + 0.5), max(len(items) - 1, 0))
-        order = _drawn(items, seed, _HOLDOUT_STREAM)
+        order = _drawn(items, seed, Stream.HOLDOUT)
         held += order[:count]
         rest += order[count:]
     if not held:
@@ -129,7 +128,7 @@ def at_most(listing: Listing, per_class: int, seed: int) -> Listing:
     Raises:
         UserError: If an image has no class.
     """
-    drawn = [_drawn(items, seed, _HOLDOUT_STREAM)[:per_class] for items in _by_class(listing)]
+    drawn = [_drawn(items, seed, Stream.HOLDOUT)[:per_class] for items in _by_class(listing)]
     return _with(listing, [item for items in drawn for item in items])
 
 

@@ -136,4 +136,6 @@ def _named(hint: Any) -> str:
     names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
     if typing.get_origin(hint) in (Union, types.UnionType):
         return " or ".join(_named(option) for option in typing.get_args(hint))
+    if isinstance(hint, type) and typing.get_origin(hint) is None and hint not in names:
+        return f"an object of class {hint.__name__}"
     return names.get(hint, str(hint).replace("typing.", ""))

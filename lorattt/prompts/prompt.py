@@ -13,12 +13,11 @@ from lorattt.clip.text import word_ids
 from lorattt.errors import UserError, quoted
 from lorattt.prompts.context import POSITIONS, Position, Prompt
 from lorattt.prompts.files import load_prompt
-from lorattt.rng import episode_keys, fold
+from lorattt.rng import Stream, episode_keys, fold
 
 __all__ = ["POSITIONS", "Position", "Prompt", "PromptSpec", "build_prompt"]
 
 WORDS = "a photo of a"
-_CONTEXT_STREAM = 31  # a purpose of random numbers
 _DEVIATION = 0.02  # as CoOp draws its vectors
 
 
@@ -81,7 +80,7 @@ def build_prompt(spec: PromptSpec, clip: Clip, class_names: Sequence[str], seed:
     words = None
     if spec.tokens is not None:
         shape: tuple[int, ...] = (spec.tokens, tower.width)
-        key = fold(episode_keys(seed, torch.tensor(0)), _CONTEXT_STREAM)
+        key = fold(episode_keys(seed, torch.tensor(0)), Stream.CONTEXT_INIT)
         generator = torch.Generator().manual_seed(int(key))
         if spec.class_specific:
             shape = (len(class_names), *shape)

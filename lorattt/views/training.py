@@ -10,12 +10,9 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from lorattt.errors import UserError, quoted
-from lorattt.rng import episode_keys, fold
+from lorattt.rng import Stream, episode_keys, fold
 from lorattt.views.crops import ViewSpec, sample_crops
 from lorattt.views.plain import Interpolation
-
-# Folded into a sample's key, so that its training crops are none of its views at test time.
-_TRAINING_STREAM = 0x7241
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,7 @@ class TrainingViews:
             ``(1, 3, size, size)`` uint8.
         """
         # The sample's own key stands for the seed, and the epoch for the sample.
-        key = int(fold(episode_keys(self.seed, torch.tensor([index])), _TRAINING_STREAM))
+        key = int(fold(episode_keys(self.seed, torch.tensor([index])), Stream.TRAINING_CROPS))
         crops = sample_crops(self.spec.as_views(), image.height, image.width, seed=key, index=epoch)
         top, left, height, width = crops.boxes[0].tolist()
         view = F.resized_crop(

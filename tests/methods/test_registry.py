@@ -79,6 +79,7 @@ def test_common_arguments_reach_those_who_have_them(loaded: LoadedClip) -> None:
         ("mta", {"mta": {"lambda_y": -1}}, r"^mta\.lambda_y -1"),
         ("zero", {"zero": {"ties": "coin"}}, r"^x\.zero\.ties: 'coin' is not one of confident, number$"),
         ("lora_ttt", {"lora": {"blocks": ["last"]}}, r"^x\.lora\.blocks\[0\]: 'last' is not a whole number$"),
+        ("lora_ttt", {"tune": "lorra"}, r"^x\.tune: 'lorra' is not one of lora, layernorm or .*AdapterSpec$"),
         ("lora_ttt", {"chunk": "all"}, r"^x\.chunk: 'all' is not a whole number or null$"),
         ("lora_ttt", {"reset_every_step": 1}, r"^x\.reset_every_step: 1 is not true or false$"),
     ],

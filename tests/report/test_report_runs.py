@@ -382,6 +382,6 @@ def test_the_same_run_twice(tmp_path: Path) -> None:
 
 def test_columns_of_the_writer() -> None:
     """What the callbacks write is what these tests write."""
-    from lorattt.callbacks import predictions as writer
+    from lorattt.callbacks import merge
 
-    assert list(writer.COLUMNS) == COLUMNS
+    assert list(merge.COLUMNS) == COLUMNS

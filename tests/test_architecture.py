@@ -13,6 +13,7 @@ ROOT = Path(lorattt.__file__).parent
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "settings": set(),
+    "stopping": set(),
     "rng": set(),
     "losses": {"errors"},
     "views": {"errors", "rng", "losses"},
@@ -23,12 +24,12 @@ ALLOWED: dict[str, set[str]] = {
     "prompts": {"errors", "rng", "demo", "clip"},
     "methods": {"errors", "rng", "losses", "views", "demo", "episodes", "clip", "adapters", "prompts"},
     "data": {"errors", "rng", "demo"},
-    "callbacks": {"errors", "settings"},
+    "callbacks": {"errors", "settings", "stopping"},
     "landscape": {"errors", "losses", "views", "clip", "prompts"},
     "report": {"errors", "demo", "data", "views", "methods"},
     "sweep": {"errors", "settings"},
     "api": {"errors", "clip", "prompts", "methods", "data", "callbacks"},
-    "cli": {"errors", "views", "prompts", "methods", "data", "callbacks", "landscape", "report"},
+    "cli": {"errors", "views", "prompts", "methods", "data", "callbacks", "landscape", "report", "stopping"},
 }
 # Third party -> the only places that may import it.
 ONLY_IN: dict[str, set[str]] = {

@@ -108,7 +108,8 @@ class Stops:
         if number == WARNING and (self.patient or self.warned):
             if not self.warned:
                 self.warned = True
-                _say("SIGUSR1: stopping at the end of this batch, or of this epoch of a fit")
+                if _first():
+                    _say("SIGUSR1: stopping at the end of this batch, or of this epoch of a fit")
             return
         if not self.asked:
             self.asked, self._at = number, time.monotonic()
@@ -134,10 +135,15 @@ def ended_by_signals() -> Iterator[None]:
         try:
             yield
         except Stopped as stop:
-            if os.environ.get("LOCAL_RANK", "0") == "0":  # of several processes of a run on this machine, the first
+            if _first():
                 sys.stdout.flush()
                 print(f"lorattt: {': '.join(filter(None, (str(stop), STOPS.notice)))}", file=sys.stderr)
             raise SystemExit(stop.code) from None
+
+
+def _first() -> bool:
+    """Whether this is the first process of a run, as whoever started it says."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
 def _say(text: str) -> None:

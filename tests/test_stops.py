@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import CPU, DEMO, ZERO, Cli, Run
-from forked import Forks
+from forked import Forks, environments
 from lorattt.callbacks.journal import journal_path
 from lorattt.callbacks.stops import _CHILDREN_SECONDS, RunStops, how_it_goes_on
 from lorattt.methods.coop import CoOp
@@ -211,23 +211,34 @@ def test_a_fit_never_takes_up_what_another_left(folder: list[str], slurm: Path, 
 
 
 @pytest.mark.parametrize(
-    ("args", "expected"),
-    [
-        ([], "runs/zero_shot/demo/000"),
-        (["--run.folder", "there/below"], "there/below"),
-        (["--run.root", "./all/"], "all/zero_shot/demo/000"),
-        (["--trainer.default_root_dir", "own"], "own"),
-    ],
+    "args", [[], ["--run.folder", "there/below"], ["--run.root", "./all/"], ["--trainer.default_root_dir", "own"]]
 )
-def test_the_root_of_lightning_is_the_runs_folder(
-    args: list[str], expected: str, cli: Cli, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_root_of_lightning_is_the_runs_folder(args: list[str], cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless the user names another."""
     found = []
     monkeypatch.setattr(RunStops, "started", lambda self, trainer, module: found.append(trainer.default_root_dir))
     run = cli("test", *EVAL, *args)
     assert run.code == 0, run.err
-    name = run.folder.relative_to(run.cwd).as_posix() if not args else expected
-    assert found == [os.path.normpath(name) if args[:1] != ["--run.root"] else str(run.folder.relative_to(run.cwd))]
+    assert found == ["own" if "own" in args else str(run.folder.relative_to(run.cwd))]
+
+
+@pytest.mark.parametrize("args", [["predict", *EVAL], FIT, [*FIT, "--trainer.num_sanity_val_steps", "0"]])
+def test_lightning_does_not_handle_our_signals(args: list[str], cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its handler of SIGTERM waits for the other devices, which may not have got the signal."""
+    found = []
+
+    def looked(right: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            found.append([signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGUSR1)])
+            return right(*args)
+
+        return call
+
+    monkeypatch.setattr(ZeroShot, "classify", looked(ZeroShot.classify))
+    monkeypatch.setattr(CoOp, "source_loss", looked(CoOp.source_loss))
+    assert cli(*args).code == 0
+    assert found
+    assert all(each == [STOPS._handle] * 2 for each in found)
 
 
 # Processes of their own
@@ -285,6 +296,24 @@ def test_a_signal_to_all_processes_of_a_run_with_workers(number: int, code: int,
         return False
 
     wait_for(all_gone)
+
+
+def test_a_signal_to_one_of_two_devices(forks: Forks, tmp_path: Path) -> None:
+    """It ends at once, whatever the other is doing, which finds out at the end."""
+    folder = tmp_path / "run"
+    args = ["test", *EVAL, "--data.images", "16", "--run.folder", str(folder), "--trainer.devices", "2"]
+    name = "open(f'pid{os.environ[\"LOCAL_RANK\"]}', 'w').write(str(os.getpid()))\n"
+
+    def stop() -> bool:
+        wait_for(lambda: all(journal_path(folder, rank).exists() for rank in range(2)))
+        os.kill(int((tmp_path / "pid1").read_text()), signal.SIGTERM)
+        return False
+
+    start = _START.format(more=name + _SLOW, args=[*args, "--trainer.strategy", "ddp"])
+    ended = forks.run(None, tmp_path, before=start, envs=environments(2), kill_when=stop)
+    assert ended.codes == [2, 143], ended.err
+    assert ended.err[0].startswith("lorattt: error: another device's process has ended the run")
+    assert ended.err[1] == ""
 
 
 _STUCK = """

@@ -25,12 +25,21 @@ class RunStops(RunObserver):
     Stands behind the others in a Trainer's callbacks: what they leave, it counts.
     """
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Take the signals back: Lightning's handlers wait for other devices, and write checkpoints of their own."""
-        STOPS.listen()
-
     def started(self, trainer: Trainer, module: Any) -> None:
         """From now on a warning can wait."""
+        self._begin()
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The first hook of a fit that checks its validation."""
+        self._begin()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The first hook of another fit."""
+        self._begin()
+
+    def _begin(self) -> None:
+        # Lightning has just set its own handlers, which wait for other devices and write checkpoints of their own.
+        STOPS.listen()
         STOPS.patient = True
 
     def begins(self, trainer: Trainer) -> None:
@@ -40,10 +49,6 @@ class RunStops(RunObserver):
             Stopped: If a signal asked for it.
         """
         STOPS.check(warning=True)
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From now on a warning can wait."""
-        STOPS.patient = True
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """A warning waits for the end of the epoch.
@@ -116,11 +121,13 @@ def _checkpoint(trainer: Trainer) -> Path | None:
 
 def _end_children(trainer: Trainer, number: int) -> None:
     """Pass a signal on to the processes of other devices, where Lightning started them, and wait for their end."""
-    started = getattr(trainer.strategy.launcher, "procs", None)
-    children: list[subprocess.Popen[bytes]] = list(started or ())
-    if not children:
+    launcher: Any = trainer.strategy.launcher
+    children = list(getattr(launcher, "procs", ()))
+    if not all(isinstance(child, subprocess.Popen) for child in children):  # spawned or forked: they end with this one
+        launcher.kill(number)
         return
-    started.clear()  # type: ignore[union-attr]  # Lightning would kill this process when it sees that they have ended
+    if children:
+        launcher.procs.clear()  # Lightning would kill this process when it sees that they have ended
     for child in children:
         child.send_signal(number)
     for child in children:

@@ -12,8 +12,9 @@ import multiprocessing
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from lorattt.errors import UserError
 # Beside those under way: the batch in use, one that a Trainer fetches ahead, and the one being handed over.
 _SPARE_PIECES = 3
 _NUMBERS = ("label", "index")
+_FROM_OUTSIDE = ("Terminated", "Hangup", "Interrupt")
 # A batch of many views may take minutes; a process that has given none for so long has come to a stop.
 _LOOK_SECONDS = 5
 PATIENCE_SECONDS = 1800
@@ -103,6 +105,7 @@ class EpisodeLoader(DataLoader[dict[str, Any]]):
     """
 
     send_to: torch.device | None = None
+    _workers: frozenset[BaseProcess] = frozenset()
 
     def __len__(self) -> int:
         """Number of batches, at least 1."""
@@ -135,10 +138,14 @@ class EpisodeLoader(DataLoader[dict[str, Any]]):
             self.worker_init_fn = partial(_begin_worker, self.worker_init_fn)
         try:
             (self.multiprocessing_context or multiprocessing).Lock()  # where even one fails, DataLoader fails untidily
+            others = set(multiprocessing.active_children())
             source = super().__iter__()
         except OSError as error:
             raise UserError(_not_started(self.num_workers, error)) from error
-        while (message := _next(source)) is not None:
+        # Those of an iteration before, if they are kept.
+        workers = frozenset(set(multiprocessing.active_children()) - others) or self._workers
+        self._workers = workers if self.persistent_workers else frozenset()
+        while (message := _next(source, workers)) is not None:
             yield hand_over.taken_out(message)
 
     def _forks(self) -> bool:
@@ -151,13 +158,13 @@ class EpisodeLoader(DataLoader[dict[str, Any]]):
         return bool(chosen.get_start_method() == "fork")
 
 
-def _next(source: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
+def _next(source: Iterator[dict[str, Any]], workers: Iterable[BaseProcess]) -> dict[str, Any] | None:
     """The next message, or None at the end. DataLoader looks at its workers each time that it has waited."""
     for _ in range(PATIENCE_SECONDS // _LOOK_SECONDS):
         try:
             return next(source, None)
         except RuntimeError as error:
-            if (lost := lost_worker(error)) is not None:
+            if (lost := lost_worker(error, workers)) is not None:
                 raise LostWorkerError(lost) from error
             if not str(error).startswith("DataLoader timed out"):
                 raise
@@ -167,17 +174,23 @@ def _next(source: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
     )
 
 
-def lost_worker(error: BaseException) -> str | None:
-    """The line for DataLoader's exception that a worker has died, which comes at any place; None for another."""
+def lost_worker(error: BaseException, workers: Iterable[BaseProcess] = ()) -> str | None:
+    """The line for DataLoader's exception that a worker has died, which comes at any place; None for another.
+
+    Args:
+        error: The exception, whose text may say which signal it was.
+        workers: The workers, which know it where the text does not.
+    """
     if not str(error).startswith("DataLoader worker"):
         return None
-    text = f"{error} {error.__cause__}"  # the cause may be the one that knows the signal
     who = "a process that reads images (data.workers)"
-    if ended := re.search(r"killed by signal: (Terminated|Hangup|Interrupt)", text):
-        return f"{who} was ended from outside ({ended[1]})"
-    why = re.search(r"killed by signal: ([^.]+)", text)
-    how = f"was killed ({why[1]})" if why else "has ended"
-    return f"{who} {how}, as when memory runs out: use fewer data.workers or a smaller data.batch_size"
+    said = re.search(r"killed by signal: ([^.]+)", str(error))
+    codes = [worker.exitcode or 0 for worker in workers]
+    how = said[1] if said else next((signal.strsignal(-code) for code in codes if code < 0), None)
+    if how in _FROM_OUTSIDE:
+        return f"{who} was ended from outside ({how})"
+    ended = f"was killed ({how})" if how else "has ended"
+    return f"{who} {ended}, as when memory runs out: use fewer data.workers or a smaller data.batch_size"
 
 
 def _begin_worker(also: Callable[[int], None] | None, worker: int) -> None:

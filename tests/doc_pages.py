@@ -15,7 +15,20 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 CONFIGS = sorted((ROOT / "lightning_configs").rglob("*.yaml"))
 SHELLS = ("", "sh", "bash")
-PROGRAMS = ("lorattt", "python", "pip", "pytest", "torchrun", "srun", "export", "tensorboard", "wandb")
+PROGRAMS = (
+    "lorattt",
+    "python",
+    "pip",
+    "pytest",
+    "torchrun",
+    "srun",
+    "[",
+    "scontrol",
+    "exit",
+    "export",
+    "tensorboard",
+    "wandb",
+)
 _MARKDOWN = MarkdownIt("commonmark").enable("table")
 
 # What pages write where the reader has something of his own, and what stands for it here; longer ones first.

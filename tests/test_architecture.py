@@ -13,6 +13,7 @@ ROOT = Path(lorattt.__file__).parent
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "settings": set(),
+    "stopping": set(),
     "rng": set(),
     "torch_state": set(),
     "positions": {"errors"},
@@ -41,12 +42,24 @@ ALLOWED: dict[str, set[str]] = {
         "prompts",
     },
     "data": {"errors", "rng", "positions", "demo"},
-    "callbacks": {"errors", "settings", "ranking", "calibration", "show"},
+    "callbacks": {"errors", "settings", "stopping", "ranking", "calibration", "show"},
     "landscape": {"errors", "losses", "views", "clip", "prompts"},
     "report": {"errors", "ranking", "calibration", "show", "demo", "data", "views", "methods"},
     "sweep": {"errors", "settings", "show"},
     "api": {"errors", "torch_state", "views", "clip", "prompts", "methods", "data", "callbacks"},
-    "cli": {"errors", "torch_state", "views", "prompts", "methods", "data", "callbacks", "landscape", "report"},
+    "cli": {
+    },
+        "errors",
+        "stopping",
+        "torch_state",
+        "views",
+        "prompts",
+        "methods",
+        "data",
+        "callbacks",
+        "landscape",
+        "report",
+    },
 }
 # Third party -> the only places that may import it.
 ONLY_IN: dict[str, set[str]] = {

@@ -59,7 +59,7 @@ VALUES = {
     "batch size": (["--data.batch_size", "0"], ["data.batch_size 0", "at least 1"]),
     "domain": (["--data.domain", "fog"], ["fog", "noise"]),
     "template": (["--model.templates", "[a photo]"], ["'a photo'", "exactly once"]),
-    "accelerator": (["--trainer.accelerator", "abacus"], ["trainer: ", "abacus", "cpu"]),
+    "accelerator": (["--trainer.accelerator", "abacus"], ["trainer.accelerator abacus: ", "cpu"]),
     "ckpt_path": (["--ckpt_path", "last.ckpt"], ["ckpt_path", "model.clip.pretrained"]),
     "brace in a template": (["--model.templates", '["a {name}"]'], ["'a {name}'", "exactly once"]),
     "blank name": (["--model.class_names", '[a, ""]'], ["model.class_names: name 2 is blank"]),

@@ -10,6 +10,7 @@ import importlib
 import json
 import re
 import shutil
+import signal
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
@@ -426,6 +427,19 @@ def _srun(words: list[str], here: Path, parse: Parse) -> None:
     _lorattt(words[begin + 1 :], here, parse, only_parse=True)
 
 
+def _bracket(words: list[str], here: Path, parse: Parse) -> None:
+    """The exit code of a run that was warned, in a script for SLURM."""
+    assert words == ["$?", "-eq", str(128 + signal.SIGUSR1), "]"]
+
+
+def _scontrol(words: list[str], here: Path, parse: Parse) -> None:
+    assert words == ["requeue", "$SLURM_JOB_ID"]
+
+
+def _exit(words: list[str], here: Path, parse: Parse) -> None:
+    assert words == []
+
+
 def _export(words: list[str], here: Path, parse: Parse) -> None:
     assert all(re.fullmatch(r"[A-Z_]+=\S+", word) and word.split("=")[0] in VARIABLES for word in words), words
 
@@ -450,6 +464,9 @@ RUNNERS: dict[str, Callable[[list[str], Path, Parse], None]] = {
     "pytest": _pytest,
     "torchrun": _torchrun,
     "srun": _srun,
+    "[": _bracket,
+    "scontrol": _scontrol,
+    "exit": _exit,
     "export": _export,
     "tensorboard": _tensorboard,
     "wandb": _wandb,

@@ -43,13 +43,17 @@ from lorattt.callbacks.run_csv import RunCSV
 from lorattt.callbacks.run_folder import ConfigWriter, RunFolder
 from lorattt.callbacks.run_log import RunLog, flat
 from lorattt.callbacks.stages import StageTimes
+from lorattt.callbacks.stops import RunStops
 from lorattt.callbacks.trace import TraceWriter
 from lorattt.callbacks.training import PromptWriter, RunCheckpoint
 from lorattt.cli.checks import check_config_files, check_values
+from lorattt.cli.devices import check_environment, check_processes, device_mistake
 from lorattt.cli.report import condense, explain, one_line
+from lorattt.data.loader import LostWorkerError
 from lorattt.errors import UserError, shortened
 from lorattt.methods.base import Method
 from lorattt.methods.source import PromptTraining
+from lorattt.stopping import STOPS
 from lorattt.torch_state import full_float32
 
 _DESCRIPTION = (
@@ -160,11 +164,17 @@ class LorattCLI(LightningCLI):
                 observers.append(RunCheckpoint())
         if trainer["logger"] is None or trainer["logger"] is True:  # Lightning's choice would be a folder of its own
             kwargs = {"logger": [RunCSV()], **kwargs}
-        self.trainer_defaults["callbacks"] = observers
+        self.trainer_defaults["callbacks"] = [*observers, RunStops()]
+        if trainer["default_root_dir"] is None:  # Lightning's choice would be the current folder, which runs share
+            run = self._get(self.config, "run")
+            kwargs = {"default_root_dir": run["folder"] or run["root"], **kwargs}
+        check_environment()
         try:
-            return super().instantiate_trainer(**kwargs)
+            made = super().instantiate_trainer(**kwargs)
         except (ValueError, TypeError, ModuleNotFoundError) as error:
-            raise UserError(f"trainer: {error}") from error
+            raise UserError(device_mistake(error) or f"trainer: {error}") from error
+        check_processes(made)
+        return made
 
     def before_fit(self) -> None:
         """Refuse what Lightning would refuse in its own terms.
@@ -244,10 +254,12 @@ def main(args: ArgsType = None) -> None:
             if rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # of processes that something else started
                 print(finished)
         except Exception as error:
+            STOPS.check(warning=False)  # a signal to all processes of the run, of which others were faster to end
             message = explain(error)
             if message is None:
                 raise
-            _fail(message)
+            way = "" if isinstance(error, UserError) and not isinstance(error, LostWorkerError) else STOPS.notice
+            _fail(f"{message}; {way}" if way else message)
 
 
 def _fail(message: str) -> NoReturn:

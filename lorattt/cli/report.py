@@ -18,8 +18,10 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
+from lorattt.cli.devices import device_mistake
 from lorattt.data.datamodule import EpisodeData, ImageData
 from lorattt.data.few_shot import ListedSourceData
+from lorattt.data.loader import lost_worker
 from lorattt.data.training import SourceData
 from lorattt.errors import UserError, shortened
 from lorattt.methods.base import Method
@@ -53,6 +55,8 @@ def explain(error: BaseException) -> str | None:
     """The line for an exception that stands for a user's mistake; None for a defect of the program."""
     cause: BaseException | None = error
     while cause is not None:
+        if not isinstance(cause, UserError) and (mistake := device_mistake(cause)):
+            return mistake
         if isinstance(cause, UserError | MisconfigurationException):
             # From a loader's worker the message comes with the worker's traceback before it.
             return one_line(str(cause).rsplit(f"{type(cause).__name__}: ", 1)[-1])
@@ -66,8 +70,8 @@ def explain(error: BaseException) -> str | None:
         return f"model.clip.compile: compiling failed ({one_line(str(error))[:200]}): leave it false"
     if isinstance(error, RuntimeError) and _PEER_LOST.search(str(error)):
         return "another device's process has ended the run: the message that it left says why"
-    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
-        return f"{one_line(str(error))} Often memory, or shared memory, has run out: use fewer data.workers"
+    if isinstance(error, RuntimeError):
+        return lost_worker(error)
     return None
 
 

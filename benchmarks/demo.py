@@ -21,7 +21,9 @@ from benchmarks.config import configured
 from benchmarks.paired import markdown, summarise
 from lorattt import demo
 from lorattt.data.demo import DemoImages
-from lorattt.methods.lora_ttt import LoRATTT, LoRATTTEngine, LossSpec
+from lorattt.methods.lora_ttt import LoRATTT
+from lorattt.methods.lora_ttt_engine import LoRATTTEngine, LossSpec
+from lorattt.ranking import is_right
 from lorattt.rng import episode_keys
 from lorattt.views.render import Views
 
@@ -78,7 +80,7 @@ def measure(method: LoRATTT, images: DemoImages, batch_size: int) -> Tensor:
             ]
         )
         scores = [first.before, *(outcome.after for outcome in outcomes.values()), confident]
-        columns.append(torch.stack([s.argmax(-1) == batch["label"] for s in scores]).double())
+        columns.append(torch.stack([is_right(s, batch["label"]) for s in scores]).double())
     return torch.cat(columns, dim=1)
 
 

@@ -36,7 +36,7 @@ from lorattt.clip.load import ClipSpec, Dtype, load_clip
 from lorattt.clip.model import Clip
 from lorattt.data.demo import DemoImages
 from lorattt.episodes.optim import OptimiserSpec
-from lorattt.methods.lora_ttt import LoRATTTEngine, LossSpec
+from lorattt.methods.lora_ttt_engine import LoRATTTEngine, LossSpec
 from lorattt.rng import episode_keys
 from lorattt.views.masking import kept_count, random_kept_patches
 

@@ -26,6 +26,7 @@ from lorattt.data.demo import DemoImages
 from lorattt.methods.base import Method
 from lorattt.methods.registry import METHODS
 from lorattt.methods.several import Several
+from lorattt.ranking import top_k
 
 CONFIGS = tuple(Path("lightning_configs/demo") / f"{name}.yaml" for name in ("several", "tlla", "self_tpt"))
 BEFORE = "before"
@@ -77,10 +78,14 @@ def predictions(
             with torch.set_grad_enabled(method.takes_gradients):
                 answers = method.answers(batch)
             found.setdefault("label", []).append(batch["label"])
-            found.setdefault(BEFORE, []).append(next(iter(answers.values()))["before"].argmax(-1).cpu())
+            found.setdefault(BEFORE, []).append(_predicted(next(iter(answers.values()))["before"]))
             for member, answer in answers.items():
-                found.setdefault(member or method.name, []).append(answer["after"].argmax(-1).cpu())
+                found.setdefault(member or method.name, []).append(_predicted(answer["after"]))
     return {key: torch.cat(values) for key, values in found.items()}
+
+
+def _predicted(logits: Tensor) -> Tensor:
+    return top_k(logits, 1)[:, 0].cpu()
 
 
 def compare(config: str, found: dict[str, dict[str, Tensor]]) -> list[dict[str, Any]]:

@@ -30,6 +30,7 @@ from lorattt.data.demo import DemoImages, Part
 from lorattt.prompts.context import Prompt
 from lorattt.prompts.learner import ClassPrompts
 from lorattt.prompts.prompt import PromptSpec, build_prompt
+from lorattt.ranking import is_right
 from lorattt.views.crops import ViewSpec
 from lorattt.views.render import Views
 
@@ -84,7 +85,7 @@ def measure(clip: Clip, images: DemoImages, prompts: dict[str, Prompt]) -> dict[
     for batch in episode_batches(images, views, 128):
         features = clip.image_features(batch["views"][:, 0])
         for name, text in texts.items():
-            right[name] += int(((features @ text.T).argmax(-1) == batch["label"]).sum())
+            right[name] += int(is_right(features @ text.T, batch["label"]).sum())
     return {name: 100 * hits / len(images) for name, hits in right.items()}
 
 

@@ -20,6 +20,7 @@ from benchmarks.paired import markdown, summarise
 from lorattt import demo
 from lorattt.data.demo import DemoImages
 from lorattt.methods.several import Several
+from lorattt.ranking import is_right
 
 
 def main() -> None:
@@ -56,7 +57,7 @@ def measure(method: Several, images: DemoImages, batch_size: int) -> Tensor:
     columns = []
     for batch in episode_batches(images, method.make_views(), batch_size):
         answers = method.classify_each(method.share(batch)).values()
-        columns.append(torch.stack([a["after"].argmax(-1) == batch["label"] for a in answers]).double())
+        columns.append(torch.stack([is_right(a["after"], batch["label"]) for a in answers]).double())
     return torch.cat(columns, dim=1)
 
 

@@ -42,6 +42,7 @@ from lorattt.methods.registry import convert
 from lorattt.methods.self_tpt import SelfTPT
 from lorattt.methods.shared_views import SharedViews
 from lorattt.prompts.prompt import PromptSpec
+from lorattt.ranking import is_right
 from lorattt.views.crops import ViewSpec
 from lorattt.views.render import Views
 
@@ -199,7 +200,7 @@ def measure(
                 answers = [mean_of_views(features @ text.T, settings["selection"]) for text in each]
             else:
                 answers = [features[:, 0] @ text.T for text in each]
-            hits = torch.stack([logits.argmax(-1) == batch["label"] for logits in answers])
+            hits = torch.stack([is_right(logits, batch["label"]) for logits in answers])
             rows.append(hits.unflatten(0, (len(READINGS), -1)))
         batches.append(torch.stack(rows).double())
     return torch.cat(batches, dim=-1)

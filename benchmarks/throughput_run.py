@@ -23,6 +23,7 @@ from lorattt.data.datamodule import EpisodeData
 from lorattt.data.source import ImageSource
 from lorattt.methods.base import Method
 from lorattt.methods.batch import Parts
+from lorattt.ranking import NO_CLASS
 
 
 class Pace(Callback):
@@ -87,7 +88,7 @@ def end_to_end(method: Method, source: ImageSource, settings: Settings, folder: 
     row = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
     kept = ("images_per_second", "stages", "fallbacks", "not_finite", "batches_halved")
     with (folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
-        predicted = {int(line["index"]): int(line["prediction_after"]) for line in csv.DictReader(file)}
+        predicted = {int(line["index"]): int(line["prediction_after"] or NO_CLASS) for line in csv.DictReader(file)}
     return {
         "images": row["n"],
         **{key: row[key] for key in kept},

@@ -15,9 +15,9 @@ from PIL import Image
 from lorattt import __version__
 from lorattt.clip.load import ClipSpec, Dtype, LoadedClip, load_clip
 from lorattt.clip.model import Clip
-from lorattt.data.folder import images_below
 from lorattt.data.imagenet_family import imagenet_names
 from lorattt.data.listing import Item, ListedImages, Listing
+from lorattt.data.walk import images_below
 from lorattt.methods.base import Method
 from lorattt.methods.registry import build_method
 from lorattt.prompts.files import save_prompt

@@ -36,6 +36,7 @@ from lorattt.methods.tlla import stss
 from lorattt.prompts.learner import ClassPrompts
 from lorattt.prompts.neighbours import neighbour_features
 from lorattt.prompts.prompt import PromptSpec, build_prompt
+from lorattt.ranking import is_right
 from lorattt.views.crops import ViewSpec
 from lorattt.views.render import Views
 from lorattt.views.selection import FlatnessSpec
@@ -114,8 +115,8 @@ def measure(
                 stss(features, text, bank, clip.logit_scale, views_kept=kept, sharpness=flatness.sharpness)
                 for text, bank in pairs
             ]
-            plain.append(torch.stack([vote.before.argmax(-1) == batch["label"] for vote in votes]))
-            voted.append(torch.stack([vote.after.argmax(-1) == batch["label"] for vote in votes]))
+            plain.append(torch.stack([is_right(vote.before, batch["label"]) for vote in votes]))
+            voted.append(torch.stack([is_right(vote.after, batch["label"]) for vote in votes]))
         batches.append(torch.stack([*plain, *voted]).double())
     return torch.cat(batches, dim=2)
 

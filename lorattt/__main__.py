@@ -6,9 +6,16 @@ What needs no model is answered before torch is imported, which takes seconds.
 import sys
 from collections.abc import Sequence
 
+from lorattt.stopping import ended_by_signals
+
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line; the arguments are those of the process where none are given."""
+    with ended_by_signals():
+        _run(args)
+
+
+def _run(args: Sequence[str] | None) -> None:
     given = list(sys.argv[1:] if args is None else args)
     if given[:1] == ["report"]:
         from lorattt.report.command import main as report

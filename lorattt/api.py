@@ -1,30 +1,33 @@
 """The Python call: images and class names in, ranked classes out; no Trainer, no files."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from numbers import Integral
 from typing import Any, Literal, TypeAlias
 
 import torch
-from PIL import Image
-from torch import Tensor
-from torch.utils.data import DataLoader
 
 from lorattt.callbacks.predictions import top_classes
 from lorattt.clip.load import ClipSpec
-from lorattt.data.images import MAX_PIXELS, read_image, upright_rgb
-from lorattt.data.loose import find_images, loose_class_names
-from lorattt.data.source import UNKNOWN_LABEL, EpisodeDataset, collate_episodes
-from lorattt.errors import UserError
+from lorattt.data.class_names import IMAGENET
+from lorattt.data.given import GivenImages, ImageLike
+from lorattt.data.loader import EpisodeLoader
+from lorattt.data.loose import loose_class_names
+from lorattt.data.source import EpisodeDataset
+from lorattt.errors import UserError, quoted
 from lorattt.methods.base import Method
-from lorattt.methods.registry import METHODS as METHODS
-from lorattt.methods.registry import build_method
+from lorattt.methods.batch import EpisodeBatch, Parts, no_memory
+from lorattt.methods.registry import METHODS, build_method, convert
 from lorattt.methods.several import Several
+from lorattt.torch_state import known_state
+from lorattt.views.device import DeviceViews
 
-ImageLike: TypeAlias = str | Path | Image.Image | Tensor
 Ranking: TypeAlias = tuple[tuple[str, float], ...]
 
 _DEFAULT_MODEL = "ViT-B-16-quickgelu:openai"
+_SEEDS = 2**32
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Classification:
     Attributes:
         path: Its path as given; None for an image that is no file.
         before: The most probable classes of the same model and text without adaptation, as (name, probability).
-        after: The most probable classes of the method.
+        after: The most probable classes of the method; none, as ``before``, if the answer is not finite.
         fallback: Whether adaptation was not finite, so that ``after`` is ``before``.
         error: Why it could not be read, if so; rankings are empty then.
     """
@@ -47,8 +50,8 @@ class Classification:
 
 
 def classify(
-    images: Sequence[ImageLike] | str | Path,
-    class_names: Sequence[str] | str,
+    images: Iterable[ImageLike] | str | os.PathLike[str],
+    class_names: Iterable[str] | str | os.PathLike[str],
     *,
     method: str | Method = "lora_ttt",
     model: ClipSpec | str | None = None,
@@ -62,140 +65,145 @@ def classify(
 ) -> list[Classification]:
     """Classify images, each adapted to on its own; the numbers are those of ``lorattt predict``.
 
+    What other code has set in torch (default dtype and device, autocast, gradient modes, TF32) changes nothing here,
+    and is as it was afterwards.
+
     Args:
-        images: Paths, PIL images and tensors, mixed as you like; a tensor is ``(3, H, W)``, uint8 or floating
-            point in ``[0, 1]``. Or one text: whatever ``data.images`` takes, such as ``"photos/*.jpg"``. An
-            image's place in the list is its index: with the seed, it decides everything random.
-        class_names: The names to choose from; or ``imagenet``, or a ``.txt`` or ``.json`` file.
-        method: A name in :data:`METHODS`, or a method, which brings its own model, seed and options and is kept
-            loaded between calls. It is left with these class names, in evaluation mode.
+        images: Paths, PIL images, tensors and arrays, mixed as you like; a tensor is ``(3, H, W)``, an array
+            ``(H, W, 3)``, see :class:`lorattt.data.given.GivenImages`. Or one text: whatever ``data.images`` takes,
+            such as ``"photos/*.jpg"``. An image's place in the list is its index: with the seed, it decides
+            everything random.
+        class_names: The names to choose from, as texts; or ``imagenet``, or a ``.txt`` or ``.json`` file.
+        method: A name in :data:`~lorattt.methods.registry.METHODS` or that of its class; or a method, which brings
+            its own model, seed and options and is kept loaded between calls. It is left with these class names, in
+            evaluation mode.
         model: Which CLIP: a :class:`ClipSpec`, ``"name:pretrained"`` or ``"name"``, whose tag is then ``openai``;
             OpenAI's ViT-B/16 where None.
         top_k: How many classes are given for an image, at most all there are.
-        batch_size: Images adapted at once. Results do not depend on it.
+        batch_size: Images adapted at once, fewer where the device's memory is too small. Results do not depend on it.
         device: Where to run; None for the first GPU if there is one, or where the given method is.
         seed: Seed of everything random.
         on_bad_image: Give an unreadable image an ``error``, or raise one.
-        workers: Processes that read images and make views; 0 for this one.
+        workers: Processes that read images, and make their views where the device does not; 0 for this one.
         options: The method's other arguments, such as ``steps=2`` or ``lora={"multiplier": 2.0}``.
 
     Returns:
         One result per image, in order.
 
     Raises:
-        UserError: If an argument is of no use, a path does not exist, or, if so asked, an image is unreadable.
+        UserError: If an argument is of no use, a path does not exist, memory does not suffice for one image, or, if
+            so asked, an image is unreadable.
     """
-    for key, value, least in (("top_k", top_k, 1), ("batch_size", batch_size, 1), ("workers", workers, 0)):
-        if value < least:
-            raise UserError(f"{key} {value}: must be at least {least}")
-    if on_bad_image not in ("error", "skip"):
-        raise UserError(f"on_bad_image {on_bad_image!r}: must be error or skip")
-    names = loose_class_names(class_names, "class_names")
-    source = _Given(images)
+    top_k, batch_size = _whole("top_k", top_k, 1), _whole("batch_size", batch_size, 1)
+    seed, workers = _whole("seed", seed, 0, _SEEDS - 1), _whole("workers", workers, 0)
+    if not isinstance(on_bad_image, str) or on_bad_image not in ("error", "skip"):
+        raise UserError(f"on_bad_image {quoted(on_bad_image)}: must be error or skip")
+    names = _names(class_names)
     place = _device(device, method)
-    # The caller may be within inference mode; methods take gradients, of tensors made outside of it.
-    with torch.inference_mode(False), torch.enable_grad():
-        built = _method(method, model, seed, options)
-        built = built.to(place).eval() if place else built.eval()
-        built.use_classes(names)
-        results: list[Classification | None] = [None] * len(source)
-        for batch in _batches(source, built, batch_size, workers):
-            for index, result in _classified(batch, built, source, names, top_k):
+    with known_state(place):
+        source = GivenImages(images)
+        try:
+            built = _method(method, model, seed, options)
+            built = built.to(place).eval()
+            _check_usable(built)
+            built.use_classes(names)
+            results: list[Classification | None] = [None] * len(source)
+            size = min(batch_size, max(1, len(source)))
+            for index, result in _results(source, built, names, min(top_k, len(names)), size, workers):
                 if result.error and on_bad_image == "error":
-                    raise UserError(f"cannot read image {source.path(index)} ({result.error}): mend or remove it")
+                    raise UserError(f"cannot read image {source.path(index)} ({result.error}): fix or remove it")
                 results[index] = result
+        except RuntimeError as error:
+            if reason := _reason(error):
+                raise UserError(reason) from error
+            raise
     return [result for result in results if result is not None]
 
 
-def _batches(source: "_Given", method: Method, size: int, workers: int) -> DataLoader[dict[str, Any]]:
-    dataset = EpisodeDataset(source, list(range(len(source))), method.make_views())
-    return DataLoader(dataset, batch_size=size, num_workers=workers, collate_fn=collate_episodes)
-
-
-def _classified(
-    batch: Any, method: Method, source: "_Given", names: list[str], top_k: int
+def _results(
+    source: GivenImages, method: Method, names: list[str], top_k: int, size: int, workers: int
 ) -> Iterator[tuple[int, Classification]]:
-    for bad in batch["skipped"]:
-        yield bad["index"], Classification(source.file(bad["index"]), error=bad["reason"])
-    if not batch["path"]:
-        return
-    moved: Any = {**batch, **{key: batch[key].to(method.device) for key in ("views", "label", "index")}}
-    before, after, fallback = method.classify_views(moved)
-    rankings = [
-        [tuple((names[label], p) for label, p in row) for row in top_classes(logits.detach(), top_k)]
-        for logits in (before, after)
-    ]
-    for index, first, second, kept in zip(batch["index"].tolist(), *rankings, fallback.tolist(), strict=True):
-        yield index, Classification(source.file(index), first, second, kept)
+    make, parts = method.make_views(), Parts()
+    on_device = method.makes_views_on(method.device)
+    dataset = EpisodeDataset(
+        source, list(range(len(source))), None if on_device else make, DeviceViews(make).plan if on_device else None
+    )
+    for batch in EpisodeLoader(dataset, batch_size=size, num_workers=workers):
+        for bad in batch["skipped"]:
+            yield bad["index"], Classification(source.file(bad["index"]), error=bad["reason"])
+        if not batch["path"]:
+            continue
+        moved: Any = {**batch, **{key: batch[key].to(method.device) for key in ("label", "index")}}
+        answer = parts.classify(moved, lambda part: method.answers(_on(method.device, part)))[""]
+        rankings = [
+            [tuple((names[label], p) for label, p in row) for row in top_classes(answer[when], top_k)]
+            for when in ("before", "after")
+        ]
+        for index, first, second, kept in zip(
+            batch["index"].tolist(), *rankings, answer["fallback"].tolist(), strict=True
+        ):
+            yield index, Classification(source.file(index), first, second, kept)
 
 
-class _Given:
-    """The images of a call, as a source: whatever they are, numbered by their place."""
-
-    def __init__(self, images: Sequence[ImageLike] | str | Path) -> None:
-        if isinstance(images, Image.Image):
-            raise UserError("images is one image: give a list, such as [image]")
-        self._images: list[ImageLike] = (
-            [*find_images(str(images), "images")] if isinstance(images, str | Path) else list(images)
-        )
-        self.name, self.class_names = "images", list[str]()
-        for index, image in enumerate(self._images):
-            if isinstance(image, Tensor):
-                _check_tensor(image, self.path(index))
-            elif isinstance(image, str | Path):
-                path = Path(image).expanduser()
-                if not (path.is_symlink() or path.is_file()):
-                    raise UserError(f"{self.path(index)}: no such file; one text alone may be a folder or a pattern")
-            elif not isinstance(image, Image.Image):
-                raise UserError(f"{self.path(index)}: expected a path, a PIL image or a tensor, got {type(image)}")
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def file(self, index: int) -> str | None:
-        """The path as given, for images that are files."""
-        image = self._images[index]
-        return str(image) if isinstance(image, str | Path) else None
-
-    def path(self, index: int) -> str:
-        return self.file(index) or f"images[{index}]"
-
-    def label(self, index: int) -> int:
-        return UNKNOWN_LABEL
-
-    def read(self, index: int) -> Image.Image:
-        image = self._images[index]
-        if isinstance(image, Tensor):
-            pixels = (image * 255).round() if image.is_floating_point() else image
-            return Image.fromarray(pixels.detach().to("cpu", torch.uint8).permute(1, 2, 0).contiguous().numpy())
-        if isinstance(image, Image.Image):
-            return upright_rgb(image, MAX_PIXELS)
-        return read_image(Path(image).expanduser())
+def _on(device: torch.device, part: EpisodeBatch) -> EpisodeBatch:
+    return {**part, "views": part["views"].to(device)} if "views" in part else part
 
 
-def _check_tensor(image: Tensor, name: str) -> None:
-    if image.dim() != 3 or image.shape[0] != 3 or not image.numel():
-        raise UserError(f"{name}: a tensor must be (3, H, W), this one is {tuple(image.shape)}")
-    if image.is_floating_point():
-        if not bool(((image >= 0) & (image <= 1)).all()):  # false for NaN as well
-            raise UserError(f"{name}: a floating-point tensor must be within [0, 1]: give the image unnormalised")
-    elif image.dtype != torch.uint8:
-        raise UserError(f"{name}: a tensor must be uint8 or floating point, this one is {image.dtype}")
+def _whole(key: str, value: Any, least: int, most: int | None = None) -> int:
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise UserError(f"{key} {quoted(value)}: must be a whole number")
+    number = int(value)
+    if number < least:
+        raise UserError(f"{key} {quoted(number)}: must be at least {least}")
+    if most is not None and number > most:
+        raise UserError(f"{key} {quoted(number)}: must be at most {most}")
+    return number
 
 
-def _device(device: str | torch.device | None, method: str | Method) -> torch.device | None:
-    if device is None:
-        return None if isinstance(method, Method) else torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise UserError(f"device {str(device)!r} cannot be used ({reason}): name another, such as cpu") from error
+def _names(given: Any) -> list[str]:
+    """The class names in label order, each a text of Python."""
+    if isinstance(given, str | os.PathLike) and isinstance(os.fspath(given), str):
+        text = str.__str__(os.fspath(given))
+        if text != IMAGENET and not os.path.isfile(os.path.expanduser(text)):
+            raise UserError(
+                f"class_names {quoted(text)}: no such file; give a list such as ['cat', 'dog'], a .txt or .json file, "
+                f"or {IMAGENET}"
+            )
+        return loose_class_names(text, "class_names")
+    if isinstance(given, Mapping):
+        raise UserError("class_names is a mapping: give a list in label order, such as list(names.values())")
+    if isinstance(given, set | frozenset):
+        raise UserError("class_names is a set, which has no order: give a list, such as sorted(names)")
+    listed = isinstance(given, Iterable) and not isinstance(given, bytes | bytearray)
+    if not listed or getattr(given, "ndim", 1) != 1:
+        raise UserError(f"class_names: expected a list of texts, got {quoted(given)}")
+    names = list(given)
+    for number, name in enumerate(names, 1):
+        if not isinstance(name, str):
+            raise UserError(f"class_names: name {number} is {quoted(name)}, not a text: give every class a name")
+    return loose_class_names([str.__str__(name) for name in names], "class_names")
+
+
+def _device(device: Any, method: Any) -> torch.device:
+    own = next(method.parameters()).device if isinstance(method, Method) else None
+    if device is None and own is not None:
+        found = own
+    elif device is None:
+        found = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    else:
+        try:
+            found = torch.device(device)
+            torch.empty(0, device=found)
+        except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+            reason = textwrap.shorten((str(error).splitlines() or [""])[0], 150, placeholder=" ...")
+            shown = quoted(device if isinstance(device, str) else str(device))
+            raise UserError(f"device {shown} cannot be used ({reason}): name another, such as cpu") from error
+    if "meta" in (found.type, own and own.type):
+        raise UserError("device meta holds no numbers: name another, such as cpu, and make the method on another")
     return found
 
 
-def _method(method: str | Method, model: ClipSpec | str | None, seed: int, options: Mapping[str, Any]) -> Method:
+def _method(method: Any, model: Any, seed: int, options: Mapping[str, Any]) -> Method:
     if isinstance(method, Several):
         raise UserError("method: Several has several answers to an image; give one of its methods")
     if isinstance(method, Method):
@@ -207,7 +215,43 @@ def _method(method: str | Method, model: ClipSpec | str | None, seed: int, optio
         if given:
             raise UserError(f"{given[0]}: the {type(method).__name__} you give has its own; set it there")
         return method
+    if not isinstance(method, str):
+        given_as = f"the class {method.__name__}" if isinstance(method, type) else type(method).__name__
+        raise UserError(f"method: expected a name or a method such as LoRATTT(...), got {given_as}")
+    name = next((name for name, kind in METHODS.items() if kind.__name__ == method), method)
+    return build_method(name, options, clip=_clip(model), seed=seed)
+
+
+def _clip(model: Any) -> ClipSpec:
+    if model is None:
+        model = _DEFAULT_MODEL
+    if isinstance(model, str):
+        name, _, tag = str.__str__(model).partition(":")
+        return ClipSpec(name, tag) if tag else ClipSpec(name)
     if not isinstance(model, ClipSpec):
-        name, _, tag = (model or _DEFAULT_MODEL).partition(":")
-        model = ClipSpec(name, tag) if tag else ClipSpec(name)
-    return build_method(method, options, clip=model, seed=seed)
+        raise UserError(f"model: expected a text such as {_DEFAULT_MODEL!r} or a ClipSpec, got {quoted(model)}")
+    convert(ClipSpec, "model", model)
+    return model
+
+
+def _check_usable(method: Method) -> None:
+    """Reject a method that was made in a state of torch in which it cannot work."""
+    if any(parameter.dtype == torch.float64 for parameter in method.parameters()):
+        raise UserError("method: its model is in float64: make it with the default dtype float32")
+    if method.takes_gradients and any(parameter.is_inference() for parameter in method.parameters()):
+        raise UserError("method: it was made within torch.inference_mode, and needs gradients: make it outside")
+
+
+def _reason(error: RuntimeError) -> str | None:
+    """The line for what a call's arguments or surroundings brought about; None for a defect of the program."""
+    first = (str(error).splitlines() or [""])[0]
+    if no_memory(error):
+        return (
+            "memory does not suffice for one image at a time: use a smaller views={'number': ...}, chunk=... where the "
+            "method has it, or a model with dtype bf16"
+        )
+    if first.startswith("DataLoader worker"):
+        return f"{first} Often memory, or shared memory, has run out: use fewer workers, or workers=0"
+    if torch.are_deterministic_algorithms_enabled() and "determinis" in first:
+        return f"torch.use_deterministic_algorithms is set, and the method cannot do with it: {first}"
+    return None

@@ -15,11 +15,20 @@ class UserError(Exception):
 
 
 def quoted(value: object, most: int = 100) -> str:
-    """A value as Python writes it, on one line; cut in the middle where that is longer than ``most`` characters.
+    """A value as Python writes it, on one line, see :func:`shortened`."""
+    try:
+        text = repr(value)
+    except Exception:  # whatever a class's own text does; a number of thousands of digits has none
+        text = f"<{type(value).__name__}>"
+    return shortened(" ".join(text.split()) if "\n" in text else text, most)
 
-    Messages quote what users gave through this, so that a file taken for another does not fill the screen.
+
+def shortened(text: str, most: int = 100) -> str:
+    """A text, cut in the middle where it has more than ``most`` characters.
+
+    Messages show what users gave through this or :func:`quoted`, so that a file taken for another does not fill the
+    screen.
     """
-    text = repr(value)
     if len(text) <= most:
         return text
     end = most // 4
@@ -28,6 +37,20 @@ def quoted(value: object, most: int = 100) -> str:
 
 def some(values: Iterable[object], most: int = 3) -> str:
     """The first of several values, quoted, with commas between, and how many more there are."""
-    texts = [quoted(value, 60) for value in values]
+    return _first_of([quoted(value, 60) for value in values], most)
+
+
+def listed(names: Iterable[object], most: int = 3) -> str:
+    """The first of several names as they are, with commas between, and how many more there are."""
+    return _first_of([shortened(" ".join(str(name).split()), 80) for name in names], most)
+
+
+def _first_of(texts: list[str], most: int) -> str:
     more = len(texts) - most
     return ", ".join(texts[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, on one line, at most 200 characters; its type where it says nothing."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return shortened(" ".join(lines[0].split()), 200)

@@ -8,6 +8,7 @@ expression. The hash is SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), in wrap
 """
 
 import math
+from enum import IntEnum, unique
 
 import torch
 from torch import Tensor
@@ -16,6 +17,29 @@ _GOLDEN = 0x9E3779B97F4A7C15
 _MIX_1 = 0xBF58476D1CE4E5B9
 _MIX_2 = 0x94D049BB133111EB
 _MASK = (1 << 64) - 1
+
+
+@unique
+class Stream(IntEnum):
+    """Purposes of random numbers. Folded into a key, each gives draws that have nothing to do with those of another.
+
+    The values never change: they decide every draw. A new purpose takes a new number.
+    """
+
+    VIEW_CROPS = 1
+    AUGMIX = 2
+    LORA_INIT = 11
+    LORA_DROPOUT = 12
+    PATCH_MASKS = 21
+    CONTEXT_INIT = 31
+    PROMPT_NEIGHBOURS = 32
+    HEAD_INIT = 33
+    CONTRASTED_CLASSES = 34
+    EPOCH_ORDER = 0x04DE2
+    HOLDOUT = 0x401D
+    SHOTS = 0x5107
+    TRAINING_CROPS = 0x7241
+    CORRUPTIONS = 0xC0221
 
 
 def _signed(value: int) -> int:

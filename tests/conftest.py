@@ -9,6 +9,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,9 @@ from PIL import Image
 from lorattt.__main__ import main
 
 torch.set_num_threads(1)
+# Pytest shows deprecations, which the command line does not; jsonargparse's would come once a process, in whichever
+# test is the first to build a parser.
+os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
 
 _TEXT = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
 _MODELS = {

@@ -12,10 +12,23 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 CONFIGS = sorted((ROOT / "lightning_configs").rglob("*.yaml"))
 SHELLS = ("", "sh", "bash")
-PROGRAMS = ("lorattt", "python", "pip", "pytest", "torchrun", "srun", "export", "tensorboard", "wandb")
+PROGRAMS = (
+    "lorattt",
+    "python",
+    "pip",
+    "pytest",
+    "torchrun",
+    "srun",
+    "[",
+    "scontrol",
+    "exit",
+    "export",
+    "tensorboard",
+    "wandb",
+)
 _MARKDOWN = MarkdownIt("commonmark").enable("table")
 
 # What pages write where the reader has something of his own, and what stands for it here; longer ones first.
@@ -162,7 +175,7 @@ def _is_whole(text: str) -> bool:
     if len(words) < 3 or "..." in text:
         return False
     if words[:2] == ["python", "-m"]:
-        return len(words) > 3 or words[2].startswith("benchmarks.")
+        return len(words) > 3 or words[2].startswith(("benchmarks.", "tools."))
     if words[0] == "lorattt":
         return words[1] not in ("report", "sweep") or not words[2].startswith("-")
     return words[:2] == ["pip", "install"] or text.startswith("python tests")

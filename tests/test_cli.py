@@ -10,9 +10,10 @@ from conftest import CPU, DEMO, LORA, ZERO, Cli
 from lorattt import __version__
 
 MEASURES = {f"{name}_{when}" for name in ("top1", "top5", "ece", "nll") for when in ("before", "after")}
-ABOUT = {"method", "dataset", "backbone", "n", "images_per_second", "peak_memory_bytes", "seed"}
+ABOUT = {"method", "dataset", "backbone", "preprocessing", "n", "images_per_second", "peak_memory_bytes", "seed"}
 ABOUT |= {"fallbacks", "skipped", "resumed", "versions", "corruption"}
-ABOUT |= {"format", "stages", "not_finite", "batches_halved"}
+ABOUT |= {"format", "stages", "not_finite", "batches_halved", "directory"}
+SMALL = ["--model.clip.model", "small-vit", "--model.clip.pretrained", "null"]
 COLUMNS = "index,path,label,prediction_before,prediction_after,confidence_before,confidence_after,"
 COLUMNS += "entropy_before,entropy_after,name_before,name_after"
 
@@ -50,7 +51,7 @@ def test_run_on_the_demo(command: str, cli: Cli) -> None:
     assert run.folder == run.cwd / "runs" / "lora_ttt" / "demo-noise" / "000"
     left = {"config.yaml", "results.json", "predictions.csv", "predictions.jsonl", "metrics.csv"}
     assert {path.name for path in run.folder.iterdir()} == left
-    assert set(run.results) == MEASURES | ABOUT
+    assert set(run.results) == MEASURES | ABOUT | {"ece_bins"}
     about = {key: run.results[key] for key in ("method", "dataset", "backbone", "n", "seed", "fallbacks", "skipped")}
     assert about == {
         "method": "lora_ttt",
@@ -61,6 +62,7 @@ def test_run_on_the_demo(command: str, cli: Cli) -> None:
         "fallbacks": 0,
         "skipped": 0,
     }
+    assert (run.results["ece_bins"], run.results["directory"]) == (20, str(run.cwd))
     assert {"lorattt", "torch", "lightning", "open_clip_torch"} <= set(run.results["versions"])
     assert (run.folder / "predictions.csv").read_text(encoding="utf-8").splitlines()[0] == COLUMNS
     assert [row["index"] for row in run.rows] == [str(i) for i in range(6)]
@@ -142,6 +144,28 @@ def test_layernorm_and_zero_steps(cli: Cli) -> None:
 
 
 def test_a_warning_is_one_line(cli: Cli, small_models: None) -> None:
-    run = cli("test", *LORA, *DEMO, "--model.clip.model", "small-vit", "--model.clip.pretrained", "null")
+    run = cli("test", *LORA, *DEMO, *SMALL)
     assert run.code == 0, run.err
-    assert run.err == "lorattt: warning: small-vit has random weights: pretrained is null\n"
+    lines = run.err.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("lorattt: warning: preprocessing of images: assumed OpenAI's mean [0.48145466, ")
+    assert lines[1] == "lorattt: warning: small-vit has random weights: pretrained is null"
+
+
+def test_preprocessing_is_what_the_keys_say(cli: Cli, small_models: None) -> None:
+    keys = ["--model.clip.mean", "[0.5, 0.5, 0.5]", "--model.clip.std", "[0.25, 0.25, 0.25]"]
+    keys += ["--model.clip.resize_mode", "longest", "--model.clip.interpolation", "bilinear"]
+    run = cli("test", *LORA, *DEMO, *SMALL, *keys)
+    assert run.code == 0, run.err
+    assert "preprocessing" not in run.err
+    assert run.results["preprocessing"] == {
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.25, 0.25, 0.25],
+        "resize_mode": "longest",
+        "interpolation": "bilinear",
+        "fill_color": 0,
+    }
+    # The run again, from its own configuration.
+    again = cli("test", "-c", str(run.folder / "config.yaml"))
+    assert again.results["preprocessing"] == run.results["preprocessing"]
+    assert again.rows == run.rows

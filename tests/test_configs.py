@@ -49,7 +49,7 @@ def test_there_are_files() -> None:
 def test_parses(path: Path, cli: Cli) -> None:
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
     command = _command(config)
-    missing = [] if "model" in config else ["--model", "PretrainCLIP" if command == "fit" else "ZeroShot"]
+    missing = [] if "model" in config else ["--model", "CoOp" if command == "fit" else "ZeroShot"]
     missing += [] if "data" in config else ["--data", "DemoData"]
     # The user's own folder; it is read when the run starts.
     root = ["--data.root", "images"] if config.get("data", {}).get("class_path") == "ImageFolderData" else []

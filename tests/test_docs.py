@@ -10,6 +10,7 @@ import importlib
 import json
 import re
 import shutil
+import signal
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
@@ -339,8 +340,8 @@ def _lightning(words: list[str], here: Path, parse: Parse, only_parse: bool) -> 
         assert _code(words) == 0
         return
     config = parse(words if command != "landscape" else ["fit", *(w for w in words[1:] if "--landscape." not in w)])
-    if only_parse or _logs_elsewhere(config) or _kind(config["model"]) == "PretrainCLIP":
-        return  # tests/methods/test_pretrain.py runs that
+    if only_parse or _logs_elsewhere(config):
+        return
     small = _small(command, config, here / "path/to/datasets")
     if command == "landscape":
         size = ["--landscape.points=3", "--landscape.images=2", "--landscape.views=8", "--landscape.views_kept=2"]
@@ -367,7 +368,7 @@ def _code(words: list[str]) -> int:
 def _python(words: list[str], here: Path, parse: Parse) -> None:
     if words[0] == "-m" and words[1].startswith("lorattt"):
         _lorattt([*words[1].split(".")[1:], *words[2:]], here, parse)
-    elif words[0] == "-m" and words[1].startswith("benchmarks."):
+    elif words[0] == "-m" and words[1].startswith(("benchmarks.", "tools.")):
         _benchmark(words[1], words[2:])
     elif words[:2] == ["-m", "pytest"]:
         _pytest(words[2:], here, parse)
@@ -379,7 +380,7 @@ def _python(words: list[str], here: Path, parse: Parse) -> None:
 
 
 def _benchmark(module: str, arguments: list[str]) -> None:
-    """Its own parser takes the arguments; tests/test_benchmarks.py and the methods' tests run them in small."""
+    """Its own parser takes the arguments; tests of their own run them in small."""
     taken: list[Any] = []
 
     def stop(self: ArgumentParser, *given: Any) -> NoReturn:
@@ -432,6 +433,19 @@ def _srun(words: list[str], here: Path, parse: Parse) -> None:
     _lorattt(words[begin + 1 :], here, parse, only_parse=True)
 
 
+def _bracket(words: list[str], here: Path, parse: Parse) -> None:
+    """The exit code of a run that was warned, in a script for SLURM."""
+    assert words == ["$?", "-eq", str(128 + signal.SIGUSR1), "]"]
+
+
+def _scontrol(words: list[str], here: Path, parse: Parse) -> None:
+    assert words == ["requeue", "$SLURM_JOB_ID"]
+
+
+def _exit(words: list[str], here: Path, parse: Parse) -> None:
+    assert words == []
+
+
 def _export(words: list[str], here: Path, parse: Parse) -> None:
     assert all(re.fullmatch(r"[A-Z_]+=\S+", word) and word.split("=")[0] in VARIABLES for word in words), words
 
@@ -456,6 +470,9 @@ RUNNERS: dict[str, Callable[[list[str], Path, Parse], None]] = {
     "pytest": _pytest,
     "torchrun": _torchrun,
     "srun": _srun,
+    "[": _bracket,
+    "scontrol": _scontrol,
+    "exit": _exit,
     "export": _export,
     "tensorboard": _tensorboard,
     "wandb": _wandb,

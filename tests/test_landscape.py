@@ -165,7 +165,7 @@ def test_images_without_labels_have_no_loss(cli: Cli, images: Path) -> None:
         ([*FIT, "--model.prompt.file", "gone.safetensors"], "gone.safetensors: no such file"),
         ([*FIT, "--model.templates", "single"], "templates: no such key"),
         (["landscape", "--model", "MTA", *CLIP, "--model.templates", "openai-7", *SOURCE], "have no vectors to move"),
-        (["landscape", "--model", "PretrainCLIP", *SOURCE], "it has no prompt"),
+        (["landscape", "--model", "lightning.pytorch.demos.boring_classes.BoringModel", *SOURCE], "it has no prompt"),
         ([*FIT, "--model.class_names", "[a, b]"], "model.class_names has 2 names, the data has 16 classes"),
         ([*FIT, "--run.folder", "taken"], "taken"),
     ],

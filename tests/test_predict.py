@@ -18,7 +18,8 @@ from PIL import Image
 
 from conftest import CPU, DEMO, LORA, ZERO, Cli, Run
 from lorattt import demo
-from lorattt.callbacks.predictions import COLUMNS, PredictionsWriter, summary, top_classes
+from lorattt.callbacks.merge import COLUMNS
+from lorattt.callbacks.predictions import PredictionsWriter, top_classes
 from lorattt.callbacks.run_folder import RunFolder
 from lorattt.errors import UserError
 from test_bad_input import refusal
@@ -318,10 +319,9 @@ def test_the_most_probable_classes_by_plain_python() -> None:
             order = sorted(range(7), key=lambda label: (-row[label], label))[:k]
             assert [label for label, _ in ranked] == order
             assert [p for _, p in ranked] == pytest.approx([math.exp(row[label]) / total for label in order])
-    assert [ranked[0][0] for ranked in top_classes(logits, 1)] == summary(logits)[0]
 
 
-def test_logits_that_are_no_numbers_leave_valid_json(tmp_path: Path) -> None:
+def test_logits_that_are_no_numbers_name_no_class(tmp_path: Path) -> None:
     strategy = SimpleNamespace(
         root_device=torch.device("cpu"), reduce=lambda counts, reduce_op: counts, broadcast=lambda problem: problem
     )
@@ -333,12 +333,21 @@ def test_logits_that_are_no_numbers_leave_valid_json(tmp_path: Path) -> None:
     writer.took(outputs([0], [[float("nan")] * 2]))
     part = (tmp_path / "journal.rank0.jsonl").read_text(encoding="utf-8")
     answer = json.loads(part, parse_constant=pytest.fail)["answers"][""]
-    assert answer["after"] == {"entropy": "nan", "top": [[0, "nan"], [1, "nan"]]}
+    assert answer["after"] == {"entropy": "nan", "top": []}
     writer.ended(trainer, SimpleNamespace(class_names=["a", "b"]))
     text = (tmp_path / "predictions.jsonl").read_text(encoding="utf-8")
     line = json.loads(text, parse_constant=pytest.fail)
-    assert [entry["probability"] for entry in line["after"]] == [None, None]
-    assert [entry["class"] for entry in line["after"]] == ["a", "b"]
+    assert (line["before"], line["after"]) == ([], [])
+    with (tmp_path / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    for when in ("before", "after"):
+        assert [row[f"{key}_{when}"] for key in ("prediction", "name", "confidence", "entropy")] == [
+            "",
+            "",
+            "nan",
+            "nan",
+        ]
+    assert writer.totals.not_finite == {"": 1}
 
 
 def test_top_k_must_leave_something() -> None:

@@ -8,9 +8,10 @@ import torch
 
 from conftest import CPU, DEMO, ZERO, Cli
 from lorattt.callbacks import pace, progress
-from lorattt.callbacks.pace import Pace, clock
+from lorattt.callbacks.pace import Pace
 from lorattt.callbacks.progress import AccuracyBar, RichNotes
 from lorattt.errors import UserError
+from lorattt.show import clock, speed
 
 FIT = ["fit", "--model", "CoOp", "--model.clip.model", "lorattt-demo", "--model.clip.pretrained", "demo", *CPU]
 FIT += ["--data", "DemoSourceData", "--data.shots", "1", "--data.val_shots", "1", "--data.limit", "12"]
@@ -56,7 +57,7 @@ def test_accuracy_speed_and_time_left(seconds: Clock) -> None:
     seconds.now += 4
     counts.count(_batch([-1, 2, 2], [0, 2, 0], [0, 2, 2]))  # the first one's label is not known
     assert counts.left == 3 * 4
-    assert counts.text == "top-1 40.0 -> 80.0 %, 0.8 images/s, 0:00:12 left"
+    assert counts.text == "top-1 40.0 -> 80.0 %, 0.75 images/s, 0:00:12 left"
 
 
 def test_a_resumed_run_counts_all_in_accuracy_and_its_own_in_speed(seconds: Clock) -> None:
@@ -86,6 +87,14 @@ def test_images_without_labels_and_without_an_end(seconds: Clock) -> None:
 @pytest.mark.parametrize(("given", "shown"), [(0.4, "0:00:00"), (61, "0:01:01"), (90_000, "25:00:00")])
 def test_clock(given: float, shown: str) -> None:
     assert clock(given) == shown
+
+
+@pytest.mark.parametrize(
+    ("rate", "shown"),
+    [(1234.56, "1234.6"), (1.04, "1.0"), (0.5, "0.50"), (0.04167, "0.042"), (0.00031, "0.00031"), (0, "0.0")],
+)
+def test_a_slow_model_has_a_speed(rate: float, shown: str) -> None:
+    assert speed(rate) == shown
 
 
 # --- in a log -------------------------------------------------------------------------------------------
@@ -124,7 +133,7 @@ def test_the_seconds_between_two_lines(cli: Cli, seconds: Clock, monkeypatch: py
     assert run.code == 0, run.err
     lines = _lines(run.out, "predicting")
     assert [int(re.findall(r"\d+", line)[0]) for line in lines] == [0, 2, 4, 6, 8, 10, 12]
-    assert lines[2].endswith("0.1 images/s, 0:02:40 left")
+    assert lines[2].endswith("0.050 images/s, 0:02:40 left")
 
 
 def test_a_resumed_run_in_a_log(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

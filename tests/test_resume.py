@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -34,7 +35,7 @@ from lorattt.methods.zero_shot import ZeroShot
 posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked and killed here")
 FILES = ("predictions.csv", "predictions.jsonl")
 # What a run measures of its own course.
-COURSE = ("resumed", "images_per_second", "peak_memory_bytes", "stages")
+COURSE = ("resumed", "images_per_second", "peak_memory_bytes", "stages", "directory")
 QUIET = ["--trainer.enable_progress_bar", "false"]
 
 
@@ -439,7 +440,52 @@ def test_nothing_is_left_but_to_merge(command: str, cli: Cli, monkeypatch: pytes
     run = cli(*args)
     assert (run.code, run.err) == (0, "")
     assert (resumed(Path("run")), run.results["images_per_second"]) == (4, 0)
+    assert "speed not known: an earlier attempt classified all images, peak memory" in run.out
     assert indices(Path("run")) == list(range(4))
+
+
+SEVERAL = ["--model", "Several", "--model.methods", "[zero_shot, zero]", *ZERO[2:], "--model.views.number", "4"]
+
+
+@pytest.mark.parametrize("model", [ZERO, SEVERAL], ids=["one method", "several methods"])
+def test_a_run_that_ended_right_after_its_summary_keeps_its_speed(
+    model: list[str], cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = demo(4, "--run.folder", "run", model=model)
+
+    def fail(folder: Path) -> None:
+        if list(folder.rglob("results.json")):
+            raise UserError("not now")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lorattt.callbacks.predictions.remove_journals", fail)
+        first = cli(*args)
+        assert "not now" in refusal(first)
+    files = sorted(Path("run").rglob("results.json"))
+    assert len(files) == (1 if model is ZERO else 2)
+    written = [json.loads(path.read_text(encoding="utf-8")) for path in files]
+    assert all(row["images_per_second"] > 0 for row in written)
+    if model is SEVERAL:  # it ended between the two
+        files[1].unlink()
+    run = cli(*args)
+    assert (run.code, run.err) == (0, "")
+    for path, row in zip(files, written, strict=True):
+        again = json.loads(path.read_text(encoding="utf-8"))
+        assert again == row
+    (speed,) = re.findall(r"[\d.]+ images/s(?= for all methods together, peak|, peak)", first.out)
+    assert f"\n{speed}" in run.out
+    assert " 0.0 images/s" not in run.out
+    assert not journals_in(Path("run"))
+
+
+@pytest.mark.parametrize("content", [b"\0" * 300, b"[]", b"{}"])
+def test_damaged_results_of_a_finished_run_are_one_line(cli: Cli, content: bytes) -> None:
+    args = demo(2, "--run.folder", "run", model=ZERO)
+    assert cli(*args).code == 0
+    Path("run", "results.json").write_bytes(content)
+    line = refusal(cli(*args))
+    assert line.startswith("lorattt: error: run/results.json: damaged (")
+    assert "name another run.folder, or remove this one" in line
 
 
 def test_the_bar_begins_with_the_accuracy_of_what_is_done(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lorattt.rng import episode_keys, fold, keep_mask, uniform
+from lorattt.rng import Stream, episode_keys, fold, keep_mask, uniform
 
 MASK = 2**64 - 1
 GAMMA = 0x9E3779B97F4A7C15
@@ -178,3 +178,40 @@ def test_keep_mask_keeps_one_minus_drop(drop: float) -> None:
 def test_keep_mask_drops_more_of_the_same_when_drop_grows() -> None:
     keys = episode_keys(1, torch.arange(8))
     assert (keep_mask(keys, (64,), 0.6) <= keep_mask(keys, (64,), 0.2)).all()
+
+
+# What each purpose was drawn with when it first appeared: another value would change every draw of it.
+STREAMS = {
+    "VIEW_CROPS": 1,
+    "AUGMIX": 2,
+    "LORA_INIT": 11,
+    "LORA_DROPOUT": 12,
+    "PATCH_MASKS": 21,
+    "CONTEXT_INIT": 31,
+    "PROMPT_NEIGHBOURS": 32,
+    "HEAD_INIT": 33,
+    "CONTRASTED_CLASSES": 34,
+    "EPOCH_ORDER": 19938,
+    "HOLDOUT": 16413,
+    "SHOTS": 20743,
+    "TRAINING_CROPS": 29249,
+    "CORRUPTIONS": 786_977,
+}
+
+
+def test_streams_keep_their_values() -> None:
+    assert STREAMS.items() <= {each.name: each.value for each in Stream}.items()
+
+
+def test_no_two_streams_are_the_same() -> None:
+    """No two purposes share a number, aliases included, and each gives its own draws of the same key."""
+    assert len({each.value for each in Stream.__members__.values()}) == len(Stream.__members__)
+    key = episode_keys(3, torch.tensor([5]))
+    assert len({int(fold(key, each)) for each in Stream}) == len(Stream)
+
+
+@pytest.mark.parametrize("stream", [Stream.AUGMIX, Stream.CORRUPTIONS])
+def test_a_stream_is_folded_as_its_number(stream: Stream) -> None:
+    key = episode_keys(0, torch.tensor([2**40, 7]))
+    assert torch.equal(fold(key, stream), fold(key, int(stream)))
+    assert [int(each) for each in fold(key, stream)] == [signed(naive_fold(int(each), int(stream))) for each in key]

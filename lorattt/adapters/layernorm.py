@@ -1,19 +1,17 @@
-"""Tuning LayerNorm's scale and shift in place, one pair per episode.
+"""LayerNorm's weight and bias, one pair per episode.
 
-The counterpart of LoRA that changes weights the tower already has: the chosen norms get stacked
-parameters ``(E, d)`` in place of their own ``(d,)`` for the length of a batch, and
-:func:`lorattt.episodes.state.preserved` puts the originals back.
+Where LoRA adds parameters, this replaces some that the tower has: the blocks read the episodes' pairs ``(E, d)``
+in place of the norms' own ``(d,)``.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from lorattt.clip.attention import NORMS, Adapter, Norm
 from lorattt.clip.vision import VisionTower
-from lorattt.episodes.state import preserved
 
 
 @dataclass(frozen=True)
@@ -26,9 +24,29 @@ class LayerNormSpec:
 
     blocks: tuple[int, ...] = (-1,)
 
+    def build(self, tower: VisionTower, seed: int) -> "LayerNormTuner":
+        """The tuner for a tower; nothing here is random."""
+        return LayerNormTuner(tower, self)
+
+
+class EpisodeNorms(Adapter):
+    """Weights and biases of norms, one pair per episode, as the blocks read them.
+
+    Args:
+        parameters: ``{block}.{norm}.weight`` and ``{block}.{norm}.bias``, each ``(E, d)``.
+    """
+
+    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
+        self._parameters = parameters
+
+    def affine(self, block: int, norm: Norm) -> tuple[Tensor, Tensor] | None:
+        """The episodes' weights and biases of a tuned norm."""
+        weight = self._parameters.get(f"{block}.{norm}.weight")
+        return None if weight is None else (weight, self._parameters[f"{block}.{norm}.bias"])
+
 
 class LayerNormTuner:
-    """Makes fresh scales and shifts and puts them into the tower.
+    """Makes the episodes' weights and biases.
 
     Args:
         tower: The ViT to adapt.
@@ -38,35 +56,24 @@ class LayerNormTuner:
         UserError: If a block is out of range.
     """
 
+    is_identity_at_init = True
+
     def __init__(self, tower: VisionTower, spec: LayerNormSpec) -> None:
         self.blocks = tower.resolve_blocks(spec.blocks)
         self._norms: dict[str, nn.LayerNorm] = {
-            f"{number}.{name}": getattr(tower.block(number), name)
-            for number in self.blocks
-            for name in ("ln_1", "ln_2")
+            f"{number}.{name}": getattr(tower.block(number), name) for number in self.blocks for name in NORMS
         }
 
-    @property
-    def starts_as_frozen(self) -> bool:
-        """Fresh parameters are the norms' own."""
-        return True
-
-    def fresh(self, episodes: int, device: torch.device) -> dict[str, Tensor]:
-        """New leaves ``(E, d)`` on the device, each episode's a copy of the norm's own weight or bias."""
+    def init_parameters(self, episodes: int, device: torch.device) -> dict[str, Tensor]:
+        """New leaves ``(E, d)`` on the device, float32, each episode's a copy of the norm's own weight or bias."""
         return {
-            f"{place}.{name}": nn.Parameter(value.detach().float().to(device).expand(episodes, -1).clone())
+            f"{place}.{name}": value.detach().float().to(device).expand(episodes, -1).clone().requires_grad_()
             for place, norm in self._norms.items()
             for name, value in norm.named_parameters()
         }
 
-    @contextmanager
-    def installed(self, parameters: Mapping[str, Tensor]) -> Iterator[None]:
-        """Inside, the tower's chosen norms read the episodes' parameters; afterwards they are as before."""
-        with preserved(*self._norms.values()):
-            for name, value in parameters.items():
-                place, attribute = name.rsplit(".", 1)
-                setattr(self._norms[place], attribute, value)
-            yield
-
-    def adapter(self, parameters: Mapping[str, Tensor], keys: Tensor | None = None, *, fresh: bool = False) -> None:
-        """Nothing is added to a projection."""
+    def adapter(
+        self, parameters: Mapping[str, Tensor], keys: Tensor | None = None, *, at_init: bool = False
+    ) -> EpisodeNorms:
+        """The parameters as the blocks read them."""
+        return EpisodeNorms(parameters)

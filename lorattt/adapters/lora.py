@@ -6,8 +6,7 @@ small batched products. LoRA-TTT section 1.2 of the authors' configuration: rank
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +14,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lorattt.clip.attention import PROJECTIONS, Projection
+from lorattt.clip.attention import PROJECTIONS, Adapter, Projection
 from lorattt.clip.vision import VisionTower
 from lorattt.errors import UserError
-from lorattt.rng import episode_keys, fold, keep_mask, uniform
-
-# Streams: purposes of random numbers.
-_INIT_STREAM, _DROPOUT_STREAM = 11, 12
+from lorattt.rng import Stream, episode_keys, fold, keep_mask, uniform
 
 
 @dataclass(frozen=True)
@@ -53,9 +49,13 @@ class LoRASpec:
         if not self.projections:
             raise UserError("lora.projections is empty: name at least one of q, k, v, out")
 
+    def build(self, tower: VisionTower, seed: int) -> "LoRATuner":
+        """The tuner for a tower, with matrices A drawn from the seed."""
+        return LoRATuner(tower, self, seed)
 
-class LoRA:
-    """One set of adapters per episode, as the tower reads them.
+
+class LoRA(Adapter):
+    """One set of adapters per episode, as the blocks read them.
 
     Args:
         parameters: ``{block}.{projection}.A`` of shape ``(E, r, d)`` and ``.B`` of ``(E, d, r)``, float32.
@@ -124,7 +124,7 @@ class _AddZero(torch.autograd.Function):
 
 
 class LoRATuner:
-    """Makes fresh adapters and hands them to the tower.
+    """Makes new adapters and hands them to the blocks.
 
     Args:
         tower: The ViT to adapt.
@@ -141,29 +141,24 @@ class LoRATuner:
         self.initial = initial_lora(tower.width, self.blocks, spec.projections, spec.rank, seed)
 
     @property
-    def starts_as_frozen(self) -> bool:
-        """Whether fresh adapters add nothing: B is zero."""
+    def is_identity_at_init(self) -> bool:
+        """Whether new adapters add nothing: B is zero."""
         return not any(value.any() for name, value in self.initial.items() if name.endswith(".B"))
 
-    def fresh(self, episodes: int, device: torch.device) -> dict[str, Tensor]:
+    def init_parameters(self, episodes: int, device: torch.device) -> dict[str, Tensor]:
         """New leaves ``(E, *)`` on the device, each episode's a copy of the initial adapters."""
         return {
             name: value.to(device).expand(episodes, *value.shape).clone().requires_grad_()
             for name, value in self.initial.items()
         }
 
-    @contextmanager
-    def installed(self, parameters: Mapping[str, Tensor]) -> Iterator[None]:
-        """LoRA changes nothing in the tower."""
-        yield
+    def adapter(self, parameters: Mapping[str, Tensor], keys: Tensor | None = None, *, at_init: bool = False) -> LoRA:
+        """The adapters as the blocks read them; with ``keys`` ``(E,)`` as in the update, dropout included.
 
-    def adapter(self, parameters: Mapping[str, Tensor], keys: Tensor | None = None, *, fresh: bool = False) -> LoRA:
-        """The adapters as the tower reads them; with ``keys`` ``(E,)`` as in the update, dropout included.
-
-        ``fresh`` promises that they are as :meth:`fresh` made them, which saves work.
+        ``at_init`` promises that they are as :meth:`init_parameters` made them, which saves work.
         """
-        stream = None if keys is None else fold(keys, _DROPOUT_STREAM)
-        return LoRA(parameters, self.spec.multiplier, self.spec.dropout, stream, fresh and self.starts_as_frozen)
+        stream = None if keys is None else fold(keys, Stream.LORA_DROPOUT)
+        return LoRA(parameters, self.spec.multiplier, self.spec.dropout, stream, at_init and self.is_identity_at_init)
 
 
 def initial_lora(
@@ -177,7 +172,7 @@ def initial_lora(
         ``{block}.{projection}.A`` of shape ``(rank, width)`` and ``.B`` of ``(width, rank)``, float32, CPU.
     """
     bound = 1 / math.sqrt(width)
-    key = fold(episode_keys(seed, torch.tensor(0)), _INIT_STREAM)
+    key = fold(episode_keys(seed, torch.tensor(0)), Stream.LORA_INIT)
     parameters: dict[str, Tensor] = {}
     for block in blocks:
         for projection in projections:

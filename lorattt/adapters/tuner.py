@@ -1,38 +1,53 @@
-"""What the kinds of adaptation have in common, as methods see it."""
+"""What every adapter is made of, as methods see it.
 
+An adapter has three parts, in one file: a specification (the options that a user sets), a tuner (makes the
+parameters, one slice per episode) and an :class:`~lorattt.clip.attention.Adapter` (how the blocks read them).
+"""
+
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from lorattt.clip.attention import Adapter
+from lorattt.clip.vision import VisionTower
 
 
 class Tuner(Protocol):
-    """Makes the parameters of E episodes and lets the tower read them."""
-
-    blocks: tuple[int, ...]
+    """Makes the parameters of E episodes and lets the blocks read them."""
 
     @property
-    def starts_as_frozen(self) -> bool:
-        """Whether fresh parameters leave the tower's output as it is."""
+    def blocks(self) -> tuple[int, ...]:
+        """The adapted blocks, 0-based and ascending: those below the first run once, without a graph."""
         ...
 
-    def fresh(self, episodes: int, device: torch.device) -> dict[str, Tensor]:
-        """New leaves, one slice per episode."""
+    @property
+    def is_identity_at_init(self) -> bool:
+        """Whether new parameters leave the tower's output as it is."""
         ...
 
-    def installed(self, parameters: Mapping[str, Tensor]) -> AbstractContextManager[None]:
-        """Inside, the tower may read the parameters as its own weights."""
+    def init_parameters(self, episodes: int, device: torch.device) -> dict[str, Tensor]:
+        """New leaves on the device, each ``(E, *)``: one slice per episode."""
         ...
 
     def adapter(
-        self, parameters: Mapping[str, Tensor], keys: Tensor | None = None, *, fresh: bool = False
-    ) -> Adapter | None:
-        """What is added to projections; with keys as in the update, dropout included.
+        self, parameters: Mapping[str, Tensor], keys: Tensor | None = None, *, at_init: bool = False
+    ) -> Adapter:
+        """The parameters as the blocks read them.
 
-        ``fresh`` promises that the parameters are as :meth:`fresh` made them.
+        Args:
+            parameters: What :meth:`init_parameters` made, as it is now.
+            keys: ``(E,)`` int64 keys of random numbers in an update, such as those of dropout; None at prediction.
+            at_init: Promises that the parameters are still as they were made, which may save work.
         """
         ...
+
+
+class AdapterSpec(ABC):
+    """Options of an adapter from outside the package: ``model.tune`` takes a subclass by its class path."""
+
+    @abstractmethod
+    def build(self, tower: VisionTower, seed: int) -> Tuner:
+        """The tuner for a tower; ``seed`` is the run's."""

@@ -6,6 +6,7 @@ that its numbers are those of an undisturbed run to the last digit.
 """
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -204,9 +205,16 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     return entry if whole else None
 
 
+def first_class(side: dict[str, Any]) -> tuple[int | None, float]:
+    """What an answer predicts, before or after adaptation: a class and its probability; None and NaN if not finite."""
+    number, probability = side["top"][0] if side["top"] else (None, math.nan)
+    # An earlier version listed classes for an answer that is not finite as well.
+    return (number, float(probability)) if math.isfinite(float(probability)) else (None, math.nan)
+
+
 def _right(entry: dict[str, Any]) -> tuple[bool, bool] | None:
     answers = list(entry.get("answers", {}).values())
     if not answers or entry["label"] is None:
         return None
-    before, after = (answers[-1][when]["top"][0][0] == entry["label"] for when in ("before", "after"))
+    before, after = (first_class(answers[-1][when])[0] == entry["label"] for when in ("before", "after"))
     return before, after

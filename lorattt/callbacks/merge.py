@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from lorattt.callbacks.journal import Journals, entries_at, saving
+from lorattt.callbacks.journal import Journals, entries_at, first_class, saving
 
 COLUMNS = (
     "index",
@@ -71,7 +70,7 @@ def merge(folder: Path, found: Journals, members: dict[str, Any], class_names: l
                 answer = entry["answers"][name]
                 writer.write(entry, answer)
                 totals.fallbacks[name] += answer["fallback"]
-                totals.not_finite[name] += not math.isfinite(float(answer["before"]["top"][0][1]))
+                totals.not_finite[name] += first_class(answer["before"])[0] is None
                 if answer["scores"] is not None:
                     scores[name].append([float(score) for score in answer["scores"]])
         if found.bad:
@@ -88,10 +87,11 @@ def merge(folder: Path, found: Journals, members: dict[str, Any], class_names: l
 
 
 class _Files:
-    """One method's predictions."""
+    """One method's predictions; where the answer is not finite there is no class, which an empty field says."""
 
     def __init__(self, folder: Path, class_names: list[str], files: ExitStack) -> None:
-        self._names = class_names
+        # Not every reader of CSV takes a NUL byte.
+        self._names = [name.replace("\0", "\\x00") for name in class_names]
         folder.mkdir(parents=True, exist_ok=True)
         self._table = csv.writer(files.enter_context(replaced(folder / "predictions.csv")))
         self._lines = files.enter_context(replaced(folder / "predictions.jsonl"))
@@ -100,24 +100,23 @@ class _Files:
     def write(self, entry: dict[str, Any], answer: dict[str, Any]) -> None:
         """Write what the method says of an image."""
         label = entry["label"]
-        first = [answer[when]["top"][0] for when in _WHEN]
-        shown = [f"{float(p):.6f}" for _, p in first] + [f"{float(answer[when]['entropy']):.6f}" for when in _WHEN]
+        first = [first_class(answer[when]) for when in _WHEN]
+        shown = [f"{p:.6f}" for _, p in first] + [f"{float(answer[when]['entropy']):.6f}" for when in _WHEN]
+        numbers = ["" if number is None else number for number in (label, *(number for number, _ in first))]
         named = [self._name(number) for number, _ in first]
-        known = "" if label is None else label
-        self._table.writerow((entry["index"], entry["path"], known, *(number for number, _ in first), *shown, *named))
+        self._table.writerow((entry["index"], entry["path"], *numbers, *shown, *named))
         line = {key: entry[key] for key in ("index", "path", "label")}
-        ranked = {when: [self._ranked(*pair) for pair in answer[when]["top"]] for when in _WHEN}
+        ranked = {when: self._ranked(answer[when]) for when in _WHEN}
         line |= {**ranked, "fallback": answer["fallback"]}
         self._lines.write(json.dumps(line, ensure_ascii=False) + "\n")
 
-    def _ranked(self, number: int, probability: float | str) -> dict[str, Any]:
-        # JSON has no NaN: a model that overflowed leaves null.
-        value = float(probability)
-        shown = round(value, 6) if math.isfinite(value) else None
-        return {"class": self._name(number), "label": number, "probability": shown}
+    def _ranked(self, side: dict[str, Any]) -> list[dict[str, Any]]:
+        """The classes listed; none of an answer that is not finite."""
+        listed = [] if first_class(side)[0] is None else side["top"]
+        return [{"class": self._name(number), "label": number, "probability": round(p, 6)} for number, p in listed]
 
-    def _name(self, number: int) -> str:
-        return self._names[number] if number < len(self._names) else ""
+    def _name(self, number: int | None) -> str:
+        return self._names[number] if number is not None and number < len(self._names) else ""
 
 
 @contextmanager

@@ -10,6 +10,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from lorattt.callbacks.base import answers_of, find_callback
 from lorattt.callbacks.predictions import PredictionsWriter
+from lorattt.ranking import is_right
+from lorattt.show import clock, speed
 
 SECONDS = 30.0
 """Between two lines, where the screen is no terminal."""
@@ -46,8 +48,8 @@ class Pace:
         label = outputs["label"]
         answer = list(answers_of(outputs).values())[-1]
         self.seen += int((label >= 0).sum())
-        self.before += int((answer["before"].argmax(-1) == label).sum())
-        self.after += int((answer["after"].argmax(-1) == label).sum())
+        self.before += int(is_right(answer["before"], label).sum())
+        self.after += int(is_right(answer["after"], label).sum())
         self.images += len(label)
         self.batches += 1
 
@@ -66,8 +68,8 @@ class Pace:
             before, after = (100 * hits / self.seen for hits in (self.before, self.after))
             parts.append(f"top-1 {before:.1f} -> {after:.1f} %")
         seconds = time.monotonic() - self._started
-        if self.batches and seconds > 0:
-            parts.append(f"{self.images / seconds:.1f} images/s")
+        if self.images and seconds > 0:
+            parts.append(f"{speed(self.images / seconds)} images/s")
         if (left := self.left) is not None:
             parts.append(f"{clock(left)} left")
         if parts and self._world > 1:
@@ -90,12 +92,6 @@ class Lines:
     def due(self) -> bool:
         """Whether a line is due: the first one, or :data:`SECONDS` after the last."""
         return time.monotonic() - self._last >= SECONDS
-
-
-def clock(seconds: float) -> str:
-    """Seconds as hours, minutes and seconds."""
-    whole = round(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
 def in_lines() -> bool:

@@ -20,10 +20,10 @@ from lorattt.callbacks.journal import (
     saving,
 )
 from lorattt.callbacks.lock import FolderLock
-from lorattt.callbacks.merge import COLUMNS as COLUMNS
 from lorattt.callbacks.merge import SKIPPED_COLUMNS, Totals, merge
 from lorattt.callbacks.run_folder import find_run_folder, find_top_k, goes_on
 from lorattt.errors import UserError
+from lorattt.ranking import NO_CLASS, top_k
 
 _STAGES = ("validate", "test", "predict")
 
@@ -33,7 +33,8 @@ class PredictionsWriter(RunObserver):
 
     Labels and predictions are class numbers, names their class names; confidences are probabilities,
     entropies are in nats. A label that is not known is empty in the CSV and null in the JSON lines, which
-    list the most probable classes of each image. ``skipped.csv`` lists the images that could not be read.
+    list the most probable classes of each image. An answer that is not finite has no class: its prediction is empty
+    in the CSV, and its list in the JSON lines. ``skipped.csv`` lists the images that could not be read.
     Of several methods, each has a folder of its own name with its predictions.
 
     Where the run goes on with another that did not end, what that one's journals hold is left out of the data and
@@ -143,11 +144,8 @@ class PredictionsWriter(RunObserver):
         return entries
 
     def _sides(self, logits: Tensor) -> list[dict[str, Any]]:
-        ranked, entropies = top_classes(logits, self._top_k), summary(logits)[2]
-        return [
-            {"entropy": _written(entropy), "top": [(label, _written(p)) for label, p in top]}
-            for top, entropy in zip(ranked, entropies, strict=True)
-        ]
+        ranked, known = top_classes(logits, self._top_k), entropies(logits)
+        return [{"entropy": _written(entropy), "top": top} for top, entropy in zip(ranked, known, strict=True)]
 
     def ended(self, trainer: Trainer, module: Any) -> None:
         """Merge the journals of all devices and attempts.
@@ -211,24 +209,24 @@ class PredictionsWriter(RunObserver):
             self._lock = None
 
 
-def summary(logits: Tensor) -> tuple[list[int], list[float], list[float]]:
-    """Predicted class, its probability, and the entropy in nats, of each row of ``(E, K)`` logits."""
+def entropies(logits: Tensor) -> list[float]:
+    """The entropy in nats of each row of ``(E, K)`` logits."""
     log_p = logits.float().log_softmax(-1)
-    top = log_p.max(-1)
-    entropy = -(log_p.exp() * log_p).sum(-1)
-    return top.indices.tolist(), top.values.exp().tolist(), entropy.tolist()
+    found: list[float] = (-(log_p.exp() * log_p).sum(-1)).tolist()
+    return found
 
 
 def top_classes(logits: Tensor, k: int) -> list[list[tuple[int, float]]]:
     """The ``k`` most probable classes, or all if there are fewer, of each row of ``(E, K)`` logits.
 
     Returns:
-        For each row, pairs of class number and probability, most probable first; of equally probable ones
-        the smaller number, which is the one that :func:`summary` predicts, comes first.
+        For each row, pairs of class number and probability, in the order of :func:`lorattt.ranking.top_k`; none for
+        an answer that is not finite.
     """
-    ranked = logits.float().log_softmax(-1).sort(dim=-1, descending=True, stable=True)
-    numbers, values = ranked.indices[:, :k].tolist(), ranked.values[:, :k].exp().tolist()
-    return [list(zip(*row, strict=True)) for row in zip(numbers, values, strict=True)]
+    order = top_k(logits, k)
+    shares = logits.float().log_softmax(-1).gather(-1, order.clamp(min=0)).exp()
+    pairs = zip(order.tolist(), shares.tolist(), strict=True)
+    return [[] if row[0] == NO_CLASS else list(zip(row, values, strict=True)) for row, values in pairs]
 
 
 def _written(value: float) -> float | str:

@@ -7,7 +7,8 @@ from lightning.pytorch.callbacks import ProgressBar, RichProgressBar, TQDMProgre
 from lightning.pytorch.trainer.states import TrainerFn
 
 from lorattt.callbacks.base import RunObserver
-from lorattt.callbacks.pace import RunProgress, clock, in_lines
+from lorattt.callbacks.pace import RunProgress, in_lines
+from lorattt.show import clock
 
 _BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 

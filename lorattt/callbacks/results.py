@@ -5,6 +5,8 @@ import math
 import platform
 import sys
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -14,12 +16,14 @@ import torch
 from lightning.pytorch import Trainer
 
 from lorattt import __version__
+from lorattt.calibration import ECE_BINS
 from lorattt.callbacks.base import RunObserver, find_callback, members_of
 from lorattt.callbacks.journal import saving
 from lorattt.callbacks.merge import replaced
 from lorattt.callbacks.predictions import PredictionsWriter
-from lorattt.callbacks.run_folder import RESULTS_FILE, find_run_folder, run_name
+from lorattt.callbacks.run_folder import RESULTS_FILE, find_run_folder, results_in, run_name
 from lorattt.callbacks.stages import StageTimes
+from lorattt.show import speed
 
 MEASURES = {"top1": "top-1 %", "top5": "top-5 %", "ece": "ECE %", "nll": "NLL"}
 FORMAT = 1
@@ -36,8 +40,10 @@ class ResultsWriter(RunObserver):
     the largest of any device: its allocator's on CUDA, the process's resident set elsewhere. Of several
     methods, each has a file in its folder; ``shared_with`` names the others, and speed and memory are those
     of all of them together. ``stages`` says where the time went, in seconds, ``not_finite`` how many images the model
-    itself had no finite answer to, ``batches_halved`` how often a batch did not fit the memory. Of a run that went on,
-    ``resumed`` images were classified by earlier attempts; speed, stages and memory are those of the last attempt.
+    itself had no finite answer to, ``batches_halved`` how often a batch did not fit the memory. ``ece_bins`` is the
+    number of bins of the calibration error, ``directory`` the folder from which relative paths in the configuration
+    count. Of a run that went on, ``resumed`` images were classified by earlier attempts; speed, stages and memory are
+    those of the last attempt that classified any, the speed 0 where that one wrote no results.
     """
 
     def __init__(self) -> None:
@@ -64,27 +70,36 @@ class ResultsWriter(RunObserver):
         if not trainer.is_global_zero:
             return
         totals, folder = counts.totals, find_run_folder(trainer)
+        course = {
+            "resumed": counts.resumed,
+            "images_per_second": counts.classified / seconds,
+            "peak_memory_bytes": peak,
+            "batches_halved": halved,
+            "stages": stages,
+        }
+        if not counts.classified:  # all was done, and perhaps written down, by an attempt that ended soon after
+            course |= _earlier(folder, course)
         rows = []
         for name, member in members.items():
+            measures = totals.measures[name]
             row = {
                 "format": FORMAT,
                 "method": run_name(member, "name"),
                 "dataset": run_name(getattr(trainer, "datamodule", None), "name"),
                 "backbone": module.clip.name,
+                "preprocessing": module.clip.preprocess,
                 "corruption": getattr(getattr(trainer, "datamodule", None), "corruption", None),
-                **totals.measures[name],
+                **measures,
+                **({"ece_bins": ECE_BINS} if "ece_after" in measures else {}),
                 "n": totals.rows,
-                "resumed": counts.resumed,
-                "images_per_second": counts.classified / seconds,
-                "peak_memory_bytes": peak,
+                **course,
                 "seed": module.seed,
                 "fallbacks": totals.fallbacks[name],
                 "not_finite": totals.not_finite[name],
                 "skipped": totals.skipped,
-                "batches_halved": halved,
-                "stages": stages,
                 **({"stage2": asdict(done)} if (done := getattr(member, "stage2_report", None)) else {}),
                 **({"shared_with": [other for other in members if other != name]} if name else {}),
+                "directory": str(Path.cwd()),
                 "versions": {
                     "lorattt": __version__,
                     "python": platform.python_version(),
@@ -96,6 +111,15 @@ class ResultsWriter(RunObserver):
                 file.write(json.dumps(_in_json(row), indent=2, allow_nan=False) + "\n")
             rows.append(row)
         print(table_of(rows, folder))
+
+
+def _earlier(folder: Path, course: Mapping[str, Any]) -> dict[str, Any]:
+    """What an earlier attempt wrote of its course in results.json, the same for all methods; nothing if none did."""
+    for path in results_in(folder):
+        with suppress(ValueError, KeyError, TypeError):
+            row = json.loads(path.read_text(encoding="utf-8"))
+            return {key: row[key] for key in course}
+    return {}
 
 
 def _in_json(row: dict[str, Any]) -> dict[str, Any]:
@@ -148,7 +172,9 @@ def _scaled(row: dict[str, Any], key: str, when: str) -> float:
 
 def _costs(row: dict[str, Any], whose: str) -> str:
     memory = row["peak_memory_bytes"] / 2**20
-    return f"{row['images_per_second']:.1f} images/s{whose}, peak memory {memory:,.0f} MiB, seed {row['seed']}"
+    rate = row["images_per_second"]
+    fast = f"{speed(rate)} images/s{whose}" if rate > 0 else "speed not known: an earlier attempt classified all images"
+    return f"{fast}, peak memory {memory:,.0f} MiB, seed {row['seed']}"
 
 
 def _kept(row: dict[str, Any]) -> list[str]:

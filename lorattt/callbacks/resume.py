@@ -84,6 +84,17 @@ def _shown(values: dict[tuple[str, ...], Any], key: tuple[str, ...]) -> str:
 
 def _finished(results: list[Path], config: dict[str, Any], folder: Path) -> str:
     order = config.get("model", {}).get("init_args", {}).get("methods") or []
-    rows = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in results}
+    rows = {path.parent.name: _row(path, folder) for path in results}
     rows = {name: rows[name] for name in sorted(rows, key=lambda name: order.index(name) if name in order else 0)}
     return f"{table_of(list(rows.values()), folder)} by a run that is finished: nothing to do"
+
+
+def _row(path: Path, folder: Path) -> dict[str, Any]:
+    try:
+        row: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        table_of([row], folder)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(
+            f"{path}: damaged ({type(error).__name__}): name another run.folder, or remove this one"
+        ) from error
+    return row

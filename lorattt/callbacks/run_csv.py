@@ -73,7 +73,7 @@ class RunCSV(InRunFolder, Logger):
         return self.save_dir
 
     def place(self, folder: Path) -> None:
-        """Write into this folder; a line that an earlier attempt did not finish is cut off.
+        """Write into this folder; lines that an earlier attempt did not finish or a crash damaged are left out.
 
         Raises:
             UserError: If ``metrics.csv`` is there and cannot be read or mended.
@@ -81,7 +81,9 @@ class RunCSV(InRunFolder, Logger):
         self._file = folder / METRICS_FILE
         self._columns = []
         if self._file.exists():
-            self._keep(lambda row: True)
+            lines = len(self._text().splitlines()) - 1
+            if damaged := lines - self._keep(lambda row: True):
+                print(f"{self._file}: {damaged} damaged or unfinished lines are left out")
 
     def begins(self, command: str, step: int) -> None:
         """Drop the rows that are about to be written again.
@@ -117,8 +119,8 @@ class RunCSV(InRunFolder, Logger):
         with saving(self._file, self._file.parent), self._file.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self._columns).writerow(row)
 
-    def _keep(self, wanted: Callable[[dict[str, str]], bool]) -> None:
-        """Leave those rows that are wanted, of those that are whole."""
+    def _keep(self, wanted: Callable[[dict[str, str]], bool]) -> int:
+        """Leave those rows that are wanted, of those that are whole; how many these are."""
         assert self._file is not None
         text = self._text()
         rows = [row for row in self._read() if wanted(row)]
@@ -126,6 +128,7 @@ class RunCSV(InRunFolder, Logger):
         if columns != self._columns or len(rows) != text.count("\n") - 1 or not text.endswith("\n"):
             self._columns = columns
             self._write(rows)
+        return len(rows)
 
     def _text(self) -> str:
         assert self._file is not None
@@ -135,13 +138,13 @@ class RunCSV(InRunFolder, Logger):
     def _read(self) -> list[dict[str, str]]:
         """The whole rows of the file, whose header says the columns; those before a damaged one where one is."""
         lines = self._text().splitlines(keepends=True)
-        header = next(csv.reader(lines), [])
+        header = _cells(lines[0]) if lines else []
         if "step" not in header:
             raise UserError(f"{self._file}: is no table of lorattt: name another run.folder, or remove the file")
         self._columns = header
         rows = []
         for line in lines[1:]:
-            cells = next(csv.reader([line]), [])
+            cells = _cells(line)
             row = dict(zip(header, cells, strict=False))
             if len(cells) == len(header) and line.endswith("\n") and row["step"].isdecimal():
                 rows.append(row)
@@ -153,6 +156,16 @@ class RunCSV(InRunFolder, Logger):
             table = csv.DictWriter(file, self._columns, extrasaction="ignore")
             table.writeheader()
             table.writerows(rows)
+
+
+def _cells(line: str) -> list[str]:
+    """A line's fields; none of a line that is no CSV, or has the NUL bytes that a power failure leaves."""
+    if "\0" in line:  # Python 3.10's reader raises for it, later ones take it
+        return []
+    try:
+        return next(csv.reader([line]), [])
+    except csv.Error:
+        return []
 
 
 def _command_of(row: Mapping[str, str]) -> str:

@@ -1,5 +1,6 @@
 """One folder per run, with the configuration that made it."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ class RunFolder(Callback):
     Attributes:
         path: The run's folder, once the run has started; the same on all devices.
         top_k: As given.
+        resume: As given.
         goes_on: Whether the run goes on with another that did not end; known on the first device.
 
     Raises:
@@ -38,7 +40,7 @@ class RunFolder(Callback):
     def __init__(self, root: str = "runs", folder: str | None = None, top_k: int = TOP_K, resume: bool = True) -> None:
         if top_k < 1:
             raise UserError(f"run.top_k {top_k}: must be at least 1")
-        self._root, self._folder, self._resume = root, folder, resume
+        self._root, self._folder, self.resume = root, folder, resume
         self.top_k = top_k
         self.goes_on = False
         self.path = Path(folder or root)
@@ -63,13 +65,17 @@ class RunFolder(Callback):
         if problem:
             raise UserError(problem)
         self.path = Path(chosen)
+        # Where Lightning and its callbacks put what nobody gave a place. It was the current folder, which other runs
+        # share, or what stood for this one before it was chosen.
+        if Path(trainer.default_root_dir) == Path(os.path.normpath(self._folder or self._root)):
+            trainer._default_root_dir = chosen  # type: ignore[attr-defined]  # there is no other way to set it
 
     def _choose(self, trainer: Trainer, pl_module: LightningModule) -> str:
         if self._folder is not None:
             folder = Path(self._folder)
             # Without the writer of config.yaml nobody has compared the configurations.
             compared = find_callback(trainer, ConfigWriter) is not None
-            self.goes_on = self._resume and compared and (folder / CONFIG_FILE).exists() and bool(journals_in(folder))
+            self.goes_on = self.resume and compared and (folder / CONFIG_FILE).exists() and bool(journals_in(folder))
             if not self.goes_on:
                 refuse_used(folder)
             folder.mkdir(parents=True, exist_ok=True)
@@ -142,6 +148,12 @@ def find_top_k(trainer: Trainer) -> int:
     """How many classes are listed for an image; the default where there is no RunFolder."""
     found = find_callback(trainer, RunFolder)
     return found.top_k if found else TOP_K
+
+
+def may_resume(trainer: Trainer) -> bool:
+    """Whether the run would go on in a folder that holds it."""
+    found = find_callback(trainer, RunFolder)
+    return found is not None and found.resume
 
 
 def goes_on(trainer: Trainer) -> bool:

@@ -14,7 +14,7 @@ from lorattt.errors import UserError
 
 RATE = "train/lr"
 # Of results.json: what says nothing of how the run went, or is the step.
-_NOT_LOGGED = ("format", "seed", "n")
+_NOT_LOGGED = ("format", "seed", "n", "ece_bins")
 
 
 class RunLog(RunObserver):

@@ -15,7 +15,6 @@ from lightning.pytorch.utilities import rank_zero_only
 # Imported so that their classes can be named without their modules.
 import lorattt.data.benchmark
 import lorattt.data.demo
-import lorattt.data.demo_pretrain
 import lorattt.data.demo_source
 import lorattt.data.few_shot
 import lorattt.data.folder
@@ -43,15 +42,19 @@ from lorattt.callbacks.run_csv import RunCSV
 from lorattt.callbacks.run_folder import ConfigWriter, RunFolder
 from lorattt.callbacks.run_log import RunLog, flat
 from lorattt.callbacks.stages import StageTimes
+from lorattt.callbacks.stops import RunStops
 from lorattt.callbacks.trace import TraceWriter
 from lorattt.callbacks.training import PromptWriter, RunCheckpoint
 from lorattt.cli.checks import check_config_files, check_values
+from lorattt.cli.devices import check_environment, check_processes, device_mistake
 from lorattt.cli.parser import Parser
 from lorattt.cli.report import explain, one_line
-from lorattt.errors import UserError
+from lorattt.data.loader import LostWorkerError
+from lorattt.errors import UserError, shortened
 from lorattt.methods.base import Method
-from lorattt.methods.pretrain import PretrainCLIP
 from lorattt.methods.source import PromptTraining
+from lorattt.stopping import STOPS
+from lorattt.torch_state import full_float32
 
 _DESCRIPTION = (
     "Test-time training for CLIP. Also: lorattt sweep, lorattt report, lorattt landscape, lorattt data check, lorattt "
@@ -134,11 +137,17 @@ class LorattCLI(LightningCLI):
                 observers.append(RunCheckpoint())
         if trainer["logger"] is None or trainer["logger"] is True:  # Lightning's choice would be a folder of its own
             kwargs = {"logger": [RunCSV()], **kwargs}
-        self.trainer_defaults["callbacks"] = observers
+        self.trainer_defaults["callbacks"] = [*observers, RunStops()]
+        if trainer["default_root_dir"] is None:  # Lightning's choice would be the current folder, which runs share
+            run = self._get(self.config, "run")
+            kwargs = {"default_root_dir": run["folder"] or run["root"], **kwargs}
+        check_environment()
         try:
-            return super().instantiate_trainer(**kwargs)
+            made = super().instantiate_trainer(**kwargs)
         except (ValueError, TypeError, ModuleNotFoundError) as error:
-            raise UserError(f"trainer: {error}") from error
+            raise UserError(device_mistake(error) or f"trainer: {error}") from error
+        check_processes(made)
+        return made
 
     def before_fit(self) -> None:
         """Refuse what Lightning would refuse in its own terms.
@@ -163,11 +172,6 @@ class LorattCLI(LightningCLI):
         self.config_init["predict"]["return_predictions"] = False
 
     def _refuse_training(self, command: str) -> None:
-        if isinstance(self.model, PretrainCLIP):
-            raise UserError(
-                f"PretrainCLIP trains a CLIP: use fit, then {command} with --model ZeroShot and its checkpoint in "
-                "--model.clip.pretrained"
-            )
         if isinstance(self.model, PromptTraining):
             raise UserError(
                 f"{type(self.model).__name__} learns a prompt: use fit, then {command} with --model ZeroShot "
@@ -190,7 +194,7 @@ def main(args: ArgsType = None, cli: type[LorattCLI] = LorattCLI) -> None:
         kind, program, rest = LandscapeCLI, "lorattt landscape", given[1:]
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # below: which devices there are, and advertising
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), full_float32():
         warnings.filterwarnings("ignore", module=r"lightning\.pytorch\.utilities\._pytree")
         warnings.filterwarnings("ignore", message=".*does not have many workers")
         # It reads an epoch's length for that of the run.
@@ -228,14 +232,16 @@ def main(args: ArgsType = None, cli: type[LorattCLI] = LorattCLI) -> None:
             if rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # of processes that something else started
                 print(finished)
         except Exception as error:
+            STOPS.check(warning=False)  # a signal to all processes of the run, of which others were faster to end
             message = explain(error)
             if message is None:
                 raise
-            _fail(message)
+            way = "" if isinstance(error, UserError) and not isinstance(error, LostWorkerError) else STOPS.notice
+            _fail(f"{message}; {way}" if way else message)
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"lorattt: error: {message}", file=sys.stderr)
+    print(f"lorattt: error: {shortened(message, 2000)}", file=sys.stderr)
     raise SystemExit(2)
 
 
@@ -247,4 +253,4 @@ def _warn(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    print(f"lorattt: warning: {one_line(str(message))}", file=file or sys.stderr)
+    print(f"lorattt: warning: {shortened(one_line(str(message)), 2000)}", file=file or sys.stderr)

@@ -7,7 +7,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from lorattt.cli.report import BASES, hints_of, import_class, known_classes
+from lorattt.cli.keys import BASES, hints_of, import_class, known_classes
 from lorattt.errors import UserError
 from lorattt.methods.several import Several, members_options
 from lorattt.yaml_files import load_yaml

@@ -6,32 +6,22 @@ of it is structured, so its text is read here; what is not recognised is passed 
 
 import dataclasses
 import difflib
-import importlib
-import inspect
 import re
-import typing
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Trainer
 
-from lorattt.data.datamodule import EpisodeData, ImageData
-from lorattt.data.few_shot import ListedSourceData
-from lorattt.data.training import SourceData
-from lorattt.errors import UserError
-from lorattt.methods.base import Method
-from lorattt.methods.ranked_views import RankedViews
-from lorattt.methods.source import PromptTraining
+from lorattt.cli.devices import device_mistake
+from lorattt.cli.keys import found_class, import_class, import_problem, keys_of, known_classes, near_key
+from lorattt.data.loader import lost_worker
+from lorattt.errors import UserError, shortened
 
 _TOP = ("seed_everything", "trainer", "model", "data", "run", "profile", "ckpt_path")
 _RUN = ("run.root", "run.folder", "run.top_k", "run.resume")
 _BELOW = ("model.class_path", "model.init_args", "data.class_path", "data.init_args", *_RUN)
-# What classes are derived from, and nobody names.
-BASES = (Method, RankedViews, PromptTraining, EpisodeData, ImageData, SourceData, ListedSourceData)
 _PLACE = re.compile(r"Parser key \"(?P<key>[^\"]+)\":|Problem with given class_path '(?P<owner>[^']+)':")
 _UNKNOWN = re.compile(
     r"Option '(?P<a>[^']+)' is not accepted|Group '(?P<group>[^']+)' does not accept option '(?P<b>[^']+)'"
@@ -51,7 +41,7 @@ _NO_CONFIG = re.compile(r"Unable to load config ['\"](.*)['\"]")
 _BELOW_NO_GROUP = re.compile(r"NestedArg\(key='([^']*)', val=.*\)")
 # What YAML reads as something else than a text.
 _NO_TEXT = re.compile(r"True|False|[-+]?\d[\d.e+-]*")
-_LONGEST = 120
+_CHOICES = re.compile(r"typing\.Literal\[.*?\]")
 _EXPECTED = re.compile(r"Expected an? (?P<kind>.+?)(?:\. Got value: (?P<value>.*))?$", re.MULTILINE)
 
 
@@ -59,6 +49,8 @@ def explain(error: BaseException) -> str | None:
     """The line for an exception that stands for a user's mistake; None for a defect of the program."""
     cause: BaseException | None = error
     while cause is not None:
+        if not isinstance(cause, UserError) and (mistake := device_mistake(cause)):
+            return mistake
         if isinstance(cause, UserError | MisconfigurationException):
             # From a loader's worker the message comes with the worker's traceback before it.
             return one_line(str(cause).rsplit(f"{type(cause).__name__}: ", 1)[-1])
@@ -72,14 +64,9 @@ def explain(error: BaseException) -> str | None:
         return f"model.clip.compile: compiling failed ({one_line(str(error))[:200]}): leave it false"
     if isinstance(error, RuntimeError) and _PEER_LOST.search(str(error)):
         return "another device's process has ended the run: the message that it left says why"
-    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
-        return f"{one_line(str(error))} Often memory, or shared memory, has run out: use fewer data.workers"
+    if isinstance(error, RuntimeError):
+        return lost_worker(error)
     return None
-
-
-def cut(text: str) -> str:
-    """A value that is quoted in a message, no longer than that one line can hold."""
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 4]} ..."
 
 
 def one_line(text: str) -> str:
@@ -98,8 +85,11 @@ def condense(message: str, typed: Sequence[str] = ()) -> str:
     if no_class := _NO_CLASS.search(message):
         name = str(no_class["a"] or no_class["b"] or no_class["c"])
         key = _spelled(".".join(path).removesuffix(".init_args"), typed)
-        fields = _fields(path, owner)  # of a group, for which the parser takes the value for the name of a class
-        return f"{key}: expected keys below it{fields}, got {cut(name)}" if fields else _unknown_class(key, name)
+        if fields := _fields(path, owner):  # a group's key, whose value the parser takes for the name of a class
+            return f"{key}: expected keys below it{fields}, got {shortened(name)}"
+        if (choices := _CHOICES.search(body)) and "." not in name:
+            return f"{key}: expected {_kind(choices[0])} or the import path of a class, got {name}"
+        return _unknown_class(key, name)
     if unknown := _UNKNOWN.search(body):
         group = [unknown["group"]] if unknown["group"] else []
         key = ".".join([*group, str(unknown["a"] or unknown["b"] or unknown["c"] or unknown["d"])])
@@ -113,20 +103,19 @@ def condense(message: str, typed: Sequence[str] = ()) -> str:
         return _without_value(needs[1], typed)
     if unreadable := _NO_CONFIG.search(body):
         path = path[:-1] if path[-2:-1] == path[-1:] else path  # the report says the last one twice
-        return (
-            f"{_spelled('.'.join(path), typed)}: expected keys below it{_fields(path, owner)}, got {cut(unreadable[1])}"
-        )
+        value = shortened(unreadable[1])
+        return f"{_spelled('.'.join(path), typed)}: expected keys below it{_fields(path, owner)}, got {value}"
     key = _spelled(".".join(path), typed)
     if found := list(_EXPECTED.finditer(body)):
         value = next((m["value"] for m in found if m["value"]), None) or _after(body, "Given value: ")
         kinds, value = dict.fromkeys(_kind(m["kind"]) for m in found), one_line(value)
-        if path in (["model"], ["data"]) and _IMPORT_PATH.fullmatch(value) and _import_problem(value):
+        if path in (["model"], ["data"]) and _IMPORT_PATH.fullmatch(value) and import_problem(value):
             return _unknown_class(path[0], value)  # its module raises what the parser takes for another kind of value
         if below := _BELOW_NO_GROUP.fullmatch(value):
             return f"{key}.{below[1]}: no such key; {key} has no keys below it"
         if "str" in kinds and _NO_TEXT.fullmatch(value):
             return f"{key}: expected a text, got {value}: put it in quotes, as YAML reads no, on and 1e3 as no texts"
-        return f"{key}: expected {' or '.join(kinds)}, got {cut(value)}"
+        return f"{key}: expected {' or '.join(kinds)}, got {shortened(value)}"
     body = body.replace("File does not exist:", "no such file")
     return one_line(": ".join([key, body] if path else [body]))
 
@@ -150,7 +139,7 @@ def _innermost(message: str) -> tuple[list[str], str | None, str]:
         depth, start, first = indent, number + 1, line[place.end() :]
         if place["owner"]:
             owner = place["owner"]
-            if not dataclasses.is_dataclass(_found(owner)):  # whose keys stand below it, in files as well
+            if not dataclasses.is_dataclass(found_class(owner)):  # whose keys stand below it, in files as well
                 path.append("init_args")
         else:
             path += place["key"].split(".")
@@ -190,35 +179,20 @@ def _unknown_key(prefix: str, key: str, owner: str | None) -> str:
         return f"{place}: beside class_path, the keys of a class stand below init_args"
     if place in ("model", "data") and owner and owner.startswith("lightning."):
         return f"{prefix}{key}: name the class before its keys, with --{place} CLASS or -c FILE"
-    if key == "seed" or key.rpartition(".")[2] == "seed":
+    if key.rpartition(".")[2] == "seed":
         return f"{prefix}{key}: no such key; the seed of a run is seed_everything"
     kind = import_class(owner) if owner else None
-    known = list(_keys_of(kind)) if kind else [*_TOP, *_BELOW, *(f"trainer.{k}" for k in _keys_of(Trainer))]
-    if near := _near_key(key, known):
+    known = list(keys_of(kind)) if kind else [*_TOP, *_BELOW, *(f"trainer.{k}" for k in keys_of(Trainer))]
+    if near := near_key(key, known):
         return f"{prefix}{key}: no such key; did you mean {prefix}{near}?"
     of = f" of {kind.__name__}" if kind else ""
-    others = [name for name, each in _classes(place).items() if key in _keys_of(each)] if kind else []
+    others = [name for name, each in known_classes(place).items() if key in keys_of(each)] if kind else []
     also = f" ({', '.join(others)} {'has' if len(others) == 1 else 'have'} it)" if others else ""
     level = key.rpartition(".")[0]
     siblings = [name for name in known if level and name.rpartition(".")[0] == level]
     siblings = siblings or [name for name in known if "." not in name]
     accepted = f"accepted are {', '.join(siblings)}" if siblings else "it has no keys"
     return f"{prefix}{key}: no such key{of}{also}; {accepted}"
-
-
-def _near_key(key: str, known: Sequence[str]) -> str | None:
-    """The key that was probably meant: the nearest one, or one that ends as it does; None where none is near."""
-    first, _, rest = key.partition(".")
-    tops = [name for name in known if "." not in name]
-    if rest and first not in tops and (top := difflib.get_close_matches(first, tops, n=1)):
-        return f"{top[0]}.{rest}"
-    level, _, last = key.rpartition(".")
-    beside = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == level}
-    leaves = {name.rpartition(".")[2]: name for name in reversed(known)}
-    for names in (beside, leaves):
-        if near := difflib.get_close_matches(last, names, n=1, cutoff=0.7):
-            return names[near[0]]
-    return None
 
 
 def _without_value(option: str, typed: Sequence[str]) -> str:
@@ -229,7 +203,8 @@ def _without_value(option: str, typed: Sequence[str]) -> str:
 
 
 def _fields(path: Sequence[str], owner: str | None) -> str:
-    keys = _keys_of(import_class(owner)) if owner and path else ()
+    kind = found_class(owner) if owner and path else None
+    keys = keys_of(kind) if kind else ()
     found = [key.rpartition(".")[2] for key in keys if key.startswith(f"{path[-1]}.")]
     return f" ({', '.join(found)})" if found else ""
 
@@ -237,38 +212,12 @@ def _fields(path: Sequence[str], owner: str | None) -> str:
 def _unknown_class(place: str, name: str) -> str:
     if re.search(r"\.(ya?ml|json)$", name):
         return f"{place}: no such file {name}"
-    known = list(_classes(place.split(".")[0]))
+    known = known_classes(place.removesuffix(".class_path"))
     near = difflib.get_close_matches(name.rsplit(".", 1)[-1], known, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     accepted = f"known are {', '.join(known)}" if known else "give the import path of a class"
     where = f"{place}: " if place else ""
-    return f"{where}unknown class {name}; {hint}{accepted}{_import_problem(name)}"
-
-
-def known_classes(place: str) -> list[str]:
-    """The names of the package's classes for ``model`` or ``data``; of none for another place."""
-    return list(_classes(place))
-
-
-def _classes(place: str) -> dict[str, type]:
-    base = {"model": LightningModule, "data": LightningDataModule}.get(place)
-    return {c.__name__: c for c in sorted(_subclasses(base), key=lambda c: c.__name__)} if base else {}
-
-
-def _import_problem(name: str) -> str:
-    """Why a class that is named with its module cannot be had; nothing for a name alone."""
-    module, _, kind = name.rpartition(".")
-    if not module:
-        return ""
-    try:
-        found = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name == module.split(".")[0]:
-            return f"; there is no module {error.name}: put its folder on PYTHONPATH"
-        return f"; its module cannot be imported ({error})"
-    except Exception as error:  # whatever a user's module does when it is imported
-        return f"; its module cannot be imported ({type(error).__name__}: {error})"
-    return "" if hasattr(found, kind) else f"; the module {module} has no {kind}"
+    return f"{where}unknown class {name}; {hint}{accepted}{import_problem(name)}"
 
 
 def _required(path: list[str], names: str, owner: str | None) -> str:
@@ -281,47 +230,3 @@ def _required(path: list[str], names: str, owner: str | None) -> str:
         f"no {short}: name a configuration (-c lightning_configs/demo/lora_ttt.yaml), "
         "or give --model LoRATTT --data DemoData"
     )
-
-
-def import_class(path: str) -> type:
-    """The class of an import path that is known to be right."""
-    module, _, name = path.rpartition(".")
-    found: type = getattr(importlib.import_module(module), name)
-    return found
-
-
-def _found(path: str) -> Any:
-    try:
-        return import_class(path)
-    except (ImportError, AttributeError, ValueError):
-        return None
-
-
-def _keys_of(thing: type) -> Iterator[str]:
-    """The parameters of a class, with the fields of those that are dataclasses."""
-    hints = hints_of(thing) if thing is not Trainer else {}
-    for name in inspect.signature(thing).parameters:
-        if name == "seed":
-            continue
-        yield name
-        for hint in (hints.get(name), *typing.get_args(hints.get(name))):  # alone, or one that may be null
-            if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-                yield from (f"{name}.{field.name}" for field in dataclasses.fields(hint))
-
-
-def hints_of(kind: type) -> dict[str, Any]:
-    """The types of a class's arguments, with those that it may hand on to the classes that it is made of."""
-    hints: dict[str, Any] = {}
-    for each in reversed(kind.__mro__):
-        with suppress(NameError, TypeError):  # of a user's class: names that are there for type checkers alone
-            hints |= typing.get_type_hints(each.__init__)  # type: ignore[misc]  # a class's, not an instance's
-    return hints
-
-
-def _subclasses(base: type) -> Iterable[type]:
-    """Our own classes below a base, those excepted that only serve others."""
-    found: type
-    for found in base.__subclasses__():
-        if found.__module__.startswith("lorattt.") and found not in BASES:
-            yield found
-        yield from _subclasses(found)

@@ -5,7 +5,7 @@ can be added to a single projection. Here the same tensors are used through ``F.
 scaled-dot-product attention: one GEMM for the frozen weight over all episodes, plus what an adapter adds.
 """
 
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,34 +14,43 @@ from torch import Tensor, nn
 
 Projection = Literal["q", "k", "v", "out"]
 PROJECTIONS: tuple[Projection, ...] = ("q", "k", "v", "out")
+Norm = Literal["ln_1", "ln_2"]
+NORMS: tuple[Norm, ...] = ("ln_1", "ln_2")
 
 
-class Adapter(Protocol):
-    """What is added to the projections of attention; rows are episode-major."""
+class Adapter:
+    """What each episode changes in the blocks. This one changes nothing: override what yours changes.
+
+    E episodes of n sequences each are one batch ``(E * n, L, d)``; rows are episode-major.
+    """
+
+    def affine(self, block: int, norm: Norm) -> tuple[Tensor, Tensor] | None:
+        """Weights and biases ``(E, d)`` to use in place of the norm's own; None to use its own."""
+        return None
 
     def add(self, block: int, projection: Projection, x: Tensor, base: Tensor) -> Tensor:
-        """The projection's output ``base`` with what the adapter adds to it, for input ``x`` ``(E * n, L, d)``."""
-        ...
+        """The projection's output ``base`` plus what the adapter adds to it, for input ``x`` ``(E * n, L, d)``."""
+        return base
 
 
-def layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
+def layer_norm(x: Tensor, norm: nn.LayerNorm, affine: tuple[Tensor, Tensor] | None = None) -> Tensor:
     """LayerNorm with one affine pair for all, or one per episode.
 
     Args:
         x: ``(N, L, d)``; with per-episode parameters N is E * n, episode-major.
-        norm: Its weight and bias are ``(d,)``, or ``(E, d)`` while an episode-batched method has put its
-            own in their place. Statistics are computed in the weight's dtype, the result is in x's.
+        norm: The norm. Statistics are computed in the dtype of the weight that is used, the result is in x's.
+        affine: Weights and biases ``(E, d)`` to use in place of the norm's own.
 
     Returns:
         ``(N, L, d)``.
     """
-    dtype = norm.weight.dtype
-    if norm.weight.dim() == 1:
+    if affine is None:
+        dtype = norm.weight.dtype
         return F.layer_norm(x.to(dtype), norm.normalized_shape, norm.weight, norm.bias, norm.eps).to(x.dtype)
-    normal = F.layer_norm(x.to(dtype), norm.normalized_shape, eps=norm.eps)
-    episodes, width = norm.weight.shape
-    normal = normal.view(episodes, -1, width)  # (E, n * L, d)
-    return (normal * norm.weight.unsqueeze(1) + norm.bias.unsqueeze(1)).view(x.shape).to(x.dtype)
+    weight, bias = affine
+    normal = F.layer_norm(x.to(weight.dtype), norm.normalized_shape, eps=norm.eps)
+    normal = normal.view(len(weight), -1, x.shape[-1])  # (E, n * L, d)
+    return (normal * weight.unsqueeze(1) + bias.unsqueeze(1)).view(x.shape).to(x.dtype)
 
 
 def run_block(
@@ -58,16 +67,18 @@ def run_block(
         block: open_clip's block, whose weights are used.
         x: ``(N, L, d)``.
         number: The block's place in the tower, for the adapter.
-        adapter: Adds to the projections.
+        adapter: What each episode changes in the block.
         queries: Compute only the first so many tokens of the output; all tokens still serve as keys and
             values, so these tokens are what the whole block gives.
 
     Returns:
         ``(N, queries or L, d)``.
     """
-    attended = _attention(block.attn, layer_norm(x, block.ln_1), number, adapter, queries)
+    adapter = adapter or Adapter()
+    first, second = (adapter.affine(number, norm) for norm in NORMS)
+    attended = _attention(block.attn, layer_norm(x, block.ln_1, first), number, adapter, queries)
     x = x[:, :queries] + block.ls_1(attended)
-    out: Tensor = x + block.ls_2(_mlp(block.mlp, layer_norm(x, block.ln_2)))
+    out: Tensor = x + block.ls_2(_mlp(block.mlp, layer_norm(x, block.ln_2, second)))
     return out
 
 
@@ -88,27 +99,24 @@ def _attention(
     attn: nn.MultiheadAttention,
     x: Tensor,
     number: int,
-    adapter: Adapter | None,
+    adapter: Adapter,
     queries: int | None,
 ) -> Tensor:
     weight, bias = attn.in_proj_weight, attn.in_proj_bias
-    if queries == 1 and adapter is None and not torch.is_grad_enabled():
-        return _single_query(attn, x)
     if queries is None:
         q, k, v = F.linear(x, weight, bias).chunk(3, dim=-1)
     else:
         width = x.shape[-1]
         q = F.linear(x[:, :queries], weight[:width], bias[:width])
         k, v = F.linear(x, weight[width:], bias[width:]).chunk(2, dim=-1)
-    if adapter is not None:
-        q = adapter.add(number, "q", x[:, :queries], q)
-        k = adapter.add(number, "k", x, k)
-        v = adapter.add(number, "v", x, v)
+    q = adapter.add(number, "q", x[:, :queries], q)
+    k = adapter.add(number, "k", x, k)
+    v = adapter.add(number, "v", x, v)
     heads = attn.num_heads
     q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))  # (N, heads, L, d / heads)
     mixed = _mean_of_values(q, k, v).transpose(1, 2).flatten(-2)
     out = F.linear(mixed, attn.out_proj.weight, attn.out_proj.bias)
-    return out if adapter is None else adapter.add(number, "out", mixed, out)
+    return adapter.add(number, "out", mixed, out)
 
 
 def _mean_of_values(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -117,23 +125,3 @@ def _mean_of_values(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         # On a CPU the backward pass of fused attention takes up to eight times as long in half precision.
         return F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
     return F.scaled_dot_product_attention(q, k, v)
-
-
-def _single_query(attn: nn.MultiheadAttention, x: Tensor) -> Tensor:
-    """Attention of the first token alone: ``(N, L, d)`` to ``(N, 1, d)``, without keys and values of the others.
-
-    q.(W_k x + b_k) = (W_k^T q).x + q.b_k, where the second term is the same for every x and so leaves the
-    softmax as it is; and the weights p add up to 1, so sum_j p_j (W_v x_j + b_v) = W_v (sum_j p_j x_j) + b_v.
-    """
-    count, _, width = x.shape
-    heads = attn.num_heads
-    weight_q, weight_k, weight_v = attn.in_proj_weight.chunk(3)
-    bias_q, _, bias_v = attn.in_proj_bias.chunk(3)
-    q = F.linear(x[:, 0], weight_q, bias_q).view(count, heads, -1)
-    # One product per head: (heads, N, d / heads) @ (heads, d / heads, d).
-    seen = torch.bmm(q.transpose(0, 1), weight_k.unflatten(0, (heads, -1))).transpose(0, 1)  # (N, heads, d)
-    scores = torch.bmm(seen, x.transpose(1, 2)) * (width // heads) ** -0.5  # (N, heads, L)
-    mean = torch.bmm(scores.softmax(-1), x)  # (N, heads, d)
-    values = torch.bmm(mean.transpose(0, 1), weight_v.unflatten(0, (heads, -1)).transpose(1, 2))
-    mixed = values.transpose(0, 1).reshape(count, 1, width) + bias_v
-    return F.linear(mixed, attn.out_proj.weight, attn.out_proj.bias)

@@ -1,32 +1,32 @@
 """Load any open_clip model by name and pretrained tag or checkpoint file, frozen and ready to evaluate."""
 
 import difflib
-import json
 import logging
-import pickle
-import textwrap
 import warnings
-import zipfile
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import open_clip
 import torch
 from open_clip import pretrained as tags
-from open_clip.factory import load_checkpoint
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import nn
 
 from lorattt import demo
+from lorattt.clip.checkpoint import load_file, load_tag
+from lorattt.clip.checkpoint_file import activation_of, find_file
 from lorattt.clip.model import Clip
+from lorattt.clip.precision import finish_cast
+from lorattt.clip.preprocess import KEYS, checked, resolve_preprocess
 from lorattt.clip.tokenizer import truncated_tokenizer
-from lorattt.errors import UserError
+from lorattt.errors import UserError, first_line, quoted
+from lorattt.views.plain import Interpolation, ResizeMode
 
 Dtype = Literal["fp32", "bf16", "fp16"]
 DEMO_TAG = "demo"
-# What an OpenAI archive holds beside the weights.
-_ARCHIVE_EXTRAS = ("input_resolution", "context_length", "vocab_size")
+_LOW: dict[Dtype, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,36 @@ class ClipSpec:
     Args:
         model: open_clip's model name, such as ``ViT-B-16-quickgelu``; ``lorattt-demo`` for the embedded one.
         pretrained: A pretrained tag of that model, such as ``openai``, or a checkpoint file (safetensors,
-            open_clip's ``.pt``, OpenAI's original archive). Null leaves the weights random.
+            PyTorch's ``.pt`` in most wrappings, OpenAI's original archive). Null leaves the weights random.
         dtype: Dtype of the frozen towers. Adapters, losses and predictions are float32 in any case.
         compile: Compile the frozen pass of all views through a ViT, and the blocks that LoRA adapts, which takes a few
             minutes when they are first used: for long runs.
+        mean: Mean of red, green and blue that is taken from an image, on a scale of 0 to 1. Null is the model's own,
+            for this key and the next three.
+        std: What it is then divided by.
+        resize_mode: How the plain view is made: ``shortest`` side resized and the centre cut out, ``longest`` side
+            resized and a border added, or the whole image in a ``squash``.
+        interpolation: How the plain view is resized. Random crops are bilinear, as in the papers.
+
+    Raises:
+        UserError: If no image can be made with such a mean, deviation, resize mode or interpolation.
     """
 
     model: str = "ViT-B-16-quickgelu"
     pretrained: str | None = "openai"
     dtype: Dtype = "fp32"
     compile: bool = False
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    resize_mode: ResizeMode | None = None
+    interpolation: Interpolation | None = None
+
+    def __post_init__(self) -> None:
+        """Reject values that no image can be made with."""
+        for key in KEYS:
+            if (value := getattr(self, key)) is not None:
+                # The specification is frozen; a list becomes a tuple, so that equal ones compare equal.
+                object.__setattr__(self, key, checked(key, value, f"model.clip.{key}"))
 
 
 class LoadedClip(ClipSpec):
@@ -59,7 +79,7 @@ class LoadedClip(ClipSpec):
     clip: Clip
 
     def __init__(self, clip: Clip, spec: ClipSpec) -> None:
-        super().__init__(spec.model, spec.pretrained, spec.dtype, spec.compile)
+        super().__init__(**{field.name: getattr(spec, field.name) for field in fields(ClipSpec)})
         object.__setattr__(self, "clip", clip)  # the specification is frozen
 
 
@@ -70,12 +90,14 @@ def load_clip(spec: ClipSpec) -> Clip:
 
     Raises:
         UserError: If the model or the tag is unknown, the file is missing, damaged or of another model, its
-            activation (quick GELU) is not the model's, or its tokenizer needs what is not there.
+            activation (quick GELU) is not the model's, its tokenizer needs what is not there, or the file
+            ``open_clip_config.json`` beside the weights is of no use.
     """
     if isinstance(spec, LoadedClip):
         return spec.clip
     config = _model_config(spec.model)
     weights = _find_weights(spec, config)
+    preprocess = resolve_preprocess(spec.model, weights, {key: getattr(spec, key) for key in KEYS})
     if spec.model == demo.MODEL_NAME:
         model = _build_demo(config, spec.dtype)
         tokenizer = truncated_tokenizer(demo.MERGES, model.context_length)
@@ -83,11 +105,12 @@ def load_clip(spec: ClipSpec) -> Clip:
         tokenizer = _tokenizer(spec.model)  # before gigabytes of weights are fetched
         model = _build(spec.model, weights if isinstance(weights, str) else None, spec.dtype)
     if isinstance(weights, Path):
-        _load_file(model, weights, spec.model)
+        load_file(model, weights, spec.model)
+        quick = activation_of(weights)
+        if quick is not None:
+            _check_activation(spec.model, config, quick, f"checkpoint {weights}")
     if weights is None:
         warnings.warn(f"{spec.model} has random weights: pretrained is null", stacklevel=2)
-    preprocess = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
-    preprocess |= open_clip.get_model_preprocess_cfg(model)
     clip = Clip(model.requires_grad_(False), tokenizer, spec.model, preprocess).eval()
     if spec.compile:
         clip.vit.compile_passes()
@@ -99,36 +122,33 @@ def _model_config(name: str) -> dict[str, Any]:
         return dict(demo.MODEL_CONFIG)
     if ":" in name:  # open_clip would ask a hub for it
         raise UserError(
-            f"model {name!r}: give open_clip's name of the architecture, and the weights as a file in pretrained"
+            f"model {quoted(name)}: give open_clip's name of the architecture, and the weights as a file in pretrained"
         )
     config: dict[str, Any] | None = open_clip.get_model_config(name.replace("/", "-"))
     if config is None:
         near = difflib.get_close_matches(name, [*open_clip.list_models(), demo.MODEL_NAME], n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "see open_clip.list_models()"
-        raise UserError(f"unknown model {name!r}: {hint}")
+        raise UserError(f"unknown model {quoted(name)}: {hint}")
     return config
 
 
 def _find_weights(spec: ClipSpec, config: dict[str, Any]) -> str | Path | None:
-    """The tag, the file, or None for random weights, once they are known to exist and to fit in activation."""
+    """The tag, the file, or None for random weights, once they are known to exist; a tag also fits in activation."""
     if spec.pretrained is None:
         return None
     if spec.model == demo.MODEL_NAME and spec.pretrained == DEMO_TAG:
         return demo.CHECKPOINT
     known = tags.get_pretrained_cfg(spec.model.replace("/", "-"), spec.pretrained)
     if known:
-        _check_activation(spec.model, config, bool(known.get("quick_gelu", False)), f"tag {spec.pretrained!r}")
+        _check_activation(spec.model, config, bool(known.get("quick_gelu", False)), f"tag {quoted(spec.pretrained)}")
         return spec.pretrained
-    path = Path(spec.pretrained).expanduser()
-    if not path.is_file():
+    path = find_file(spec.pretrained)
+    if path is None:
         offered = [DEMO_TAG] if spec.model == demo.MODEL_NAME else tags.list_pretrained_tags_by_model(spec.model)
         raise UserError(
-            f"pretrained {spec.pretrained!r} is neither an existing file nor a tag of {spec.model}; "
+            f"pretrained {quoted(spec.pretrained)} is neither an existing file nor a tag of {spec.model}; "
             f"its tags are {', '.join(offered) or 'none'}"
         )
-    quick = _activation_of_file(path)
-    if quick is not None:
-        _check_activation(spec.model, config, quick, f"checkpoint {path}")
     return path
 
 
@@ -147,113 +167,70 @@ def _check_activation(name: str, config: dict[str, Any], checkpoint_quick: bool,
     raise UserError(f"{what} was trained with {kind}, but model {name} is not: {mend}")
 
 
-def _activation_of_file(path: Path) -> bool | None:
-    """Whether a checkpoint file needs quick GELU; None where it does not say.
-
-    Weights alone do not tell. OpenAI's archives all need it; a file that came from a model repository
-    has its ``open_clip_config.json`` beside it.
-    """
-    if _is_archive(path):
-        return True
-    config = path.parent / "open_clip_config.json"
-    if not config.is_file():
-        return None
-    try:
-        return bool(json.loads(config.read_text(encoding="utf-8"))["model_cfg"].get("quick_gelu", False))
-    except (ValueError, KeyError, AttributeError, TypeError):
-        return None
-
-
-def _is_archive(path: Path) -> bool:
-    """OpenAI published its models as TorchScript archives: zip files that hold code."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any("/code/" in name for name in archive.namelist())
-
-
 def _tokenizer(name: str) -> Any:
     try:
-        return open_clip.get_tokenizer(name)
+        with _quiet():
+            return open_clip.get_tokenizer(name)
     except ImportError as error:
         package = error.name or "transformers"
         raise UserError(f"the tokenizer of {name} needs {package}: pip install {package}") from error
-    except OSError as error:
-        raise UserError(f"the tokenizer of {name} cannot be loaded ({_first_line(error)})") from error
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"the tokenizer of {name} cannot be loaded ({first_line(error)}): open_clip fetches it when the model is "
+            "first used, whatever the weights: run once where there is a network"
+        ) from error
 
 
 def _build(name: str, tag: str | None, dtype: Dtype) -> nn.Module:
-    # open_clip logs a warning for every model without a tag; a file's weights are loaded afterwards.
-    level, hub = logging.root.level, logging.getLogger("huggingface_hub")
-    hub_level = hub.level
-    logging.root.setLevel(max(level, logging.CRITICAL))  # an error is raised as well as logged
-    hub.setLevel(logging.ERROR)  # it logs each of its attempts to reach the network
+    """The model with the weights of its tag, or with random ones: never with base weights of a part of it."""
+    path: Path | None = None
     try:
-        model: nn.Module = open_clip.create_model(name, pretrained=tag, precision=dtype)
+        with _quiet():
+            # Weights are loaded afterwards, into a model that is cast.
+            model: nn.Module = open_clip.create_model(
+                name, pretrained=tag, precision=dtype, load_weights=False, pretrained_text=False
+            )
+            if tag is not None:
+                path = Path(open_clip.download_pretrained(tags.get_pretrained_cfg(name.replace("/", "-"), tag)))
     except (RuntimeError, OSError) as error:
         if tag is None:
-            raise UserError(f"cannot make {name}: {_first_line(error)}") from error
+            raise UserError(f"cannot make {name}: {first_line(error)}") from error
         raise UserError(
-            f"cannot fetch the weights {tag!r} of {name}: check the connection, or name a file in "
-            f"model.clip.pretrained ({_first_line(error)})"
+            f"cannot fetch the weights {quoted(tag)} of {name}: check the connection, or name a file in "
+            f"model.clip.pretrained ({first_line(error)})"
         ) from error
-    finally:
-        logging.root.setLevel(level)
-        hub.setLevel(hub_level)
+    except (AttributeError, TypeError) as error:  # open_clip's cast knows no projection with a bias
+        if dtype == "fp32":
+            raise
+        raise UserError(
+            f"open_clip cannot make {name} in {dtype}: set model.clip.dtype to fp32 ({first_line(error)})"
+        ) from error
+    low = _LOW[dtype]
+    if low is not None:
+        finish_cast(model, low)
+    if path is not None and tag is not None:
+        load_tag(model, path, name, tag)
     return model
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what libraries log on their way; their errors are raised as well as logged."""
+    # open_clip logs a warning for every model without a tag, the hub's client each of its attempts to reach it.
+    level, hub = logging.root.level, logging.getLogger("huggingface_hub")
+    hub_level = hub.level
+    logging.root.setLevel(max(level, logging.CRITICAL))
+    hub.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.root.setLevel(level)
+        hub.setLevel(hub_level)
+
+
 def _build_demo(config: dict[str, Any], dtype: Dtype) -> open_clip.CLIP:
-    low = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
+    low = _LOW[dtype]
     model = open_clip.CLIP(**config, cast_dtype=low)
     if low is not None:
         open_clip.convert_weights_to_lp(model, dtype=low)
     return model
-
-
-def _check_kind(path: Path) -> None:
-    """Refuse what is no checkpoint by its first bytes, where the libraries would say something else of it."""
-    if path.suffix in (".safetensors", ".npz", ".npy"):  # with readers of their own, NumPy's in open_clip
-        return
-    with path.open("rb") as file:
-        start = file.read(9)
-    if start[8:] == b"{":  # safetensors: eight bytes of a length, then JSON
-        raise UserError(f"checkpoint {path} is in the format of safetensors: rename it to end in .safetensors")
-    # PyTorch's are zip files, or pickles where they are old.
-    if not start.startswith((b"PK", b"\x80")):
-        raise UserError(f"checkpoint {path} cannot be read (it is no checkpoint of PyTorch): fetch it again")
-    if start.startswith(b"PK") and not zipfile.is_zipfile(path):
-        raise UserError(f"checkpoint {path} cannot be read (it is cut short): fetch it again")
-
-
-def _load_file(model: nn.Module, path: Path, name: str) -> None:
-    try:
-        _check_kind(path)
-        if _is_archive(path):
-            with warnings.catch_warnings():
-                # TorchScript is deprecated; archives of 2021 stay what they are.
-                warnings.simplefilter("ignore", FutureWarning)
-                state: dict[str, Tensor] = torch.jit.load(path, map_location="cpu").state_dict()
-            model.load_state_dict({k: v for k, v in state.items() if k not in _ARCHIVE_EXTRAS})
-        else:
-            if path.suffix == ".safetensors":
-                safe_open(path, "pt")  # reads the header: a truncated file fails here, before any tensor
-            load_checkpoint(model, str(path))
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"checkpoint {path} cannot be read: it is damaged, or holds more than weights; fetch it again, or save the "
-            "model's state_dict alone"
-        ) from error
-    except (SafetensorError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"checkpoint {path} cannot be read ({_first_line(error)}): fetch it again") from error
-    except (RuntimeError, KeyError, StopIteration, AttributeError, TypeError, ValueError) as error:
-        other_model = "state_dict" in str(error)  # torch lists every missing and unexpected name
-        problem = "its weights are those of another model" if other_model else _first_line(error)
-        raise UserError(
-            f"checkpoint {path} does not fit model {name} ({problem}): name the model it was made for, "
-            "or fetch the file again if it is damaged"
-        ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return textwrap.shorten((str(error).strip().splitlines() or [type(error).__name__])[0], 200, placeholder=" ...")

@@ -1,17 +1,19 @@
 """A loaded CLIP: pixels to unit image features, class names to unit text features, both to logits."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lorattt.clip.preprocess import completed
 from lorattt.clip.templates import TemplateSet, resolve_templates
 from lorattt.clip.text import Tokenizer, class_features
-from lorattt.clip.text_tower import TextTower
+from lorattt.clip.text_tower import TextTower, find_text_parts
 from lorattt.clip.vision import ImageTower, VisionTower, wrap_tower
 from lorattt.errors import UserError
+from lorattt.views.plain import PlainView
 
 
 class Clip(nn.Module):
@@ -21,12 +23,13 @@ class Clip(nn.Module):
         model: An open_clip model.
         tokenizer: Text to token ids.
         name: The model's name, for messages and results.
-        preprocess: open_clip's preprocessing settings: ``mean``, ``std``, ``resize_mode``.
+        preprocess: Its preprocessing; what is left out is OpenAI's.
 
     Attributes:
         vision: The image tower.
         image_size: Side of the images it takes, in pixels.
-        plain_view: How the model's own preprocessing makes a square: ``shortest`` or ``squash``.
+        preprocess: Its preprocessing in open_clip's terms.
+        plain_view: How that makes a square of an image.
 
     Raises:
         UserError: If the model does not take square images.
@@ -46,11 +49,12 @@ class Clip(nn.Module):
         if height != width:
             raise UserError(f"model {name} takes {height} x {width} images: only square ones are supported")
         self.image_size = int(height)
-        self.plain_view: Literal["shortest", "squash"] = (
-            "squash" if preprocess.get("resize_mode") == "squash" else "shortest"
+        self.preprocess = completed(preprocess)
+        self.plain_view = PlainView(
+            self.preprocess["resize_mode"], self.preprocess["interpolation"], self.preprocess["fill_color"]
         )
-        self.register_buffer("mean", torch.tensor(preprocess["mean"]).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(preprocess["std"]).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(self.preprocess["mean"]).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(self.preprocess["std"]).view(3, 1, 1), persistent=False)
 
     @property
     def logit_scale(self) -> Tensor:
@@ -77,8 +81,13 @@ class Clip(nn.Module):
         """The text tower, at the level of tokens.
 
         Raises:
-            UserError: If it is not causal with end-of-text pooling.
+            UserError: If it is not causal with end-of-text pooling, or its tokenizer is not CLIP's own.
         """
+        if find_text_parts(self.model) is not None and not hasattr(self.tokenizer, "sot_token_id"):
+            raise UserError(
+                f"model {self.name} has a tokenizer of Hugging Face, and prompts of learned vectors need CLIP's own: "
+                "use a CLIP such as ViT-B-16-quickgelu, or a method that leaves texts alone"
+            )
         return TextTower(self.model, self.name)
 
     def normalise(self, pixels: Tensor) -> Tensor:

@@ -1,14 +1,15 @@
 """Class names to text features: templates filled in, encoded once, on sequences no longer than needed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from open_clip.tokenizer import get_clean_fn
 from torch import Tensor
 
 from lorattt.clip.text_tower import TextTower, find_text_parts
-from lorattt.errors import UserError
+from lorattt.errors import UserError, quoted
 
 Tokenizer = Callable[[list[str]], Tensor]
 
@@ -64,8 +65,8 @@ def class_features(
         ``(K, D)`` float32 on the model's device.
 
     Raises:
-        UserError: If there is no class or no template, a template has no single ``{}``, or a text is longer than
-            the tower's sequences.
+        UserError: If there is no class or no template, a template has no single ``{}``, a text is longer than
+            the tower's sequences, or features are not finite.
     """
     if not class_names:
         raise UserError("the class list is empty: give at least one class name")
@@ -73,29 +74,46 @@ def class_features(
         raise UserError("the list of templates is empty: give at least one, such as 'a photo of a {}.'")
     for template in templates:
         if template.count("{}") != 1:
-            raise UserError(f"template {template!r}: it must contain {{}} exactly once, for the class name")
+            raise UserError(f"template {quoted(template)}: it must contain {{}} exactly once, for the class name")
     device = next(model.parameters()).device
     texts = [template.replace("{}", name) for name in class_names for template in templates]
     tokens = tokenizer(texts)
-    _refuse_cut_texts(tokenizer, texts, tokens)
+    _require_whole_texts(tokenizer, texts, tokens)
     # Sequences of like length share a chunk, so that each chunk is cut as short as it can be.
     order = tokens.argmax(dim=-1).argsort(stable=True)
     features = torch.cat(
         [F.normalize(encode_text(model, part.to(device)).float(), dim=-1) for part in tokens[order].split(chunk)]
     )
+    if not features.isfinite().all():
+        raise UserError(
+            "the texts have features that are not finite: with model.clip.dtype fp16 try bf16 or fp32, else check the "
+            "weights"
+        )
     unit = torch.empty_like(features)
     unit[order.to(device)] = features
     return F.normalize(unit.view(len(class_names), len(templates), -1).mean(dim=1), dim=-1)
 
 
-def _refuse_cut_texts(tokenizer: Any, texts: Sequence[str], tokens: Tensor) -> None:
-    """Refuse a text that the tokenizer has cut: what is lost is the end, and with it perhaps the class name."""
-    if not hasattr(tokenizer, "sot_token_id"):  # another make, whose ids cannot be counted like this
-        return
-    for row in tokens[:, -1].nonzero().flatten().tolist():  # the others have room left
-        needed = len(word_ids(tokenizer, texts[row])) + 2
-        if needed > tokens.shape[1]:
+def _require_whole_texts(tokenizer: Any, texts: Sequence[str], tokens: Tensor) -> None:
+    """Reject a text that the tokenizer has cut: what is lost is the end, and with it perhaps the class name."""
+    longest = tokens.shape[1]
+    for text, needed in _lengths(tokenizer, texts, tokens):
+        if needed > longest:
             raise UserError(
-                f"the text {texts[row]!r} has {needed} tokens, start and end included, but the model's texts have "
-                f"{tokens.shape[1]}: use a shorter class name or template"
+                f"the text {quoted(text)} has {needed} tokens, start and end included, but the model's texts "
+                f"have {longest}: use a shorter class name or template"
             )
+
+
+def _lengths(tokenizer: Any, texts: Sequence[str], tokens: Tensor) -> Iterator[tuple[str, int]]:
+    """Texts with the number of tokens that each needs, those left out that surely fit."""
+    if hasattr(tokenizer, "sot_token_id"):  # CLIP's own
+        for row in tokens[:, -1].nonzero().flatten().tolist():  # the others have room left
+            yield texts[row], len(word_ids(tokenizer, texts[row])) + 2
+    elif hasattr(tokenizer, "tokenizer"):  # open_clip's wrappers of Hugging Face's, which cut without a word
+        clean = getattr(tokenizer, "clean_fn", None) or get_clean_fn("canonicalize")
+        # In the mode "clips" start, end and a class token are added afterwards.
+        added = 3 if getattr(tokenizer, "tokenizer_mode", None) == "clips" else 0
+        cleaned = [clean(text) for text in texts]
+        ids = tokenizer.tokenizer(cleaned, add_special_tokens=not added, padding=False, truncation=False)["input_ids"]
+        yield from zip(texts, (len(each) + added for each in ids), strict=True)

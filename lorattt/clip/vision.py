@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lorattt.clip.attention import Adapter, layer_norm, run_block
 from lorattt.clip.compiled import Compiled
 from lorattt.clip.frozen import Scratch, run_frozen_block_
-from lorattt.errors import UserError
+from lorattt.errors import UserError, quoted
 
 FrozenPass: TypeAlias = Callable[[Tensor, tuple[int, ...]], tuple[list[Tensor], Tensor]]
 Head: TypeAlias = Callable[[Tensor, int, Adapter | None], Tensor]
@@ -89,12 +89,12 @@ class VisionTower(ImageTower):
         for number in blocks:
             if not -self.depth <= number < self.depth:
                 raise UserError(
-                    f"blocks {list(blocks)}: {number} is out of range; {self.label} has {self.depth} blocks, "
+                    f"blocks {quoted(list(blocks))}: {number} is out of range; {self.label} has {self.depth} blocks, "
                     f"0 to {self.depth - 1} (or -1 to -{self.depth} from the end)"
                 )
         resolved = tuple(sorted({number % self.depth for number in blocks}))
         if not resolved or len(resolved) < len(blocks):
-            raise UserError(f"blocks {list(blocks)}: name at least one block, and each only once")
+            raise UserError(f"blocks {quoted(list(blocks))}: name at least one block, and each only once")
         return resolved
 
     def embed(self, pixels: Tensor, kept: Tensor | None = None) -> Tensor:
@@ -165,7 +165,7 @@ class VisionTower(ImageTower):
         Args:
             x: ``(N, L, d)`` tokens as block ``start`` reads them.
             start: First block to run; ``depth`` for none.
-            adapter: Adds to the projections.
+            adapter: What each episode changes in the blocks.
 
         Returns:
             ``(N, d)``, before the projection.

@@ -14,7 +14,7 @@ Arrival: TypeAlias = torch.cuda.Event | None
 class SendAhead:
     """Fetches each batch and sends its pixels while the one before it is worked on.
 
-    A thread waits for the loader and puts the images of a batch one behind another into pinned memory, which the
+    A thread waits for the loader and puts the pixels of a batch one behind another into pinned memory, which the
     host alone is busy with; from there one copy takes them to the device, in a stream for copies, beside the work.
     PyTorch's allocator keeps pinned memory and hands it out again when its copy is over: two buffers come to take
     turns. What is small, such as labels and plans of views, travels as ever.
@@ -53,8 +53,14 @@ class SendAhead:
             if batch.get("image"):
                 batch["image"] = self._send_images(batch["image"])
             if "views" in batch:
-                batch["views"] = batch["views"].to(self._device, non_blocking=True)
+                batch["views"] = self._send_views(batch["views"])
             return batch, None if self._copies is None else self._copies.record_event()
+
+    def _send_views(self, views: Tensor) -> Tensor:
+        """Views ``(E, V, 3, S, S)``, by way of pinned memory."""
+        if self._device.type == "cuda" and not views.is_pinned():
+            views = torch.empty_like(views, pin_memory=True).copy_(views)
+        return views.to(self._device, non_blocking=True)
 
     def _send_images(self, images: list[Tensor]) -> list[Tensor]:
         """Images ``(3, H, W)`` uint8 in one copy; as the decoder gives them, their bytes are in the order H, W, 3."""

@@ -10,11 +10,13 @@ from lorattt.data.corruptions import CorruptedImages, CorruptionSpec
 from lorattt.data.datamodule import EpisodeData
 from lorattt.data.download import cifar, download
 from lorattt.data.images import MAX_PIXELS, check_max_pixels
+from lorattt.data.layouts import Located
 from lorattt.data.listing import ListedImages, Listing
-from lorattt.data.readers import read_benchmark
+from lorattt.data.notes import note
+from lorattt.data.readers import problems, read_benchmark
 from lorattt.data.source import ImageSource
 from lorattt.data.splits import class_subset, few_shot, keep_classes, read_items, write_items
-from lorattt.errors import UserError
+from lorattt.errors import UserError, quoted, shortened
 
 Subset = Literal["all", "base", "new"]
 _CIFAR = ("cifar10", "cifar100")
@@ -88,7 +90,8 @@ class BenchmarkData(EpisodeData):
         else:
             self.template = find_benchmark(dataset).template
             places = {"path": folder_of(path), "splits": folder_of(splits)}
-            listing, _ = _found(lambda: read_benchmark(dataset, root, split, **places), dataset, root, fetch)
+            listing, located = _found(lambda: read_benchmark(dataset, root, split, **places), dataset, root, fetch)
+            tell_problems(dataset, listing, located)
             listing = part_of(listing, classes)
             if items is not None:
                 if shots is not None:
@@ -136,6 +139,12 @@ def _found(read: Callable[[], _Read], dataset: str, root: Path, fetch: bool) -> 
     return read()
 
 
+def tell_problems(dataset: str, listing: Listing, located: Located) -> None:
+    """Warn of what is wrong with a benchmark that can be read."""
+    for problem in problems(find_benchmark(dataset), listing, located):
+        note(f"{dataset}: {problem}")
+
+
 def part_of(listing: Listing, classes: Subset | list[int | str]) -> Listing:
     """The images of some classes, relabelled from 0.
 
@@ -144,7 +153,7 @@ def part_of(listing: Listing, classes: Subset | list[int | str]) -> Listing:
     """
     if isinstance(classes, str):
         if classes not in get_args(Subset):
-            raise UserError(f"data.classes {classes!r}: use all, base, new, or a list of names or numbers")
+            raise UserError(f"data.classes {quoted(classes)}: use all, base, new, or a list of names or numbers")
         return class_subset(listing, classes)
     return keep_classes(listing, classes)
 
@@ -164,7 +173,9 @@ def listed_in(file: Path, listing: Listing) -> Listing:
     known = set(listing.items)
     for item in found.items:
         if item not in known:
-            raise UserError(f"data.items {file}: {item.path} with label {item.label} is not among the split's images")
+            raise UserError(
+                f"data.items {file}: {shortened(item.path)} with label {item.label} is not among the split's images"
+            )
     return found
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from lorattt.errors import UserError
+from lorattt.errors import UserError, quoted
 
 Family = Literal["imagenet", "fine_grained"]
 
@@ -29,7 +29,7 @@ class Benchmark:
         licence: Terms of the images as its owners state them, in short; ``not stated`` where none are known.
         fetch: Where to get it by hand, and where it goes below the folder of all datasets.
         torchvision: Class of ``torchvision.datasets`` that can download it; null where none can.
-        names_sha1: SHA-1 of the class names in label order, joined by newlines, in UTF-8.
+        names_sha1: SHA-1 of the class names in label order, joined by newlines, in UTF-8; empty where not known.
         first_name: Name of class 0.
         last_name: Name of the last class.
     """
@@ -286,5 +286,5 @@ def benchmark(key: str) -> Benchmark:
         plain = {"".join(filter(str.isalnum, each)): each for each in BENCHMARKS}
         near = difflib.get_close_matches("".join(filter(str.isalnum, key.lower())), plain, n=1)
         hint = f"did you mean {plain[near[0]]}?" if near else f"known are {', '.join(BENCHMARKS)}"
-        raise UserError(f"there is no benchmark {key!r}: {hint}")
+        raise UserError(f"there is no benchmark {quoted(key)}: {hint}")
     return BENCHMARKS[key]

@@ -1,6 +1,7 @@
-"""What is there of the benchmarks below a folder, what is missing, and how to mend it.
+"""What is there of the benchmarks below a folder, what is missing, and how to fix it.
 
-Reads lists and looks whether each image file exists; decodes nothing. The command is ``lorattt data check``.
+Reads lists, looks whether each image file exists and whether class names are the published ones; decodes nothing.
+The command is ``lorattt data check``.
 """
 
 import os
@@ -12,8 +13,8 @@ from typing import Literal
 from lorattt.data.catalogue import BENCHMARKS, Benchmark
 from lorattt.data.catalogue import benchmark as find_benchmark
 from lorattt.data.listing import Listing
-from lorattt.data.readers import read_benchmark
-from lorattt.errors import UserError
+from lorattt.data.readers import Names, list_problems, names_state, read_benchmark
+from lorattt.errors import UserError, shortened
 
 Split = Literal["train", "val", "test"]
 State = Literal["complete", "incomplete", "missing"]
@@ -25,8 +26,9 @@ class Finding:
 
     Attributes:
         dataset: Its key.
-        state: ``complete``: all listed images exist, and there are as many as published; ``incomplete``:
-            readable, but not that; ``missing``: not found or not readable.
+        state: ``complete``: all listed images exist, each is listed once, there are as many as published, and class
+            names are the published ones; ``incomplete``: readable, but not that; ``missing``: not found or not
+            readable.
         layout: Which layout it lies in, or empty.
         folder: Where its images are, or empty.
         images: How many listed images exist.
@@ -34,7 +36,8 @@ class Finding:
         expected: How many were published; null where unknown.
         classes: How many classes were read.
         expected_classes: How many were published.
-        note: What is wrong and the mend; empty where nothing is.
+        names: Whether class names are the published ones: ``published``, ``other`` or ``not known``; empty if missing.
+        note: What is wrong and the fix; empty where nothing is.
         fetch: Where to get the dataset, if it is missing.
     """
 
@@ -47,6 +50,7 @@ class Finding:
     expected: int | None
     classes: int
     expected_classes: int
+    names: Names | Literal[""]
     note: str
     fetch: str = ""
 
@@ -85,14 +89,17 @@ def _finding(benchmark: Benchmark, root: Path, split: Split, path: Path | None, 
         listing, located = read_benchmark(benchmark.key, root, split, path=path, splits=splits)
     except UserError as error:
         note = str(error).removeprefix(f"{benchmark.key}: ")
-        return Finding(benchmark.key, "missing", "", "", 0, 0, expected, 0, benchmark.classes, note, benchmark.fetch)
+        return Finding(
+            benchmark.key, "missing", "", "", 0, 0, expected, 0, benchmark.classes, "", note, benchmark.fetch
+        )
     absent = _absent(listing)
     found = len(listing.items) - len(absent)
-    note = ""
+    notes = list_problems(benchmark, listing)
     if absent:
-        note = f"{len(absent)} images are missing, the first is {absent[0]}: fetch them again"
+        notes.insert(0, f"{len(absent)} images are missing, the first is {shortened(absent[0])}: fetch them again")
     elif expected is not None and found != expected:
-        note = f"{found} images where {expected} were published: compare the download with its source"
+        notes.insert(0, f"{found} images where {expected} were published: compare the download with its source")
+    note = "; ".join(notes)
     return Finding(
         dataset=benchmark.key,
         state="incomplete" if note else "complete",
@@ -103,6 +110,7 @@ def _finding(benchmark: Benchmark, root: Path, split: Split, path: Path | None, 
         expected=expected,
         classes=len(listing.class_names),
         expected_classes=benchmark.classes,
+        names=names_state(benchmark, listing),
         note=note,
     )
 
@@ -131,7 +139,7 @@ def _files(folder: Path) -> set[str]:
 
 def table(findings: Sequence[Finding]) -> str:
     """The findings as text: a table, then one or two lines for each problem."""
-    head = ("dataset", "state", "layout", "images", "expected", "classes")
+    head = ("dataset", "state", "layout", "images", "expected", "classes", "names")
     rows = [
         (
             each.dataset,
@@ -140,6 +148,7 @@ def table(findings: Sequence[Finding]) -> str:
             f"{each.images:,}",
             "?" if each.expected is None else f"{each.expected:,}",
             f"{each.classes} of {each.expected_classes}",
+            each.names or "-",
         )
         for each in findings
     ]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lorattt.data.catalogue import BENCHMARKS
-from lorattt.errors import UserError
+from lorattt.errors import UserError, shortened
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         found, text, complete = _errors(given) if given.command == "corruption-error" else _check(given)
     except UserError as error:
-        print(f"lorattt: error: {error}", file=sys.stderr)
+        print(f"lorattt: error: {shortened(str(error), 2000)}", file=sys.stderr)
         return 2
     print(json.dumps([asdict(each) for each in found], indent=2) if given.json else text)
     return 0 if complete else 1

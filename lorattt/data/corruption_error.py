@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
-from lorattt.errors import UserError
+from lorattt.errors import UserError, quoted
 
 ALEXNET_ERRORS: Final[dict[str, float]] = {
     "gaussian_noise": 0.886428,
@@ -81,7 +81,9 @@ def corruption_error(
     means: dict[str, float] = {}
     for name, of_severity in errors.items():
         if name not in baseline:
-            raise UserError(f"corruption error: the baseline has no error for {name!r}; it has {', '.join(baseline)}")
+            raise UserError(
+                f"corruption error: the baseline has no error for {quoted(name)}; it has {', '.join(baseline)}"
+            )
         if len(of_severity) != len(SEVERITIES):
             raise UserError(
                 f"corruption error: {name} has {len(of_severity)} errors: give one for each severity, 1 to 5"

@@ -19,8 +19,8 @@ from torchvision.transforms.functional import center_crop, resize
 
 from lorattt.data.corruption_ops import OPERATIONS, to_array, to_image
 from lorattt.data.source import ImageSource
-from lorattt.errors import UserError
-from lorattt.rng import episode_keys, fold
+from lorattt.errors import UserError, quoted
+from lorattt.rng import Stream, episode_keys, fold
 
 EXTRA: Final[tuple[str, ...]] = ("speckle_noise", "gaussian_blur", "saturate")
 """Corruptions for validation: the paper's means do not count them."""
@@ -34,8 +34,6 @@ _MISSING: Final[dict[str, str]] = {
     "frost": "needs photographs of frost that lorattt does not ship",
     "spatter": "is not built in",
 }
-# Keeps the draws of a corruption apart from those of the views of the same image.
-_STREAM: Final = 0xC0221
 
 
 @dataclass(frozen=True)
@@ -56,15 +54,15 @@ class CorruptionSpec:
     def __post_init__(self) -> None:
         if self.name in _MISSING:
             raise UserError(
-                f"corruption {self.name!r} {_MISSING[self.name]}: read ImageNet-C's own files as a folder of images, "
-                "or use another"
+                f"corruption {quoted(self.name)} {_MISSING[self.name]}: read ImageNet-C's own files as a folder of "
+                "images, or use another"
             )
         if self.name not in NAMES:
             near = difflib.get_close_matches(self.name, NAMES, n=3)
             hint = f"did you mean {' or '.join(near)}?" if near else f"use one of {', '.join(NAMES)}"
-            raise UserError(f"no corruption is named {self.name!r}; {hint}")
+            raise UserError(f"no corruption is named {quoted(self.name)}; {hint}")
         if self.severity not in range(1, 6):
-            raise UserError(f"corruption {self.name}: severity {self.severity!r} must be 1, 2, 3, 4 or 5")
+            raise UserError(f"corruption {self.name}: severity {quoted(self.severity)} must be 1, 2, 3, 4 or 5")
 
 
 def corrupt(image: Image.Image, spec: CorruptionSpec, key: int) -> Image.Image:
@@ -141,5 +139,5 @@ class CorruptedImages:
             UnreadableImageError: If the clean image cannot be decoded.
         """
         image = self._source.read(index)
-        key = fold(episode_keys(self._seed, torch.tensor([index])), _STREAM)
+        key = fold(episode_keys(self._seed, torch.tensor([index])), Stream.CORRUPTIONS)
         return corrupt(image if self._side is None else _middle(image, self._side), self._spec, int(key))

@@ -6,7 +6,7 @@ from PIL import Image
 
 from lorattt import demo
 from lorattt.data.datamodule import EpisodeData
-from lorattt.errors import UserError
+from lorattt.errors import UserError, quoted
 
 Part = Literal["all", "base", "new"]
 _PARTS: dict[str, tuple[int, ...]] = {
@@ -43,7 +43,7 @@ class DemoImages:
         if images < 1:
             raise UserError(f"data.images {images}: must be at least 1")
         if classes not in _PARTS:
-            raise UserError(f"data.classes {classes!r}: use {', '.join(_PARTS)}")
+            raise UserError(f"data.classes {quoted(classes)}: use {', '.join(_PARTS)}")
         self._domain, self._severity, self._split, self._seed = domain, severity, split, seed
         self._draw(0)  # refuses an unknown domain, severity or split now
         chosen = _PARTS[classes]
@@ -79,7 +79,9 @@ def _first(images: int, split: demo.Split, labels: set[int]) -> list[int]:
     period = len(demo.SEEN) if split == "train" else len(demo.CLASS_NAMES)
     places = [index for index in range(period) if demo.label_of(index, split=split) in labels]
     if not places:
-        raise UserError(f"split {split!r} has no images of classes that do not occur in it: use split val or test")
+        raise UserError(
+            f"split {quoted(split)} has no images of classes that do not occur in it: use split val or test"
+        )
     rounds = -(-images // len(places))
     return [turn * period + place for turn in range(rounds) for place in places][:images]
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 from PIL import Image
 
 from lorattt.data.catalogue import BENCHMARKS
-from lorattt.errors import UserError
+from lorattt.errors import UserError, quoted
 
 # Key -> torchvision's class. The catalogue's other datasets are fetched by hand.
 DOWNLOADABLE: Final[dict[str, str]] = {
@@ -84,9 +84,9 @@ class CifarImages:
 
     def __init__(self, key: str, data_root: Path, split: str) -> None:
         if key not in ("cifar10", "cifar100"):
-            raise UserError(f"{key!r} is no CIFAR dataset: use cifar10 or cifar100")
+            raise UserError(f"{quoted(key)} is no CIFAR dataset: use cifar10 or cifar100")
         if split not in ("train", "test"):
-            raise UserError(f"{key} has no split {split!r}: use train or test")
+            raise UserError(f"{key} has no split {quoted(split)}: use train or test")
         dataset_class = _torchvision_class(key)
         try:
             dataset = dataset_class(str(data_root), train=split == "train", download=False)

@@ -12,11 +12,10 @@ from torch.utils.data.distributed import DistributedSampler
 
 from lorattt.data.source import ImageSource, read_episode
 from lorattt.errors import UserError
-from lorattt.rng import episode_keys, fold, uniform
+from lorattt.rng import Stream, episode_keys, fold, uniform
 
 TrainTransform = Callable[[Image.Image, int, int], Tensor]
 # Folded into the key of an epoch, so that its order has nothing to do with the crops of image number ``epoch``.
-_ORDER_STREAM = 0x04DE2
 
 
 class TrainingDataset(Dataset[dict[str, Any]]):
@@ -84,7 +83,7 @@ class EpochShard(DistributedSampler[Any]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         """This device's pairs for the epoch that was set."""
-        key = fold(episode_keys(self.seed, torch.tensor([self.epoch])), _ORDER_STREAM)
+        key = fold(episode_keys(self.seed, torch.tensor([self.epoch])), Stream.EPOCH_ORDER)
         order = uniform(key, (self._count,), torch.float64)[0].argsort(stable=True)
         own = order[self.rank :: self.num_replicas][: self._share]
         return iter([(self.epoch, position) for position in own.tolist()])

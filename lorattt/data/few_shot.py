@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal, get_args
 
-from lorattt.data.benchmark import Subset, folder_of, listed_in, part_name, part_of
+from lorattt.data.benchmark import Subset, folder_of, listed_in, part_name, part_of, tell_problems
 from lorattt.data.catalogue import benchmark as find_benchmark
 from lorattt.data.folder import ImageFolder
 from lorattt.data.images import MAX_PIXELS, check_max_pixels
@@ -12,7 +12,7 @@ from lorattt.data.readers import read_benchmark
 from lorattt.data.source import UNKNOWN_LABEL
 from lorattt.data.splits import at_most, few_shot, holdout, without, write_items
 from lorattt.data.training import SourceData
-from lorattt.errors import UserError
+from lorattt.errors import UserError, quoted, shortened
 
 Validation = Literal["val", "holdout", "none"]
 
@@ -56,7 +56,8 @@ class ListedSourceData(SourceData):
             both = _files(train) & _files(validation)
             if both:
                 raise UserError(
-                    f"{name}: {min(both)} is a training image and a validation image: mend the split's file"
+                    f"{name}: {shortened(min(both), 300)} is a training image and a validation image: "
+                    "correct the split's file"
                 )
         self.drawn = drawn
         super().__init__(
@@ -145,7 +146,8 @@ class FewShotData(ListedSourceData):
 
         def part(split: str) -> Listing:
             root = Path(data_root).expanduser()
-            listing, _ = read_benchmark(dataset, root, split, path=folder_of(path), splits=folder_of(splits))
+            listing, located = read_benchmark(dataset, root, split, path=folder_of(path), splits=folder_of(splits))
+            tell_problems(dataset, listing, located)
             return part_of(listing, classes)
 
         whole = part("train")
@@ -245,7 +247,7 @@ def _files(listing: Listing) -> set[str]:
 
 def _check_validation(validation: str, val_shots: int | None) -> None:
     if validation not in get_args(Validation):
-        raise UserError(f"data.validation {validation!r}: use {', '.join(get_args(Validation))}")
+        raise UserError(f"data.validation {quoted(validation)}: use {', '.join(get_args(Validation))}")
     if val_shots is not None and val_shots < 1:
         raise UserError(f"data.val_shots {val_shots}: must be at least 1, or null for all; none: data.validation none")
 

@@ -1,19 +1,19 @@
 """A folder of images: one folder per class, or images alone."""
 
-import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Final, Literal
 
+from lorattt.data.class_names import names_of
 from lorattt.data.datamodule import EpisodeData
-from lorattt.data.imagenet_family import imagenet_names
-from lorattt.data.images import IMAGE_ENDINGS, MAX_PIXELS, check_max_pixels
+from lorattt.data.images import MAX_PIXELS, check_max_pixels
 from lorattt.data.listing import Item, ListedImages, Listing
+from lorattt.data.notes import note
 from lorattt.data.source import UNKNOWN_LABEL
-from lorattt.errors import UserError
+from lorattt.data.walk import FORMATS, Below, look_below
+from lorattt.errors import UserError, quoted, shortened, some
 
-IMAGENET = "imagenet"
+_SPLITS: Final = frozenset(("train", "training", "val", "valid", "validation", "dev", "eval", "test", "testing"))
 
 
 class ImageFolder(ListedImages):
@@ -26,13 +26,13 @@ class ImageFolder(ListedImages):
         root: The folder.
         class_names: Where the names come from: the folders' names (null, with underscores read as
             spaces), a list in the order of the sorted folders, ``imagenet`` for folders named by wnid, or a
-            file: ``.txt`` with one name per line in that order, ``.json`` with a list in that order or an
-            object from folder to name.
+            file: ``.txt`` with one name per line in that order or with the folder in front of each, ``.json`` with a
+            list in that order or an object from folder to name.
         max_pixels: The largest width times height that is read.
 
     Raises:
-        UserError: If the folder is missing or holds no image, images lie beside class folders, or the
-            names do not match the folders.
+        UserError: If the folder is missing or holds no image, images lie beside class folders, a class folder has
+            none, the folders are the splits of a dataset, or the names do not match the folders.
     """
 
     def __init__(
@@ -44,121 +44,71 @@ class ImageFolder(ListedImages):
             raise UserError(
                 f"data.root {root}: {problem}; name the folder that holds the images, seen from {Path.cwd()}"
             )
-        found = images_below(root)
+        below = look_below(root)
+        found = below.images
         if not found:
             raise UserError(
-                f"data.root {root} holds no images: expected files ending in {', '.join(IMAGE_ENDINGS)}, "
-                "in one folder per class or directly"
+                f"data.root {root} holds no images: expected files of {FORMATS}, in one folder per class or directly"
+                + (f"; it has {told}" if (told := below.told()) else "")
             )
         loose = [path for path in found if len(path.parts) == 1]
         if loose and len(loose) < len(found):
             raise UserError(
-                f"data.root {root} holds images beside class folders (first: {loose[0]}): move them into a class "
-                "folder, or elsewhere"
+                f"data.root {root} holds images beside class folders (first: {shortened(str(loose[0]))}): move them "
+                "into a class folder, or elsewhere"
             )
         folders = [] if loose else sorted({path.parts[0] for path in found})
+        if folders:
+            _check_level(root, found)
+            _check_none_empty(root, below, folders)
+        elif below.folders:
+            note(f"data.root {root}: its folders ({some(below.folders)}) hold no image, and are no classes")
+        if told := below.told():
+            note(f"data.root {root}: left out {told}; images are files of {FORMATS}")
         place = {folder: label for label, folder in enumerate(folders)}
         items = tuple(Item(str(path), UNKNOWN_LABEL if loose else place[path.parts[0]]) for path in found)
         listing = Listing(root, items, tuple(names_of(folders, class_names)))
         super().__init__(root.resolve().name, listing, max_pixels)
 
 
-def images_below(root: Path) -> list[Path]:
-    """Image files relative to the root, sorted; hidden files and folders are not looked at.
-
-    Linked folders are followed, except to a folder that holds the link: that walk would not end.
-    """
-    found = []
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        subfolders[:] = [
-            name for name in subfolders if not name.startswith(".") and not _leads_back(os.path.join(folder, name))
-        ]
-        relative = Path(folder).relative_to(root)
-        found += [
-            relative / name for name in names if name.lower().endswith(IMAGE_ENDINGS) and not name.startswith(".")
-        ]
-    return sorted(found, key=lambda path: path.parts)
-
-
-def _leads_back(folder: str) -> bool:
-    if not os.path.islink(folder):
-        return False
-    target = os.path.realpath(folder)
-    return any(os.path.realpath(above) == target for above in Path(folder).parents)
-
-
-def names_of(folders: list[str], source: Sequence[str] | str | None) -> list[str]:
-    """Class names in label order.
-
-    Args:
-        folders: The class folders, sorted; empty where there are none, and any number of names will do.
-        source: Null, the names, ``imagenet``, or a ``.txt`` or ``.json`` file, see :class:`ImageFolder`.
+def _check_level(root: Path, images: Sequence[Path]) -> None:
+    """Reject a folder whose class folders lie one level further down.
 
     Raises:
-        UserError: If the file cannot be read, holds no names or what is none, or does not match the folders.
+        UserError: If it holds the splits of a dataset, or the one folder that holds the class folders.
     """
-    if source is None:
-        return [folder.replace("_", " ") for folder in folders]
-    if source == IMAGENET:
-        return _looked_up(folders, imagenet_names(), "the ImageNet classes", "folders must be named by wnid")
-    if not isinstance(source, str):
-        return _checked(list(source), folders, "data.class_names")
-    path = Path(source).expanduser()
-    if not path.is_file():
-        raise UserError(f"data.class_names {source!r}: no such file (and the only built-in list is {IMAGENET!r})")
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # with the mark that Windows' editors put first, or without
-    except UnicodeDecodeError as error:
-        raise UserError(f"data.class_names {path} is not a text file in UTF-8 ({error}): save it as UTF-8") from error
-    if path.suffix == ".json":
-        try:
-            content = json.loads(text)
-        except ValueError as error:
-            raise UserError(f"data.class_names {path} is not valid JSON: {error}") from error
-        if isinstance(content, dict) and content:
-            refuse_no_names(list(content.values()), f"data.class_names {path}")
-            return _looked_up(folders, content, str(path), "add it to the file")
-        names = content if isinstance(content, list) else []
-    else:
-        names = [line.strip() for line in text.splitlines() if line.strip()]
-    if not names:
-        raise UserError(f"data.class_names {path} holds no names: one per line, or a JSON list or object")
-    return _checked(names, folders, f"data.class_names {path}")
-
-
-def _checked(names: list[str], folders: list[str], what: str) -> list[str]:
-    refuse_no_names(names, what)
-    if folders and len(names) != len(folders):
+    within: dict[str, set[str]] = {}  # folder -> its folders with images, and "" for images of its own
+    for path in images:
+        within.setdefault(path.parts[0], set()).add(path.parts[1] if len(path.parts) > 2 else "")
+    splits = [folder for folder in within if folder.lower() in _SPLITS]
+    shared = len(splits) > 1 and set.intersection(*(within[folder] - {""} for folder in splits))
+    if splits and (shared or (len(splits) == len(within) and (len(splits) > 1 or "" not in within[splits[0]]))):
         raise UserError(
-            f"{what} has {len(names)} names but the dataset has {len(folders)} class folders: "
-            "give one name per folder, in sorted order, or a JSON object from folder to name"
+            f"data.root {root} holds the splits of a dataset ({some(splits)}), not its class folders: name one of "
+            f"them, such as {root / splits[-1]}"
         )
-    return names
+    (only, inner) = next(iter(within.items()))
+    if len(within) == 1 and "" not in inner and len(inner) > 1:
+        raise UserError(
+            f"data.root {root} holds one folder, {quoted(only)}, with {len(inner)} folders of images in it: name "
+            f"{root / only}, if those are the classes"
+        )
 
 
-def refuse_no_names(values: list[Any], what: str) -> None:
-    """Refuse a blank name, or a value that is no text.
-
-    Args:
-        values: What stands where the names should be.
-        what: Where they stand, for the message.
+def _check_none_empty(root: Path, below: Below, classes: Sequence[str]) -> None:
+    """Reject class folders that hold no image: their classes would be gone.
 
     Raises:
-        UserError: If one is no name.
+        UserError: If there are some.
     """
-    for number, value in enumerate(values, 1):
-        if not isinstance(value, str) or not value.strip():
-            shown = "blank" if isinstance(value, str) else f"{json.dumps(value)}, not a text"
-            raise UserError(f"{what}: name {number} is {shown}: give every class a name")
-
-
-def _looked_up(folders: list[str], names: dict[str, str], where: str, mend: str) -> list[str]:
-    missing = [folder for folder in folders if folder not in names]
-    if missing:
+    empty = sorted(set(below.folders).difference(classes))
+    if empty:
+        held = f"{quoted(empty[0], 60)} has {endings}" if (endings := below.endings(empty[0])) else "nothing in it"
+        many = f"class folders {some(empty)} hold" if len(empty) > 1 else f"class folder {quoted(empty[0], 60)} holds"
         raise UserError(
-            f"class folder {missing[0]!r} is not in {where} ({len(missing)} of {len(folders)} are not): {mend}"
+            f"data.root {root}: {many} no image that is read ({held}; images are files of {FORMATS}): put "
+            "some there, or move the folder elsewhere if it is no class"
         )
-    return [names[folder] for folder in folders] or list(names.values())
 
 
 class ImageFolderData(EpisodeData):

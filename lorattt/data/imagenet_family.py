@@ -9,9 +9,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
-from lorattt.data.images import IMAGE_ENDINGS
 from lorattt.data.listing import Item
-from lorattt.errors import UserError
+from lorattt.data.walk import is_image, is_no_class
+from lorattt.errors import UserError, shortened
 
 _FLAT: Final = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 _SOLUTION: Final = "LOC_val_solution.csv"
@@ -63,7 +63,7 @@ def read_items(key: str, folder: Path, split: str) -> tuple[Item, ...]:
             images cannot be told.
     """
     expected = class_folders(key)
-    found = {entry.name for entry in _entries(folder) if entry.is_dir() and not entry.name.startswith(".")}
+    found = {entry.name for entry in _entries(folder) if entry.is_dir() and not is_no_class(entry.name)}
     # Only without class folders: a flat copy beside them would be a second label for each image.
     flat = sorted(_flat(folder)) if _may_be_flat(key, split) and not found.intersection(expected) else []
     if flat:
@@ -97,7 +97,7 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 def _images(folder: Path) -> Iterator[str]:
     for entry in _entries(folder):
-        if entry.name.lower().endswith(IMAGE_ENDINGS) and not entry.name.startswith(".") and entry.is_file():
+        if is_image(entry.name) and entry.is_file():
             yield entry.name
 
 
@@ -139,7 +139,9 @@ def _flat_wnids(folder: Path, images: Sequence[str], known: Mapping[str, int]) -
         place = int(image[len("ILSVRC2012_val_") :].partition(".")[0])
         number = numbers[place - 1] if 0 < place <= len(numbers) else "missing"
         if not number.isdecimal() or int(number) not in wnid_of:
-            raise UserError(f"{truth}: line {place}, the class of {image}, is {number}: fetch the file again")
+            raise UserError(
+                f"{truth}: line {place}, the class of {image}, is {shortened(number)}: fetch the file again"
+            )
         wnids[image] = wnid_of[int(number)]
     return wnids
 
@@ -150,9 +152,12 @@ def _first_file(places: Sequence[Path], name: str) -> Path | None:
 
 def _read(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8-sig")
+        text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file} cannot be read as text ({error}): fetch it again") from error
+    if "\0" in text:  # Python 3.10's reader of CSV raises for it, later ones take it
+        raise UserError(f"{file} cannot be read as text (it holds NUL bytes): fetch it again")
+    return text
 
 
 def _from_solution(file: Path, images: Sequence[str], known: Mapping[str, int]) -> dict[str, str]:
@@ -164,7 +169,9 @@ def _from_solution(file: Path, images: Sequence[str], known: Mapping[str, int]) 
     wnids = {image: wnid_of.get(image.partition(".")[0], "missing") for image in images}
     for image, wnid in wnids.items():
         if wnid not in known:
-            raise UserError(f"{file}: the class of {image} is {wnid or 'empty'}, no wnid of ImageNet: fetch it again")
+            raise UserError(
+                f"{file}: the class of {image} is {shortened(wnid) or 'empty'}, no wnid of ImageNet: fetch it again"
+            )
     return wnids
 
 

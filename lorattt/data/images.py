@@ -3,17 +3,25 @@
 import stat
 import struct
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from lorattt.data.depth import stated_levels, to_grey
 from lorattt.errors import UserError
 
-# Pillow reads many more formats; these are the endings by which an image is recognised in a folder.
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-# The formats behind them, told by content. No other is tried: PostScript, for one, would start another program.
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+# The formats that are read, told by content. No other is tried: PostScript, for one, would start another program.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM")
+Image.init()  # reads Pillow's table of endings
+FORMAT_OF_ENDING = {
+    # Cameras' files of several JPEG images; the first one is read.
+    ending: "JPEG" if name == "MPO" else name
+    for ending, name in sorted(Image.EXTENSION.items())
+    if name in (*_FORMATS, "MPO")
+}
+"""Endings by which an image is recognised in a folder, as Pillow knows them for these formats."""
+IMAGE_ENDINGS = tuple(FORMAT_OF_ENDING)
 _ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
 
 MAX_PIXELS = 100_000_000
@@ -42,9 +50,10 @@ def check_max_pixels(value: int) -> int:
 def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode an image file.
 
-    Grey, palette, CMYK and 16-bit images become 8-bit RGB; transparency is dropped, as in the loaders of
-    the papers; the EXIF orientation is applied. The size in the file's header is checked before anything is
-    decoded, so memory is bounded whatever the file.
+    Grey, palette, CMYK and deeper images become 8-bit RGB, by the depth that the file states
+    (:func:`lorattt.data.depth.stated_levels`); transparency is dropped, as in the loaders of the papers; the EXIF
+    orientation is applied. The size in the file's header is checked before anything is decoded, so memory is bounded
+    whatever the file.
 
     Args:
         path: The file; its format is told by its content.
@@ -52,8 +61,8 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
     Raises:
         UnreadableImageError: If it is missing, empty, truncated, no image, no regular file, has more than
-            ``max_pixels``, is over 1,000 times as long as wide, or is larger than Pillow's limit for
-            decompression bombs (178,956,970 pixels).
+            ``max_pixels``, is over 1,000 times as long as wide, is larger than Pillow's limit for
+            decompression bombs (178,956,970 pixels), or has numbers whose range is not known.
     """
     try:
         mode = path.stat().st_mode
@@ -62,14 +71,15 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
         with warnings.catch_warnings():
             # Pillow warns from half its limit on: those images are read here.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path, formats=_FORMATS) as image:
+            # Given a name, Pillow maps some files into memory, and mixes up the pixels of TIFFs that are to be turned.
+            with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
                 return upright_rgb(image, max_pixels)
     except Image.DecompressionBombError as error:
         if size := _size_in_header(path):
             _check_size(size, max_pixels)
         raise UnreadableImageError(_reason(error)) from error
     except UnidentifiedImageError as error:
-        raise UnreadableImageError("it is no image of a known format") from error
+        raise UnreadableImageError(_unidentified(path)) from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise UnreadableImageError(_reason(error)) from error
 
@@ -78,21 +88,24 @@ def upright_rgb(image: Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image
     """An image of any mode, decoded or not yet, as 8-bit RGB with its EXIF orientation applied.
 
     Raises:
-        UnreadableImageError: If it has more than ``max_pixels``, is over 1,000 times as long as wide, or its
-            file cannot be decoded.
+        UnreadableImageError: If it has more than ``max_pixels`` or none, is over 1,000 times as long as wide, its
+            file cannot be decoded, or the range of its numbers is not known.
     """
     _check_size(image.size, max_pixels)
     try:
         image.load()
+        levels = stated_levels(image)  # before it is turned: the turned image has lost what its file states
         if image.getexif().get(_ORIENTATION, 1) != 1:  # else Pillow would make a copy for nothing
             image = ImageOps.exif_transpose(image)
-        return _to_rgb(image)
+        return _to_rgb(image if levels is None else to_grey(image, levels))
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise UnreadableImageError(_reason(error)) from error
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:
     width, height = size
+    if width * height == 0:
+        raise UnreadableImageError("it has no pixels")
     if width * height > max_pixels:
         raise UnreadableImageError(
             f"it has {width} x {height} pixels, more than data.max_pixels {max_pixels}: "
@@ -108,10 +121,29 @@ def _reason(error: Exception) -> str:
 
 
 def _size_in_header(path: Path) -> tuple[int, int] | None:
-    """Width and height of an image that Pillow refuses to open for its size; None where no format gives one.
+    """Width and height of an image that Pillow refuses to open for its size; None where no format gives one."""
+    for _, found in _opened_as(path):
+        if isinstance(found, Image.DecompressionBombError):
+            return None
+        if isinstance(found, Image.Image):
+            return found.size
+    return None
 
-    Asks Pillow's formats one by one, as ``Image.open`` does: its limit is a global variable, and other
-    threads would see it changed.
+
+def _unidentified(path: Path) -> str:
+    """Why Pillow identifies no image: which format begins like this, and what its reader says."""
+    for name, found in _opened_as(path):
+        # The reader of PPM takes many texts for its own, and says so.
+        if isinstance(found, SyntaxError) and not str(found).startswith("not a"):
+            return f"it is a {name} of a kind that cannot be read ({_reason(found)}): convert it to 8 or 16 bit"
+    return "it is no image of a known format"
+
+
+def _opened_as(path: Path) -> Iterator[tuple[str, Image.Image | Exception]]:
+    """What each of the formats that a file begins like makes of it: an image or an error.
+
+    Asks Pillow's formats one by one, as ``Image.open`` does, which tells neither what they say nor, of an image
+    above its limit, the size. That limit is a global variable: other threads would see it changed.
     """
     Image.init()
     with path.open("rb") as file:
@@ -122,26 +154,14 @@ def _size_in_header(path: Path) -> tuple[int, int] | None:
                 told = accept(prefix) if accept else True
                 if told and not isinstance(told, str):  # a text says which decoder is not installed
                     file.seek(0)
-                    return factory(file, str(path)).size
-            except (SyntaxError, IndexError, TypeError, struct.error):
-                continue  # not this format
-            except Image.DecompressionBombError:
-                return None
-    return None
+                    yield name, factory(file, str(path))
+            except (SyntaxError, IndexError, TypeError, struct.error, Image.DecompressionBombError) as error:
+                yield name, error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        # 16-bit grey ("I;16", or "I" for 16-bit PNGs): Pillow's own conversion clips at 255.
-        values = np.asarray(image).astype(np.int32)
-        np.clip(values, 0, 65535, out=values)
-        values //= 257
-        return Image.fromarray(values.astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        # Float TIFFs: unit range if nothing is above 1, else 8-bit range.
-        floats = np.nan_to_num(np.asarray(image, dtype=np.float64))
-        floats = floats * (255 if floats.max(initial=0) <= 1 else 1)
-        return Image.fromarray(floats.round().clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode == "P" and "transparency" in image.info:  # else Pillow warns
         image = image.convert("RGBA")
+    if image.mode == "La":  # grey and premultiplied transparency, which Pillow converts to LA alone
+        image = image.convert("LA")
     return image if image.mode == "RGB" else image.convert("RGB")  # of the same mode, that would be one more copy

@@ -1,7 +1,7 @@
 """Where the benchmarks lie: the folders of CoOp, TPT, ZERO and torchvision, and which of them is there."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -10,7 +10,7 @@ from lorattt.data import imagenet_family
 from lorattt.data.catalogue import Benchmark
 from lorattt.data.listing import Item
 from lorattt.data.split_files import SplitList, read_aircraft, read_cars_tables, read_coop
-from lorattt.errors import UserError
+from lorattt.errors import UserError, quoted, shortened
 
 # Key -> layout -> (dataset's folder, images below it). Layouts are tried in this order. Folders differ in case alone.
 LAYOUTS: Final[dict[str, dict[str, tuple[str, str]]]] = {
@@ -100,6 +100,7 @@ LAYOUTS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     },
 }
 OWN_PATH: Final = "path"  # the layout of a dataset that the user pointed at
+LOOKS: Final = 32  # how many of the listed images are looked for, to tell whether a dataset is there
 
 
 @dataclass(frozen=True)
@@ -111,11 +112,13 @@ class Located:
             for a folder the user named.
         folder: The folder that the images' paths are relative to.
         split_file: The file that lists the images; null where class folders do.
+        absent: Those of the listed images that were looked for, spread over the list, and are not there.
     """
 
     layout: str
     folder: Path
     split_file: Path | None
+    absent: tuple[str, ...] = ()
 
 
 class Place(NamedTuple):
@@ -129,7 +132,7 @@ class Place(NamedTuple):
 def locate(
     benchmark: Benchmark, data_root: Path, split: str, *, path: Path | None = None, splits: Path | None = None
 ) -> Located:
-    """The first place that holds the first image of a split.
+    """The first place that holds all images of a split that are looked for, else the one that holds most.
 
     Args:
         benchmark: The dataset.
@@ -152,7 +155,7 @@ def find(
     Paths in it are relative to ``Located.folder``.
     """
     if split not in benchmark.counts:
-        raise UserError(f"{benchmark.key} has no {split!r} split: use {' or '.join(benchmark.counts)}")
+        raise UserError(f"{benchmark.key} has no {quoted(split)} split: use {' or '.join(benchmark.counts)}")
     root, named = data_root.expanduser(), None if path is None else path.expanduser()
     for folder, key in ((named or root, "data_root" if named is None else "path"), (splits, "splits")):
         if folder is not None and not folder.expanduser().is_dir():
@@ -161,7 +164,7 @@ def find(
     there = [place for place in places if named is not None or _exists(root, place.folder)]
     looked: list[Path] = []
     read = _reader(benchmark, root, split, splits and splits.expanduser(), looked)
-    first = ""
+    first, best = "", list[tuple[Located, SplitList]]()
     for place in there:
         if benchmark.family == "imagenet":
             if imagenet_family.holds_images(benchmark.key, place.folder, split):
@@ -169,9 +172,14 @@ def find(
             continue
         listed = read(place)
         if listed is not None:
-            if (place.folder / listed.items[0].path).is_file():
-                return Located(place.layout, place.folder, listed.file), listed
-            first = f" (first: {listed.items[0].path})"
+            absent = _absent(place.folder, listed.items)
+            if len(absent) < len(looked_for(listed.items)):
+                best.append((Located(place.layout, place.folder, listed.file, absent), listed))
+            if not absent:
+                break
+            first = f" (first: {shortened(absent[0])})"
+    if best:
+        return min(best, key=lambda found: len(found[0].absent))
     if there and looked and not first:
         raise UserError(
             f"{benchmark.key}: no list of its images ({looked[0].name}) in {_shown(root, looked)}: "
@@ -251,10 +259,21 @@ def _reader(
     return read
 
 
+def looked_for(items: Sequence[Item]) -> Sequence[Item]:
+    """At most :data:`LOOKS` images, evenly spread from the first to the last."""
+    if len(items) <= LOOKS:
+        return items
+    return [items[place * (len(items) - 1) // (LOOKS - 1)] for place in range(LOOKS)]
+
+
+def _absent(folder: Path, items: Sequence[Item]) -> tuple[str, ...]:
+    return tuple(item.path for item in looked_for(items) if not (folder / item.path).is_file())
+
+
 def _as_they_lie(listed: SplitList, folder: Path) -> SplitList:
-    """ZERO keeps the images of ``cars_test`` in ``test``: paths as they are there, if the first one is."""
+    """ZERO keeps the images of ``cars_test`` in ``test``: paths as they are there, if more are there by these."""
     items = tuple(Item(item.path.removeprefix("cars_"), item.label) for item in listed.items)
-    renamed = not (folder / listed.items[0].path).is_file() and (folder / items[0].path).is_file()
+    renamed = len(_absent(folder, items)) < len(_absent(folder, listed.items))
     return SplitList(listed.file, items, listed.class_names) if renamed else listed
 
 

@@ -1,5 +1,7 @@
 """Labelled images as a list of relative paths: what a reader of any layout gives, and what splits work on."""
 
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -7,6 +9,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from lorattt.data.images import MAX_PIXELS, read_image
+from lorattt.errors import shortened
 
 
 class Item(NamedTuple):
@@ -42,6 +45,22 @@ def leaves_root(path: str) -> bool:
     # since pathlib takes seconds for the lists of ImageNet.
     parts = path.replace("\\", "/").split("/")
     return parts[0] == "" or path[1:2] == ":" or ".." in parts or not set(parts) - {"", "."}
+
+
+def listed_twice(items: Sequence[Item]) -> str:
+    """What to say of images that a list has more than once; empty where it has each once."""
+    if len({item.path for item in items}) == len(items):
+        return ""
+    labels = defaultdict[str, list[int]](list)
+    for item in items:
+        labels[item.path].append(item.label)
+    twice = [path for path, found in labels.items() if len(found) > 1]
+    torn = [path for path in twice if len(set(labels[path])) > 1]
+    text = f"{len(twice)} images are listed more than once and count each time, the first is {shortened(twice[0])}"
+    if torn:
+        classes = " and ".join(map(str, sorted(set(labels[torn[0]]))[:4]))
+        text += f"; {len(torn)} of them have several labels, the first is {shortened(torn[0])} with {classes}"
+    return text
 
 
 class ListedImages:

@@ -1,16 +1,20 @@
-"""Images from loader processes, handed over in memory that is used again.
+"""Batches from loader processes, handed over without a file system's memory, and without waiting for ever.
 
-A batch of decoded images is megabytes. Sent as DataLoader sends tensors, each batch is fresh shared memory: a page
-fault every 4 kB, a file descriptor to pass on and a mapping to make, together up to a third of the time of decoding.
-Here the main process makes a few slots for each worker before it starts the workers, which inherit them; then only
-the slot's number is sent. A worker decodes into a slot, the main process reads it in place, and when the batch is
-dropped the slot is free again: one copy, from Pillow's memory, as a loop in one process would make.
+A batch of decoded images or views is megabytes. DataLoader sends tensors in files of ``/dev/shm``: a page fault every
+4 kB and a mapping to make for each batch; and where there is no room, a batch that never comes. Here the pixels of a
+batch are put into memory that the workers inherited (``shared``), and only their place is sent. What finds no room
+there, or comes from workers that inherit nothing, is sent by value, through a pipe.
 """
 
+import errno
 import math
-import mmap
-import weakref
-from collections.abc import Iterator
+import multiprocessing
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import numpy as np
@@ -18,101 +22,80 @@ import torch
 from torch.utils.data import DataLoader, get_worker_info
 
 from lorattt.data.ahead import SendAhead
-from lorattt.data.source import collate_episodes
+from lorattt.data.shared import SharedRegions
+from lorattt.data.source import collate_episodes, collate_facts
+from lorattt.errors import UserError
 
-# Room for a megapixel an image on average; a batch that needs more is sent the plain way. Not memory until written.
-_BYTES_PER_IMAGE = 3_000_000
 # Beside those under way: the batch in use, one that a Trainer fetches ahead, and the one being handed over.
-_SPARE_SLOTS = 3
+_SPARE_PIECES = 3
 _NUMBERS = ("label", "index")
-_FREE, _SENT, _TAKEN = range(3)
+_FROM_OUTSIDE = ("Terminated", "Hangup", "Interrupt")
+# A batch of many views may take minutes; a process that has given none for so long has come to a stop.
+_LOOK_SECONDS = 5
+PATIENCE_SECONDS = 1800
 
 
-class SlotCollate:
-    """:func:`collate_episodes` that leaves images in a slot, where it runs in a worker that has a free one.
+class LostWorkerError(UserError):
+    """A worker has died or come to a stop, at no fault of what the user gave: the run may be gone on with."""
 
-    Workers have slots if they are forked. A copy made by pickling has none: it makes plain batches.
+
+class HandOver:
+    """Collates in a worker what :meth:`taken_out` makes a batch of :func:`collate_episodes` in the main process.
+
+    A copy made by pickling, for workers that are not forked, has no shared memory: it sends all by value.
 
     Args:
         workers: How many workers share it.
         under_way: How many batches of each may be asked for and not yet taken out (``prefetch_factor``).
-        images: How many images a batch has.
+        forked: Whether they inherit memory.
     """
 
-    def __init__(self, workers: int, under_way: int, images: int) -> None:
-        slots = under_way + _SPARE_SLOTS
-        self._under_way = under_way
-        # What each of a worker's slots is: the worker marks it sent; the main process, taken and free.
-        self._state = np.frombuffer(mmap.mmap(-1, workers * slots), dtype=np.uint8).reshape(workers, slots)
-        self._sent: list[int] = []  # the worker's slots under way, in order
-        try:
-            self.slots = [[mmap.mmap(-1, images * _BYTES_PER_IMAGE) for _ in range(slots)] for _ in range(workers)]
-        except OSError:  # no such memory: do without
-            self.slots = []
+    def __init__(self, workers: int, under_way: int, *, forked: bool = True) -> None:
+        pieces = under_way + _SPARE_PIECES
+        self.shared: SharedRegions | None = SharedRegions(workers, under_way, pieces) if forked else None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without slots, which only a fork inherits."""
-        return {"slots": []}
+        """Without the memory, which only a fork inherits."""
+        return {"shared": None}
 
     def __call__(self, items: list[dict[str, Any]]) -> dict[str, Any]:
-        """Items of an :class:`EpisodeDataset` to a batch; with a slot, ``image`` becomes ``slot`` and ``sizes``."""
-        images = [item["image"] for item in items if "image" in item]
+        """Items of an :class:`EpisodeDataset` to a message: no tensors, which DataLoader would send in files."""
         worker = get_worker_info()
-        if not images or worker is None or not self.slots:
-            return collate_episodes(items)
-        own = self.slots[worker.id]
-        free = self._free_slot(self._state[worker.id])
-        if free is None or sum(image.nbytes for image in images) > len(own[free]):
-            return collate_episodes(items)
-        sizes = [image.shape[:2] for image in images]
-        for place, image in zip(_places(np.frombuffer(own[free], dtype=np.uint8), sizes), images, strict=True):
-            place[:] = image
-        self._state[worker.id, free] = _SENT
-        self._sent.append(free)
-        batch = collate_episodes([{**item, "image": _NO_PIXELS} if "image" in item else item for item in items])
-        del batch["image"]
-        # Arrays travel by value; a tensor, however small, would be shared memory with all that it costs.
-        numbers = {key: batch[key].numpy() for key in _NUMBERS}
-        return {**batch, **numbers, "slot": (worker.id, free), "sizes": sizes}
+        assert worker is not None, "only workers hand over"
+        facts = collate_facts(items)
+        facts |= {key: facts[key].numpy() for key in _NUMBERS}
+        good = [item for item in items if "reason" not in item]
+        kind = "image" if good and "image" in good[0] else "views"
+        arrays = [np.asarray(item[kind]) for item in good]
+        message = {**facts, "kind": kind, "shapes": [array.shape for array in arrays]}
+        bytewise = all(array.dtype == np.uint8 for array in arrays)
+        if self.shared is not None and bytewise and (place := self.shared.put(worker.id, arrays)) is not None:
+            return {**message, "place": (worker.id, *place)}
+        flat = [array.reshape(-1) for array in arrays]
+        return {**message, "pixels": np.concatenate(flat) if flat else np.empty(0, np.uint8)}
 
-    def _free_slot(self, state: Any) -> int | None:
-        # Asked for another batch, the worker knows that all but the last few were taken; one that still seems to be
-        # under way was thrown away, since its epoch was left early.
-        while len(self._sent) > self._under_way:
-            thrown = self._sent.pop(0)
-            if thrown not in self._sent and state[thrown] == _SENT:  # not sent again since
-                state[thrown] = _FREE
-        # The lowest, so that few of them ever become memory.
-        return next((slot for slot, value in enumerate(state) if value == _FREE), None)
-
-    def taken_out(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """In the main process, a batch with its images where they lie; their slot is theirs until they are gone."""
-        if "slot" not in batch:
-            return batch
-        worker, slot = batch.pop("slot")
-        sizes: list[tuple[int, ...]] = batch.pop("sizes")
-        self._state[worker, slot] = _TAKEN
-        pixels = np.frombuffer(self.slots[worker][slot], dtype=np.uint8)
+    def taken_out(self, message: dict[str, Any]) -> dict[str, Any]:
+        """In the main process, the batch; pixels in shared memory are read where they lie."""
+        kind, shapes = message.pop("kind"), message.pop("shapes")
+        if "place" in message:
+            assert self.shared is not None
+            worker, piece, start = message.pop("place")
+            pixels = self.shared.take(worker, piece, start, sum(math.prod(shape) for shape in shapes))
+        else:
+            pixels = message.pop("pixels")
         memory = torch.from_numpy(pixels)  # all tensors of the batch share its storage, which keeps ``pixels``
-        weakref.finalize(pixels, self._state.__setitem__, (worker, slot), _FREE).atexit = False
-        numbers = {key: torch.from_numpy(batch[key]) for key in _NUMBERS}
-        return {**batch, **numbers, "image": [place.permute(2, 0, 1) for place in _places(memory, sizes)]}
-
-
-_NO_PIXELS = np.empty((0, 0, 3), dtype=np.uint8)
-
-
-def _places(memory: Any, sizes: list[tuple[int, ...]]) -> Iterator[Any]:
-    """Views ``(H, W, 3)`` of an array or tensor ``(bytes,)``, one after another."""
-    start = 0
-    for size in sizes:
-        count = 3 * math.prod(size)
-        yield memory[start : start + count].reshape(*size, 3)
-        start += count
+        batch = {**message, **{key: torch.from_numpy(message[key]) for key in _NUMBERS}}
+        if kind == "views":
+            return {**batch, "views": memory.view(len(shapes), *shapes[0]) if shapes else memory}
+        parts = memory.split([math.prod(shape) for shape in shapes])
+        return {
+            **batch,
+            "image": [part.view(shape).permute(2, 0, 1) for part, shape in zip(parts, shapes, strict=True)],
+        }
 
 
 class EpisodeLoader(DataLoader[dict[str, Any]]):
-    """A DataLoader of episodes; images cross from its workers in slots.
+    """A DataLoader of episodes that depends on no file system's memory, and ends where its workers do.
 
     A loader without anything to load gives one batch without episodes: Lightning would leave out the whole loop of a
     device without batches, and the other devices would wait for it at the end.
@@ -122,13 +105,19 @@ class EpisodeLoader(DataLoader[dict[str, Any]]):
     """
 
     send_to: torch.device | None = None
+    _workers: frozenset[BaseProcess] = frozenset()
 
     def __len__(self) -> int:
         """Number of batches, at least 1."""
         return max(1, super().__len__())
 
     def __iter__(self) -> Any:
-        """Batches as :func:`collate_episodes` makes them."""
+        """Batches as :func:`collate_episodes` makes them.
+
+        Raises:
+            UserError: If the workers cannot be started.
+            LostWorkerError: If one of them has died, or they have given nothing for :data:`PATIENCE_SECONDS`.
+        """
         batches = self._batches()
         return batches if self.send_to is None else SendAhead(self.send_to)(batches)
 
@@ -140,9 +129,85 @@ class EpisodeLoader(DataLoader[dict[str, Any]]):
             self.collate_fn = collate_episodes
             yield from super().__iter__()
             return
-        if not (self.persistent_workers and isinstance(self.collate_fn, SlotCollate)):
-            # New workers get new slots: those of an earlier, unfinished iteration may still be written to.
-            self.collate_fn = SlotCollate(self.num_workers, self.prefetch_factor or 1, self.batch_size or 1)
-        collate: SlotCollate = self.collate_fn
-        for batch in super().__iter__():
-            yield collate.taken_out(batch)
+        if not (self.persistent_workers and isinstance(self.collate_fn, HandOver)):
+            # New workers get new memory: that of an earlier, unfinished iteration may still be written to.
+            self.collate_fn = HandOver(self.num_workers, self.prefetch_factor or 1, forked=self._forks())
+        hand_over: HandOver = self.collate_fn
+        self.timeout = _LOOK_SECONDS
+        if not (isinstance(self.worker_init_fn, partial) and self.worker_init_fn.func is _begin_worker):
+            self.worker_init_fn = partial(_begin_worker, self.worker_init_fn)
+        try:
+            (self.multiprocessing_context or multiprocessing).Lock()  # where even one fails, DataLoader fails untidily
+            others = set(multiprocessing.active_children())
+            source = super().__iter__()
+        except OSError as error:
+            raise UserError(_not_started(self.num_workers, error)) from error
+        # Those of an iteration before, if they are kept.
+        workers = frozenset(set(multiprocessing.active_children()) - others) or self._workers
+        self._workers = workers if self.persistent_workers else frozenset()
+        while (message := _next(source, workers)) is not None:
+            yield hand_over.taken_out(message)
+
+    def _forks(self) -> bool:
+        """Whether the workers will be forked; so they are on Linux, whatever Python's own default is there."""
+        if self.multiprocessing_context is None and multiprocessing.get_start_method(allow_none=True) is None:
+            if sys.platform != "linux":
+                return False
+            self.multiprocessing_context = "fork"
+        chosen = self.multiprocessing_context or multiprocessing
+        return bool(chosen.get_start_method() == "fork")
+
+
+def _next(source: Iterator[dict[str, Any]], workers: Iterable[BaseProcess]) -> dict[str, Any] | None:
+    """The next message, or None at the end. DataLoader looks at its workers each time that it has waited."""
+    for _ in range(PATIENCE_SECONDS // _LOOK_SECONDS):
+        try:
+            return next(source, None)
+        except RuntimeError as error:
+            if (lost := lost_worker(error, workers)) is not None:
+                raise LostWorkerError(lost) from error
+            if not str(error).startswith("DataLoader timed out"):
+                raise
+    raise LostWorkerError(
+        f"the processes that read images (data.workers) have given no batch for {PATIENCE_SECONDS // 60} minutes: look "
+        "whether the disk of the images answers, or set data.workers 0"
+    )
+
+
+def lost_worker(error: BaseException, workers: Iterable[BaseProcess] = ()) -> str | None:
+    """The line for DataLoader's exception that a worker has died, which comes at any place; None for another.
+
+    Args:
+        error: The exception, whose text may say which signal it was.
+        workers: The workers, which know it where the text does not.
+    """
+    if not str(error).startswith("DataLoader worker"):
+        return None
+    who = "a process that reads images (data.workers)"
+    said = re.search(r"killed by signal: ([^.]+)", str(error))
+    codes = [worker.exitcode or 0 for worker in workers]
+    how = said[1] if said else next((signal.strsignal(-code) for code in codes if code < 0), None)
+    if how in _FROM_OUTSIDE:
+        return f"{who} was ended from outside ({how})"
+    ended = f"was killed ({how})" if how else "has ended"
+    return f"{who} {ended}, as when memory runs out: use fewer data.workers or a smaller data.batch_size"
+
+
+def _begin_worker(also: Callable[[int], None] | None, worker: int) -> None:
+    """In a worker: the main process decides what a signal to all processes of the run means, and ends its workers."""
+    for name in ("SIGINT", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if also is not None:
+        also(worker)
+
+
+def _not_started(workers: int, error: OSError) -> str:
+    """Why workers could not be started. Each needs a few semaphores, which are small files in ``/dev/shm``."""
+    room = ""
+    if error.errno in (errno.ENOSPC, errno.ENOSYS, errno.ENOENT, errno.EACCES) and sys.platform == "linux":
+        room = "make room in /dev/shm (in a container: --shm-size=1g or --ipc=host), or "
+    return (
+        f"the {workers} processes that read images (data.workers) cannot be started ({error.strerror or error}): "
+        f"{room}set data.workers to fewer, or 0"
+    )

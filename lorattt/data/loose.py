@@ -9,11 +9,13 @@ from typing import Literal
 
 from PIL import Image
 
+from lorattt.data.class_names import IMAGENET, names_of
 from lorattt.data.datamodule import EpisodeData
-from lorattt.data.folder import IMAGENET, images_below, names_of, refuse_no_names
-from lorattt.data.images import IMAGE_ENDINGS, MAX_PIXELS, check_max_pixels, read_image
+from lorattt.data.images import MAX_PIXELS, check_max_pixels, read_image
+from lorattt.data.notes import note
 from lorattt.data.source import UNKNOWN_LABEL
-from lorattt.errors import UserError
+from lorattt.data.walk import FORMATS, look_below, of_the_same_format
+from lorattt.errors import UserError, quoted
 
 
 class LooseImages:
@@ -85,21 +87,44 @@ def _expand(entry: str, key: str) -> Iterator[str]:
         yield from _listed(entry[1:], key)
     elif glob.has_magic(entry):
         matches = sorted(path for path in glob.iglob(entry, recursive=True) if not os.path.isdir(path))
+        others = _other_endings(entry, matches)
         if not matches:
-            raise UserError(f"{key} {entry!r} matches no file: check the pattern, seen from {os.getcwd()}")
+            raise UserError(
+                f"{key} {quoted(entry)} matches no file: check the pattern, seen from {os.getcwd()}"
+                + (f" (there are {others}: an ending is matched to the letter)" if others else "")
+            )
+        if others:
+            note(f"{key} {quoted(entry)} leaves out {others}, which are of the same format: name the folder, or these")
         yield from matches
     else:
-        raise UserError(f"{key} {entry!r}: no such file or folder, seen from {os.getcwd()}")
+        raise UserError(f"{key} {quoted(entry)}: no such file or folder, seen from {os.getcwd()}")
+
+
+def _other_endings(pattern: str, matches: Sequence[str]) -> str:
+    """Files that only another spelling of its format's ending keeps from a pattern, counted: "2 .JPG, 1 .jpeg"."""
+    stem, ending = os.path.splitext(pattern)
+    endings = set(of_the_same_format(ending))  # none, if there is a wildcard in it
+    known = set(matches)
+    found = glob.iglob(f"{stem}.*", recursive=True) if endings else ()
+    count = Counter(
+        other for path in found if (other := os.path.splitext(path)[1]).lower() in endings and path not in known
+    )
+    return ", ".join(f"{number} {other}" for other, number in sorted(count.items()))
 
 
 def _file_or_folder(path: str, key: str) -> Iterator[str]:
     if not os.path.isdir(path):
         yield path
         return
-    below = images_below(Path(path))
-    if not below:
-        raise UserError(f"{key} {path!r} holds no images: expected files ending in {', '.join(IMAGE_ENDINGS)}")
-    yield from (os.path.join(path, inner) for inner in below)
+    below = look_below(Path(path))
+    if not below.images:
+        raise UserError(
+            f"{key} {quoted(path)} holds no images: expected files of {FORMATS}"
+            + (f"; it has {told}" if (told := below.told()) else "")
+        )
+    if told := below.told():
+        note(f"{key} {quoted(path)}: left out {told}; images are files of {FORMATS}")
+    yield from (os.path.join(path, inner) for inner in below.images)
 
 
 def _listed(name: str, key: str) -> Iterator[str]:
@@ -115,7 +140,9 @@ def _listed(name: str, key: str) -> Iterator[str]:
         raise UserError(f"{key} '@{name}' holds no paths: give one per line")
     for number, line in listed:
         if not os.path.lexists(line := os.path.expanduser(line)):
-            raise UserError(f"{key} '@{name}', line {number}: no such file or folder {line!r}, seen from {os.getcwd()}")
+            raise UserError(
+                f"{key} '@{name}', line {number}: no such file or folder {quoted(line)}, seen from {os.getcwd()}"
+            )
         yield from _file_or_folder(line, key)
 
 
@@ -131,20 +158,18 @@ def loose_class_names(names: Sequence[str] | str, key: str = "data.class_names")
     """
     if names == IMAGENET:
         return names_of([], IMAGENET)  # two of these names come twice, and are two classes
-    if isinstance(names, str):
-        if not Path(names).expanduser().is_file():
-            raise UserError(
-                f"{key} {names!r}: no such file; give a list such as '[cat, dog]', a .txt or .json file, or {IMAGENET}"
-            )
-        found, where = names_of([], names), f"{key} {names}"
-    else:
-        found, where = [name.strip() for name in names], key
+    if isinstance(names, str) and not os.path.isfile(os.path.expanduser(names)):
+        raise UserError(
+            f"{key} {quoted(names)}: no such file; give a list such as '[cat, dog]', a .txt or .json file, or "
+            f"{IMAGENET}"
+        )
+    where = f"{key} {names}" if isinstance(names, str) else key
+    found = [name.strip() for name in names_of([], names, key)]
     if not found:
         raise UserError(f"{where} is empty: give at least one name")
-    refuse_no_names(found, where)
     twice = [name for name, count in Counter(found).items() if count > 1]
     if twice:
-        raise UserError(f"{where} has {twice[0]!r} more than once: remove it, or tell the classes apart by name")
+        raise UserError(f"{where} has {quoted(twice[0])} more than once: remove it, or tell the classes apart by name")
     return found
 
 

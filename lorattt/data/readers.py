@@ -1,12 +1,16 @@
 """Read a benchmark: its images, labels and class names, wherever and in whichever layout it lies."""
 
+import hashlib
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from lorattt.data import imagenet_family
-from lorattt.data.catalogue import benchmark
-from lorattt.data.layouts import Located, find
-from lorattt.data.listing import Listing
-from lorattt.errors import UserError
+from lorattt.data.catalogue import Benchmark, benchmark
+from lorattt.data.layouts import LOOKS, Located, find
+from lorattt.data.listing import Listing, listed_twice
+from lorattt.errors import UserError, quoted, shortened
+
+Names: TypeAlias = Literal["published", "other", "not known"]
 
 
 def read_benchmark(
@@ -15,8 +19,8 @@ def read_benchmark(
     """The images of one split, and where they were found.
 
     Class names have spaces where a list has underscores: they go into prompts, and are never used as keys.
-    Images come in the order of the file that lists them, else by label and name. Only the first image is
-    looked at; one that is missing is told when it is read.
+    Images come in the order of the file that lists them, else by label and name. Some of them, spread over the list,
+    are looked for; another that is missing is told when it is read.
 
     Args:
         key: One of :data:`lorattt.data.catalogue.BENCHMARKS`.
@@ -40,3 +44,37 @@ def read_benchmark(
             "fetch the file again"
         )
     return Listing(located.folder, listed.items, listed.class_names), located
+
+
+def problems(known: Benchmark, listing: Listing, located: Located) -> list[str]:
+    """What is wrong with a dataset that can be read nonetheless, each as a line with the fix."""
+    found = []
+    if located.absent:
+        found.append(
+            f"of the {min(LOOKS, len(listing.items))} listed images that were looked for, {len(located.absent)} are "
+            f"missing, the first is {shortened(located.absent[0])}: lorattt data check --datasets {known.key} "
+            "counts all"
+        )
+    return found + list_problems(known, listing)
+
+
+def list_problems(known: Benchmark, listing: Listing) -> list[str]:
+    """What is wrong with a dataset's list of images and with its class names, each as a line with the fix."""
+    found = []
+    if twice := listed_twice(listing.items):
+        found.append(f"{twice}: compare the list with its source")
+    if names_state(known, listing) == "other":
+        ours, theirs = (listing.class_names[0], listing.class_names[-1]), (known.first_name, known.last_name)
+        found.append(
+            f"its class names, {' to '.join(map(quoted, ours))}, are not the published ones, "
+            f"{' to '.join(map(quoted, theirs))}, or are in another order: fetch the list of images again"
+        )
+    return found
+
+
+def names_state(known: Benchmark, listing: Listing) -> Names:
+    """Whether class names are the published ones, in their order; ``not known`` where nobody says what these are."""
+    if not known.names_sha1:
+        return "not known"
+    digest = hashlib.sha1("\n".join(listing.class_names).encode(), usedforsecurity=False).hexdigest()
+    return "published" if digest == known.names_sha1 else "other"

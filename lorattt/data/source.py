@@ -107,14 +107,10 @@ class EpisodeDataset(Dataset[dict[str, Any]]):
         return read_episode(self._source, self._indices[position], self._transform, self._planner)
 
 
-def collate_episodes(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Stack readable episodes; list the others under ``skipped`` with ``index``, ``path`` and ``reason``.
-
-    Views are stacked, ``(E, V, 3, S, S)``; images, each of its own size, are a list of ``(3, H, W)`` tensors, uint8.
-    Plans become one.
-    """
+def collate_facts(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """What :func:`collate_episodes` makes of everything but pixels."""
     good = [item for item in items if "reason" not in item]
-    batch: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "label": torch.tensor([item["label"] for item in good], dtype=torch.long),
         "index": torch.tensor([item["index"] for item in good], dtype=torch.long),
         "path": [item["path"] for item in good],
@@ -122,9 +118,20 @@ def collate_episodes(items: list[dict[str, Any]]) -> dict[str, Any]:
     }
     if good and "plan" in good[0]:
         plans = [item["plan"] for item in good]
-        batch["plan"] = plans[0].join(plans)
+        facts["plan"] = plans[0].join(plans)
+    return facts
+
+
+def collate_episodes(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """Stack readable episodes; list the others under ``skipped`` with ``index``, ``path`` and ``reason``.
+
+    Views are stacked, ``(E, V, 3, S, S)``; images, each of its own size, are a list of ``(3, H, W)`` tensors, uint8.
+    Plans become one.
+    """
+    batch = collate_facts(items)
+    good = [item for item in items if "reason" not in item]
     if good and "image" in good[0]:
-        # Views of rows of pixels: they cross to the main process without another copy.
+        # Views of rows of pixels, which are used where they lie.
         return {**batch, "image": [torch.from_numpy(np.array(item["image"])).permute(2, 0, 1) for item in good]}
     views = torch.stack([item["views"] for item in good]) if good else torch.empty(0, dtype=torch.uint8)
     return {**batch, "views": views}

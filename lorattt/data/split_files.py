@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lorattt.data.listing import Item, leaves_root
-from lorattt.errors import UserError
+from lorattt.errors import UserError, quoted, shortened
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ def read_coop(file: Path, split: str) -> SplitList:
     except (ValueError, RecursionError) as error:
         raise UserError(f"split file {file} is not valid JSON ({error}): fetch it again") from error
     if not isinstance(content, dict) or not isinstance(content.get(split), list) or not content[split]:
-        raise UserError(f"split file {file} has no list {split!r} of images: fetch it again")
+        raise UserError(f"split file {file} has no list {quoted(split)} of images: fetch it again")
     names: dict[int, str] = {}
     items: dict[str, list[Item]] = {}
     for part in (each for each in ("train", "val", "test") if each in content):
         entries = content[part]
         if not isinstance(entries, list):
-            raise UserError(f"split file {file}: {part!r} is no list of images: fetch it again")
+            raise UserError(f"split file {file}: {quoted(part)} is no list of images: fetch it again")
         items[part] = [_coop_item(file, part, entry, names) for entry in entries]
     gap = next((label for label in range(len(names)) if label not in names), None)
     if gap is not None:
@@ -63,18 +63,17 @@ def _coop_item(file: Path, part: str, entry: Any, names: dict[int, str]) -> Item
         case [str(path), int(label), str(name)] if not isinstance(label, bool) and label >= 0 and name.strip():
             pass
         case _:
-            shown = json.dumps(entry)
-            shown = shown if len(shown) <= 80 else shown[:77] + "..."
+            shown = shortened(json.dumps(entry), 80)
             raise UserError(
-                f"split file {file}: entry {shown} of {part!r} is not [path, label, class name] with a label "
+                f"split file {file}: entry {shown} of {quoted(part)} is not [path, label, class name] with a label "
                 "of 0 or more"
             )
     refuse_leading_out(path, f"split file {file}")
     name = name.replace("_", " ")
     if names.setdefault(label, name) != name:
         raise UserError(
-            f"split file {file}: class {label} is called {names[label]!r} and, at {path}, {name!r}: "
-            "a label must have one name"
+            f"split file {file}: class {label} is called {quoted(names[label])} and, at {shortened(path)}, "
+            f"{quoted(name)}: a label must have one name"
         )
     return Item(path, label)
 
@@ -83,7 +82,7 @@ def refuse_leading_out(path: str, where: str) -> None:
     """Raise :class:`UserError` for a path that :func:`lorattt.data.listing.leaves_root` finds outside."""
     if leaves_root(path):
         raise UserError(
-            f"{where}: path {path!r} leads out of the dataset's folder: only relative paths below it are read"
+            f"{where}: path {quoted(path)} leads out of the dataset's folder: only relative paths below it are read"
         )
 
 
@@ -107,7 +106,7 @@ def read_aircraft(folder: Path, split: str) -> SplitList:
         number, _, name = line.strip().partition(" ")
         if name not in label_of:
             raise UserError(
-                f"{file}: line {line.strip()!r} names no variant of variants.txt beside it: fetch both again"
+                f"{file}: line {quoted(line.strip())} names no variant of variants.txt beside it: fetch both again"
             )
         refuse_leading_out(number, str(file))
         items.append(Item(f"{number}.jpg", label_of[name]))
@@ -138,12 +137,12 @@ def read_cars_tables(folder: Path, split: str) -> SplitList:
         label = labels.get(path, "")
         if not label.isdecimal() or int(label) >= len(names):
             raise UserError(
-                f"{labels_file}: class_idx of {path!r} is {label or 'missing'}, where metadata.csv has {len(names)} "
-                "classes: fetch the tables again"
+                f"{labels_file}: class_idx of {quoted(path)} is {shortened(label) or 'missing'}, where metadata.csv "
+                f"has {len(names)} classes: fetch the tables again"
             )
         items.append(Item(path, int(label)))
     if not items:
-        raise UserError(f"{file} lists no images of split {split!r}: fetch it again")
+        raise UserError(f"{file} lists no images of split {quoted(split)}: fetch it again")
     return SplitList(file, tuple(items), tuple(name.replace("_", " ") for name in names))
 
 
@@ -151,15 +150,18 @@ def _rows(file: Path, columns: Iterable[str]) -> list[dict[str, str]]:
     reader = csv.DictReader(_text(file).splitlines())
     missing = [column for column in columns if column not in (reader.fieldnames or ())]
     if missing:
-        raise UserError(f"{file} has no column {missing[0]!r}: fetch it again")
+        raise UserError(f"{file} has no column {quoted(missing[0])}: fetch it again")
     # A short row has None where columns are missing.
     return [{column: row[column] or "" for column in columns} for row in reader]
 
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8-sig")
+        text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not a text file in UTF-8: fetch it again") from error
     except OSError as error:
         raise UserError(f"cannot read {file} ({error.strerror}): put it there, or fetch the dataset again") from error
+    if "\0" in text:  # Python 3.10's reader of CSV raises for it, later ones take it
+        raise UserError(f"{file} is not a text file (it holds NUL bytes): fetch it again")
+    return text

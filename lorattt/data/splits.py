@@ -14,11 +14,10 @@ import torch
 
 from lorattt.data.listing import Item, Listing, leaves_root
 from lorattt.data.source import UNKNOWN_LABEL
-from lorattt.errors import UserError
-from lorattt.rng import episode_keys, fold, uniform
+from lorattt.errors import UserError, quoted
+from lorattt.rng import Stream, episode_keys, fold, uniform
 
 # Purposes of a draw: a validation set and few shots of one seed are drawn independently of each other.
-_SHOTS_STREAM, _HOLDOUT_STREAM = 0x5107, 0x401D
 _FORMAT = "# lorattt items 1"
 
 
@@ -66,10 +65,10 @@ def few_shot(listing: Listing, shots: int, seed: int) -> Listing:
     for label, items in enumerate(_by_class(listing)):
         if len(items) < shots:
             raise UserError(
-                f"data.shots {shots}: class {label} ({listing.class_names[label]!r}) in {listing.root} has "
+                f"data.shots {shots}: class {label} ({quoted(listing.class_names[label])}) in {listing.root} has "
                 f"{_images(len(items))}: ask for fewer shots, or leave the class out"
             )
-        chosen += _drawn(items, seed, _SHOTS_STREAM)[:shots]
+        chosen += _drawn(items, seed, Stream.SHOTS)[:shots]
     return _with(listing, chosen)
 
 
@@ -102,12 +101,12 @@ def holdout(
     for label, items in enumerate(_by_class(listing)):
         if per_class is not None and len(items) <= per_class:
             raise UserError(
-                f"data.holdout.per_class {per_class}: class {label} ({listing.class_names[label]!r}) in {listing.root} "
-                f"has {_images(len(items))}, and at least one must stay: hold out fewer"
+                f"data.holdout.per_class {per_class}: class {label} ({quoted(listing.class_names[label])}) in "
+                f"{listing.root} has {_images(len(items))}, and at least one must stay: hold out fewer"
             )
         # Halves go up, where round() would go to the even number: 1 of 2 and 3 of 5, not 1 and 2.
         count = per_class if fraction is None else min(int(len(items) * fraction + 0.5), max(len(items) - 1, 0))
-        order = _drawn(items, seed, _HOLDOUT_STREAM)
+        order = _drawn(items, seed, Stream.HOLDOUT)
         held += order[:count]
         rest += order[count:]
     if not held:
@@ -129,7 +128,7 @@ def at_most(listing: Listing, per_class: int, seed: int) -> Listing:
     Raises:
         UserError: If an image has no class.
     """
-    drawn = [_drawn(items, seed, _HOLDOUT_STREAM)[:per_class] for items in _by_class(listing)]
+    drawn = [_drawn(items, seed, Stream.HOLDOUT)[:per_class] for items in _by_class(listing)]
     return _with(listing, [item for items in drawn for item in items])
 
 
@@ -161,7 +160,7 @@ def class_subset(listing: Listing, subset: Literal["all", "base", "new"]) -> Lis
         UserError: If the subset has another name or no class.
     """
     if subset not in ("all", "base", "new"):
-        raise UserError(f"data.classes {subset!r}: must be all, base or new")
+        raise UserError(f"data.classes {quoted(subset)}: must be all, base or new")
     if subset == "all":
         return listing
     count = len(listing.class_names)
@@ -191,7 +190,7 @@ def keep_classes(listing: Listing, classes: Sequence[int | str]) -> Listing:
     for wanted in classes:
         label = _label_of(listing.class_names, wanted)
         if label in labels:
-            raise UserError(f"data.classes: {wanted!r} is class {label}, which is given twice: remove one")
+            raise UserError(f"data.classes: {quoted(wanted)} is class {label}, which is given twice: remove one")
         labels.append(label)
     return _relabelled(listing, labels)
 
@@ -205,10 +204,10 @@ def _label_of(names: tuple[str, ...], wanted: int | str) -> int:
     if not found:
         near = difflib.get_close_matches(wanted, names, n=3)
         hint = f"did you mean {' or '.join(map(repr, dict.fromkeys(near)))}?" if near else "use its number"
-        raise UserError(f"data.classes: no class is named {wanted!r}; {hint}")
+        raise UserError(f"data.classes: no class is named {quoted(wanted)}; {hint}")
     if len(found) > 1:
         raise UserError(
-            f"data.classes: {wanted!r} is the name of classes {' and '.join(map(str, found))}: use the number"
+            f"data.classes: {quoted(wanted)} is the name of classes {' and '.join(map(str, found))}: use the number"
         )
     return found[0]
 
@@ -229,9 +228,11 @@ def write_items(listing: Listing, file: Path) -> None:
     for path, label in rows:
         name = "" if label == UNKNOWN_LABEL else listing.class_names[label]
         if any(mark in path + name for mark in "\t\n\r"):
-            raise UserError(f"{file}: cannot list {path or name!r}: a tab or line break is in its path or class name")
+            raise UserError(
+                f"{file}: cannot list {quoted(path or name)}: a tab or line break is in its path or class name"
+            )
         if path and leaves_root(path):
-            raise UserError(f"{file}: cannot list {path!r}: it is not a path below {listing.root}")
+            raise UserError(f"{file}: cannot list {quoted(path)}: it is not a path below {listing.root}")
         lines.append(f"{path}\t{label}\t{name}\n")
     try:
         body = "".join(lines).encode("utf-8")
@@ -276,12 +277,14 @@ def read_items(file: Path, root: Path) -> Listing:
     for number, line in enumerate(body.split("\n")[:-1], start=4):
         path, label, name = _parsed(f"{file} line {number}", line)
         if label != UNKNOWN_LABEL and names.setdefault(label, name) != name:
-            raise UserError(f"{file} line {number}: class {label} is {name!r} here and {names[label]!r} above")
+            raise UserError(
+                f"{file} line {number}: class {label} is {quoted(name)} here and {quoted(names[label])} above"
+            )
         if path:
             items.append(Item(path, label))
     if sorted(names) != list(range(len(names))) or counts != f"# {len(items)} images, {len(names)} classes":
         raise UserError(
-            f"{file} line 3: says {counts[2:]!r}, but the list has {len(items)} images, {len(names)} classes"
+            f"{file} line 3: says {quoted(counts[2:])}, but the list has {len(items)} images, {len(names)} classes"
         )
     return Listing(root, tuple(items), tuple(names[label] for label in range(len(names))))
 
@@ -292,7 +295,7 @@ def _parsed(where: str, line: str) -> tuple[str, int, str]:
         raise UserError(f"{where}: has {len(fields)} fields, not 3 (path, label and class name, with tabs between)")
     path, label, name = fields
     if path and leaves_root(path):
-        raise UserError(f"{where}: {path!r} is not a path below the root")
+        raise UserError(f"{where}: {quoted(path)} is not a path below the root")
     if not (label.isascii() and label.isdigit()) and label != str(UNKNOWN_LABEL):
-        raise UserError(f"{where}: label {label!r} is not a number from 0 on, nor {UNKNOWN_LABEL} for no class")
+        raise UserError(f"{where}: label {quoted(label)} is not a number from 0 on, nor {UNKNOWN_LABEL} for no class")
     return path, int(label), name

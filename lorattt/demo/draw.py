@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from lorattt.errors import UserError
+from lorattt.errors import UserError, quoted
 
 # A split's place here is part of the key of its scenes: new ones go to the end.
 Split = Literal["train", "val", "test", "shots"]
@@ -292,11 +292,11 @@ def draw(
         UserError: For an unknown domain or split, or a severity or index out of range.
     """
     if domain not in DOMAINS:
-        raise UserError(f"domain {domain!r} is not known; choose one of: {', '.join(DOMAINS)}")
+        raise UserError(f"domain {quoted(domain)} is not known; choose one of: {', '.join(DOMAINS)}")
     if severity not in range(1, 6):
         raise UserError(f"severity {severity} is out of range; choose one of: 1, 2, 3, 4, 5")
     if split not in get_args(Split):
-        raise UserError(f"split {split!r} is not known; choose one of: {', '.join(get_args(Split))}")
+        raise UserError(f"split {quoted(split)} is not known; choose one of: {', '.join(get_args(Split))}")
     if index < 0 or seed < 0:
         raise UserError(f"index {index} and seed {seed} must not be negative")
     label = label_of(index, split=split)

@@ -1,24 +1,25 @@
 """What all test-time methods share: the model, the class texts, the handshake with the data, the metrics."""
 
-import difflib
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, TypeAlias, cast, get_args
+from typing import Any, ClassVar, Literal, TypeAlias, cast
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lorattt.clip.load import ClipSpec, load_clip
-from lorattt.clip.templates import TemplateSet
+from lorattt.clip.templates import TemplateSet, check_templates
 from lorattt.episodes.clock import StageClock
 from lorattt.errors import UserError, quoted
 from lorattt.methods.batch import Answer, Answers, EpisodeBatch, EpisodeOutput, EpisodeSource, Parts, about
 from lorattt.methods.metrics import EpisodeMetrics
 from lorattt.methods.shared_views import SharedViews
+from lorattt.positions import are_codes, check_order, pairs
 from lorattt.prompts.learner import ClassPrompts
 from lorattt.prompts.prompt import PromptSpec, build_prompt
-from lorattt.views.crops import Place, ViewSpec
+from lorattt.views.crops import ViewSpec
 from lorattt.views.device import DeviceViews, Floats
 from lorattt.views.render import Views
 
@@ -26,29 +27,20 @@ Templates: TypeAlias = TemplateSet | Literal["dataset"] | list[str] | str
 """A named set, the dataset's own prompt, or one text or several with one ``{}`` each."""
 
 
-def check_templates(templates: Templates) -> None:
-    """Require that a single text is a template or the name of a set.
-
-    Raises:
-        UserError: If it is neither, such as a misspelled name.
-    """
-    known = [*get_args(TemplateSet), "dataset"]
-    if isinstance(templates, str) and templates not in known and templates.count("{}") != 1:
-        near = difflib.get_close_matches(templates[:100], known, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UserError(
-            f"model.templates {quoted(templates)}: {hint}use {', '.join(known)}, or texts that contain {{}} exactly "
-            "once, for the class name"
-        )
-
-
 def agree_on_classes(own: Sequence[str] | None, known: Sequence[str]) -> list[str]:
     """The class names of a run: the model's own, else those that the data knows.
 
+    Names that the model has for the data's classes are told with these, as nothing but their order joins them.
+
     Raises:
-        UserError: If both are known and differ in number, or one of the model's own is blank.
+        UserError: If both are known and differ in number or order, or one of the model's own is blank.
     """
     if own is None:
+        if are_codes(known):
+            rank_zero_warn(
+                f"the classes are called {quoted(known[0])} and the like, which says nothing to the model: give names "
+                "in data.class_names (imagenet, for folders named by wnid)"
+            )
         return list(known)
     if blank := [number for number, name in enumerate(own, 1) if not name.strip()]:
         raise UserError(f"model.class_names: name {blank[0]} is blank: give every class a name")
@@ -57,7 +49,18 @@ def agree_on_classes(own: Sequence[str] | None, known: Sequence[str]) -> list[st
             f"model.class_names has {len(own)} names but the dataset has {len(known)} classes: "
             "leave it null to take the dataset's, or give one name per class"
         )
+    if known:
+        check_order("model.class_names", known, own, "give the names in that order, or leave it null")
+        if told := pairs(known, own):
+            rank_zero_warn(f"model.class_names go to the data's classes one by one: {told}")
     return list(own)
+
+
+def _first_of_name(names: Sequence[str]) -> Tensor | None:
+    """``(K,)`` int64, for each class the first one of its name; None where all names differ."""
+    first: dict[str, int] = {}
+    numbers = [first.setdefault(name, number) for number, name in enumerate(names)]
+    return None if len(first) == len(names) else torch.tensor(numbers)
 
 
 class Method(LightningModule):
@@ -109,6 +112,7 @@ class Method(LightningModule):
         self.template: str | None = None
         self._text_of: tuple[list[str], str | list[str] | PromptSpec] | None = None
         self._learnable: tuple[ClassPrompts, Tensor] | None = None
+        self._first_of_name: Tensor | None = None
 
     @property
     def trunk(self) -> int | None:
@@ -144,7 +148,19 @@ class Method(LightningModule):
 
     def classify_views(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor, Tensor]:
         """What :meth:`classify` gives for the views of a batch of at least one episode."""
-        return self.classify(self.share(batch))
+        return self.evened(*self.classify(self.share(batch)))
+
+    def evened(self, before: Tensor, after: Tensor, fallback: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """An answer of :meth:`classify` in which no class has a larger logit than the first class of its name.
+
+        The texts of such classes are the same, but the sums of their logits may differ in the last bit, and do so in
+        a batch of one image: which of the classes is predicted would then depend on the batch. Classes with contexts
+        of their own have different texts and keep their logits.
+        """
+        if self._first_of_name is None or (self._learnable is not None and self._learnable[0].class_specific):
+            return before, after, fallback
+        first = self._first_of_name.to(before.device)
+        return before.minimum(before[:, first]), after.minimum(after[:, first]), fallback
 
     def share(self, batch: EpisodeBatch) -> SharedViews:
         """The views of a batch, as :meth:`classify` takes them."""
@@ -189,7 +205,7 @@ class Method(LightningModule):
             self.class_names = agree_on_classes(self.class_names, source.class_names)
             self.template = getattr(source, "template", None)
             make = self.make_views()
-            on_device = self._renders(make.spec.place)
+            on_device = self.makes_views_on(self.trainer.strategy.root_device)
             source.transform = None if on_device else make
             source.planner = DeviceViews(make).plan if on_device else None
         if not self.class_names:
@@ -200,9 +216,10 @@ class Method(LightningModule):
         """What makes the views of an image as this method wants them, for loader workers."""
         return Views(self.views, self.clip.image_size, self.seed, self.clip.plain_view)
 
-    def _renders(self, place: Place) -> bool:
-        """Whether views are made where the model is, of images that arrive as they were decoded."""
-        return place == "device" or (place == "auto" and self.trainer.strategy.root_device.type == "cuda")
+    def makes_views_on(self, device: torch.device) -> bool:
+        """Whether the method on that device makes views itself, of images that arrive as they were decoded."""
+        place = self.views.place
+        return place == "device" or (place == "auto" and device.type == "cuda")
 
     def use_classes(self, names: Sequence[str]) -> None:
         """Take these class names and encode them, where the model now is: for use without a Trainer.
@@ -260,6 +277,7 @@ class Method(LightningModule):
             else:
                 self.text = self.clip.text_features(names, source)
             self._text_of = (names, source)
+        self._first_of_name = _first_of_name(names)
         self.metrics.reset()
 
     def take_text(self, other: "Method") -> None:

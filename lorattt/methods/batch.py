@@ -129,7 +129,7 @@ class Parts:
         try:
             return answers(part)
         except RuntimeError as error:  # which torch.OutOfMemoryError is
-            if not _no_memory(error) or len(part["index"]) == 1:
+            if not no_memory(error) or len(part["index"]) == 1:
                 raise
             return None
 
@@ -163,7 +163,8 @@ def _join(found: list[Answers]) -> Answers:
     }
 
 
-def _no_memory(error: RuntimeError) -> bool:
+def no_memory(error: RuntimeError) -> bool:
+    """Whether an error says that a device's memory did not suffice."""
     # The CPU's allocator has no exception of its own.
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 

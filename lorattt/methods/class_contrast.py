@@ -1,6 +1,6 @@
 """The task of Self-TPT that needs class names alone: contrast the views of a class list through the projection head."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,9 +10,7 @@ from lorattt.errors import UserError
 from lorattt.losses.contrastive import class_contrast
 from lorattt.prompts.class_views import ClassView, ClassViews
 from lorattt.prompts.head import ContrastHead
-from lorattt.rng import episode_keys, fold, uniform
-
-_CLASSES_STREAM = 34  # a purpose of random numbers
+from lorattt.rng import Stream, episode_keys, fold, uniform
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def choose_classes(present: Tensor, count: int, seed: int, step: int) -> Tensor:
     Returns:
         ``(n,)`` int64, rising; a function of the arguments alone.
     """
-    key = fold(episode_keys(seed, torch.tensor([step], device=present.device)), _CLASSES_STREAM)
+    key = fold(episode_keys(seed, torch.tensor([step], device=present.device)), Stream.CONTRASTED_CLASSES)
     rank = uniform(key, (len(present),), torch.float64)[0] - present.double()  # below 0: present
     chosen: Tensor = rank.argsort(stable=True)[: max(count, int(present.sum()))].sort().values
     return chosen
@@ -87,38 +85,3 @@ def check_temperature(temperature: float) -> None:
     """
     if not 0 < temperature < float("inf"):
         raise UserError(f"model.temperature {temperature}: must be a finite number above 0")
-
-
-def exact_product(gradient: Tensor, direction: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
-    """Second derivatives times a direction, by a backward pass through a gradient.
-
-    Args:
-        gradient: Gradient of a loss by the first parameter, with its graph.
-        direction: Of its shape.
-        parameters: What the product is differentiated by; the first is what the gradient is of.
-
-    Returns:
-        For each parameter, the derivative of ``sum(gradient * direction)``, with the direction held fixed.
-    """
-    return list(torch.autograd.grad((gradient * direction.detach()).sum(), parameters))
-
-
-def finite_product(
-    gradients: Callable[[Tensor], Sequence[Tensor]], point: Tensor, direction: Tensor, *, step: float | None = None
-) -> list[Tensor]:
-    """What :func:`exact_product` gives, by central differences of the gradient: no second derivative is taken.
-
-    Args:
-        gradients: Gradients of the loss by all parameters, at a value of the first one.
-        point: The first parameter's value.
-        direction: Of its shape.
-        step: Length of the step to each side, relative to the point's length; null for a tenth of the cube root of the
-            type's precision. Rounding and the neglected third order are about equal near the cube root; the shorter
-            the step, the rarer it crosses a kink of the head's ReLU.
-    """
-    size = torch.linalg.vector_norm(direction)
-    relative = 0.1 * torch.finfo(point.dtype).eps ** (1 / 3) if step is None else step
-    length = relative * torch.linalg.vector_norm(point).clamp_min(1e-6)
-    unit = direction / size.clamp_min(torch.finfo(point.dtype).tiny)
-    ahead, behind = (gradients((point + sign * length * unit).detach()) for sign in (1, -1))
-    return [(a - b) * (size / (2 * length)) for a, b in zip(ahead, behind, strict=True)]

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from lorattt.errors import UserError
 from lorattt.losses.matching import gradient_cosine, matching_direction, matching_loss
-from lorattt.methods.class_contrast import exact_product, finite_product
 
 Derivative = Literal["exact", "finite"]
 MEND = "use model.derivative finite, which needs none, or model.matching_weight 0"
@@ -138,3 +137,38 @@ def check_second_derivatives(loss: Callable[[Tensor], Tensor], point: Tensor) ->
     (finite,) = finite_product(gradients, start.detach(), gradient.detach())
     if not torch.linalg.vector_norm(exact - finite) <= _WRONG * torch.linalg.vector_norm(finite):
         raise UserError(f"gradient matching: second derivatives of the text tower are wrong, by its kernels: {MEND}")
+
+
+def exact_product(gradient: Tensor, direction: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Second derivatives times a direction, by a backward pass through a gradient.
+
+    Args:
+        gradient: Gradient of a loss by the first parameter, with its graph.
+        direction: Of its shape.
+        parameters: What the product is differentiated by; the first is what the gradient is of.
+
+    Returns:
+        For each parameter, the derivative of ``sum(gradient * direction)``, with the direction held fixed.
+    """
+    return list(torch.autograd.grad((gradient * direction.detach()).sum(), parameters))
+
+
+def finite_product(
+    gradients: Callable[[Tensor], Sequence[Tensor]], point: Tensor, direction: Tensor, *, step: float | None = None
+) -> list[Tensor]:
+    """What :func:`exact_product` gives, by central differences of the gradient: no second derivative is taken.
+
+    Args:
+        gradients: Gradients of the loss by all parameters, at a value of the first one.
+        point: The first parameter's value.
+        direction: Of its shape.
+        step: Length of the step to each side, relative to the point's length; null for a tenth of the cube root of the
+            type's precision. Rounding and the neglected third order are about equal near the cube root; the shorter
+            the step, the rarer it crosses a kink of the head's ReLU.
+    """
+    size = torch.linalg.vector_norm(direction)
+    relative = 0.1 * torch.finfo(point.dtype).eps ** (1 / 3) if step is None else step
+    length = relative * torch.linalg.vector_norm(point).clamp_min(1e-6)
+    unit = direction / size.clamp_min(torch.finfo(point.dtype).tiny)
+    ahead, behind = (gradients((point + sign * length * unit).detach()) for sign in (1, -1))
+    return [(a - b) * (size / (2 * length)) for a, b in zip(ahead, behind, strict=True)]

@@ -4,14 +4,13 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from lorattt.adapters.layernorm import LayerNormSpec, LayerNormTuner
-from lorattt.adapters.lora import LoRASpec, LoRATuner
+from lorattt.adapters.layernorm import LayerNormSpec
+from lorattt.adapters.lora import LoRASpec
+from lorattt.adapters.tuner import AdapterSpec
 from lorattt.clip.load import ClipSpec
 from lorattt.episodes.optim import OptimiserSpec
 from lorattt.methods.base import Templates
-from lorattt.methods.lora_ttt_engine import LoRATTTEngine as LoRATTTEngine
-from lorattt.methods.lora_ttt_engine import LossSpec as LossSpec
-from lorattt.methods.lora_ttt_engine import Outcome as Outcome
+from lorattt.methods.lora_ttt_engine import LoRATTTEngine, LossSpec
 from lorattt.methods.ranked_views import RankedViews
 from lorattt.methods.shared_views import SharedViews
 from lorattt.prompts.prompt import PromptSpec
@@ -29,7 +28,8 @@ class LoRATTT(RankedViews):
             benchmark, or a text or a list of texts with one ``{}``.
         prompt: A prompt in their place, such as the file that ``fit`` wrote; null for templates.
         views: How the views of an image are made.
-        tune: What is adapted: LoRA on the attention projections, or the scales and shifts of LayerNorm.
+        tune: What is adapted: LoRA on the attention projections, or the weights and biases of LayerNorm; or an
+            adapter of your own, by class path.
         lora: The adapters, for ``tune: lora``.
         layernorm: The norms, for ``tune: layernorm``.
         loss: The objective.
@@ -59,7 +59,7 @@ class LoRATTT(RankedViews):
         templates: Templates = "single",
         prompt: PromptSpec | None = None,
         views: ViewSpec = ViewSpec(),
-        tune: Literal["lora", "layernorm"] = "lora",
+        tune: Literal["lora", "layernorm"] | AdapterSpec = "lora",
         lora: LoRASpec = LoRASpec(),
         layernorm: LayerNormSpec = LayerNormSpec(),
         loss: LossSpec = LossSpec(),
@@ -82,10 +82,11 @@ class LoRATTT(RankedViews):
             views=views,
             seed=seed,
         )
-        tower = self.clip.vit
+        adapters: dict[str, LoRASpec | LayerNormSpec] = {"lora": lora, "layernorm": layernorm}
+        spec = tune if isinstance(tune, AdapterSpec) else adapters[tune]
         self.engine = LoRATTTEngine(
-            tower,
-            LoRATuner(tower, lora, seed) if tune == "lora" else LayerNormTuner(tower, layernorm),
+            self.clip.vit,
+            spec.build(self.clip.vit, seed),
             loss=loss,
             optimiser=optimiser,
             steps=steps,

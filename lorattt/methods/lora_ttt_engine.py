@@ -35,11 +35,9 @@ from lorattt.errors import UserError
 from lorattt.losses.entropy import marginal_entropy
 from lorattt.losses.reconstruction import class_token_reconstruction
 from lorattt.methods.shared_views import EncodedViews, encode_views, views_at_once
-from lorattt.rng import fold
+from lorattt.rng import Stream, fold
 from lorattt.views.masking import kept_count, random_kept_patches
 from lorattt.views.selection import ViewScores, select_confident, select_lowest, selection_size, take_views
-
-_MASK_STREAM = 21
 
 # (step, view numbers (E, n)) -> patches to keep (E, n, P')
 Masks = Callable[[int, Tensor], Tensor]
@@ -162,13 +160,13 @@ class LoRATTTEngine:
         encoded = encoded or self.encode(pixels)
         trunk, tokens = encoded.trunk, encoded.tokens
         view_logits = self._logits(tokens, text, logit_scale)
-        parameters = self.tuner.fresh(episodes, pixels.device)
+        parameters = self.tuner.init_parameters(episodes, pixels.device)
 
         def objective(step: int) -> Tensor:
             step_keys = fold(keys, step)
-            adapter = self.tuner.adapter(parameters, step_keys, fresh=step == 0)
+            adapter = self.tuner.adapter(parameters, step_keys, at_init=step == 0)
             whole, logits = tokens, view_logits
-            if step > 0 or not self.tuner.starts_as_frozen:
+            if step > 0 or not self.tuner.is_identity_at_init:
                 # The adapters have moved: select anew, as the authors' loop does.
                 whole = self._class_tokens(trunk, self.tuner.adapter(parameters))
                 logits = self._logits(whole, text, logit_scale)
@@ -189,19 +187,18 @@ class LoRATTTEngine:
                 total = total + self.loss.reconstruction * part
             return total
 
-        with self.tuner.installed(parameters):
-            adaptation = adapt(
-                parameters,
-                objective,
-                episodes=episodes,
-                steps=self.steps,
-                optimiser=self.optimiser,
-                reset_every_step=self.reset_every_step,
-                observer=observer,
-            )
-            with torch.no_grad():
-                plain = self._head(trunk[:, :1], self.tuner.adapter(parameters))
-                after = self._logits(plain, text, logit_scale).squeeze(1)
+        adaptation = adapt(
+            parameters,
+            objective,
+            episodes=episodes,
+            steps=self.steps,
+            optimiser=self.optimiser,
+            reset_every_step=self.reset_every_step,
+            observer=observer,
+        )
+        with torch.no_grad():
+            plain = self._head(trunk[:, :1], self.tuner.adapter(parameters))
+            after = self._logits(plain, text, logit_scale).squeeze(1)
         before = view_logits[:, 0]
         finite = adaptation.finite & after.isfinite().all(dim=-1)
         return Outcome(
@@ -225,13 +222,13 @@ class LoRATTTEngine:
         return self.chunk or views_at_once(self.tower, device)
 
     @torch.no_grad()
-    def _class_tokens(self, trunk: Tensor, adapter: Adapter | None) -> Tensor:
+    def _class_tokens(self, trunk: Tensor, adapter: Adapter) -> Tensor:
         """Class tokens ``(E, V, d)`` of all views with the adapters as they are now."""
         # Every part holds all episodes: the adapters' rows are episode-major.
         parts = trunk.split(max(1, self.chunk_on(trunk.device) // trunk.shape[0]), dim=1)
         return torch.cat([self._head(part, adapter) for part in parts], dim=1)
 
-    def _head(self, trunk: Tensor, adapter: Adapter | None) -> Tensor:
+    def _head(self, trunk: Tensor, adapter: Adapter) -> Tensor:
         """Trunk outputs ``(E, n, L, d)`` to class tokens ``(E, n, d)``."""
         tokens = self.tower.adapted_class_token(trunk.flatten(0, 1), self.first, adapter)
         return tokens.view(*trunk.shape[:2], -1)
@@ -244,7 +241,7 @@ class LoRATTTEngine:
         return x.view(*pixels.shape[:2], *x.shape[1:])
 
     def _random_masks(self, keys: Tensor, selected: Tensor) -> Tensor:
-        return random_kept_patches(fold(keys, _MASK_STREAM), selected, self.tower.patches, self.kept)
+        return random_kept_patches(fold(keys, Stream.PATCH_MASKS), selected, self.tower.patches, self.kept)
 
     def _logits(self, class_tokens: Tensor, text: Tensor, logit_scale: Tensor) -> Tensor:
         """``(*, d)`` class tokens to ``(*, K)`` logits, float32 or wider from the projection on."""

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-ECE_BINS = 20  # as in C-TPT's code
+from lorattt.calibration import ECE_BINS, UNIT, bin_of, calibration_error
+from lorattt.ranking import is_right
+
 _WHEN = ("before", "after")
 
 
@@ -17,13 +19,17 @@ class EpisodeMetrics(Metric):
     Every state is a sum over images, so devices are merged by adding, whatever their shares. What each image adds
     to the sums can also be had alone (:meth:`scores`), written down, and summed later (:meth:`total`): the same
     numbers to the last digit, whatever the order and the number of devices and attempts.
+
+    Which class is predicted is :mod:`lorattt.ranking`'s matter, the bins are :mod:`lorattt.calibration`'s. An answer
+    that is not finite is wrong; calibration error and likelihood of images with such an answer among them are NaN.
     """
 
     full_state_update = False
     count: Tensor
     hits: Tensor
     nll: Tensor
-    bins: Tensor
+    gaps: Tensor
+    unsure: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,8 +37,10 @@ class EpisodeMetrics(Metric):
         # Rows: before, after. Columns: in the first 1, in the first 5.
         self.add_state("hits", torch.zeros(2, 2, dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("nll", torch.zeros(2), dist_reduce_fx="sum")
-        # Per confidence bin: number of images, sum of confidences, number of right ones.
-        self.add_state("bins", torch.zeros(2, 3, ECE_BINS), dist_reduce_fx="sum")
+        # Per confidence bin: sum of confidences less number of right ones, in millionths.
+        self.add_state("gaps", torch.zeros(2, ECE_BINS, dtype=torch.long), dist_reduce_fx="sum")
+        # Confidences that are not finite.
+        self.add_state("unsure", torch.zeros(2, dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, before: Tensor, after: Tensor, label: Tensor) -> None:
         """Add a batch.
@@ -50,9 +58,10 @@ class EpisodeMetrics(Metric):
             self.hits[row, 0] += first.sum().long()
             self.hits[row, 1] += five.sum().long()
             self.nll[row] += nll.sum()
-            place = _bin(confidence)
-            for part, value in enumerate((torch.ones_like(confidence), confidence, first)):
-                self.bins[row, part] += torch.zeros_like(self.bins[row, part]).index_add_(0, place, value)
+            finite = confidence.isfinite()
+            millionths = _millionths(confidence.where(finite, 0))
+            self.gaps[row].index_add_(0, bin_of(millionths), millionths - UNIT * first.long())
+            self.unsure[row] += (~finite).sum()
 
     def compute(self) -> dict[str, float | int]:
         """Fractions in ``[0, 1]`` (NLL in nats) by name, and ``n``; without labelled images only ``n``."""
@@ -61,10 +70,10 @@ class EpisodeMetrics(Metric):
         if n == 0:
             return result
         for row, when in enumerate(_WHEN):
-            _, confidence, right = self.bins[row]
             result[f"top1_{when}"] = self.hits[row, 0].item() / n
             result[f"top5_{when}"] = self.hits[row, 1].item() / n
-            result[f"ece_{when}"] = (confidence - right).abs().sum().item() / n
+            gaps = self.gaps[row].abs().sum().item() / (UNIT * n)
+            result[f"ece_{when}"] = math.nan if self.unsure[row] else gaps
             result[f"nll_{when}"] = self.nll[row].item() / n
         return result
 
@@ -99,11 +108,9 @@ class EpisodeMetrics(Metric):
             return result
         for row, when in enumerate(_WHEN):
             first, five, nll, confidence = table[:, row].unbind(-1)
-            place, gap = _bin(confidence.float()), confidence - first
-            gaps = [abs(math.fsum(gap[place == each].tolist())) for each in range(ECE_BINS)]
             result[f"top1_{when}"] = int(first.sum()) / n
             result[f"top5_{when}"] = int(five.sum()) / n
-            result[f"ece_{when}"] = math.fsum(gaps) / n
+            result[f"ece_{when}"] = calibration_error(first.bool().numpy(), confidence.numpy())
             result[f"nll_{when}"] = math.fsum(nll.tolist()) / n
         return result
 
@@ -111,12 +118,13 @@ class EpisodeMetrics(Metric):
 def _scores(logits: Tensor, label: Tensor) -> Tensor:
     """``(E, 4)`` float32: right with the first class, within the first five, negative log-likelihood, confidence."""
     logits = logits.float()
-    top = logits.topk(min(5, logits.shape[-1]), dim=-1).indices == label.unsqueeze(-1)
     log_p = logits.log_softmax(-1)
     nll = -log_p.gather(1, label.unsqueeze(-1)).squeeze(-1)
-    return torch.stack([top[:, 0].float(), top.any(-1).float(), nll, log_p.amax(-1).exp()], dim=-1)
+    hits = [is_right(logits, label, k).float() for k in (1, 5)]
+    return torch.stack([*hits, nll, log_p.amax(-1).exp()], dim=-1)
 
 
-def _bin(confidence: Tensor) -> Tensor:
-    """The bin of each confidence; bins are open below and closed above: (0, 1/20], (1/20, 2/20], ..."""
-    return ((confidence * ECE_BINS).ceil().long() - 1).clamp(0, ECE_BINS - 1)
+def _millionths(confidence: Tensor) -> Tensor:
+    """``(E,)`` float32 confidences as ``predictions.csv`` has them: int64 millionths."""
+    exact = confidence.to("cpu", torch.float64)  # not every device has float64, and float32 would round once more
+    return (exact * UNIT).round().long().to(confidence.device)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lorattt.clip.load import ClipSpec
 from lorattt.clip.templates import SINGLE
-from lorattt.errors import UserError
+from lorattt.errors import UserError, quoted
 from lorattt.methods.base import Method, Templates
 from lorattt.prompts.neighbours import neighbour_features
 from lorattt.prompts.prompt import PromptSpec
@@ -54,12 +54,12 @@ class RankedViews(Method):
         seed: int,
     ) -> None:
         if rule not in ("confidence", "flatness"):
-            raise UserError(f"rule {rule!r}: must be confidence or flatness")
+            raise UserError(f"rule {quoted(rule)}: must be confidence or flatness")
         if rule == "confidence" and flatness != FlatnessSpec():
             raise UserError("flatness is given, but views are ranked by confidence: set rule to flatness")
         if rule == "flatness" and prompt is None and templates not in ("single", [SINGLE]):
             raise UserError(
-                f"rule flatness moves the vectors of a prompt, which templates {templates!r} do not have: "
+                f"rule flatness moves the vectors of a prompt, which templates {quoted(templates)} do not have: "
                 "give model.prompt, or templates single"
             )
         super().__init__(clip=clip, class_names=class_names, templates=templates, prompt=prompt, views=views, seed=seed)

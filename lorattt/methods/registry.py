@@ -9,7 +9,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Union
 
-from lorattt.errors import UserError, quoted
+from lorattt.errors import UserError, quoted, shortened
 from lorattt.methods.base import Method
 from lorattt.methods.ctpt import CTPT
 from lorattt.methods.lora_ttt import LoRATTT
@@ -126,7 +126,7 @@ def convert(hint: Any, key: str, value: Any) -> Any:
                 if isinstance(value, Mapping) and dataclasses.is_dataclass(option):
                     raise  # it says which of the keys is wrong
     elif origin is Literal:
-        if value in inner:
+        if any(isinstance(value, type(known)) and value == known for known in inner):  # an array may not be compared
             return value
     elif origin in (list, tuple):
         variable = origin is list or (len(inner) == 2 and inner[1] is Ellipsis)
@@ -145,15 +145,18 @@ def convert(hint: Any, key: str, value: Any) -> Any:
 
 
 def _record(hint: Any, key: str, value: Any) -> Any:
-    if isinstance(value, hint):
-        return value
+    hints = typing.get_type_hints(hint)
     fields = {field.name: field for field in dataclasses.fields(hint)}
+    if isinstance(value, hint):  # whose own constructor does not look at types
+        for name in fields:
+            convert(hints[name], f"{key}.{name}", getattr(value, name))
+        return value
     if not isinstance(value, Mapping):
         raise UserError(f"{key}: {hint.__name__} takes {', '.join(fields)}; got {quoted(value)}")
-    if unknown := [str(name)[:_LONGEST] for name in value if name not in fields]:
+    if unknown := [str(name) for name in value if name not in fields]:
         near = _nearest(unknown[0], fields, f"{key}.")
-        raise UserError(f"{key}: {hint.__name__} takes {', '.join(fields)}; got {unknown[0]}{near and f'; {near}'}")
-    hints = typing.get_type_hints(hint)
+        given = shortened(", ".join(unknown))
+        raise UserError(f"{key}: {hint.__name__} takes {', '.join(fields)}; got {given}{near and f'; {near}'}")
     missing = [
         name
         for name, field in fields.items()
@@ -170,4 +173,6 @@ def _named(hint: Any) -> str:
     names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
     if typing.get_origin(hint) in (Union, types.UnionType):
         return " or ".join(_named(option) for option in typing.get_args(hint))
+    if isinstance(hint, type) and typing.get_origin(hint) is None and hint not in names:
+        return f"an object of class {hint.__name__}"
     return names.get(hint, str(hint).replace("typing.", ""))

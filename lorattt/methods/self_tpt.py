@@ -29,7 +29,7 @@ from torch import Tensor
 from lorattt.clip.load import ClipSpec
 from lorattt.clip.model import Clip
 from lorattt.clip.text import word_ids
-from lorattt.errors import UserError
+from lorattt.errors import UserError, quoted
 from lorattt.methods.base import Method
 from lorattt.methods.class_contrast import ContrastiveTask
 from lorattt.methods.mean_of_views import mean_of_views
@@ -129,7 +129,7 @@ class SelfTPT(Method):
         if text_chunk is not None and text_chunk < 1:
             raise UserError(f"model.text_chunk {text_chunk}: must be at least 1, or null")
         if classify_by not in ("end", "mean"):
-            raise UserError(f"model.classify_by {classify_by!r}: must be end or mean")
+            raise UserError(f"model.classify_by {quoted(classify_by)}: must be end or mean")
         if ensemble:
             selection_size(views.number, selection)  # before the checkpoint is read
         found = read_source_prompt(prompt, class_views, temperature, contrasts=stage2)

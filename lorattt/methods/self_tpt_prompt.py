@@ -10,7 +10,7 @@ from torch import Tensor
 from lorattt import demo
 from lorattt.clip.model import Clip
 from lorattt.clip.templates import SINGLE
-from lorattt.errors import UserError
+from lorattt.errors import UserError, quoted
 from lorattt.methods.class_contrast import check_temperature
 from lorattt.prompts.class_views import CLASS_VIEWS, ClassView, check_class_views, check_template
 from lorattt.prompts.files import PromptFile, load_prompt
@@ -117,7 +117,7 @@ def read_source_prompt(
             check_temperature(temperature)
         except (ValueError, UserError):
             raise UserError(
-                f"prompt.file {spec.file}: its temperature {notes['temperature']!r} is no number above 0: give "
+                f"prompt.file {spec.file}: its temperature {quoted(notes['temperature'])} is no number above 0: give "
                 "model.temperature"
             ) from None
     check_temperature(temperature)

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from lorattt.clip.load import ClipSpec
 from lorattt.clip.templates import SINGLE
-from lorattt.errors import UserError
+from lorattt.errors import UserError, quoted
 from lorattt.methods.batch import EpisodeBatch
 from lorattt.methods.class_contrast import ContrastiveTask, check_temperature, choose_classes
 from lorattt.methods.co_training import ClassifyBy, CoTraining, Weights
@@ -135,7 +135,7 @@ class SelfTPTTraining(PromptTraining):
             raise UserError(f"model.classes_per_step {classes_per_step}: must be at least 2, or null for all classes")
         for key, value, known in (("classify_by", classify_by, ClassifyBy), ("derivative", derivative, Derivative)):
             if value not in get_args(known):
-                raise UserError(f"model.{key} {value!r}: must be {' or '.join(get_args(known))}")
+                raise UserError(f"model.{key} {quoted(value)}: must be {' or '.join(get_args(known))}")
         check_temperature(temperature)
         check_class_views(class_views, "model.class_views")
         check_template(template, "model.template")

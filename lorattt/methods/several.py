@@ -107,7 +107,7 @@ class Several(Method):
             _ = views.features  # first: a method of the plain view would encode it for itself
         answers: dict[str, Answer] = {}
         for name, member in self._methods():
-            before, after, fallback = member.classify(views)
+            before, after, fallback = member.evened(*member.classify(views))
             answers[name] = {"before": before.detach(), "after": after.detach(), "fallback": fallback}
         return answers
 

@@ -13,13 +13,14 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from lorattt.clip.load import ClipSpec, load_clip
-from lorattt.errors import UserError
+from lorattt.errors import UserError, shortened
 from lorattt.methods.base import agree_on_classes
 from lorattt.methods.batch import EpisodeBatch
 from lorattt.prompts.context import Prompt
 from lorattt.prompts.files import save_prompt
 from lorattt.prompts.learner import ClassPrompts
 from lorattt.prompts.prompt import PromptSpec, build_prompt
+from lorattt.ranking import is_right
 from lorattt.views.crops import ViewSpec
 from lorattt.views.render import Views
 from lorattt.views.training import TrainingCrop, TrainingViews
@@ -195,7 +196,7 @@ class PromptTraining(LightningModule):
         """Classify plain views."""
         if len(batch["label"]):
             logits = self.logits(self.image_features(batch["views"]), self._text)
-            self._hits.append(logits.argmax(dim=-1) == batch["label"])
+            self._hits.append(is_right(logits, batch["label"]))
             self._losses.append(F.cross_entropy(logits, batch["label"], reduction="none"))
 
     def on_validation_epoch_end(self) -> None:
@@ -251,7 +252,7 @@ class PromptTraining(LightningModule):
         given = {name: value.shape for name, value in state_dict.items()}
         if own != given:
             raise UserError(
-                f"ckpt_path: it holds {_shapes(given)}, this training has {_shapes(own)}: "
+                f"ckpt_path: it holds {shortened(_shapes(given))}, this training has {shortened(_shapes(own))}: "
                 "give the configuration of the run that wrote it"
             )
         return super().load_state_dict(state_dict, strict=False, assign=assign)

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lorattt.errors import UserError
+from lorattt.errors import UserError, quoted
 
 Vote = Literal["soft", "hard"]
 _SHARE_OF_PROBABILITIES = 1e-6
@@ -63,7 +63,7 @@ def check_vote(vote: str) -> None:
         UserError: If it is not soft or hard.
     """
     if vote not in ("soft", "hard"):
-        raise UserError(f"vote {vote!r}: must be soft or hard")
+        raise UserError(f"vote {quoted(vote)}: must be soft or hard")
 
 
 def pooled_logits(logits: Tensor, vote: Vote) -> Tensor:

@@ -1,10 +1,10 @@
 """ZERO (Farina et al., NeurIPS 2024): the vote of the confident views, which is their mean at temperature zero.
 
 Nothing is trained. The int(V * gamma) views of lowest entropy vote for their most probable class. A tie is broken
-by further views: the first one whose vote is for a tied class decides, and its class gets one vote more. The
-authors' program takes these views by number, from int(V * gamma) on, whether they voted before or not; so does
-``ties: number``. With ``ties: confident`` they are those that did not vote, most confident first. Where no view
-decides, the tied class of the largest mean probability wins, where the authors' program takes an arbitrary class.
+by further views: the first one whose vote is for a tied class decides, and its class gets one more vote. As in the
+authors' program these are the views that did not vote, most confident first (``ties: confident``). ``ties: number``
+takes them by view number instead, from view int(V * gamma) on, whether they voted or not. Where no view decides, the
+tied class of the largest mean probability wins; the authors' program then takes an arbitrary one.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lorattt.clip.load import ClipSpec
-from lorattt.errors import UserError
+from lorattt.errors import UserError, quoted
 from lorattt.methods.base import Method, Templates
 from lorattt.methods.shared_views import SharedViews
 from lorattt.methods.votes import count_votes, mean_log_probability, vote_logits
@@ -29,18 +29,19 @@ class ZeroSpec:
 
     Args:
         gamma: Fraction of views that vote, the most confident ones; 0.3 in the authors' program.
-        ties: Which further views break a tie: by number, as in the authors' program, or the next confident ones.
+        ties: Which further views break a tie: the next most confident ones, as in the authors' program, or views in
+            the order of their numbers.
     """
 
     gamma: float = 0.3
-    ties: Literal["number", "confident"] = "number"
+    ties: Literal["confident", "number"] = "confident"
 
     def __post_init__(self) -> None:
         """Refuse values without a vote."""
         if not 0 < self.gamma <= 1:
             raise UserError(f"zero.gamma {self.gamma}: the fraction of views that vote must be in (0, 1]")
-        if self.ties not in ("number", "confident"):
-            raise UserError(f"zero.ties {self.ties!r}: must be number or confident")
+        if self.ties not in ("confident", "number"):
+            raise UserError(f"zero.ties {quoted(self.ties)}: must be confident or number")
 
     def voters(self, views: int) -> int:
         """How many of the views vote.

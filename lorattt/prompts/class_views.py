@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lorattt.clip.model import Clip
 from lorattt.clip.templates import SINGLE
-from lorattt.errors import UserError
+from lorattt.errors import UserError, quoted
 from lorattt.prompts.learner import ClassPrompts
 
 ClassView = Literal["front", "middle", "end", "hand"]
@@ -114,11 +114,11 @@ def check_class_views(views: Sequence[str], key: str = "class_views") -> None:
     """
     for view in views:
         if view not in CLASS_VIEWS:
-            raise UserError(f"{key}: {view!r} is none of {', '.join(CLASS_VIEWS)}")
+            raise UserError(f"{key}: {quoted(view)} is none of {', '.join(CLASS_VIEWS)}")
     if len(set(views)) != len(views):
-        raise UserError(f"{key} {list(views)}: name each view once")
+        raise UserError(f"{key} {quoted(list(views))}: name each view once")
     if len(views) < 2 or set(views) == {"hand"}:
-        raise UserError(f"{key} {list(views)}: at least two are needed, to have something to compare")
+        raise UserError(f"{key} {quoted(list(views))}: at least two are needed, to have something to compare")
 
 
 def check_template(template: str, key: str = "template") -> None:
@@ -128,4 +128,4 @@ def check_template(template: str, key: str = "template") -> None:
         UserError: If it has not exactly one ``{}``.
     """
     if template.count("{}") != 1:
-        raise UserError(f"{key} {template!r}: must have exactly one {{}}, where the class name goes")
+        raise UserError(f"{key} {quoted(template)}: must have exactly one {{}}, where the class name goes")

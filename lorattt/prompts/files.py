@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lorattt.errors import UserError
+from lorattt.errors import UserError, first_line, quoted
 from lorattt.prompts.context import POSITIONS, Position, Prompt
 
 FORMAT, VERSION = "lorattt-prompt", 1
@@ -124,7 +124,7 @@ def _read_ours(path: Path) -> PromptFile:
             context = file.get_tensor("context")
             extras = {name: file.get_tensor(name) for name in file.keys() if name != "context"}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise UserError(f"prompt file {path} cannot be read ({_first_line(error)}): copy or make it again") from error
+        raise UserError(f"prompt file {path} cannot be read ({first_line(error)}): copy or make it again") from error
     try:
         version, says = int(metadata["version"]), json.loads(metadata["prompt"])
         names = says["class_names"]
@@ -142,7 +142,7 @@ def _read_ours(path: Path) -> PromptFile:
     if version > VERSION:
         raise UserError(f"prompt file {path} has format version {version}, this lorattt reads {VERSION}: upgrade it")
     if found.position not in POSITIONS:
-        raise UserError(f"prompt file {path}: position {found.position!r} is none of {', '.join(POSITIONS)}")
+        raise UserError(f"prompt file {path}: position {quoted(found.position)} is none of {', '.join(POSITIONS)}")
     if (context.dim() == 3) != (names is not None) or (names is not None and len(names) != len(context)):
         raise UserError(f"prompt file {path} is damaged (class names do not fit the context): make it again")
     return found
@@ -197,7 +197,7 @@ def _read_checkpoint(path: Path) -> Tensor:
     except (pickle.UnpicklingError, EOFError, OSError, zipfile.BadZipFile, RuntimeError, ValueError) as error:
         raise UserError(
             f"prompt file {path} is neither a prompt that lorattt saved (.safetensors) nor a whole checkpoint of CoOp "
-            f"({_first_line(error)}): copy it again, or {_EXPORT}"
+            f"({first_line(error)}): copy it again, or {_EXPORT}"
         ) from error
     state = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else {}
     state = {str(key): value for key, value in state.items()} if isinstance(state, Mapping) else {}
@@ -248,7 +248,3 @@ def _globals_of(file: IO[bytes]) -> set[str]:
             module = {"__builtin__": "builtins", "copy_reg": "copyreg"}.get(module, module)
             found.add(f"{module}.{name}")
     return found
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -8,9 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorattt.errors import UserError
-from lorattt.rng import episode_keys, fold
+from lorattt.rng import Stream, episode_keys, fold
 
-_HEAD_STREAM = 33  # a purpose of random numbers
 PREFIX = "head."  # what its tensors are called by in a prompt's file
 
 
@@ -56,7 +55,7 @@ class ContrastHead(nn.Module):
         super().__init__()
         HeadSpec(hidden, out)  # refuses what is no shape
         hidden = width if hidden is None else hidden
-        key = fold(episode_keys(seed, torch.tensor(0)), _HEAD_STREAM)
+        key = fold(episode_keys(seed, torch.tensor(0)), Stream.HEAD_INIT)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(key))
             self.layers = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, out))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lorattt.clip.model import Clip
 from lorattt.clip.text import word_ids
-from lorattt.errors import UserError
+from lorattt.errors import UserError, quoted
 from lorattt.prompts.context import POSITIONS, Position
 
 # What one more pass through the tower costs, in tokens: on a CPU the weights are read from memory again, on
@@ -71,7 +71,7 @@ class ClassPrompts:
         class_specific: bool = False,
     ) -> None:
         if position not in POSITIONS:
-            raise UserError(f"prompt.position {position!r}: must be one of {', '.join(POSITIONS)}")
+            raise UserError(f"prompt.position {quoted(position)}: must be one of {', '.join(POSITIONS)}")
         if tokens < 1:
             raise UserError(f"prompt.tokens {tokens}: must be at least 1")
         if not class_names:
@@ -94,8 +94,8 @@ class ClassPrompts:
             needed = 1 + tokens + len(words) + len(tail)
             if needed > length:
                 raise UserError(
-                    f"class {name!r} has {needed} tokens with its context of {tokens}, but the texts of {clip.name} "
-                    f"have {length}: use a shorter name, or a context of fewer tokens"
+                    f"class {quoted(name)} has {needed} tokens with its context of {tokens}, but the texts of "
+                    f"{clip.name} have {length}: use a shorter name, or a context of fewer tokens"
                 )
             groups.setdefault((len(words) + len(tail), len(words)), []).append((label, words, tail))
         self._names = [_names(groups[key]) for key in sorted(groups)]

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from lorattt.prompts.learner import ClassPrompts
-from lorattt.rng import episode_keys, fold, uniform
+from lorattt.rng import Stream, episode_keys, fold, uniform
 
-_DIRECTION_STREAM = 32  # a purpose of random numbers
 # Where every class's sequence holds a neighbour's own vectors, so many are embedded at a time: 85 MB of ViT-B/16's.
 _SEQUENCES = 4096
 
@@ -28,7 +27,7 @@ def random_directions(seed: int, count: int, tokens: int, width: int) -> Tensor:
     Returns:
         ``(R, M, d)`` float64 on the CPU; each block ``(M, d)`` has an L2 norm of 1.
     """
-    keys = fold(episode_keys(seed, torch.arange(count)), _DIRECTION_STREAM)
+    keys = fold(episode_keys(seed, torch.arange(count)), Stream.PROMPT_NEIGHBOURS)
     radius, angle = uniform(keys, (2, tokens, width), torch.float64).unbind(1)
     # Box and Muller: two uniform numbers make a normal one.
     normal = (-2 * torch.log1p(-radius)).sqrt() * torch.cos(2 * math.pi * angle)

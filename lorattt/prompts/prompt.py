@@ -10,15 +10,14 @@ from torch import Tensor
 from lorattt import demo
 from lorattt.clip.model import Clip
 from lorattt.clip.text import word_ids
-from lorattt.errors import UserError
+from lorattt.errors import UserError, quoted
 from lorattt.prompts.context import POSITIONS, Position, Prompt
 from lorattt.prompts.files import load_prompt
-from lorattt.rng import episode_keys, fold
+from lorattt.rng import Stream, episode_keys, fold
 
 __all__ = ["POSITIONS", "Position", "Prompt", "PromptSpec", "build_prompt"]
 
 WORDS = "a photo of a"
-_CONTEXT_STREAM = 31  # a purpose of random numbers
 _DEVIATION = 0.02  # as CoOp draws its vectors
 
 
@@ -53,9 +52,9 @@ class PromptSpec:
         if self.tokens is not None and self.tokens < 1:
             raise UserError(f"prompt.tokens {self.tokens}: must be at least 1")
         if self.words is not None and not self.words.replace("_", " ").strip():
-            raise UserError(f"prompt.words {self.words!r}: give at least one word, such as {WORDS!r}")
+            raise UserError(f"prompt.words {quoted(self.words)}: give at least one word, such as {WORDS!r}")
         if self.position is not None and self.position not in POSITIONS:
-            raise UserError(f"prompt.position {self.position!r}: must be one of {', '.join(POSITIONS)}")
+            raise UserError(f"prompt.position {quoted(self.position)}: must be one of {', '.join(POSITIONS)}")
 
 
 def build_prompt(spec: PromptSpec, clip: Clip, class_names: Sequence[str], seed: int) -> Prompt:
@@ -81,7 +80,7 @@ def build_prompt(spec: PromptSpec, clip: Clip, class_names: Sequence[str], seed:
     words = None
     if spec.tokens is not None:
         shape: tuple[int, ...] = (spec.tokens, tower.width)
-        key = fold(episode_keys(seed, torch.tensor(0)), _CONTEXT_STREAM)
+        key = fold(episode_keys(seed, torch.tensor(0)), Stream.CONTEXT_INIT)
         generator = torch.Generator().manual_seed(int(key))
         if spec.class_specific:
             shape = (len(class_names), *shape)
@@ -90,7 +89,7 @@ def build_prompt(spec: PromptSpec, clip: Clip, class_names: Sequence[str], seed:
         words = " ".join((spec.words or WORDS).replace("_", " ").split())
         ids = word_ids(clip.tokenizer, words)
         if not ids:
-            raise UserError(f"prompt.words {spec.words!r}: the tokenizer of {clip.name} finds no word in them")
+            raise UserError(f"prompt.words {quoted(spec.words)}: the tokenizer of {clip.name} finds no word in them")
         with torch.no_grad():
             context = tower.embed(torch.tensor([ids], device=tower.device))[0].float().cpu()
         if spec.class_specific:
@@ -133,7 +132,9 @@ def _check_classes(path: Path, count: int, known: tuple[str, ...] | None, class_
         )
     for label, (theirs, ours) in enumerate(zip(known or class_names, class_names, strict=True)):
         if theirs != ours:
-            raise UserError(f"prompt.file {path}: its class {label} is {theirs!r}, and the list says {ours!r}: {mend}")
+            raise UserError(
+                f"prompt.file {path}: its class {label} is {quoted(theirs)}, and the list says {quoted(ours)}: {mend}"
+            )
 
 
 def _for_each_class(context: Tensor, class_names: Sequence[str]) -> Tensor:

@@ -4,16 +4,17 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from lorattt import __version__
-from lorattt.errors import UserError
+from lorattt.calibration import ECE_BINS
 from lorattt.report.compare import Comparison, compare
 from lorattt.report.files import write_files
 from lorattt.report.measures import measure
 from lorattt.report.render import JSON_FORMAT, KIND, as_json, as_latex, as_markdown, plain
-from lorattt.report.rows import Row, check_same_images, gather
+from lorattt.report.rows import Row, gather
 from lorattt.report.runs import Run, find_runs
+from lorattt.report.same_images import of_same_images
 from lorattt.report.statistics import check_bins
 from lorattt.report.tables import (
     Measured,
@@ -25,9 +26,9 @@ from lorattt.report.tables import (
     pairs_table,
     published_tables,
 )
+from lorattt.report.unlabelled import Unlabelled, unlabelled, unlabelled_tables
 
 Format = Literal["markdown", "latex", "html", "all"]
-BINS: Final = 15
 _MARKDOWN, _LATEX, _JSON = "report.md", "tables.tex", "report.json"
 
 
@@ -39,7 +40,8 @@ class Report:
         runs: The runs with labels, in the order given.
         rows: Their rows in tables.
         measured: The rows with their measures.
-        tables: Of our own runs: accuracy, corruption error, measures, differences, costs.
+        unlabelled: The runs without labels.
+        tables: Of our own runs: accuracy, corruption error, measures, differences, costs, runs without labels.
         comparisons: The differences as numbers.
         published: Tables of published numbers; empty where none belong to ours, or none are wanted.
         notes: What the reader must know.
@@ -49,11 +51,17 @@ class Report:
     runs: list[Run]
     rows: list[Row]
     measured: Measured
+    unlabelled: list[Unlabelled]
     tables: list[Table]
     comparisons: list[Comparison]
     published: list[Table]
     notes: list[str]
     bins: int
+
+    @property
+    def shown(self) -> list[Run]:
+        """All runs of rows, then those without labels."""
+        return [*(run for row in self.rows for run in row.all_runs()), *(each.run for each in self.unlabelled)]
 
     @property
     def markdown(self) -> str:
@@ -79,6 +87,7 @@ class Report:
             "lorattt": __version__,
             "bins": self.bins,
             "runs": [_run_json(run, labels[id(run)], self.measured) for run in self.runs if id(run) in labels],
+            "unlabelled": [_unlabelled_json(each) for each in self.unlabelled],
             "tables": [as_json(table) for table in self.tables],
             "comparisons": self.comparisons,
             "published": [as_json(table) for table in self.published],
@@ -88,9 +97,17 @@ class Report:
 
 
 def _run_json(run: Run, label: str, measured: Measured) -> dict[str, Any]:
+    return {**_about(run), "row": label, **measured.measures[id(run)]}
+
+
+def _unlabelled_json(found: Unlabelled) -> dict[str, Any]:
+    measured = {key: getattr(found, key) for key in ("changed", "before", "after", "classes")}
+    return {**_about(found.run), "row": found.label, **measured}
+
+
+def _about(run: Run) -> dict[str, Any]:
     return {
         "folder": str(run.folder),
-        "row": label,
         "method": run.method,
         "dataset": run.dataset,
         "backbone": run.backbone,
@@ -102,49 +119,50 @@ def _run_json(run: Run, label: str, measured: Measured) -> dict[str, Any]:
         "images_per_second": run.images_per_second,
         "peak_memory_bytes": run.peak_memory_bytes,
         "shared_with": run.shared_with,
-        **measured.measures[id(run)],
     }
 
 
 def build_report(
-    given: Sequence[str], *, bins: int = BINS, baseline: str | None = None, published: bool = True
+    given: Sequence[str], *, bins: int | None = None, baseline: str | None = None, published: bool = True
 ) -> Report:
     """Read runs and measure them.
 
     Args:
         given: Folders, or ``NAME=FOLDER``, as :func:`lorattt.report.runs.find_runs` takes them.
-        bins: Of the expected calibration error.
+        bins: Of the expected calibration error; None for the number that the runs have in ``results.json``.
         baseline: The method with which the others are compared, as :func:`lorattt.report.compare.compare` takes it.
         published: Whether published numbers are added, in tables of their own.
 
     Raises:
-        UserError: For folders without finished runs on labelled images, damaged files, runs of different images
-            under one dataset's name, and an unknown baseline.
+        UserError: If there is no finished run, a file is damaged, two runs have different images under one dataset's
+            name, or the baseline is not known.
     """
-    check_bins(bins)
-    found = find_runs(given)
-    runs = [run for run in found if run.labelled]
-    if not runs:
-        raise UserError(f"{given[0]}: {len(found)} run(s), none with labels: there is no accuracy to report")
-    notes = [f"{run.folder} has no labels: left out." for run in found if not run.labelled]
-    check_same_images(runs)
+    notes: list[str] = []
+    found = find_runs(given, notes)
+    runs, trials = of_same_images([run for run in found if run.labelled])
+    bins, said = _bins_of(runs, bins)
+    notes += [*trials, *said]
     rows, more = gather(runs)
     measured = Measured(rows)
     for row in rows:
         for run in row.all_runs():
             measured.measures[id(run)] = measure(run, bins)
-            more += _disagreements(run, measured)
+            more += _disagreements(run, measured, bins)
     comparisons, pair_notes = compare(rows, baseline)
-    tables = [*accuracy_tables(measured), *corruption_tables(measured), measures_table(measured, bins)]
+    tables = [*accuracy_tables(measured), *corruption_tables(measured)]
+    tables += [measures_table(measured, bins)] if rows else []
     if comparisons:
         tables.append(pairs_table(comparisons, pair_notes))
     else:
         more += pair_notes
-    tables.append(costs_table(rows))
+    tables += [costs_table(rows)] if rows else []
+    without = unlabelled(found)
+    tables += unlabelled_tables(without)
     return Report(
         runs=runs,
         rows=rows,
         measured=measured,
+        unlabelled=without,
         tables=tables,
         comparisons=comparisons,
         published=published_tables(tables) if published else [],
@@ -153,16 +171,34 @@ def build_report(
     )
 
 
-def _disagreements(run: Run, measured: Measured) -> list[str]:
-    """Where ``results.json`` has another accuracy than the predictions: two classes can be equally probable."""
+def _bins_of(runs: Sequence[Run], asked: int | None) -> tuple[int, list[str]]:
+    """The number of bins that is asked for, else that of the runs, and what the reader must know of it."""
+    if asked is not None:
+        check_bins(asked)
+    stated = sorted({run.ece_bins for run in runs}) or [ECE_BINS]
+    bins = asked or (stated[0] if len(stated) == 1 else ECE_BINS)
+    if stated == [bins]:
+        return bins, []
+    listed = ", ".join(map(str, stated))
+    return bins, [f"ECE is of {bins} bins here, of {listed} in the runs' own results.json: compare like with like."]
+
+
+def _disagreements(run: Run, measured: Measured, bins: int) -> list[str]:
+    """Where ``results.json`` has another number than the predictions: an older version wrote it, or a file was edited.
+
+    Older versions took either of two equally probable classes, and did not write down the number of bins.
+    """
     notes = []
+    names = {"top1": "top-1", **({"ece": "ECE"} if run.results.get("ece_bins") == bins else {})}
     for when in ("before", "after"):
-        counted, stated = measured.top1(run, when), 100 * run.measures.get(f"top1_{when}", float("nan"))
-        if abs(counted - stated) > 1e-6:
-            notes.append(
-                f"{run.folder}: top-1 {when} is {counted:.4f} % by predictions.csv, which counts here, and "
-                f"{stated:.4f} % by results.json."
-            )
+        for key, name in names.items():
+            counted = 100 * getattr(measured.measures[id(run)][when], key)
+            stated = 100 * run.measures.get(f"{key}_{when}", float("nan"))
+            if abs(counted - stated) > 1e-6:
+                notes.append(
+                    f"{run.folder}: {name} {when} is {counted:.4f} % by predictions.csv, which counts here, and "
+                    f"{stated:.4f} % by results.json."
+                )
     return notes
 
 

@@ -35,13 +35,16 @@ def _by_interest(predictions: Predictions) -> tuple[Rows, int]:
     Won and lost take turns, so that any number from the front has both.
     """
     right = {when: predictions.prediction[when] == predictions.label for when in WHEN}
-    moved = np.nan_to_num(np.abs(movement(predictions)), nan=-1.0)
+    # Where the label is not known, changed predictions come before others.
+    changed = predictions.prediction["before"] != predictions.prediction["after"]
+    moved = np.abs(movement(predictions))
+    moved = np.where(np.isnan(moved), np.where(changed, -0.5, -1.0), moved)
     ranked = np.argsort(-moved, kind="stable")
     won = (right["after"] & ~right["before"] & predictions.known)[ranked]
     lost = (right["before"] & ~right["after"] & predictions.known)[ranked]
     turn = np.concatenate([2 * np.arange(won.sum()), 2 * np.arange(lost.sum()) + 1])
-    changed = np.concatenate([ranked[won], ranked[lost]])[np.argsort(turn, kind="stable")]
-    return np.concatenate([changed, ranked[~(won | lost)]]), len(changed)
+    first = np.concatenate([ranked[won], ranked[lost]])[np.argsort(turn, kind="stable")]
+    return np.concatenate([first, ranked[~(won | lost)]]), len(first)
 
 
 def choose_rows(predictions: Predictions, most: int) -> Rows:
@@ -98,39 +101,43 @@ def browser_data(
     pictured: int,
     most: int,
     views: Mapping[int, Mapping[int, dict[str, str]]],
+    said: list[str] | None = None,
 ) -> dict[str, Any]:
     """All blocks of data of the browser, by the ids of their elements.
 
     Args:
-        runs: The runs, those of one dataset on the same images.
+        runs: The runs, those with labels of one dataset on the same images.
         titles: What each is called.
         details: Of the runs, by their identities.
         pictured: How many images of a run have their pictures in the page.
         most: How many images the page lists, of all runs together; each run has an equal part.
         views: Of some runs, by their identities, the sheets of views by row.
+        said: Where given, a line is added for each set of images of which no picture could be read.
     """
     each = max(1, most // max(1, len(runs)))
     chosen = {id(run): choose_rows(run.predictions, each) for run in runs}
     changing = [number for number, run in enumerate(runs) if _by_interest(run.predictions)[1]]
     found: dict[str, Any] = {"about": {"first": changing[0] if changing else 0, "runs": []}}
-    datasets = list(dict.fromkeys(run.dataset for run in runs))
+    sets = list(dict.fromkeys(map(_images_of, runs)))
     places: dict[str, dict[int, int]] = {}
-    for number, dataset in enumerate(datasets):
-        mine = [run for run in runs if run.dataset == dataset]
+    for number, images in enumerate(sets):
+        mine = [run for run in runs if _images_of(run) == images]
         shown: dict[int, int] = {}
         for run in mine:
             shown.update(dict.fromkeys(choose_pictured(run.predictions, pictured).tolist(), 0))
             chosen[id(run)] = np.union1d(chosen[id(run)], choose_pictured(run.predictions, pictured))
         rows = np.unique(np.concatenate([chosen[id(run)] for run in mine]))
-        places[dataset] = {int(row): place for place, row in enumerate(rows)}
+        places[images] = {int(row): place for place, row in enumerate(rows)}
         paths = mine[0].predictions.path
-        found[f"images-{number}"] = {
-            "paths": [_shown(paths[row]) for row in rows],
-            "pictures": _pictures(mine[0], [row for row in sorted(shown)], places[dataset]),
-        }
+        pictures = _pictures(mine[0], [row for row in sorted(shown)], places[images])
+        found[f"images-{number}"] = {"paths": [_shown(paths[row]) for row in rows], "pictures": pictures}
+        problems = [picture["problem"] for picture in pictures.values() if "problem" in picture]
+        if said is not None and problems and len(problems) == len(pictures):
+            others = f" and {len(mine) - 1} more run(s)" if len(mine) > 1 else ""
+            said.append(f"no pictures of {mine[0].folder}{others}: {problems[0]}")
     for number, (run, title) in enumerate(zip(runs, titles, strict=True)):
         rows = chosen[id(run)]
-        place = places[run.dataset]
+        place = places[_images_of(run)]
         found[f"run-{number}"] = columns(run.predictions, details[id(run)], rows, place)
         note = ""
         if run.corruption is not None:
@@ -138,7 +145,7 @@ def browser_data(
         found["about"]["runs"].append(
             {
                 "title": _shown(title),
-                "images": datasets.index(run.dataset),
+                "images": sets.index(_images_of(run)),
                 "n": len(run.predictions.index),
                 "note": _shown(note),
                 "names": {str(label): _shown(name) for label, name in sorted(details[id(run)].names.items())},
@@ -147,6 +154,11 @@ def browser_data(
         if views.get(id(run)):
             found[f"views-{number}"] = {str(place[row]): sheet for row, sheet in views[id(run)].items()}
     return found
+
+
+def _images_of(run: Run) -> str:
+    """A name of the images of a run: runs with labels of one dataset have the same ones."""
+    return run.dataset if run.labelled else f"{run.dataset} of {run.folder}"
 
 
 def _pictures(run: Run, rows: Sequence[int], places: Mapping[int, int]) -> dict[str, dict[str, str]]:

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from lorattt.errors import UserError
+from lorattt.errors import UserError, shortened
 
-_BINS = 15
 _IMAGES = 24
 _ROWS = 100_000
 _DESCRIPTION = (
     "Tables, statistics, plots and a page of finished runs: accuracy in the papers' order of columns with mean and "
     "standard deviation over seeds, calibration, paired differences with intervals and McNemar's test, costs, "
-    "published numbers in tables of their own, and the images that changed. Reads the runs' folders; loads no model "
+    "published numbers in tables of their own, and the images that changed; of runs without labels the classes "
+    "predicted, confidence and entropy. Reads the runs' folders; loads no model "
     "and no torch, unless --views asks for it."
 )
 
@@ -47,9 +47,10 @@ def main(arguments: Sequence[str]) -> int:
         )
         write_report(report, folder, given.format, more)
     except UserError as error:
-        _print(f"lorattt: error: {' '.join(str(error).split())}", sys.stderr)
+        _print(f"lorattt: error: {shortened(' '.join(str(error).split()), 2000)}", sys.stderr)
         return 2
-    for line in said:
+    # The other formats show the notes themselves.
+    for line in [*said, *(report.notes if given.format == "latex" else [])]:
         _print(f"lorattt: {line}", sys.stderr)
     shown = report.latex if given.format == "latex" else report.markdown
     try:
@@ -103,7 +104,10 @@ def _parser() -> argparse.ArgumentParser:
         help="report.md, tables.tex, report.html or all of them with plots (default); report.json is always written",
     )
     parser.add_argument(
-        "--bins", type=int, default=_BINS, metavar="N", help=f"of the expected calibration error (default: {_BINS})"
+        "--bins",
+        type=int,
+        metavar="N",
+        help="of the expected calibration error (default: as in the runs' results.json)",
     )
     parser.add_argument(
         "--baseline",

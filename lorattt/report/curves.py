@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from lorattt.calibration import UNIT, bin_of
 from lorattt.report.details import Details, class_name
 from lorattt.report.rows import Row, settings
 from lorattt.report.statistics import mean_and_deviation
@@ -21,7 +22,7 @@ _FEWEST: Final = 10  # of fewer images an accuracy says nothing
 
 
 def reliability(right: NDArray[np.bool_], confidence: Values, bins: int) -> tuple[Values, Values, Values]:
-    """Confidence against accuracy in bins of equal width, open below and closed above, empty ones left out.
+    """Confidence against accuracy in the bins of the calibration error, empty ones left out.
 
     Args:
         right: ``(N,)``.
@@ -31,7 +32,7 @@ def reliability(right: NDArray[np.bool_], confidence: Values, bins: int) -> tupl
     Returns:
         Mean confidence, accuracy and share of the images, ``(B,)`` each, by rising confidence.
     """
-    place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    place = bin_of(np.rint(UNIT * confidence).astype(np.int64), bins)
     counts = np.bincount(place, minlength=bins)
     there = counts > 0
     means = [np.bincount(place, weights=each, minlength=bins)[there] / counts[there] for each in (confidence, right)]

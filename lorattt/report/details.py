@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorattt.errors import UserError
+from lorattt.report.escape import shorten
 from lorattt.report.measures import WHEN
 from lorattt.report.runs import PREDICTIONS_FILE, RANKED_FILE, Run
 
@@ -51,7 +52,7 @@ def read_details(run: Run) -> Details:
         classes[when][:, 0] = predictions.prediction[when]
         shares[when][:, 0] = share_of(predictions.confidence[when])
     fallback = np.zeros(count, dtype=np.bool_)
-    names = _names_in_table(run)
+    names = names_in_table(run)
     file, number = run.folder / RANKED_FILE, 0
     if file.exists():
         try:
@@ -74,7 +75,7 @@ def read_details(run: Run) -> Details:
         except UnicodeDecodeError as error:
             raise UserError(f"{file}: is not UTF-8 ({error.reason}): restore the file, or run again") from error
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-            reason = " ".join(str(error).split())
+            reason = shorten(" ".join(str(error).split()), 200)
             raise UserError(f"{file} line {number}: damaged ({reason}): restore the file, or run again") from error
     return Details({label: name for label, name in names.items() if name}, classes, shares, fallback)
 
@@ -90,11 +91,11 @@ def _share(probability: Any) -> int:
     return -1 if probability is None else round(SHARES * float(probability))
 
 
-def _names_in_table(run: Run) -> dict[int, str]:
+def names_in_table(run: Run) -> dict[int, str]:
     """The names of the classes that ``predictions.csv`` tells; it has been read before, so that it is whole."""
     found: dict[int, str] = {}
     with (run.folder / PREDICTIONS_FILE).open(newline="", encoding="utf-8") as lines:
-        rows = csv.reader(lines)
+        rows = csv.reader(lines)  # no NUL in them: the predictions have been read before
         header = next(rows)
         pairs = [
             (header.index(f"prediction_{when}"), header.index(f"name_{when}"))
@@ -103,7 +104,8 @@ def _names_in_table(run: Run) -> dict[int, str]:
         ]
         for row in rows:
             for number, name in pairs:
-                found.setdefault(int(row[number]), row[name])
+                if row[number]:
+                    found.setdefault(int(row[number]), row[name])
     return found
 
 
@@ -125,4 +127,4 @@ def share_names(runs: Sequence[Run], details: Mapping[int, Details]) -> None:
 
 def class_name(names: Mapping[int, str], label: int) -> str:
     """A class's name, or its number where no file tells it."""
-    return names.get(label) or f"class {label}"
+    return "no finite answer" if label < 0 else names.get(label) or f"class {label}"

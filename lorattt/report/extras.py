@@ -32,10 +32,11 @@ def extras(
     paged = form in ("html", "all")
     if not paged and not plots:
         return {}, []
-    runs = [run for row in report.rows for run in row.all_runs()]
+    runs = report.shown
     details = {id(run): read_details(run) for run in runs}
-    share_names(runs, details)
+    share_names([run for run in runs if run.labelled], details)  # others may have other classes under the same name
     said: list[str] = []
+    no_plots = "No plots were asked for." if plots is False else "No run has labels: there is nothing to plot."
     pictures, files = [], {}
     if plots is not False:
         try:
@@ -43,7 +44,8 @@ def extras(
         except UserError as error:
             if plots:
                 raise
-            said.append(f"no plots: {error}")
+            no_plots = f"no plots: {error}"
+            said.append(no_plots)
         else:
             from lorattt.report.plots import draw_plots
 
@@ -68,7 +70,8 @@ def extras(
             images=images,
             rows=rows,
             views=sheets,
-            no_plots=said[0] if plots is not False and not pictures and said else "No plots were asked for.",
+            no_plots=no_plots,
+            said=said,
         )
         files[PAGE] = page.encode("utf-8")
     return files, said

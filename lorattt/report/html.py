@@ -38,6 +38,7 @@ def as_html(
     rows: int,
     views: Mapping[int, Mapping[int, dict[str, str]]],
     no_plots: str = "",
+    said: list[str] | None = None,
 ) -> str:
     """The page.
 
@@ -49,10 +50,10 @@ def as_html(
         rows: How many images the page lists, of all runs together.
         views: Of some runs, by their identities, sheets of views by row.
         no_plots: Why there are no plots.
+        said: Where given, a line is added for each dataset of whose images no picture could be read.
     """
-    runs = [run for row in report.rows for run in row.all_runs()]
-    titles = [_title(row, run, report.rows) for row in report.rows for run in row.all_runs()]
-    data = browser_data(runs, titles, details, pictured=images, most=rows, views=views)
+    runs, titles = report.shown, _titles(report)
+    data = browser_data(runs, titles, details, pictured=images, most=rows, views=views, said=said)
     own = {name: files("lorattt.report").joinpath(f"page.{name}").read_text(encoding="utf-8") for name in ("css", "js")}
     sections = _sections(report, pictures, no_plots, runs, titles)
     values = {
@@ -84,6 +85,12 @@ def _hash(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode('utf-8')).digest()).decode('ascii')}"
 
 
+def _titles(report: Report) -> list[str]:
+    """What each of the runs shown is called."""
+    labelled = [_title(row, run, report.rows) for row in report.rows for run in row.all_runs()]
+    return labelled + [f"{each.label}, {dataset_title(each.run.dataset)}, without labels" for each in report.unlabelled]
+
+
 def _title(row: Row, run: Run, rows: Sequence[Row]) -> str:
     backbone = f", {run.backbone}" if len({each.backbone for each in rows}) > 1 else ""
     seeds = f", seed {run.seed}" if len(row.runs[run.dataset]) > 1 else ""
@@ -92,7 +99,7 @@ def _title(row: Row, run: Run, rows: Sequence[Row]) -> str:
 
 def _summary(report: Report, runs: Sequence[Run]) -> str:
     counts = [
-        (len(report.rows), "method", "methods"),
+        (len(report.rows) + len({each.label for each in report.unlabelled}), "method", "methods"),
         (len({run.dataset for run in runs}), "dataset", "datasets"),
         (len(runs), "run", "runs"),
         (sum(run.n for run in runs), "prediction before and after", "predictions before and after"),
@@ -114,6 +121,7 @@ def _sections(
         ("measures", "Measures", report.tables),
         ("pairs", "Differences", report.tables),
         ("costs", "Costs", report.tables),
+        ("unlabelled", "Runs without labels", report.tables),
         ("published", "Published numbers", report.published),
     )
     found = []

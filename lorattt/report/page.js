@@ -29,6 +29,7 @@
     return element;
   };
   const className = (label) => label < 0 ? "not known" : names[label] || "class " + label;
+  const answer = (number) => number < 0 ? "no finite answer" : className(number);
   const percent = (share) => share < 0 ? "not finite" : (share / 100).toFixed(2) + " %";
   const points = (value) => value === null ? "" : (value > 0 ? "+" : value < 0 ? "\u2212" : "") + (Math.abs(value) / 100).toFixed(2);
 
@@ -151,17 +152,17 @@
       button.append(picture);
     }
     first.append(button);
-    const cell = (number, share) => {
+    const cell = (text, share) => {
       const found = make("td");
-      found.append(named(className(number)));
+      found.append(named(text));
       if (share !== undefined) found.append(make("span", percent(share), "share"));
       return found;
     };
     const name = make("td");
     name.append(named(paths[image] || "(no name)", 15), make("span", "number " + data.index[row], "share"));
     const kind = data.outcome[row];
-    element.append(first, name, cell(data.label[row]), cell(data.before[row], data.sureBefore[row]),
-      cell(data.after[row], data.sureAfter[row]), make("td", OUTCOMES[kind], STYLES[kind]),
+    element.append(first, name, cell(className(data.label[row])), cell(answer(data.before[row]), data.sureBefore[row]),
+      cell(answer(data.after[row]), data.sureAfter[row]), make("td", OUTCOMES[kind], STYLES[kind]),
       make("td", points(data.change[row]), "number"));
     element.addEventListener("click", () => choose(row, true));
     return element;

@@ -2,15 +2,17 @@
 
 import base64
 import io
+import os
 import re
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from PIL import Image
 
 from lorattt.data.images import MAX_PIXELS, UnreadableImageError, read_image
 from lorattt.data.listing import leaves_root
 from lorattt.errors import UserError
+from lorattt.report.places import bases, data_of, seen_from
 from lorattt.report.runs import Run
 
 SIDE: Final = 256
@@ -18,6 +20,7 @@ SIDE: Final = 256
 _QUALITY: Final = 82
 _DRAWN: Final = re.compile(r"([a-z]+)-(\d+)/([a-z]+)(?:-(\d+))?/(\d{6,})")
 _DEMO: Final = ("DemoData",)
+_PROBED: Final = 20  # images, to see which folder their paths count from
 _BENCHMARK, _FOLDER, _LOOSE = "BenchmarkData", "ImageFolderData", "ImagesData"
 
 
@@ -32,11 +35,8 @@ class Pictures:
     """
 
     def __init__(self, run: Run) -> None:
-        data = run.config.get("data")
-        data = data if isinstance(data, dict) else {}
-        self._kind = str(data.get("class_path", "")).rpartition(".")[2]
-        arguments = data.get("init_args")
-        self._arguments: dict[str, Any] = arguments if isinstance(arguments, dict) else {}
+        self._run = run
+        self._kind, self._arguments = data_of(run)
         self._root, self._problem = self._find_root()
         self.note = ""
         if run.corruption is not None:
@@ -45,9 +45,12 @@ class Pictures:
     def _find_root(self) -> tuple[Path | None, str]:
         """The folder that paths count from; None where there is none, and why."""
         if self._kind == _LOOSE:
-            return Path(), ""
+            some = self._run.predictions.path[:_PROBED]
+            base = next((base for base in bases(self._run) if any(os.path.exists(base / path) for path in some)), None)
+            return base, f"its images are not there, seen from {seen_from(self._run)}"
         if self._kind == _FOLDER and self._arguments.get("root"):
-            return Path(str(self._arguments["root"])).expanduser(), ""
+            root = Path(str(self._arguments["root"])).expanduser()
+            return (root if root.is_dir() else None), f"no folder {root} of images, seen from {seen_from(self._run)}"
         if self._kind == _BENCHMARK:
             return self._find_benchmark()
         return None, "the run's configuration does not say where its images are"

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from lorattt.calibration import calibration_error
 from lorattt.report.build import Report
 from lorattt.report.compare import BEFORE
 from lorattt.report.curves import Change, changes, coverage, mean_over, reliability, sweep_curves
@@ -15,7 +16,6 @@ from lorattt.report.details import Details
 from lorattt.report.layout import Layout, evaluate, layouts
 from lorattt.report.measures import WHEN
 from lorattt.report.rows import Row
-from lorattt.report.statistics import calibration_error
 from lorattt.report.style import (
     BEFORE_COLOUR,
     LOST,

@@ -2,7 +2,8 @@
 
 import csv
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -10,10 +11,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lorattt.errors import UserError
+from lorattt.errors import UserError, quoted, shortened
 
 _NUMBERS: Final = ("index", "label", "prediction_before", "prediction_after")
 _SHARES: Final = ("confidence_before", "confidence_after")
+_ENTROPIES: Final = ("entropy_before", "entropy_after")
 COLUMNS: Final = ("index", "path", "label", *_NUMBERS[2:], *_SHARES)
 """The columns of ``predictions.csv`` that a report needs; others may be there or not."""
 _DIGIT: Final = 5e-7  # what rounding to the files' six digits may take from a probability
@@ -27,8 +29,9 @@ class Predictions:
         index: ``(N,)`` int64 dataset-wide numbers of the images, each once.
         path: The N images' names.
         label: ``(N,)`` int64, -1 where it is not known.
-        prediction: ``(N,)`` int64 class numbers, under ``before`` and ``after``.
+        prediction: ``(N,)`` int64 class numbers, under ``before`` and ``after``; -1 for answers that are not finite.
         confidence: ``(N,)`` float64 probabilities of the predictions, under ``before`` and ``after``.
+        entropy: ``(N,)`` float64 entropies in nats, under ``before`` and ``after``; NaN where the file has none.
     """
 
     index: NDArray[np.int64]
@@ -36,6 +39,7 @@ class Predictions:
     label: NDArray[np.int64]
     prediction: dict[str, NDArray[np.int64]]
     confidence: dict[str, NDArray[np.float64]]
+    entropy: dict[str, NDArray[np.float64]]
 
     @property
     def known(self) -> NDArray[np.bool_]:
@@ -53,20 +57,20 @@ def read_predictions(file: Path) -> Predictions:
     """Read ``predictions.csv``.
 
     Raises:
-        UserError: If a column is missing, a line is cut off or holds no number where one belongs, an image occurs
-            twice, or the file is not UTF-8.
+        UserError: If a column is missing, a line is cut off or holds no number where one belongs or NUL bytes, an image
+            occurs twice, or the file is not UTF-8.
     """
-    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
     try:
         with file.open(newline="", encoding="utf-8") as lines:
-            rows = csv.reader(lines, strict=True)
+            rows = csv.reader(_without_nul(file, lines), strict=True)
             header = next(rows, [])
             missing = [name for name in COLUMNS if name not in header]
             if missing:
                 raise UserError(
                     f"{file}: has no column {', '.join(missing)}: written by another version of lorattt, or edited"
                 )
-            places = [(columns[name], header.index(name), name) for name in COLUMNS]
+            columns: dict[str, list[Any]] = {name: [] for name in (*COLUMNS, *_ENTROPIES)}
+            places = [(columns[name], header.index(name), name) for name in columns if name in header]
             for row in rows:
                 if len(row) != len(header):
                     raise UserError(
@@ -77,7 +81,8 @@ def read_predictions(file: Path) -> Predictions:
                         values.append(_value(name, row[place]))
                     except ValueError:
                         raise UserError(
-                            f"{file} line {rows.line_num}: {name} is {row[place]!r}, not a number: restore the file"
+                            f"{file} line {rows.line_num}: {name} is {quoted(row[place])}, not a number: restore the "
+                            "file"
                         ) from None
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: is not UTF-8 ({error.reason}): restore the file, or run again") from error
@@ -88,15 +93,25 @@ def read_predictions(file: Path) -> Predictions:
     return _sorted(file, columns)
 
 
+def _without_nul(file: Path, lines: Iterable[str]) -> Iterator[str]:
+    """The lines; Python 3.10's reader of CSV raises for a NUL byte, later ones take it as a letter."""
+    for number, line in enumerate(lines, 1):
+        if "\0" in line:
+            raise UserError(f"{file} line {number}: damaged (NUL bytes): restore the file, or run again")
+        yield line
+
+
 def _value(name: str, text: str) -> int | float | str:
     if name == "path":
         return text
-    if name in _SHARES:
+    if name in _SHARES or name in _ENTROPIES:
         return float(text)
-    return int(text) if text or name != "label" else -1
+    # A label that is not known is empty, and so is the prediction of an answer that is not finite.
+    return int(text) if text or name == "index" else -1
 
 
 def _sorted(file: Path, columns: dict[str, list[Any]]) -> Predictions:
+    unknown = [math.nan] * len(columns["index"])
     index = np.array(columns["index"], dtype=np.int64)
     order = np.argsort(index, kind="stable")
     index = index[order]
@@ -109,26 +124,8 @@ def _sorted(file: Path, columns: dict[str, list[Any]]) -> Predictions:
         label=np.array(columns["label"], dtype=np.int64)[order],
         prediction={w: np.array(columns[f"prediction_{w}"], dtype=np.int64)[order] for w in ("before", "after")},
         confidence={w: np.array(columns[f"confidence_{w}"], dtype=np.float64)[order] for w in ("before", "after")},
+        entropy={w: np.array(columns[f"entropy_{w}"] or unknown)[order] for w in ("before", "after")},
     )
-
-
-def label_probabilities(file: Path, when: str) -> NDArray[np.float64] | None:
-    """The labels' probabilities, from ``predictions.jsonl``.
-
-    Returns:
-        ``(L,)``, of the images with a label; None where some label is not among the classes listed, or its
-        probability is 0 to six digits. Reading ends at the first such image.
-
-    Raises:
-        UserError: If the file is damaged.
-    """
-    found = []
-    for label, listed in _labelled(file, when):
-        share = listed.get(label)
-        if not share:
-            return None
-        found.append(share)
-    return np.array(found, dtype=np.float64)
 
 
 def complete_probabilities(file: Path, when: str) -> NDArray[np.float64] | None:
@@ -164,5 +161,5 @@ def _labelled(file: Path, when: str) -> Iterator[tuple[int, dict[int, float]]]:
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: is not UTF-8 ({error.reason}): restore the file, or run again") from error
     except (ValueError, TypeError, KeyError) as error:
-        reason = " ".join(str(error).split())
+        reason = shortened(" ".join(str(error).split()), 200)
         raise UserError(f"{file} line {number}: damaged ({reason}): restore the file, or run again") from error

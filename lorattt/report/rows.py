@@ -7,7 +7,7 @@ from itertools import combinations
 from typing import Any, Final
 
 from lorattt.errors import UserError
-from lorattt.report.escape import shorten, visible
+from lorattt.report.escape import shorten
 from lorattt.report.runs import Run
 
 # Settings of speed or memory alone, and the seed, which tells runs of one row apart.
@@ -142,32 +142,3 @@ def _numbered(rows: Iterable[Row]) -> list[Row]:
 
 def _results(run: Run) -> tuple[Any, ...]:
     return run.n, run.skipped, sorted(run.measures.items())
-
-
-def check_same_images(runs: Sequence[Run]) -> None:
-    """Refuse runs that go by one dataset's name and are of different images, or of other labels.
-
-    Raises:
-        UserError: If so; the message says how many differ and names one.
-    """
-    first: dict[str, Run] = {}
-    for run in runs:
-        other = first.setdefault(run.dataset, run)
-        if other is run:
-            continue
-        mine, theirs = run.predictions, other.predictions
-        same = mine.path == theirs.path and mine.index.tolist() == theirs.index.tolist()
-        if same and mine.label.tolist() == theirs.label.tolist():
-            continue
-        ours = dict(zip(mine.index.tolist(), zip(mine.path, mine.label.tolist(), strict=True), strict=True))
-        held = dict(zip(theirs.index.tolist(), zip(theirs.path, theirs.label.tolist(), strict=True), strict=True))
-        apart = sorted(key for key in ours.keys() | held.keys() if ours.get(key) != held.get(key))
-        key = apart[0]
-        path = shorten(visible((held.get(key) or ours[key])[0]))
-        have = "different images"
-        if all(key in ours and key in held and ours[key][0] == held[key][0] for key in apart):
-            have = "different labels"
-        raise UserError(
-            f"{other.folder} and {run.folder}: both are of {run.dataset} with {have}: {len(apart)} of "
-            f"{len(ours.keys() | held.keys())} differ, such as number {key} ({path}): report them apart"
-        )

@@ -4,7 +4,6 @@ Nothing here knows of torch; the files are those that the callbacks write. A fol
 predictions of one method; a run of several methods has a folder for each of them, and its configuration above these.
 """
 
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -14,28 +13,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
+from lorattt.calibration import ECE_BINS
 from lorattt.errors import UserError
-from lorattt.report.predictions import Predictions, complete_probabilities, label_probabilities, read_predictions
+from lorattt.report.predictions import Predictions, complete_probabilities, read_predictions
+from lorattt.report.results_file import CORRUPTION, STATED, one_line, read_results, read_text
 
-FORMAT: Final = 1
-"""The newest ``format`` of ``results.json`` that is understood; files without the key are of format 1."""
 RESULTS_FILE: Final = "results.json"
 CONFIG_FILE: Final = "config.yaml"
 PREDICTIONS_FILE: Final = "predictions.csv"
 RANKED_FILE: Final = "predictions.jsonl"
 
-_STATED: Final[dict[str, tuple[type, ...]]] = {
-    "method": (str,),
-    "dataset": (str,),
-    "backbone": (str,),
-    "n": (int,),
-    "images_per_second": (int, float),
-    "peak_memory_bytes": (int,),
-    "seed": (int,),
-    "fallbacks": (int,),
-    "skipped": (int,),
-}
-_CORRUPTION: Final[dict[str, tuple[type, ...]]] = {"name": (str,), "severity": (int,), "of": (str,)}
 # What a run holds while it is written: a file, or several, of each device.
 _PARTS: Final = ("*.rank*.csv", "*.rank*.jsonl")
 
@@ -99,6 +86,11 @@ class Run:
         return "top1_after" in self.measures
 
     @property
+    def ece_bins(self) -> int:
+        """Of the calibration error in ``results.json``; versions that did not write it down had as many."""
+        return int(self.results.get("ece_bins", ECE_BINS))
+
+    @property
     def is_member(self) -> bool:
         """Whether it is of a run of several methods (perhaps of one alone), which has one configuration for all."""
         return "shared_with" in self.results
@@ -117,9 +109,9 @@ class Run:
         import yaml
 
         try:
-            found = yaml.safe_load(_text(file))
+            found = yaml.safe_load(read_text(file))
         except yaml.YAMLError as error:
-            raise UserError(f"{file}: damaged YAML ({_one_line(error)}): restore the file, or remove it") from error
+            raise UserError(f"{file}: damaged YAML ({one_line(error)}): restore the file, or remove it") from error
         if not isinstance(found, dict):
             raise UserError(f"{file}: holds no configuration: restore the file, or remove it")
         return found
@@ -141,15 +133,6 @@ class Run:
             )
         return found
 
-    def label_probabilities(self, when: str) -> Any:
-        """``(L,)`` float64 probabilities of the labels, of images with one; None if the files do not tell them all.
-
-        Args:
-            when: ``before`` or ``after``.
-        """
-        file = self.folder / RANKED_FILE
-        return label_probabilities(file, when) if file.exists() else None
-
     def complete_probabilities(self, when: str) -> Any:
         """``(L, 2)`` float64: the label's probability and the sum of all squares; None if not all classes are listed.
 
@@ -160,26 +143,36 @@ class Run:
         return complete_probabilities(file, when) if file.exists() else None
 
 
-def find_runs(given: Sequence[str]) -> list[Run]:
-    """The runs of some folders, each once.
+def find_runs(given: Sequence[str], notes: list[str] | None = None) -> list[Run]:
+    """The finished runs of some folders, each once.
 
     Args:
         given: Folders of runs, or folders that hold such at any depth; as ``NAME=FOLDER`` the rows of these runs are
             called ``NAME`` (of several methods: ``NAME method``).
+        notes: Where given, a line is added for each run that is not finished, which is left out.
 
     Raises:
-        UserError: If a folder does not exist or has no results, a run is half written, or a ``results.json`` is
-            damaged or of a newer lorattt.
+        UserError: If a folder does not exist, there is no finished run, or a ``results.json`` is damaged or of a newer
+            lorattt.
     """
     found: dict[Path, Run] = {}
+    unfinished: dict[str, None] = {}
     for text in given:
         name, folder = _named(text)
-        files = _results_below(folder)
-        several = len({_read(file)["method"] for file in files}) > 1 if name else False
+        files, lines = _results_below(folder)
+        unfinished |= dict.fromkeys(lines)
+        if not (files or lines):
+            raise UserError(f"{folder}: no {RESULTS_FILE} here or below: name the folder of a finished test run")
+        several = len({read_results(file)["method"] for file in files}) > 1 if name else False
         for file in files:
             key = file.parent.resolve()
             if key not in found:
                 found[key] = _run(file, name, several)
+    if not found:
+        more = f" (and {len(unfinished) - 1} more)" if len(unfinished) > 1 else ""
+        raise UserError(f"there is no finished run to report: {next(iter(unfinished))}{more}")
+    if notes is not None:
+        notes += unfinished
     return list(found.values())
 
 
@@ -192,99 +185,62 @@ def _named(text: str) -> tuple[str | None, Path]:
     return name.strip(), Path(folder).expanduser()
 
 
-def _results_below(folder: Path) -> list[Path]:
+def _results_below(folder: Path) -> tuple[list[Path], list[str]]:
+    """The ``results.json`` of finished runs, and a line for each run that is not finished."""
     if folder.name == RESULTS_FILE and folder.is_file():
         folder = folder.parent
     if not folder.exists():
         raise UserError(f"{folder}: no such folder")
     if not folder.is_dir():
         raise UserError(f"{folder}: is no folder: name the folder of a run, or one that holds runs")
-    files, parts = [], []
+    files: list[Path] = []
+    begun: dict[Path, int] = {}
     for above, folders, names in os.walk(folder):
         folders.sort()  # the order of the runs is that of their names
         files += [Path(above, name) for name in names if name == RESULTS_FILE]
-        begun = [Path(above, name) for name in sorted(names) if any(fnmatch(name, each) for each in _PARTS)]
-        parts += [path for path in begun if path.stat().st_size]  # an empty one: ended by a mistake, before any image
-    for part in parts:
+        parts = [Path(above, name) for name in names if any(fnmatch(name, each) for each in _PARTS)]
+        if parts:
+            begun[Path(above)] = sum(map(_size, parts))
+    lines = []
+    for home, size in sorted(begun.items()):
         # Of several methods, the devices' files lie above the folders of the methods.
-        if part.parent / RESULTS_FILE not in files and not _all_there(part.parent, files):
-            raise UserError(
-                f"{part.parent}: half written ({part.name}, no {RESULTS_FILE}): finish or resume the run first"
-            )
-    if not files:
-        raise UserError(f"{folder}: no {RESULTS_FILE} here or below: name the folder of a finished test run")
-    return sorted(files)
+        if home / RESULTS_FILE in files or _all_there(home, files):
+            continue
+        files = [file for file in files if file.parent.parent != home or not size]
+        lines.append(
+            f"{home}: left out, as the run is not finished: it was interrupted, or is still running. To finish it, "
+            f"give its command again with --run.folder {home}."
+            if size
+            else f"{home}: left out, as the run ended before its first image."
+        )
+    return sorted(files), lines
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # the run that wrote it has just ended
+        return 0
 
 
 def _all_there(home: Path, files: Sequence[Path]) -> bool:
     """Whether a folder holds the results of all methods of one run."""
     below = [file for file in files if file.parent.parent == home]
-    shared = [row["shared_with"] for row in map(_read, below) if "shared_with" in row]
+    shared = [row["shared_with"] for row in map(read_results, below) if "shared_with" in row]
     return bool(shared) and all(home / str(each) / RESULTS_FILE in below for names in shared for each in names)
 
 
 def _run(file: Path, name: str | None, several: bool) -> Run:
-    row = _read(file)
+    row = read_results(file)
     corruption = row.get("corruption")
     return Run(
         folder=file.parent,
         name=f"{name} {row['method']}" if name and several else name,
-        corruption=None if corruption is None else Corruption(**{key: corruption[key] for key in _CORRUPTION}),
+        corruption=None if corruption is None else Corruption(**{key: corruption[key] for key in CORRUPTION}),
         shared_with=tuple(row.get("shared_with", ())),
-        measures={key: _number(row[key]) for key in row if key.endswith(("_before", "_after"))},
+        measures={
+            key: math.nan if row[key] is None else float(row[key]) for key in row if key.endswith(("_before", "_after"))
+        },
         results=row,
-        **{key: row[key] for key in _STATED},
+        **{key: row[key] for key in STATED},
     )
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """What ``results.json`` holds, every value of its kind."""
-    try:
-        row = json.loads(_text(file))
-    except ValueError as error:
-        raise UserError(f"{file}: damaged JSON ({_one_line(error)}): restore the file, or run again") from error
-    if not isinstance(row, dict):
-        raise UserError(f"{file}: not a results.json of lorattt: it holds no object")
-    written = row.get("format", 1)
-    if not isinstance(written, int) or written > FORMAT:
-        version = row.get("versions", {}).get("lorattt", "unknown") if isinstance(row.get("versions"), dict) else "?"
-        raise UserError(
-            f"{file}: format {written} of lorattt {version}, this one reads up to {FORMAT}: install that lorattt"
-        )
-    _check(file, row, _STATED)
-    if row.get("corruption") is not None:
-        if not isinstance(row["corruption"], dict):
-            raise UserError(f"{file}: corruption is no object: run again")
-        _check(file, row["corruption"], _CORRUPTION, "corruption.")
-    for key, value in row.items():
-        if not key.endswith(("_before", "_after")) or value is None:  # a measure of answers that are not finite
-            continue
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise UserError(f"{file}: {key} is {value!r}, not a number: run again")
-    return row
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
-
-
-def _check(file: Path, row: dict[str, Any], stated: dict[str, tuple[type, ...]], above: str = "") -> None:
-    missing = [above + key for key in stated if key not in row]
-    if missing:
-        raise UserError(f"{file}: has no {', '.join(missing)}: written by another version of lorattt, or edited")
-    for key, kinds in stated.items():
-        if isinstance(row[key], bool) or not isinstance(row[key], kinds):
-            raise UserError(f"{file}: {above}{key} is {row[key]!r}, not of type {kinds[-1].__name__}: run again")
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: is not UTF-8 (byte {error.start}): restore the file, or run again") from error
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror or error})") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

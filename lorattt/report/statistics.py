@@ -48,31 +48,6 @@ def check_bins(bins: int) -> None:
         raise UserError(f"--bins {bins}: must be from 1 to {MOST_BINS}")
 
 
-def calibration_error(right: Right, confidence: Shares, bins: int) -> float:
-    """Expected calibration error with bins of equal width, open below and closed above.
-
-    Args:
-        right: ``(N,)``.
-        confidence: ``(N,)``, in [0, 1].
-        bins: How many.
-
-    Raises:
-        UserError: If ``bins`` is not from 1 to :data:`MOST_BINS`.
-    """
-    check_bins(bins)
-    if not len(right) or not np.isfinite(confidence).all():
-        return math.nan
-    place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-    # In a bin, the gap of its means times its share of the images is the gap of its sums over all images.
-    gaps = np.bincount(place, weights=confidence - right, minlength=bins)
-    return float(np.abs(gaps).sum() / len(right))
-
-
-def log_likelihood(label_probability: Shares) -> float:
-    """Mean negative log-likelihood of the labels in nats, of ``(N,)`` positive probabilities."""
-    return float(-np.log(label_probability).mean()) if len(label_probability) else math.nan
-
-
 def brier(complete: Shares) -> float:
     """Brier's score, the mean squared distance of all probabilities from those that say the label alone: 0 to 2.
 

@@ -22,6 +22,7 @@ from lorattt.report.published import MODEL, PUBLISHED
 from lorattt.report.rows import Row
 from lorattt.report.runs import Corruption, Run
 from lorattt.report.statistics import mean_and_deviation
+from lorattt.show import speed_digits
 
 _DIGITS: Final = 2
 _MOST_NAMED: Final = 10
@@ -68,7 +69,7 @@ class Table:
         columns: Their titles; the first is that of the rows' names.
         rows: Each as long as ``columns``.
         notes: Below it.
-        kind: ``accuracy``, ``corruption``, ``measures``, ``costs``, ``pairs`` or ``published``.
+        kind: ``accuracy``, ``corruption``, ``measures``, ``costs``, ``pairs``, ``unlabelled`` or ``published``.
     """
 
     title: str
@@ -256,7 +257,7 @@ def costs_table(rows: Sequence[Row]) -> Table:
                 Cell(text=label + (" *" if shared else "")),
                 Cell(value=len(runs), digits=0),
                 Cell(value=images, digits=0, grouped=True),
-                Cell(value=sum(run.n for run in timed) / seconds if seconds else None, digits=1, grouped=True),
+                speed_cell(sum(run.n for run in timed) / seconds if seconds else None),
                 Cell(value=peak / 2**20 if peak else None, digits=0, grouped=True),
                 Cell(value=sum(run.fallbacks for run in runs), digits=0, grouped=True),
                 Cell(value=sum(run.skipped for run in runs), digits=0, grouped=True),
@@ -270,6 +271,12 @@ def costs_table(rows: Sequence[Row]) -> Table:
     )
     columns = ("Method", "Runs", "Images", "Images/s", "Peak memory MiB", "Not adapted", "Unreadable")
     return Table("Costs", columns, tuple(lines), tuple(notes), kind="costs")
+
+
+def speed_cell(rate: float | None) -> Cell:
+    """Images a second; empty where that is not known."""
+    known = rate if rate else None
+    return Cell(value=known, digits=speed_digits(known or 0.0), grouped=True)
 
 
 def pairs_table(comparisons: Sequence[Comparison], notes: Sequence[str]) -> Table:

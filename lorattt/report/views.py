@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 
 from lorattt.errors import UserError
 from lorattt.report.pictures import thumbnail
+from lorattt.report.places import data_of
 from lorattt.report.runs import Run
 
 _DATA: Final = {
@@ -71,13 +72,10 @@ def _built(kind: Any, arguments: dict[str, Any], place: str) -> Any:
 
 
 def _data(run: Run) -> Any:
-    stated = run.config.get("data")
-    stated = stated if isinstance(stated, dict) else {}
-    name = str(stated.get("class_path", "")).rpartition(".")[2]
+    name, arguments = data_of(run)
     if name not in _DATA:
         raise UserError(f"the images of {name or 'an unknown kind of data'} cannot be read again")
-    arguments = {**(stated.get("init_args") or {}), "workers": 0}
-    return _built(getattr(importlib.import_module(_DATA[name]), name), arguments, "data")
+    return _built(getattr(importlib.import_module(_DATA[name]), name), {**arguments, "workers": 0}, "data")
 
 
 def _method(run: Run) -> Any:
@@ -105,6 +103,7 @@ def _sheet(run: Run, source: Any, method: Any, row: int, device: Any) -> dict[st
     import torch
 
     from lorattt.data.images import UnreadableImageError
+    from lorattt.ranking import top_k
 
     index = int(run.predictions.index[row])
     try:
@@ -113,11 +112,11 @@ def _sheet(run: Run, source: Any, method: Any, row: int, device: Any) -> dict[st
         return {"about": f"No views: {error}"}
     batch = {"views": views.unsqueeze(0).to(device), "index": torch.tensor([index], device=device)}
     shared = method.share(batch)
-    before, after, _ = method.classify(shared)
+    before, after, _ = method.evened(*method.classify(shared))
     for when, logits in (("before", before), ("after", after)):
-        sure, label = logits[0].detach().float().softmax(-1).max(-1)
+        sure = logits[0].detach().float().softmax(-1).max()
         stated = float(run.predictions.confidence[when][row])
-        same = int(label) == int(run.predictions.prediction[when][row])
+        same = int(top_k(logits, 1)) == int(run.predictions.prediction[when][row])
         if not (same and abs(float(sure) - stated) <= _TOLERANCE):
             text = f"No views: computed again, the prediction {when} is not the one that the run wrote down"
             return {"about": f"{text} (confidence {float(sure):.4f}, was {stated:.4f})."}

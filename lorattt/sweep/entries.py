@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lorattt.errors import UserError
+from lorattt.errors import UserError, quoted
 from lorattt.yaml_files import load_yaml
 
 # What `lorattt test` and `fit` accept at the top of a configuration.
@@ -162,7 +162,7 @@ def _plain(given: Any, where: str, configs: Configs) -> Entry:
         elif isinstance(item, Mapping):
             keys.update(keys_of(item, where))
         elif item is not None:
-            raise UserError(f"{where}: expected a file, keys or a list of these, got {item!r}")
+            raise UserError(f"{where}: expected a file, keys or a list of these, got {quoted(item)}")
     return Entry(tuple(files), keys)
 
 
@@ -175,10 +175,10 @@ def keys_of(given: Any, where: str) -> dict[str, Any]:
     if given is None:
         return {}
     if not isinstance(given, Mapping):
-        raise UserError(f"{where}: expected keys such as {{model.lr: 0.005}}, got {given!r}")
+        raise UserError(f"{where}: expected keys such as {{model.lr: 0.005}}, got {quoted(given)}")
     for key, value in given.items():
         if not isinstance(key, str) or not _KEY.fullmatch(key):
-            raise UserError(f"{where}: {key!r} is no key: write it as model.views.number")
+            raise UserError(f"{where}: {quoted(key)} is no key: write it as model.views.number")
         top = key.split(".")[0]
         if top not in TOP_KEYS:
             raise UserError(f"{where}.{key}: no such key{hint(top, TOP_KEYS)}")
@@ -200,7 +200,7 @@ def grid_of(given: Any, where: str) -> dict[str, list[Any]]:
     keys = keys_of(given, where)
     for key, values in keys.items():
         if not isinstance(values, list) or not values:
-            raise UserError(f"{where}.{key}: expected a list of values, got {values!r}")
+            raise UserError(f"{where}.{key}: expected a list of values, got {quoted(values)}")
         if any(value in values[:place] for place, value in enumerate(values)):
             raise UserError(f"{where}.{key}: a value is given twice")
     return keys
@@ -213,7 +213,7 @@ def seeds_of(given: Any, where: str) -> tuple[int, ...]:
         UserError: If they are not a list of different whole numbers of at least 0.
     """
     if not isinstance(given, list) or not given or any(type(seed) is not int or seed < 0 for seed in given):
-        raise UserError(f"{where}: expected a list of whole numbers of at least 0, got {given!r}")
+        raise UserError(f"{where}: expected a list of whole numbers of at least 0, got {quoted(given)}")
     if len(set(given)) < len(given):
         raise UserError(f"{where}: a seed is given twice")
     return tuple(given)
@@ -226,12 +226,12 @@ def named(given: Any, where: str) -> dict[str, Any]:
         UserError: If it is no mapping, is empty, or a name would be no good one of a folder.
     """
     if not isinstance(given, Mapping) or not given:
-        raise UserError(f"{where}: expected names with a file or keys each, got {given!r}")
+        raise UserError(f"{where}: expected names with a file or keys each, got {quoted(given)}")
     for name in given:
         text = str(name)
         if isinstance(name, bool | float) or name is None or not _NAME.fullmatch(text):
             raise UserError(
-                f"{where}: {text!r} is no name: use letters, digits, dots, - and _ (in quotes, if YAML asks)"
+                f"{where}: {quoted(text)} is no name: use letters, digits, dots, - and _ (in quotes, if YAML asks)"
             )
         if text == "fit" or text.startswith("seed-"):
             raise UserError(f"{where}.{text}: the sweep has a folder of that name; use another one")

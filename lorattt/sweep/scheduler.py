@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lorattt.errors import UserError
+from lorattt.show import clock, speed
 from lorattt.sweep.folders import Result, State, note, prepare, results_of
 from lorattt.sweep.plan import FIT, Run
 from lorattt.sweep.processes import Process, Slot, command_of, end
@@ -203,10 +204,4 @@ def measured(results: Sequence[Result]) -> str:
             parts.append(f"top-1 {100 * first.before:.2f} -> {100 * first.after:.2f} %")
     else:
         parts.append(f"{first.n} images")
-    return ", ".join([*parts, *([f"{first.n / first.seconds:.1f} images/s"] if first.seconds > 0 else [])])
-
-
-def clock(seconds: float) -> str:
-    """Seconds as hours, minutes and seconds."""
-    whole = round(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+    return ", ".join([*parts, *([f"{speed(first.n / first.seconds)} images/s"] if first.seconds > 0 else [])])

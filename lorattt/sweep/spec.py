@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorattt.errors import UserError
+from lorattt.errors import UserError, quoted
 from lorattt.sweep.entries import Configs, Entry, entry_of, grid_of, hint, keys_of, named, seeds_of
 from lorattt.yaml_files import load_yaml
 
@@ -82,10 +82,10 @@ def _sweep(path: Path, contents: dict[str, Any], given: Mapping[str, Any]) -> Sw
     configs = Configs()
     command = contents.get("command", "test")
     if command not in COMMANDS:
-        raise UserError(f"command {command!r}: use {', '.join(COMMANDS)}")
+        raise UserError(f"command {quoted(command)}: use {', '.join(COMMANDS)}")
     out = given.get("out") or contents.get("out", f"runs/{path.stem}")
     if not isinstance(out, str) or not out:
-        raise UserError(f"out {out!r}: expected a folder")
+        raise UserError(f"out {quoted(out)}: expected a folder")
     methods = {
         name: entry_of(entry, f"methods.{name}", ("fit", "grid", "seeds"), configs)
         for name, entry in named(contents["methods"], "methods").items()
@@ -156,11 +156,11 @@ def _skips(given: Any, methods: Mapping[str, Entry], datasets: Mapping[str, Entr
     if given is None:
         return ()
     if not isinstance(given, list):
-        raise UserError(f"skip: expected a list such as [{{method: tpt, dataset: imagenet}}], got {given!r}")
+        raise UserError(f"skip: expected a list such as [{{method: tpt, dataset: imagenet}}], got {quoted(given)}")
     found = []
     for item in given:
         if not isinstance(item, Mapping) or not item:
-            raise UserError(f"skip: expected {{method: NAME, dataset: NAME}} or one of them, got {item!r}")
+            raise UserError(f"skip: expected {{method: NAME, dataset: NAME}} or one of them, got {quoted(item)}")
         for key, value in item.items():
             if key not in _SKIP_KEYS:
                 raise UserError(f"skip: {key}: no such key{hint(key, _SKIP_KEYS) or '; use method, dataset or seed'}")
@@ -186,7 +186,7 @@ def devices_of(given: Any) -> tuple[str, ...] | None:
     if given is None:
         return None
     if not isinstance(given, list) or not given or any(type(each) not in (int, str) for each in given):
-        raise UserError(f"devices: expected a list of GPUs such as [0, 1] or null, got {given!r}")
+        raise UserError(f"devices: expected a list of GPUs such as [0, 1] or null, got {quoted(given)}")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = None if visible is None else [name.strip() for name in visible.split(",") if name.strip()]
     return tuple(",".join(_device(part.strip(), names) for part in str(each).split(",")) for each in given)
@@ -194,7 +194,7 @@ def devices_of(given: Any) -> tuple[str, ...] | None:
 
 def _device(name: str, visible: list[str] | None) -> str:
     if not name or name.startswith("-"):
-        raise UserError(f"devices: {name!r} is no GPU: give its number or its UUID")
+        raise UserError(f"devices: {quoted(name)} is no GPU: give its number or its UUID")
     if visible is None or not name.isdigit():
         return name
     if int(name) >= len(visible):
@@ -206,5 +206,5 @@ def _device(name: str, visible: list[str] | None) -> str:
 
 def _jobs(given: Any) -> int:
     if type(given) is not int or given < 1:
-        raise UserError(f"jobs {given!r}: expected a whole number of at least 1")
+        raise UserError(f"jobs {quoted(given)}: expected a whole number of at least 1")
     return given

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lorattt.show import speed
 from lorattt.sweep.folders import Result
 from lorattt.sweep.plan import Run
 from lorattt.sweep.scheduler import Outcome
@@ -134,7 +135,7 @@ def markdown(rows: Sequence[Row], datasets: Sequence[str]) -> str:
         if with_mean:
             overall = list(row.overall(datasets).values())
             cells.append(_number(overall) if overall else "")
-        lines.append([*cells, "" if row.speed is None else f"{row.speed:.1f}"])
+        lines.append([*cells, "" if row.speed is None else speed(row.speed)])
     widths = [max(3, *(len(line[column]) for line in lines)) for column in range(len(head))]
     text = []
     for number, line in enumerate(lines):

@@ -13,8 +13,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from lorattt.rng import uniform
-from lorattt.views.crops import AUGMIX_STREAM, ViewSpec, view_keys
+from lorattt.rng import Stream, uniform
+from lorattt.views.crops import ViewSpec, view_keys
 
 _CHAINS, _LONGEST = 3, 3
 OPERATIONS = (
@@ -52,7 +52,7 @@ class AugMixParams:
 def sample_augmix(spec: ViewSpec, *, seed: int, index: int) -> list[AugMixParams]:
     """Draw the chains of views 1 to V - 1 of one sample."""
     cells = _CHAINS * _LONGEST
-    draws = uniform(view_keys(seed, index, spec.number, AUGMIX_STREAM), (3 * cells + 2 * _CHAINS + 1,), torch.float64)
+    draws = uniform(view_keys(seed, index, spec.number, Stream.AUGMIX), (3 * cells + 2 * _CHAINS + 1,), torch.float64)
     numbers, levels, signs = (part.unflatten(-1, (_CHAINS, _LONGEST)) for part in draws[:, : 3 * cells].split(cells, 1))
     lengths, exponentials = draws[:, 3 * cells : -1].split(_CHAINS, 1)
     beyond = torch.arange(_LONGEST) >= 1 + (lengths * _LONGEST).long().unsqueeze(-1)

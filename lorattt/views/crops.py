@@ -12,13 +12,11 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from lorattt.errors import UserError
-from lorattt.rng import episode_keys, fold, uniform
+from lorattt.errors import UserError, quoted
+from lorattt.rng import Stream, episode_keys, fold, uniform
 
 _ATTEMPTS = 10
 Place: TypeAlias = Literal["auto", "workers", "device"]
-# Streams: purposes of random numbers within one episode, folded into its key.
-CROP_STREAM, AUGMIX_STREAM = 1, 2
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class ViewSpec:
         if not 1 <= self.augmix_severity <= 10:
             raise UserError(f"views.augmix_severity {self.augmix_severity}: must be 1 to 10")
         if self.place not in get_args(Place):
-            raise UserError(f"views.place {self.place!r}: must be one of {', '.join(get_args(Place))}")
+            raise UserError(f"views.place {quoted(self.place)}: must be one of {', '.join(get_args(Place))}")
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ class CropParams:
     flips: Tensor
 
 
-def view_keys(seed: int, index: int, views: int, stream: int) -> Tensor:
+def view_keys(seed: int, index: int, views: int, stream: Stream) -> Tensor:
     """``(views - 1,)`` int64 keys of views 1, 2, ...: view v's key depends on (seed, index, v) alone."""
     key = fold(episode_keys(seed, torch.tensor([index])), stream)
     numbers = torch.arange(1, views)
@@ -93,7 +91,7 @@ def sample_crops(spec: ViewSpec, height: int, width: int, *, seed: int, index: i
     Returns:
         Boxes within the image, and flips.
     """
-    keys = view_keys(seed, index, spec.number, CROP_STREAM)
+    keys = view_keys(seed, index, spec.number, Stream.VIEW_CROPS)
     # Columns: 10 areas, 10 ratios, 10 tops, 10 lefts, 1 flip. float64, so that a border is never off by one.
     draws = uniform(keys, (4 * _ATTEMPTS + 1,), torch.float64)
     area_u, ratio_u, top_u, left_u = draws[:, : 4 * _ATTEMPTS].split(_ATTEMPTS, dim=1)

@@ -30,6 +30,7 @@ class Cut(NamedTuple):
         kernel: How they are resampled.
         rows_first: Whether their rows are resampled before their columns.
         taps: How many pixels weigh on an output at most.
+        border: Left, top, right and bottom margin of the views, in pixels, where they have one.
     """
 
     first: int
@@ -37,6 +38,7 @@ class Cut(NamedTuple):
     kernel: Kernel
     rows_first: bool
     taps: int
+    border: tuple[int, int, int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,9 @@ class DeviceViews:
         if spec.augmix:
             mixes = sample_augmix(spec, seed=views.seed, index=index)
             chains = plan_chains(mixes, spec.augmix_severity, views.size)
-        return ViewPlan([(height, width)], [_cuts(spans, turned, places)], spans[None], places[None], chains)
+        cuts = _cuts(spans, turned, places, views.plain.interpolation)
+        cuts[0] = cuts[0]._replace(border=views.plain.border(height, width, views.size))
+        return ViewPlan([(height, width)], [cuts], spans[None], places[None], chains)
 
     def __call__(self, images: Sequence[Tensor], index: Sequence[int], device: torch.device | str) -> Tensor:
         """The views of E images as bytes: :meth:`plan` and :meth:`render`.
@@ -208,16 +212,19 @@ class DeviceViews:
             cut.taps,
             rows_first=cut.rows_first,
             rounded=floats is None or floats.rounded,
+            border=cut.border is not None,
             memory=self.memory,
         )
+        if cut.border is not None:
+            _frame_(views, cut.border, self.views.plain.fill_color)
         return views if floats is None else _normalise(views, floats)
 
 
-def _cuts(spans: Tensor, turned: Tensor, places: Tensor) -> list[Cut]:
+def _cuts(spans: Tensor, turned: Tensor, places: Tensor, plain: Kernel) -> list[Cut]:
     """The views of one image in groups: the plain one, those resampled by columns first, the others."""
     views, rows_first = len(places), int(turned[1:].sum())
     groups: list[tuple[int, int, Kernel]] = [
-        (0, 1, "bicubic"),
+        (0, 1, plain),
         (1, views - rows_first, "bilinear"),
         (views - rows_first, views, "bilinear"),
     ]
@@ -227,6 +234,16 @@ def _cuts(spans: Tensor, turned: Tensor, places: Tensor) -> list[Cut]:
             which = places[first:end]
             cuts.append(Cut(first, end, kernel, bool(turned[which[0]]), most_taps(spans[:, which], kernel)))
     return cuts
+
+
+def _frame_(views: Tensor, border: tuple[int, int, int, int], value: int) -> None:
+    """Fill the margins of ``(N, 3, S, S)`` views in place."""
+    left, top, right, bottom = border
+    size = views.shape[-1]
+    for margin in (views[..., :top, :], views[..., size - bottom :, :]):
+        margin.fill_(value)
+    for margin in (views[..., :left], views[..., size - right :]):
+        margin.fill_(value)
 
 
 def _normalise(pixels: Tensor, floats: Floats) -> Tensor:

@@ -4,8 +4,7 @@ The image stays 8-bit throughout, as in the authors' loaders: PIL resamples with
 rounds, and normalisation happens later, where the model is.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
 
 import torch
 from PIL import Image
@@ -15,6 +14,7 @@ from torchvision.transforms.v2 import functional as F
 
 from lorattt.views.augmix import augmix, sample_augmix
 from lorattt.views.crops import ViewSpec, sample_crops
+from lorattt.views.plain import PlainView
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,13 @@ class Views:
         spec: Number of views and how they are cut.
         size: Side of a view, in pixels.
         seed: The run's seed.
-        plain: How view 0 is made: shorter side resized then centre crop, or the whole image squashed.
+        plain: How view 0 is made: as the model's own preprocessing does. The others are the papers' crops, bilinear.
     """
 
     spec: ViewSpec
     size: int
     seed: int = 0
-    plain: Literal["shortest", "squash"] = "shortest"
+    plain: PlainView = field(default_factory=PlainView)
 
     def __call__(self, image: Image.Image, index: int) -> Tensor:
         """Make the views of the sample of that dataset-wide number.
@@ -58,8 +58,10 @@ class Views:
         return torch.stack(views)
 
     def plain_view(self, image: Image.Image) -> Image.Image:
-        """View 0: bicubic resize and centre crop, as the model saw images in its own evaluation."""
-        size = [self.size, self.size] if self.plain == "squash" else [self.size]
-        resized = F.resize(image, size, interpolation=InterpolationMode.BICUBIC)
-        cropped: Image.Image = F.center_crop(resized, [self.size, self.size])
+        """View 0: the image as the model saw images in its own evaluation."""
+        shape = self.plain.resized(image.height, image.width, self.size)
+        view = F.resize(image, list(shape), interpolation=InterpolationMode(self.plain.interpolation))
+        if border := self.plain.border(image.height, image.width, self.size):
+            view = F.pad(view, list(border), fill=self.plain.fill_color)
+        cropped: Image.Image = F.center_crop(view, [self.size, self.size])
         return cropped

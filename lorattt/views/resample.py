@@ -12,14 +12,16 @@ is a matrix product to cuBLAS or to autocast: neither TF32 nor bf16 can get in, 
 """
 
 import math
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import PIL
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Kernel: TypeAlias = Literal["bilinear", "bicubic"]
+from lorattt.views.plain import Interpolation, PlainView
+
+Kernel: TypeAlias = Interpolation
 # Columns of a span: which stretch of an axis of the image is resampled to how many outputs, the first output that
 # the view shows, and whether the view runs backwards.
 _START, _LENGTH, _OUTPUTS, _OFFSET, _MIRRORED = range(5)
@@ -48,26 +50,28 @@ def crop_spans(boxes: Tensor, flips: Tensor, size: int) -> Tensor:
     return torch.stack([rows, columns], dim=-3)
 
 
-def plain_spans(height: int, width: int, size: int, plain: Literal["shortest", "squash"]) -> Tensor:
-    """The plain view: the shorter side resized and the centre cut out, or the whole image squashed.
+def plain_spans(height: int, width: int, size: int, plain: PlainView) -> Tensor:
+    """The plain view.
 
     Args:
         height: Height of the image, in pixels.
         width: Width of the image, in pixels.
         size: Side of a view, in pixels.
-        plain: Which of the two.
+        plain: How it is made.
 
     Returns:
-        ``(2, 1, 5)`` int64 spans of rows and of columns.
+        ``(2, 1, 5)`` int64 spans of rows and of columns. Where the view has a border, its outputs begin before the
+        image's, at a negative offset.
     """
+    left, top, _, _ = plain.border(height, width, size) or (0, 0, 0, 0)
 
-    def span(length: int, other: int) -> list[int]:
-        # torchvision rounds the longer side's new length down, and the cut's place to the nearest, half to even.
-        # The longer side is never shorter than the view, so its centre crop never pads.
-        outputs = size if plain == "squash" or length <= other else int(size * length / other)
-        return [0, length, outputs, round((outputs - size) / 2), 0]
+    def span(length: int, outputs: int, margin: int) -> list[int]:
+        # torchvision rounds the cut's place to the nearest, half to even.
+        offset = -margin if outputs < size else round((outputs - size) / 2)
+        return [0, length, outputs, offset, 0]
 
-    return torch.tensor([[span(height, width)], [span(width, height)]])
+    rows, columns = plain.resized(height, width, size)
+    return torch.tensor([[span(height, rows, top)], [span(width, columns, left)]])
 
 
 def most_taps(spans: Tensor, kernel: Kernel) -> int:
@@ -94,7 +98,9 @@ def rows_go_first(spans: Tensor) -> Tensor:
     return (rows > 0) & (rows > 2 * columns) & _PILLOW_CHOOSES
 
 
-def band(spans: Tensor, size: int, kernel: Kernel, taps: int, *, rounded: bool) -> tuple[Tensor, Tensor]:
+def band(
+    spans: Tensor, size: int, kernel: Kernel, taps: int, *, rounded: bool, border: bool = False
+) -> tuple[Tensor, Tensor]:
     """The banded matrices of N spans: the places of the weights in each row, and the weights.
 
     Args:
@@ -103,6 +109,7 @@ def band(spans: Tensor, size: int, kernel: Kernel, taps: int, *, rounded: bool) 
         kernel: Triangle, or cubic with a = -0.5; stretched by the factor of shrinking, where the view shrinks.
         taps: Weights of a row, from :func:`most_taps`; more are zeros.
         rounded: Round weights to multiples of 2^-22, as Pillow does for 8-bit images.
+        border: Whether views have outputs beyond those of the image; these repeat its last.
 
     Returns:
         ``(N, size, taps)`` int64 pixels of the image's axis, and float64 weights.
@@ -110,6 +117,8 @@ def band(spans: Tensor, size: int, kernel: Kernel, taps: int, *, rounded: bool) 
     start, length, outputs, offset, mirrored = spans[:, :, None].unbind(1)
     place = torch.arange(size, device=spans.device)
     place = offset + torch.where(mirrored.bool(), size - 1 - place, place)
+    if border:
+        place = torch.minimum(place.clamp(min=0), outputs - 1)
     scale = length.double() / outputs
     stretch = scale.clamp(min=1)
     centre, support = (place + 0.5) * scale, _REACH[kernel] * stretch
@@ -146,6 +155,7 @@ def resample(
     *,
     rows_first: bool = False,
     rounded: bool = True,
+    border: bool = False,
     memory: int = 2**30,
 ) -> Tensor:
     """N views of one image.
@@ -158,6 +168,7 @@ def resample(
         taps: :func:`most_taps` of the spans, or more.
         rows_first: Resample rows before columns; only what rounding does between the two can tell.
         rounded: Round to 8 bits after each product, as Pillow does; else to nothing, as torchvision does with floats.
+        border: Whether views have outputs beyond those of the image, which the caller fills.
         memory: Bytes that temporaries may take, about; views are made in parts that fit, at least one at a time, and
             the rows of a large image in bands. Changes nothing else.
 
@@ -171,7 +182,7 @@ def resample(
     if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
         raise ValueError(f"an image must be (3, H, W) uint8 and not empty, not {tuple(image.shape)} {image.dtype}")
     if rows_first:
-        turned = resample(image.mT, spans.flip(0), size, kernel, taps, rounded=rounded, memory=memory)
+        turned = resample(image.mT, spans.flip(0), size, kernel, taps, rounded=rounded, border=border, memory=memory)
         return turned.mT
     exact = _ROUNDING if rounded else _SMOOTH
     views, height, width = spans.shape[1], *image.shape[1:]
@@ -183,7 +194,7 @@ def resample(
     for begin in range(0, views, at_once):
         part = slice(begin, begin + at_once)
         # One place for both axes: half as many kernels to start.
-        index, weight = band(spans[:, part].flatten(0, 1), size, kernel, taps, rounded=rounded)
+        index, weight = band(spans[:, part].flatten(0, 1), size, kernel, taps, rounded=rounded, border=border)
         (rows, columns), (row_weights, column_weights) = index.chunk(2), weight.to(exact).chunk(2)
         count = len(rows)
         narrow = torch.empty(count, height, 3, size, dtype=kind, device=image.device)

@@ -1,7 +1,7 @@
 """The view that a prompt or a model is fitted on: one random crop of an image, another in every epoch."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from PIL import Image
@@ -9,13 +9,10 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from lorattt.errors import UserError
-from lorattt.rng import episode_keys, fold
+from lorattt.errors import UserError, quoted
+from lorattt.rng import Stream, episode_keys, fold
 from lorattt.views.crops import ViewSpec, sample_crops
-
-Interpolation = Literal["bicubic", "bilinear"]
-# Folded into a sample's key, so that its training crops are none of its views at test time.
-_TRAINING_STREAM = 0x7241
+from lorattt.views.plain import Interpolation
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ class TrainingCrop:
             raise UserError(str(error).replace("views.", "crop.", 1)) from None
         if self.interpolation not in get_args(Interpolation):
             raise UserError(
-                f"crop.interpolation {self.interpolation!r}: must be {' or '.join(get_args(Interpolation))}"
+                f"crop.interpolation {quoted(self.interpolation)}: must be {' or '.join(get_args(Interpolation))}"
             )
 
     def as_views(self) -> ViewSpec:
@@ -79,7 +76,7 @@ class TrainingViews:
             ``(1, 3, size, size)`` uint8.
         """
         # The sample's own key stands for the seed, and the epoch for the sample.
-        key = int(fold(episode_keys(self.seed, torch.tensor([index])), _TRAINING_STREAM))
+        key = int(fold(episode_keys(self.seed, torch.tensor([index])), Stream.TRAINING_CROPS))
         crops = sample_crops(self.spec.as_views(), image.height, image.width, seed=key, index=epoch)
         top, left, height, width = crops.boxes[0].tolist()
         view = F.resized_crop(

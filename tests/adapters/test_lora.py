@@ -49,8 +49,8 @@ def test_batched_equals_merged_weights(projections: tuple[str, ...]) -> None:
 
 def test_fresh_adapters_change_nothing(tower: VisionTower) -> None:
     tuner = LoRATuner(tower, LoRASpec(rank=4), seed=0)
-    assert tuner.starts_as_frozen
-    parameters = {k: v.double() for k, v in tuner.fresh(2, torch.device("cpu")).items()}
+    assert tuner.is_identity_at_init
+    parameters = {k: v.double() for k, v in tuner.init_parameters(2, torch.device("cpu")).items()}
     pixels = torch.randn(4, 3, 32, 32, dtype=torch.float64)
     adapted = tower.class_token(tower.embed(pixels), 0, tuner.adapter(parameters))
     torch.testing.assert_close(adapted, tower.class_token(tower.embed(pixels), 0), rtol=0, atol=1e-12)
@@ -77,7 +77,7 @@ def test_initial_values(tower: VisionTower) -> None:
 
 def test_fresh_leaves_share_nothing(tower: VisionTower) -> None:
     tuner = LoRATuner(tower, LoRASpec(rank=4), seed=0)
-    one, two = tuner.fresh(3, torch.device("cpu")), tuner.fresh(3, torch.device("cpu"))
+    one, two = tuner.init_parameters(3, torch.device("cpu")), tuner.init_parameters(3, torch.device("cpu"))
     for value in one.values():
         assert value.is_leaf
         value.detach().add_(1)
@@ -123,8 +123,10 @@ def test_gradients_of_fresh_adapters(tower: VisionTower) -> None:
     keys, pixels = episode_keys(0, torch.arange(E)), torch.randn(E * N, 3, 32, 32, dtype=torch.float64)
     outputs, gradients = [], []
     for fresh in (False, True):
-        leaves = {k: v.detach().double().requires_grad_() for k, v in tuner.fresh(E, torch.device("cpu")).items()}
-        out = tower.class_token(tower.embed(pixels), 0, tuner.adapter(leaves, keys, fresh=fresh))
+        leaves = {
+            k: v.detach().double().requires_grad_() for k, v in tuner.init_parameters(E, torch.device("cpu")).items()
+        }
+        out = tower.class_token(tower.embed(pixels), 0, tuner.adapter(leaves, keys, at_init=fresh))
         outputs.append(out.detach())
         gradients.append(torch.autograd.grad(out.sin().sum(), list(leaves.values()), materialize_grads=True))
     torch.testing.assert_close(outputs[1], outputs[0], rtol=0, atol=1e-12)
@@ -137,8 +139,8 @@ def test_adapters_that_do_not_start_at_zero_are_never_taken_for_it(tower: Vision
     tuner = LoRATuner(tower, LoRASpec(rank=4), seed=0)
     tuner.initial = {k: v + 0.1 for k, v in tuner.initial.items()}
     pixels = torch.randn(2, 3, 32, 32, dtype=torch.float64)
-    leaves = {k: v.double() for k, v in tuner.fresh(2, torch.device("cpu")).items()}
-    quick = tower.class_token(tower.embed(pixels), 0, tuner.adapter(leaves, fresh=True))
+    leaves = {k: v.double() for k, v in tuner.init_parameters(2, torch.device("cpu")).items()}
+    quick = tower.class_token(tower.embed(pixels), 0, tuner.adapter(leaves, at_init=True))
     plain = tower.class_token(tower.embed(pixels), 0, tuner.adapter(leaves))
     torch.testing.assert_close(quick, plain)
 

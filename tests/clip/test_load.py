@@ -13,23 +13,23 @@ from torch import Tensor, nn
 from lorattt import demo
 from lorattt.clip.load import ClipSpec, load_clip
 from lorattt.errors import UserError
+from tiny_models import add_models
 
 VISION = {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16}
 RESNET = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None, "head_width": 8}
+TIMM = {"image_size": 160, "timm_model_name": "test_vit", "timm_pool": "", "timm_proj": "linear"}
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
 CONFIGS: dict[str, dict[str, Any]] = {
     "test-vit": {"embed_dim": 16, "vision_cfg": VISION, "text_cfg": TEXT},
     "test-vit-quickgelu": {"embed_dim": 16, "quick_gelu": True, "vision_cfg": VISION, "text_cfg": TEXT},
+    "test-timm": {"embed_dim": 16, "vision_cfg": TIMM, "text_cfg": TEXT},
     "test-rn": {"embed_dim": 16, "vision_cfg": RESNET, "text_cfg": TEXT},
 }
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _models(tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = tmp_path_factory.mktemp("configs")
-    for name, config in CONFIGS.items():
-        (folder / f"{name}.json").write_text(json.dumps(config))
-    open_clip.add_model_config(folder)
+    add_models(tmp_path_factory.mktemp("configs"), CONFIGS)
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +192,7 @@ def test_truncated_files(original: nn.Module, tmp_path: Path, ending: str, share
 
 def test_weights_of_another_model(original: nn.Module, tmp_path: Path) -> None:
     _safetensors(original, tmp_path / "w.safetensors")
-    with pytest.raises(UserError, match="another model"):
+    with pytest.raises(UserError, match="does not fit model test-rn: its weights are those of test-vit"):
         load_clip(ClipSpec("test-rn", str(tmp_path / "w.safetensors")))
 
 
@@ -237,3 +237,42 @@ def test_tokenizers_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch, error: E
     monkeypatch.setattr(open_clip, "create_model", None)  # no weights are fetched before
     with pytest.raises(UserError, match=f"tokenizer of test-vit.*{message}"):
         load_clip(ClipSpec("test-vit", None))
+
+
+def _tag(monkeypatch: pytest.MonkeyPatch, model: str, path: Path) -> None:
+    """Let open_clip know a tag "mine" of a model, whose file is there."""
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, model, {"mine": {"file": str(path), "mean": (0.4, 0.5, 0.6)}})
+
+
+def test_a_tag(original: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _pt(original, tmp_path / "w.pt")
+    _tag(monkeypatch, "test-vit", tmp_path / "w.pt")
+    clip = load_clip(ClipSpec("test-vit", "mine"))
+    assert all(torch.equal(clip.model.state_dict()[name], value) for name, value in original.state_dict().items())
+    torch.testing.assert_close(clip.mean.flatten(), torch.tensor([0.4, 0.5, 0.6]))
+
+
+@pytest.mark.filterwarnings("ignore:test-timm has random weights")
+def test_a_tags_scale_of_logits_keeps_its_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """open_clip casts models with one of timm's image towers as a whole; their scale would come out as 98.9."""
+    full = load_clip(ClipSpec("test-timm", None))
+    full.model.logit_scale.data.fill_(100.0).log_()
+    torch.save(full.model.state_dict(), tmp_path / "w.pt")
+    _tag(monkeypatch, "test-timm", tmp_path / "w.pt")
+    assert float(load_clip(ClipSpec("test-timm", "mine", "bf16")).logit_scale) == pytest.approx(100, rel=1e-6)
+
+
+def test_a_tags_file_that_is_damaged(original: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _tag(monkeypatch, "test-vit", tmp_path / "w.safetensors")
+    _safetensors(original, tmp_path / "w.safetensors")
+    content = (tmp_path / "w.safetensors").read_bytes()
+    (tmp_path / "w.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(
+        UserError, match=r"weights 'mine' of test-vit cannot be loaded from .*w\.safetensors.*delete that file"
+    ):
+        load_clip(ClipSpec("test-vit", "mine"))
+    state = original.state_dict() | {"visual.proj": torch.full_like(original.state_dict()["visual.proj"], torch.nan)}
+    torch.save(state, tmp_path / "w.pt")
+    _tag(monkeypatch, "test-vit", tmp_path / "w.pt")
+    with pytest.raises(UserError, match=r"the weights 'mine' of test-vit: visual\.proj has values that are not finite"):
+        load_clip(ClipSpec("test-vit", "mine"))

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lorattt.clip.attention import Projection, layer_norm, run_block
+from lorattt.clip.attention import Adapter, Projection, layer_norm, run_block
 from lorattt.clip.vision import ImageTower, VisionTower, wrap_tower
 from lorattt.errors import UserError
 from tiny_models import tiny_clip
@@ -60,7 +60,7 @@ def test_order_of_kept_patches_does_not_matter(tower: VisionTower, pixels: Tenso
     torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
-class _Constant:
+class _Constant(Adapter):
     """An adapter that adds a constant matrix's product, as a merged weight would."""
 
     def __init__(self, deltas: dict[tuple[int, Projection], Tensor]) -> None:
@@ -88,13 +88,24 @@ def test_an_adapter_adds_to_its_projection(block: int, projection: Projection, p
     assert not torch.allclose(tower.visual(pixels), tiny_clip().visual(pixels))
 
 
+def test_the_first_tokens_alone_equal_those_of_the_whole_block() -> None:
+    block = tiny_clip().visual.transformer.resblocks[1]
+    tokens = torch.randn(5, 17, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    for queries in (1, 3):
+        leaf = tokens.clone().requires_grad_()
+        whole = run_block(block, leaf)[:, :queries]
+        part = run_block(block, leaf, queries=queries)
+        torch.testing.assert_close(part, whole, rtol=1e-10, atol=1e-10)
+        expected, found = (torch.autograd.grad(out.square().sum(), leaf)[0] for out in (whole, part))
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
 def test_layer_norm_with_one_affine_pair_per_episode() -> None:
     x = torch.randn(6, 7, 8, dtype=torch.float64)  # 3 episodes of 2
-    norm = nn.LayerNorm(8).double()
     weights, biases = torch.randn(2, 3, 8, dtype=torch.float64)
-    norm.weight, norm.bias = nn.Parameter(weights), nn.Parameter(biases)
     expected = torch.cat([F.layer_norm(x[2 * e : 2 * e + 2], (8,), weights[e], biases[e]) for e in range(3)])
-    torch.testing.assert_close(layer_norm(x, norm), expected, rtol=1e-12, atol=1e-12)
+    found = layer_norm(x, nn.LayerNorm(8).double(), (weights, biases))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_layer_norm_keeps_a_low_precision_stream(pixels: Tensor) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lorattt.data import loader as loaders
+from lorattt.data import shared
 from lorattt.data.ahead import SendAhead
 from lorattt.data.loader import EpisodeLoader
 from tests.data.test_loader import COUNT, assert_right, batches
@@ -160,13 +160,13 @@ def test_a_loader_sends_ahead_what_it_would_have_given(workers: int) -> None:
     assert len(list(loader)) == len(loader) == COUNT // 3
 
 
-def test_slots_are_free_as_soon_as_their_images_are_on_their_way() -> None:
-    """A batch that is kept holds no slot: its images are elsewhere."""
+def test_shared_memory_is_free_as_soon_as_its_images_are_on_their_way() -> None:
+    """A batch that is kept holds no shared memory: its images are elsewhere."""
     loader = batches(1, 1)
     loader.send_to = CPU
     kept = list(loader)
     collate: Any = loader.collate_fn
-    assert (collate._state == loaders._FREE).all()
+    assert (collate.shared._state == shared._FREE).all()
     assert_right(kept)
 
 

@@ -1,11 +1,14 @@
 """``lorattt data``: what is found, what is missing, and the corruption errors of runs."""
 
 import json
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from miniature import put, write
 
+from lorattt.data.benchmark import BenchmarkData
 from lorattt.data.catalogue import BENCHMARKS
 from lorattt.data.check import check, table
 from lorattt.data.command import main
@@ -81,9 +84,9 @@ def test_another_place_and_another_folder_of_split_files(tmp_path: Path) -> None
 def test_the_table_has_a_row_each_and_a_line_for_each_problem(root: Path) -> None:
     findings = check(root, ["dtd", "sun397"])
     lines = table(findings).splitlines()
-    assert lines[0].split() == ["dataset", "state", "layout", "images", "expected", "classes"]
-    assert lines[1].split() == ["dtd", "incomplete", "tpt", "47", "1,692", "47", "of", "47"]
-    assert lines[2].split() == ["sun397", "missing", "-", "0", "19,850", "0", "of", "397"]
+    assert lines[0].split() == ["dataset", "state", "layout", "images", "expected", "classes", "names"]
+    assert lines[1].split() == ["dtd", "incomplete", "tpt", "47", "1,692", "47", "of", "47", "published"]
+    assert lines[2].split() == ["sun397", "missing", "-", "0", "19,850", "0", "of", "397", "-"]
     assert lines[4] == "0 of 2 complete"
     assert [line.split(":")[0].strip() for line in lines[5:]] == ["dtd", "sun397", "to get it"]
 
@@ -178,3 +181,65 @@ def test_what_is_no_such_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFi
 def test_unknown_dataset_for_the_function_too(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="eurosta"):
         check(tmp_path, ["eurosta"])
+
+
+# --- lists ---
+
+
+def split_file(root: Path) -> tuple[Path, dict[str, list[list[str | int]]]]:
+    file = root / "eurosat" / "split_zhou_EuroSAT.json"
+    return file, json.loads(file.read_text())
+
+
+def test_images_that_a_list_has_twice_are_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BENCHMARKS["eurosat"].counts, "test", 12)  # type: ignore[arg-type]
+    file, content = split_file(root)
+    first, second = content["test"][2], content["test"][5]
+    content["test"] += [first, [second[0], 0, content["train"][0][2]]]
+    file.write_text(json.dumps(content))
+    (each,) = check(root, ["eurosat"])
+    assert each.state == "incomplete"
+    assert each.note.startswith(
+        f"2 images are listed more than once and count each time, the first is {first[0]}; 1 of "
+    )
+    assert f"have several labels, the first is {second[0]} with 0 and {second[1]}" in each.note
+    with pytest.warns(UserWarning, match="eurosat: 2 images are listed more than once"):
+        BenchmarkData("eurosat", str(root), workers=0)
+
+
+@pytest.mark.parametrize("change", ["name", "order", "space"])
+def test_class_names_that_are_not_the_published_ones_are_told(change: str, root: Path) -> None:
+    file, content = split_file(root)
+    for entries in content.values():
+        for entry in entries:
+            if change == "order":
+                entry[1] = 9 - int(entry[1])
+            elif entry[1] == 4:
+                entry[2] = "Factory" if change == "name" else f"{entry[2]} "
+    file.write_text(json.dumps(content))
+    (each,) = check(root, ["eurosat"])
+    assert each.state == "incomplete"
+    assert "are not the published ones, 'Annual Crop Land' to 'Sea or Lake', or are in another order" in each.note
+    (other,) = check(root, ["dtd"])
+    assert (each.names, other.names) == ("other", "published")
+    assert "published ones" not in other.note
+    with pytest.warns(UserWarning, match="eurosat: its class names"):
+        BenchmarkData("eurosat", str(root), workers=0)
+
+
+def test_names_that_nobody_published_are_not_compared(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BENCHMARKS, "eurosat", replace(BENCHMARKS["eurosat"], names_sha1=""))
+    (each,) = check(root, ["eurosat"])
+    assert each.names == "not known"
+    assert "published ones" not in each.note
+
+
+def test_images_that_are_missing_are_told_before_a_run(root: Path) -> None:
+    (root / "eurosat" / "2750" / "River" / "River_3.jpg").unlink()
+    with pytest.warns(
+        UserWarning, match=r"eurosat: of the 10 listed images that were looked for, 1 are missing, .*River"
+    ):
+        BenchmarkData("eurosat", str(root), workers=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        BenchmarkData("dtd", str(root), workers=0)

@@ -52,12 +52,13 @@ def test_numbers_follow_the_sorted_paths_and_read_gives_that_file(tmp_path: Path
 
 
 def test_hidden_files_and_other_files_are_passed_over(tmp_path: Path) -> None:
-    put(tmp_path, "a/1.png", "a/.2.png", ".git/3.png", "a/.thumbs/4.png", "b/c/5.JPEG", "empty/.keep.png")
+    put(tmp_path, "a/1.png", "a/.2.png", ".git/3.png", "a/.thumbs/4.png", "b/c/5.JPEG")
     for name in ("a/notes.txt", "README.md", "b/6.png.part", "b/labels.json"):
         (tmp_path / name).write_text("x")
-    folder = ImageFolder(tmp_path)
+    told = r"left out 4 files \(1 \.[a-z]+, .*\) and the folders '\.git', '\.thumbs'; images are files of JPEG, PNG"
+    with pytest.warns(UserWarning, match=told):
+        folder = ImageFolder(tmp_path)
     assert [folder.path(i) for i in range(len(folder))] == ["a/1.png", "b/c/5.JPEG"]
-    # A folder without images is no class.
     assert folder.class_names == ["a", "b"]
 
 
@@ -148,7 +149,7 @@ def test_a_missing_root_is_named(tmp_path: Path) -> None:
 def test_a_folder_without_images_is_named(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     write(tmp_path / "a" / "notes.txt", "x")
-    with pytest.raises(UserError, match=rf"^data\.root {tmp_path} holds no images: .*\.jpg"):
+    with pytest.raises(UserError, match=rf"^data\.root {tmp_path} holds no images: .*JPEG.*it has 1 file \(1 \.txt\)"):
         ImageFolder(tmp_path)
 
 

@@ -1,7 +1,12 @@
-"""Images out of slots that are used again: always each batch's own, whatever the worker does meanwhile."""
+"""Pixels out of memory that is used again: always each batch's own, whatever the worker does meanwhile."""
 
+import errno
 import gc
+import os
 import pickle
+import re
+import signal
+import sys
 import time
 from typing import Any
 
@@ -10,10 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
-from lorattt.data import loader
+from lorattt.data import loader, shared
 from lorattt.data.images import UnreadableImageError
-from lorattt.data.loader import EpisodeLoader, SlotCollate
+from lorattt.data.loader import EpisodeLoader, HandOver, LostWorkerError
 from lorattt.data.source import EpisodeDataset, collate_episodes
+from lorattt.errors import UserError
 
 COUNT = 60
 
@@ -39,7 +45,7 @@ class Sized:
 
 
 def pixels(index: int) -> Any:
-    # Late images are the largest, so that slots have to grow; then small again.
+    # Late images are the largest, so that pieces have to move; then small again.
     height, width = (40, 50) if index > 45 else (1 + index % 7, 2 + index % 5)
     return (np.arange(height * width * 3).reshape(height, width, 3) + 17 * index).astype(np.uint8)
 
@@ -87,15 +93,15 @@ def test_an_epoch_left_early_does_not_disturb_the_next() -> None:
     assert_right(list(data))
 
 
-def test_a_slot_freed_too_early_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests above can fail: slots that are never held show the next batches in those that were kept."""
-    monkeypatch.setattr(loader, "_TAKEN", loader._FREE)
+def test_memory_freed_too_early_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests above can fail: pieces that are never held show the next batches in those that were kept."""
+    monkeypatch.setattr(shared, "_TAKEN", shared._FREE)
     with pytest.raises(AssertionError):
         assert_right(list(batches(1, 1)))
 
 
-def test_slots_are_free_again_when_their_batch_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read batch by batch, everything crosses in slots; kept, the slots run out and the rest comes the plain way."""
+def test_memory_is_free_again_when_its_batch_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read batch by batch, everything crosses in shared memory; kept, it runs out and the rest comes by value."""
     taken = spied(monkeypatch)
     data = batches(2, 2, persistent=True)
     for _ in range(3):
@@ -122,7 +128,7 @@ def test_pixels_outlive_the_loader() -> None:
     assert np.array_equal(image.permute(1, 2, 0).numpy(), pixels(0))
 
 
-def test_two_iterations_at_once_do_not_share_slots() -> None:
+def test_two_iterations_at_once_do_not_share_memory() -> None:
     data = batches(1, 1)
     pairs = list(zip(data, data, strict=True))
     assert_right([one for one, _ in pairs])
@@ -130,26 +136,28 @@ def test_two_iterations_at_once_do_not_share_slots() -> None:
 
 
 def spied(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Grows by one for each batch: whether it came in a slot."""
+    """Grows by one for each batch: whether it came in shared memory. None may come as tensors."""
     taken = []
 
-    def spy(self: SlotCollate, batch: dict[str, Any]) -> dict[str, Any]:
-        taken.append("slot" in batch)
-        return right(self, batch)
+    def spy(self: HandOver, message: dict[str, Any]) -> dict[str, Any]:
+        assert not any(isinstance(value, torch.Tensor) for value in message.values())
+        taken.append("place" in message)
+        return right(self, message)
 
-    right = SlotCollate.taken_out
-    monkeypatch.setattr(SlotCollate, "taken_out", spy)
+    right = HandOver.taken_out
+    monkeypatch.setattr(HandOver, "taken_out", spy)
     return taken
 
 
-def test_images_really_cross_in_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_really_cross_in_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = spied(monkeypatch)
     for batch in batches(2, 2):
         del batch
     assert all(taken)
-    # Without room, or in workers that inherit nothing, batches come the plain way.
+    # Without room, or in workers that inherit nothing, batches come by value.
     taken.clear()
-    monkeypatch.setattr(loader, "_BYTES_PER_IMAGE", 100)
+    monkeypatch.setattr(shared, "REGION", 5000)
+    monkeypatch.setattr(shared, "_LEAST", 1)
     assert_right(list(batches(2, 2)))
     assert len(set(taken)) == 2
     taken.clear()
@@ -159,8 +167,186 @@ def test_images_really_cross_in_slots(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any(taken)
 
 
-def test_the_main_process_makes_no_slots() -> None:
-    dataset = EpisodeDataset(Sized(), [0, 1], None)
-    items = [dataset[0], dataset[1]]
-    assert SlotCollate(1, 2, 3)(items).keys() == collate_episodes(items).keys()
-    assert pickle.loads(pickle.dumps(SlotCollate(1, 2, 3))).slots == []
+def views(image: Image.Image, index: int) -> torch.Tensor:
+    """Two views of a pixel each, that tell the image."""
+    return torch.full((2, 3, 1, 1), index, dtype=torch.uint8)
+
+
+def halves(image: Image.Image, index: int) -> torch.Tensor:
+    """Views of another kind than ours: numbers with a fraction."""
+    return torch.full((2, 3, 1, 1), index + 0.5)
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_views_cross_as_images_do(room: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = spied(monkeypatch)
+    if not room:
+        monkeypatch.setattr(shared, "_reserve", lambda size: None)
+    data = EpisodeLoader(EpisodeDataset(Sized(), list(range(COUNT)), views), batch_size=3, num_workers=2)
+    found = list(data)
+    own = [collate_episodes([data.dataset[i] for i in range(first, first + 3)]) for first in range(0, COUNT, 3)]
+    for batch, expected in zip(found, own, strict=True):
+        assert batch.keys() == expected.keys()
+        assert batch["skipped"] == expected["skipped"]
+        for key in ("views", "label", "index"):
+            assert batch[key].dtype == expected[key].dtype
+            assert torch.equal(batch[key], expected[key])
+    assert any(taken) == room
+
+
+def test_views_of_another_dtype_come_by_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = spied(monkeypatch)
+    (batch,) = EpisodeLoader(EpisodeDataset(Sized(), [0, 5, 2], halves), batch_size=3, num_workers=1)
+    assert batch["views"].shape == (2, 2, 3, 1, 1)
+    assert batch["views"][:, 0, 0, 0, 0].tolist() == [0.5, 2.5]
+    assert taken == [False]
+
+
+def test_a_batch_of_nothing_but_unreadable_images() -> None:
+    (batch,) = EpisodeLoader(EpisodeDataset(Sized(), [5, 18], views), batch_size=3, num_workers=1)
+    assert batch["views"].shape == (0,)
+    assert [bad["index"] for bad in batch["skipped"]] == [5, 18]
+
+
+def test_pieces_lie_where_there_is_room_and_never_on_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches of any size come and go in any order, as a worker and the main process see them."""
+    monkeypatch.setattr(shared, "REGION", 1000)
+    monkeypatch.setattr(shared, "_LEAST", 1)
+    memory = shared.SharedRegions(1, 9, 5)
+    chance = np.random.default_rng(0)
+    kept: list[tuple[Any, int]] = []
+    refused = 0
+    for number in range(300):
+        sizes = chance.integers(1, 200, 2).tolist()
+        place = memory.put(0, [np.full(size, number % 256, np.uint8) for size in sizes])
+        if place is None:
+            refused += 1
+        else:
+            kept.append((memory.take(0, *place, sum(sizes)), number % 256))
+        assert all((pixels == value).all() for pixels, value in kept)
+        while kept and (place is None or chance.random() < 0.4):
+            del kept[chance.integers(len(kept))]
+            place = ()
+    assert 0 < refused < 150
+    assert memory.put(0, [np.zeros(1001, np.uint8)]) is None
+
+
+@pytest.mark.parametrize(("limit", "workers", "size"), [(-1, 3, 1 << 32), (1 << 34, 4, 1 << 29), (1 << 40, 2, 1 << 32)])
+def test_a_limited_address_space_is_not_used_up(
+    limit: int, workers: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(resource, "getrlimit", lambda what: (limit, limit))
+    assert shared._wanted(workers) == size
+
+
+def test_a_copy_by_pickling_has_no_memory() -> None:
+    assert pickle.loads(pickle.dumps(HandOver(1, 2))).shared is None
+
+
+# Workers that die, hang or cannot be started
+
+
+class Fatal(Sized):
+    """Ends or holds the process that reads image 7."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def read(self, index: int) -> Image.Image:
+        if index == 7:
+            if self._what == "hang":
+                time.sleep(600)
+            elif self._what == "leave":
+                os._exit(3)
+            os.kill(os.getpid(), getattr(signal, self._what))
+            time.sleep(600)  # until it is delivered
+        return super().read(index)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what the system says of a process that was killed")
+@pytest.mark.parametrize(
+    ("what", "ahead", "message"),
+    [
+        ("SIGKILL", False, r"was killed \(Killed\), as when memory runs out: use fewer data.workers"),
+        ("SIGKILL", True, r"was killed \(Killed\), as when memory runs out: use fewer data.workers"),
+        ("SIGBUS", False, r"was killed \(Bus error\), as when memory runs out"),
+        ("SIGTERM", False, r"was ended from outside \(Terminated\)$"),
+        ("leave", False, r"has ended, as when memory runs out"),
+    ],
+)
+def test_a_worker_that_dies_ends_the_run_with_one_line(what: str, ahead: bool, message: str) -> None:
+    """Told by the loader, or at any other place by PyTorch's handler of a signal."""
+    from lorattt.cli.report import explain  # here: a process that is spawned imports this file
+
+    data = EpisodeLoader(EpisodeDataset(Fatal(what), list(range(20)), None), batch_size=3, num_workers=2)
+    data.send_to = torch.device("cpu") if ahead else None
+    found = []
+    with pytest.raises((LostWorkerError, RuntimeError)) as caught:
+        for batch in data:
+            found.append(batch["index"].tolist())
+            time.sleep(0.1)
+    assert re.search(message, str(explain(caught.value)))
+    assert "shared memory" not in str(explain(caught.value))
+    assert found == [[0, 1, 2], [3, 4]][: len(found)]
+
+
+def test_a_batch_that_never_comes_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "_LOOK_SECONDS", 1)
+    monkeypatch.setattr(loader, "PATIENCE_SECONDS", 2)
+    found = []
+    with pytest.raises(LostWorkerError, match=r"have given no batch for .* minutes: .* or set data.workers 0"):
+        for batch in EpisodeLoader(EpisodeDataset(Fatal("hang"), list(range(20)), None), batch_size=3, num_workers=1):
+            found.append(batch["index"].tolist())
+    assert found == [[0, 1, 2], [3, 4]]
+
+
+def test_a_slow_batch_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that takes longer than a look at the workers comes all the same, in its turn."""
+    read = Sized.read
+
+    def slow(self: Sized, index: int) -> Image.Image:
+        time.sleep(1.5 if index == 3 else 0)
+        return read(self, index)
+
+    monkeypatch.setattr(loader, "_LOOK_SECONDS", 1)
+    monkeypatch.setattr(Sized, "read", slow)
+    found = list(EpisodeLoader(EpisodeDataset(Sized(), [0, 1, 2, 3, 4, 6], None), batch_size=2, num_workers=1))
+    assert [batch["index"].tolist() for batch in found] == [[0, 1], [2, 3], [4, 6]]
+
+
+@pytest.mark.parametrize(
+    ("code", "fix"),
+    [
+        (errno.ENOSPC, r"make room in /dev/shm \(in a container: --shm-size=1g or --ipc=host\), or set data.workers"),
+        (errno.EAGAIN, r"\): set data.workers to fewer, or 0$"),
+    ],
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/shm is Linux's")
+def test_workers_that_cannot_be_started(code: int, fix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", refuse)
+    with pytest.raises(UserError, match=f"the 2 processes that read images .*{os.strerror(code)}.*{fix}"):
+        list(batches(2, 2))
+
+
+def test_workers_leave_signals_to_the_main_process() -> None:
+    """Ctrl-C and a scheduler's warning reach all processes of a run; the main process decides what they mean."""
+    if not hasattr(signal, "SIGUSR1"):
+        pytest.skip("no such signal")
+    for what in ("SIGINT", "SIGUSR1"):
+        data = EpisodeLoader(EpisodeDataset(Warned(what), list(range(20)), None), batch_size=5, num_workers=1)
+        assert [len(batch["path"]) for batch in data] == [5, 4, 5, 4]
+
+
+class Warned(Sized):
+    """Sends a signal to the process that reads."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def read(self, index: int) -> Image.Image:
+        os.kill(os.getpid(), getattr(signal, self._what))
+        return super().read(index)

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,9 +17,10 @@ from miniature import FOLDERS, SPLIT_FILES, Miniature
 
 from lorattt.data.catalogue import BENCHMARKS, benchmark
 from lorattt.data.imagenet_family import imagenet_names
-from lorattt.data.layouts import LAYOUTS, locate
+from lorattt.data.layouts import LAYOUTS, locate, looked_for
 from lorattt.data.listing import Item, ListedImages
-from lorattt.data.readers import read_benchmark
+from lorattt.data.readers import problems, read_benchmark
+from lorattt.data.split_files import read_cars_tables
 from lorattt.errors import UserError
 
 Trees = Callable[[str, str], tuple[Path, Miniature]]
@@ -332,7 +334,8 @@ def test_a_split_file_goes_before_the_tables(tmp_path: Path) -> None:
     listing, located = read_benchmark("stanford_cars", tmp_path)
     assert located.split_file == tmp_path / "stanford_cars" / SPLIT_FILES["stanford_cars"]
     assert listing.items == tuple(Item(*item) for item in written.items)
-    (written.folder / written.items[0][0]).unlink()
+    for path, _ in written.items:
+        (written.folder / path).unlink()
     assert "(first: cars_test/01953.jpg)" in refused("stanford_cars", tmp_path)
 
 
@@ -516,6 +519,10 @@ def test_label_files_must_be_text(tmp_path: Path) -> None:
     flat(tmp_path / "imagenet" / "val")
     (tmp_path / "imagenet" / "LOC_val_solution.csv").write_bytes(b"\xff\xfe\x00")
     assert_matches(r"LOC_val_solution\.csv cannot be read as text", refused("imagenet", tmp_path))
+    (tmp_path / "imagenet" / "LOC_val_solution.csv").write_bytes(b"ImageId,PredictionString\n\0\0\n")
+    assert_matches(
+        r"LOC_val_solution\.csv cannot be read as text \(it holds NUL bytes\)", refused("imagenet", tmp_path)
+    )
 
 
 # --- refusals -----------------------------------------------------------------------------------------------------
@@ -740,10 +747,60 @@ def test_fewer_images_are_no_mistake_and_a_split_need_not_have_every_class(tmp_p
     assert len(listing.class_names) == 10
 
 
-def test_only_the_first_image_is_looked_for(tmp_path: Path) -> None:
+def test_folders_that_systems_make_are_no_classes_of_a_benchmark(tmp_path: Path) -> None:
+    written = miniature.write("imagenet_a", "tpt", tmp_path)
+    miniature.put(written.folder, "@eaDir/x.jpg", "__MACOSX/x.jpg", ".ipynb_checkpoints/x.jpg")
+    assert read_benchmark("imagenet_a", tmp_path)[0].items == tuple(Item(*item) for item in written.items)
+    miniature.put(written.folder, "mine/x.jpg")
+    assert "mine is none of its 200 classes" in refused("imagenet_a", tmp_path)
+
+
+def test_images_are_looked_for_along_the_whole_list() -> None:
+    items = [Item(f"{number}.jpg", 0) for number in range(1000)]
+    numbers = [int(item.path[:-4]) for item in looked_for(items)]
+    assert (numbers[0], numbers[-1], len(set(numbers))) == (0, 999, 32)
+    steps = [after - before for before, after in pairwise(numbers)]
+    assert max(steps) - min(steps) <= 1
+    assert list(looked_for(items[:32])) == items[:32]
+    assert len(looked_for(items[:33])) == 32
+
+
+def test_the_layout_that_holds_most_is_taken(tmp_path: Path) -> None:
+    first = miniature.write("eurosat", "coop", tmp_path)
+    second = miniature.write("eurosat", "zero", tmp_path)
+    for path, _ in first.items[:4]:
+        (first.folder / path).unlink()
+    (second.folder / second.items[9][0]).unlink()
+    assert read_benchmark("eurosat", tmp_path)[1].layout == "zero"
+    for path, _ in second.items[:8]:
+        (second.folder / path).unlink()
+    assert read_benchmark("eurosat", tmp_path)[1].layout == "coop"
+
+
+@pytest.mark.parametrize("kept", [0, 4, 9])
+def test_a_dataset_is_there_if_any_of_the_images_looked_for_is(kept: int, tmp_path: Path) -> None:
     written = miniature.write("eurosat", "coop", tmp_path)
-    for path, _ in written.items[1:]:
-        (written.folder / path).unlink()
-    assert len(read_benchmark("eurosat", tmp_path)[0].items) == 10
-    (written.folder / written.items[0][0]).unlink()
+    for place, (path, _) in enumerate(written.items):
+        if place != kept:
+            (written.folder / path).unlink()
+    listing, located = read_benchmark("eurosat", tmp_path)
+    assert len(listing.items) == 10
+    assert located.absent == tuple(path for place, (path, _) in enumerate(written.items) if place != kept)
+    (told,) = problems(BENCHMARKS["eurosat"], listing, located)
+    assert told.startswith("of the 10 listed images that were looked for, 9 are missing, the first is ")
+    (written.folder / written.items[kept][0]).unlink()
     assert "(first: SeaLake/SeaLake_3.jpg)" in refused("eurosat", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["split_coop.csv", "labels.csv", "metadata.csv"])
+def test_nul_bytes_in_a_table_are_one_line(tmp_path: Path, name: str) -> None:
+    """Python 3.10's reader of CSV raises for them, later ones take them."""
+    tables = {
+        "split_coop.csv": "filename,split\na.jpg,test\n",
+        "labels.csv": "filename,class_idx\na.jpg,0\n",
+        "metadata.csv": "class_name\ncar\n",
+    }
+    for each, text in tables.items():
+        (tmp_path / each).write_text(text + "\0" * 9 * (each == name), encoding="utf-8")
+    with pytest.raises(UserError, match=rf"{name} is not a text file \(it holds NUL bytes\): fetch it again"):
+        read_cars_tables(tmp_path, "test")

@@ -10,7 +10,7 @@ from lorattt.adapters.lora import LoRASpec, LoRATuner
 from lorattt.clip.attention import Projection
 from lorattt.clip.vision import VisionTower
 from lorattt.episodes.optim import OptimiserSpec
-from lorattt.methods.lora_ttt import LoRATTTEngine, LossSpec, Outcome
+from lorattt.methods.lora_ttt_engine import LoRATTTEngine, LossSpec, Outcome
 
 TOLERANCES = {"loss_rel": 1e-4, "grad_rel": 1e-4, "logits_abs": 1e-3, "batched_vs_single_abs": 1e-4}
 _PROJECTIONS: dict[str, Projection] = {"q_proj": "q", "k_proj": "k", "v_proj": "v", "out_proj": "out"}

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from lorattt.clip.load import ClipSpec, load_clip
+from fits import trainer
+from lorattt.clip.load import ClipSpec, LoadedClip, load_clip
 from lorattt.data.demo_source import DemoSourceData
 from lorattt.errors import UserError
 from lorattt.methods.coop import CoOp
@@ -20,6 +20,7 @@ from lorattt.prompts.prompt import PromptSpec
 from lorattt.views.training import TrainingCrop
 
 DEMO = ClipSpec("lorattt-demo", "demo")
+LOADED = LoadedClip(load_clip(DEMO), DEMO)
 CROP = TrainingCrop(scale=(0.5, 1.0))
 
 
@@ -27,24 +28,8 @@ def data(**options: Any) -> DemoSourceData:
     return DemoSourceData(**{"shots": 1, "val_shots": 1, "batch_size": 16, **options})
 
 
-def trainer(epochs: int, **options: Any) -> Trainer:
-    return Trainer(
-        **{
-            "accelerator": "cpu",
-            "devices": 1,
-            "max_epochs": epochs,
-            "logger": False,
-            "enable_checkpointing": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "num_sanity_val_steps": 0,
-            **options,
-        }
-    )
-
-
 def coop(**options: Any) -> CoOp:
-    return CoOp(**{"clip": DEMO, "crop": CROP, "warmup_epochs": 0, "seed": 4, **options})
+    return CoOp(**{"clip": LOADED, "crop": CROP, "warmup_epochs": 0, "seed": 4, **options})
 
 
 class Recorded(CoOp):
@@ -68,8 +53,8 @@ class Recorded(CoOp):
 
 @pytest.fixture(scope="module")
 def recorded() -> Recorded:
-    method = Recorded(clip=DEMO, crop=CROP, warmup_epochs=1, lr=0.05, warmup_lr=0.01, seed=4)
-    trainer(4).fit(method, data())
+    method = Recorded(clip=LOADED, crop=CROP, warmup_epochs=1, lr=0.05, warmup_lr=0.01, seed=4)
+    trainer(max_epochs=4).fit(method, data())
     return method
 
 
@@ -118,18 +103,18 @@ def test_rates_are_those_of_coops_stack(recorded: Recorded) -> None:
 
 def test_resuming_equals_going_on(tmp_path: Path) -> None:
     whole = coop(warmup_epochs=1)
-    trainer(3).fit(whole, data())
+    trainer(max_epochs=3).fit(whole, data())
 
     class Stopped(CoOp):
         def on_train_epoch_start(self) -> None:
             self.trainer.should_stop = self.current_epoch == 1  # after the second of three epochs
 
     saver = ModelCheckpoint(dirpath=tmp_path, filename="last", save_on_train_epoch_end=True)
-    first = Stopped(clip=DEMO, crop=CROP, warmup_epochs=1, seed=4)
-    trainer(3, enable_checkpointing=True, callbacks=[saver]).fit(first, data())
+    first = Stopped(clip=LOADED, crop=CROP, warmup_epochs=1, seed=4)
+    trainer(max_epochs=3, enable_checkpointing=True, callbacks=[saver]).fit(first, data())
     assert not torch.equal(first.context, whole.context)
     second = coop(warmup_epochs=1)
-    trainer(3).fit(second, data(), ckpt_path=tmp_path / "last.ckpt")
+    trainer(max_epochs=3).fit(second, data(), ckpt_path=tmp_path / "last.ckpt")
     assert torch.equal(second.context, whole.context)
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert saved["state_dict"].keys() == {"context"}
@@ -137,12 +122,12 @@ def test_resuming_equals_going_on(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"ckpt_path: it holds context \(4, 128\), this training has context \(2, 128\)"
     ):
-        trainer(3).fit(coop(prompt=PromptSpec(tokens=2)), data(), ckpt_path=tmp_path / "last.ckpt")
+        trainer(max_epochs=3).fit(coop(prompt=PromptSpec(tokens=2)), data(), ckpt_path=tmp_path / "last.ckpt")
 
 
 def test_the_prompt_alone_is_written(tmp_path: Path) -> None:
     method = coop(prompt=PromptSpec(words="a_drawing_of", position="middle"))
-    trainer(1).fit(method, data())
+    trainer(max_epochs=1).fit(method, data())
     method.save_prompt(tmp_path / "prompt.safetensors")
     prompt = load_prompt(tmp_path / "prompt.safetensors")
     assert torch.equal(prompt.context, method.context.detach())
@@ -151,14 +136,14 @@ def test_the_prompt_alone_is_written(tmp_path: Path) -> None:
 
 def test_class_specific_and_random_contexts() -> None:
     method = coop(prompt=PromptSpec(tokens=3, class_specific=True))
-    trainer(1, limit_train_batches=1).fit(method, data())
+    trainer(max_epochs=1, limit_train_batches=1).fit(method, data())
     assert method.context.shape == (48, 3, 128)
     assert method.prompt().class_names == tuple(method.class_names or ())
 
 
 def test_validation_counts_right_answers() -> None:
     method, source = coop(lr=0.0), data(val_shots=2)
-    fitted = trainer(1)
+    fitted = trainer(max_epochs=1)
     fitted.fit(method, source)
     text = method.clip.text_features(method.class_names or [], "single")
     right = 0
@@ -172,7 +157,7 @@ def test_validation_counts_right_answers() -> None:
 def test_nothing_but_the_context_moves() -> None:
     method = coop(lr=0.1)
     before = {name: value.clone() for name, value in method.clip.state_dict().items()}
-    trainer(1).fit(method, data())
+    trainer(max_epochs=1).fit(method, data())
     assert all(torch.equal(value, before[name]) for name, value in method.clip.state_dict().items())
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lorattt.errors import UserError
-from lorattt.methods.gradient_matching import Derivative, GradientMatching, check_second_derivatives
+from lorattt.methods.gradient_matching import Derivative, GradientMatching, check_second_derivatives, exact_product
 
 TARGETS = torch.randn(3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -59,6 +59,15 @@ def test_equals_autograd_over_three_steps(derivative: Derivative, symmetric: boo
             assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-8)
         assert float(terms["matching"]) == pytest.approx(float(loss.detach()))
         assert float(terms["cosine"]) == pytest.approx(float(cosine))
+
+
+def test_an_exact_product_holds_the_direction_fixed() -> None:
+    """Of a quadratic, the product with its matrix."""
+    matrix = torch.tensor([[3.0, 1.0], [1.0, 2.0]])
+    point = torch.tensor([0.5, -1.0]).requires_grad_()
+    (gradient,) = torch.autograd.grad(0.5 * point @ matrix @ point, point, create_graph=True)
+    direction = (2 * point).clone()  # with a graph, which must not count
+    assert torch.allclose(exact_product(gradient, direction, [point])[0], matrix @ direction)
 
 
 def test_devices_agree_on_the_first_gradient() -> None:

@@ -1,10 +1,6 @@
 """SAPT against CoOp, a plain loop and itself: precisions, devices, resuming, and what an exception leaves."""
 
-import json
-import os
-import socket
-import subprocess
-import sys
+import re
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,24 +9,27 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
-from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import MixedPrecision
 from safetensors.torch import load_file
 from torch import Tensor
 
 from conftest import CPU, Cli
+from fits import fit_context, in_two_processes, trainer
 from lorattt import demo
-from lorattt.clip.load import ClipSpec, load_clip
+from lorattt.clip.load import ClipSpec, LoadedClip, load_clip
 from lorattt.data.demo_source import DemoSourceData
+from lorattt.errors import UserError
 from lorattt.methods.coop import CoOp
 from lorattt.methods.sapt import SAPT
+from lorattt.methods.zero_shot import ZeroShot
 from lorattt.prompts.files import load_prompt
 from lorattt.prompts.prompt import PromptSpec
 from lorattt.views.training import TrainingCrop
 
+SPEC = ClipSpec("lorattt-demo", "demo")
 COMMON: dict[str, Any] = {
-    "clip": ClipSpec("lorattt-demo", "demo"),
+    "clip": LoadedClip(load_clip(SPEC), SPEC),
     "crop": TrainingCrop(scale=(0.5, 1.0)),
     "warmup_epochs": 0,
     "lr": 0.2,
@@ -43,30 +42,12 @@ def data(**options: Any) -> DemoSourceData:
     return DemoSourceData(**{"classes": "new", "shots": 1, "val_shots": 0, "batch_size": 8, **options})
 
 
-def trainer(**options: Any) -> Trainer:
-    return Trainer(
-        **{
-            "accelerator": "cpu",
-            "devices": 1,
-            "max_epochs": 1,
-            "logger": False,
-            "enable_checkpointing": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "num_sanity_val_steps": 0,
-            **options,
-        }
-    )
-
-
 def sapt(**options: Any) -> SAPT:
     return SAPT(**{**COMMON, **options})
 
 
 def fitted(method: Any, **options: Any) -> Tensor:
-    trainer(**options).fit(method, data())
-    context: Tensor = method.context.detach()
-    return context
+    return fit_context(method, data(), **options)
 
 
 class Recorded(SAPT):
@@ -84,12 +65,13 @@ class Recorded(SAPT):
         self.contexts.append(self.context.detach().clone())
 
 
-@pytest.mark.parametrize(("precision", "sharpness"), [("32-true", 1.0), ("32-true", 0.3), ("bf16-mixed", 0.3)])
-def test_with_rho_0_it_is_coop_bit_for_bit(precision: str, sharpness: float) -> None:
+@pytest.mark.parametrize(("precision", "sharpness"), [("32-true", (1.0, 0.3)), ("bf16-mixed", (0.3,))])
+def test_with_rho_0_it_is_coop_bit_for_bit(precision: str, sharpness: tuple[float, ...]) -> None:
     options: dict[str, Any] = {"precision": precision, "max_epochs": 2}
     plain = fitted(CoOp(**COMMON), **options)
-    assert torch.equal(fitted(sapt(rho=0.0, sharpness=sharpness), **options), plain)
-    assert not torch.equal(fitted(sapt(sharpness=sharpness), **options), plain)
+    for each in sharpness:
+        assert torch.equal(fitted(sapt(rho=0.0, sharpness=each), **options), plain)
+    assert not torch.equal(fitted(sapt(sharpness=sharpness[-1]), **options), plain)
 
 
 @pytest.mark.parametrize("sharpness", [1.0, 0.4])
@@ -97,7 +79,7 @@ def test_equals_a_plain_loop(sharpness: float) -> None:
     """SAM written down in float64, on open_clip's own text tower and whole sequences."""
     method = Recorded(**COMMON, rho=0.3, sharpness=sharpness)
     trainer(max_epochs=2).fit(method, data())
-    clip = load_clip(COMMON["clip"])
+    clip = load_clip(SPEC)
     model, names = clip.model.double(), list(method.class_names or ())
     tokens = clip.tokenizer([f"a photo of a {name}." for name in names])
     embedded = model.token_embedding(tokens)
@@ -160,8 +142,9 @@ def test_the_rate_is_stepped_once_an_epoch_as_coops() -> None:
         trainer(max_epochs=4).fit(Watched(**{**COMMON, "warmup_epochs": 1}), data())
         return found
 
-    assert rates(SAPT) == rates(CoOp)
-    assert len(set(rates(SAPT))) == 4
+    found = rates(SAPT)
+    assert found == rates(CoOp)
+    assert len(set(found)) == 4
 
 
 def test_an_exception_in_the_second_pass_leaves_the_prompt_as_it_was() -> None:
@@ -196,15 +179,6 @@ def test_resuming_equals_going_on(tmp_path: Path) -> None:
     run.fit(second, data(), ckpt_path=tmp_path / "last.ckpt")
     assert torch.equal(second.context, whole)
     assert run.global_step == 6
-
-
-def test_bf16_is_close() -> None:
-    exact, start = fitted(sapt(rho=0.05)), load_clip(COMMON["clip"])
-    mixed = fitted(sapt(rho=0.05), precision="bf16-mixed")
-    assert mixed.dtype == torch.float32
-    words = start.model.token_embedding(start.tokenizer(["a photo of a"]))[0, 1:5]
-    assert not torch.equal(mixed, exact)
-    assert float(F.cosine_similarity((mixed - words).flatten(), (exact - words).flatten(), dim=0)) > 0.95
 
 
 class ScaledOnly(MixedPrecision):
@@ -245,50 +219,39 @@ def test_an_overflow_of_either_pass_skips_the_step(which: int) -> None:
     assert scaler.get_scale() == 512.0
 
 
-def test_half_precision_is_close() -> None:
-    plugin, _ = _scaling(1024.0, MixedPrecision)
-    mixed, exact = fitted(sapt(), plugins=[plugin]), fitted(sapt())
-    assert 0 < float((mixed - exact).abs().max()) < 5e-3
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16-mixed", torch.bfloat16), ("16-mixed", torch.float16)])
+def test_half_precision_is_close(precision: str, dtype: torch.dtype) -> None:
+    """How far the prompt moves is as exact as the dtype allows, on any CPU.
+
+    A logit is the logit scale times the product of two unit features, each rounded to the dtype at least once: its
+    error is up to 2 * scale * u, with u half the dtype's epsilon. The softmax, and with it the gradient, is relatively
+    as wrong; two steps add up. A larger rho magnifies it: the loss is not linear that far away.
+    """
+    plugins = [_scaling(1024.0, MixedPrecision)[0]] if dtype == torch.float16 else None
+    options: dict[str, Any] = {"plugins": plugins} if plugins else {"precision": precision}
+    mixed, exact = fitted(sapt(rho=0.05), **options), fitted(sapt(rho=0.05))
+    assert mixed.dtype == torch.float32
+    start = load_clip(COMMON["clip"])
+    words = start.model.token_embedding(start.tokenizer(["a photo of a"]))[0, 1:5]
+    bound = 2 * 2 * float(start.logit_scale) * torch.finfo(dtype).eps / 2
+    assert 0 < float((mixed - exact).norm() / (exact - words).norm()) < bound
 
 
 TWO = """
-import os, sys
-sys.path[:0] = {paths!r}
-import torch, torch.multiprocessing
-torch.set_num_threads(1)
-from methods.test_sapt import data, sapt, trainer
+from fits import trainer
+from methods.test_sapt import data, sapt
 
-def fit(rank):
-    os.environ["LOCAL_RANK"] = str(rank)
+def fit_all(rank):
     for name, options in {runs!r}.items():
         method = sapt(**options)
         trainer(devices=2, strategy="ddp").fit(method, data(batch_size=4))
         torch.save(method.context.detach(), {folder!r} + "/" + name + str(rank))
-
-if __name__ == "__main__":  # forked, so that torch is imported once
-    torch.multiprocessing.start_processes(fit, nprocs=2, start_method="fork")
 """
 
 
 def test_two_processes_equal_one_with_the_whole_batch(tmp_path: Path) -> None:
     runs = {"together": {"sharpness": 0.4}, "local": {"sharpness": 0.4, "local_ascent": True}}
-    tests = Path(__file__).parents[1]
-    script = tmp_path / "two.py"
-    paths = [str(tests), str(tests.parent)]
-    script.write_text(TWO.format(paths=paths, runs=runs, folder=str(tmp_path)), encoding="utf-8")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "NODE_RANK": "0"}
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **group},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    in_two_processes(TWO.format(runs=runs, folder=str(tmp_path)), tmp_path)
     contexts = {name: [torch.load(tmp_path / f"{name}{rank}") for rank in range(2)] for name in runs}
     for pair in contexts.values():
         assert torch.equal(*pair)
@@ -312,39 +275,44 @@ def test_a_resnet_through_the_command_line(cli: Cli, images: Path) -> None:
     tested = cli("test", "--model", "ZeroShot", *SMALL, *given, "--data.workers", "0")
     assert tested.code == 0, tested.err
     assert tested.results["n"] == 6
-    other = ["--model", "SAPT", "--model.rho", "0", *SMALL, *SOURCE, "--data.root", str(images)]
-    plain = cli("fit", *other, "--trainer.max_epochs", "2", "--model.lr", "0.5", "--model.warmup_epochs", "0")
-    assert plain.code == 0, plain.err
-    assert not torch.equal(load_file(plain.folder / "prompt.safetensors")["context"], load_file(written)["context"])
 
 
-def test_the_prompt_that_comes_with_the_demo(cli: Cli) -> None:
+def test_the_prompt_that_comes_with_the_demo() -> None:
     file = Path(__file__).parents[2] / "lightning_configs" / "demo" / "sapt.yaml"
     config = yaml.safe_load(file.read_text(encoding="utf-8"))
     found = load_prompt(demo.PROMPTS["demo-sapt"])
     expected = {"method": "sapt", "data": "demo-source-base-16-shot", "epochs": str(config["trainer"]["max_epochs"])}
     assert expected.items() <= found.notes.items()
     assert (found.model, found.words, found.position) == ("lorattt-demo", "a photo of a", "end")
-    clip = ["--model.clip.model", "lorattt-demo", "--model.clip.pretrained", "demo"]
-    images = ["--data", "DemoData", "--data.images", "6", "--data.workers", "0", *CPU]
-    runs = [
-        cli("test", "--model", "ZeroShot", *clip, *images, "--model.prompt.file", name)
-        for name in ("demo-sapt", str(demo.PROMPTS["demo-sapt"]), "demo")
-    ]
-    assert runs[0].code == 0, runs[0].err
-    found_in = sorted(runs[0].cwd.rglob("results.json"))
-    nll = [json.loads(path.read_text(encoding="utf-8"))["nll_after"] for path in found_in]
-    assert nll[0] == nll[1] != nll[2]
+    texts = []
+    for name in ("demo-sapt", str(demo.PROMPTS["demo-sapt"]), "demo"):
+        method = ZeroShot(clip=COMMON["clip"], prompt=PromptSpec(file=name))
+        method.use_classes(["red circle", "blue square", "a cross"])
+        texts.append(method.text)
+    assert torch.equal(texts[0], texts[1])
+    assert not torch.allclose(texts[0], texts[2], atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rho": -0.1}, "model.rho -0.1: must be a finite number of at least 0"),
+        ({"rho": float("inf")}, "model.rho inf: must be"),
+        ({"sharpness": float("nan")}, "model.sharpness nan: must be a finite number of at least 0"),
+        ({"sharpness": -1.0}, "model.sharpness -1.0: must be"),
+        ({"lr": -1.0}, "model.lr -1.0: must be"),
+    ],
+)
+def test_numbers_without_meaning(options: dict[str, float], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        sapt(**options)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--model.rho", "-0.1"], "model.rho -0.1: must be a finite number of at least 0"),
-        (["--model.rho", ".inf"], "model.rho inf: must be"),
         (["--model.sharpness", ".nan"], "model.sharpness nan: must be a finite number of at least 0"),
-        (["--model.sharpness", "-1"], "model.sharpness -1.0: must be"),
-        (["--model.lr", "-1"], "model.lr -1.0: must be"),
         (["--trainer.gradient_clip_val", "1"], "gradient clipping"),
     ],
 )
@@ -355,10 +323,3 @@ def test_one_clear_line(args: list[str], message: str, cli: Cli) -> None:
     assert run.code == 2, run.out
     assert run.err.count("\n") == 1, run.err
     assert message in run.err
-
-
-def test_testing_is_refused(cli: Cli) -> None:
-    tiny = ["--model.clip.model", "lorattt-demo", "--model.clip.pretrained", "demo"]
-    run = cli("test", "--model", "SAPT", *tiny, "--data", "DemoData", *CPU)
-    assert (run.code, run.err.count("\n")) == (2, 1)
-    assert "SAPT learns a prompt: use fit, then test with --model ZeroShot" in run.err

@@ -33,7 +33,7 @@ from lorattt.prompts.head import ContrastHead
 from lorattt.prompts.learner import ClassPrompts
 from lorattt.prompts.prompt import PromptSpec, build_prompt
 from lorattt.views.crops import ViewSpec
-from tiny_models import tiny_clip
+from tiny_models import tiny_clip, wrapped
 
 NAMES = ["red circle", "blue square", "green star", "a cross", "light blue ring"]
 DEMO = ClipSpec("lorattt-demo", "demo")
@@ -41,7 +41,7 @@ V = 12
 VIEWS = ViewSpec(number=V, scale=(0.5, 1.0))
 NOTES = {"temperature": "0.2", "class_views": "front,middle,end,hand", "template": "a photo of a {}."}
 TOKENIZER = open_clip.get_tokenizer("ViT-B-32")
-FAST = 5.0  # a rate at which ten steps with a random head can be seen
+FAST = 20.0  # a rate at which two steps with a random head can be seen
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def _write(
 
 
 def _method(loaded: LoadedClip, file: str, names: Sequence[str] = NAMES, **options: Any) -> SelfTPT:
-    method = SelfTPT(clip=loaded, prompt=PromptSpec(file=file), **{"stage2_lr": FAST, **options}).eval()
+    method = SelfTPT(clip=loaded, prompt=PromptSpec(file=file), **{"stage2_lr": FAST, "steps": 2, **options}).eval()
     method.use_classes(names)
     return method
 
@@ -149,8 +149,7 @@ def naive_stage2(
 
 @pytest.fixture(scope="module")
 def tiny() -> LoadedClip:
-    preprocess = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
-    return LoadedClip(Clip(tiny_clip(), TOKENIZER, "tiny", preprocess), ClipSpec("tiny", None))
+    return LoadedClip(wrapped(tiny_clip()), ClipSpec("tiny", None))
 
 
 @pytest.mark.parametrize(
@@ -263,7 +262,7 @@ def test_once_for_a_list_of_names(loaded: LoadedClip, file: str, monkeypatch: py
     assert torch.equal(method.adapted, first.flip(0))
     counts.clear()
     method.use_classes(NAMES[:3])
-    assert len(counts) > 30
+    assert len(counts) > 6
     assert (method.adapted - first[:3]).abs().max() > 1e-4, "other names, another prompt"
     method.use_classes(NAMES)
     assert torch.equal(method.adapted, first), "from a fresh copy each time"
@@ -271,14 +270,14 @@ def test_once_for_a_list_of_names(loaded: LoadedClip, file: str, monkeypatch: py
 
 @pytest.mark.parametrize("size", [1, 2, 7])
 def test_in_parts(size: int, loaded: LoadedClip, file: str) -> None:
-    whole, parts = (_method(loaded, file, steps=2, stage2_lr=20.0, text_chunk=chunk) for chunk in (None, size))
+    whole, parts = (_method(loaded, file, text_chunk=chunk) for chunk in (None, size))
     torch.testing.assert_close(parts.adapted, whole.adapted, rtol=0, atol=2e-5)
     assert (whole.adapted - whole.source).abs().max() > 1e-2
 
 
 def test_it_leaves_everything_as_it_was(loaded: LoadedClip, file: str) -> None:
     held = Path(file).read_bytes()
-    method = SelfTPT(clip=loaded, prompt=PromptSpec(file=file), stage2_lr=FAST).eval()
+    method = SelfTPT(clip=loaded, prompt=PromptSpec(file=file), stage2_lr=FAST, steps=2).eval()
     learned = {name: value.clone() for name, value in method.named_parameters()} | {"context": method.context.clone()}
     assert any(name.startswith("head.") for name in learned)
     method.use_classes(NAMES)
@@ -361,7 +360,7 @@ def test_the_ensemble_is_the_mean_of_the_confident_views(loaded: LoadedClip, fil
 def test_in_company(methods: list[str], loaded: LoadedClip, file: str) -> None:
     """Each says what it says alone: the adapted texts are nobody else's."""
     prompt = PromptSpec(file=file)
-    options = {"self_tpt": {"stage2_lr": FAST}}
+    options = {"self_tpt": {"stage2_lr": FAST, "steps": 2}}
     several = Several(methods=methods, options=options, clip=loaded, prompt=prompt, views=VIEWS).eval()
     assert not several.takes_gradients
     several.use_classes(NAMES)
@@ -369,7 +368,7 @@ def test_in_company(methods: list[str], loaded: LoadedClip, file: str) -> None:
     alone = {
         "zero_shot": ZeroShot(clip=loaded, prompt=prompt),
         "tlla": TLLA(clip=loaded, prompt=prompt, views=VIEWS),
-        "self_tpt": SelfTPT(clip=loaded, prompt=prompt, stage2_lr=FAST),
+        "self_tpt": SelfTPT(clip=loaded, prompt=prompt, stage2_lr=FAST, steps=2),
     }
     for name in methods:
         method = alone[name].eval()
@@ -406,15 +405,14 @@ def _arguments(file: str, *more: str) -> list[str]:
 
 def test_on_the_command_line(file: str, cli: Cli) -> None:
     results = []
-    for inference, size in (("false", "2"), ("true", "4"), ("false", "1")):
+    for inference, size in (("false", "2"), ("true", "4")):
         options = ["--trainer.devices", "1", "--trainer.inference_mode", inference, "--data.batch_size", size]
         run = cli("test", *_arguments(file), *options)
         assert run.code == 0, run.err
         assert (run.results["n"], run.results["fallbacks"]) == (6, 0)
         assert run.out.count("stage 2: 2 steps on 64 class names in ") == 1
         results.append([float(row["entropy_after"]) for row in run.rows])
-    for other in results[1:]:
-        assert other == pytest.approx(results[0], abs=1e-4)
+    assert results[1] == pytest.approx(results[0], abs=1e-4)
     assert any(row["entropy_before"] != row["entropy_after"] for row in run.rows)
     run = cli("predict", *_arguments(file, "--trainer.devices", "1", "--model.stage2", "false"))
     assert run.code == 0, run.err

@@ -1,10 +1,6 @@
 """Self-TPT's first stage against a plain loop, CoOp and itself: devices, resuming, options, and what is refused."""
 
-import json
-import os
-import socket
-import subprocess
-import sys
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +8,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
-from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import MixedPrecision
 from safetensors.torch import load_file
@@ -20,6 +15,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from conftest import CPU, Cli
+from fits import fit_context, in_two_processes, trainer
 from lorattt import demo
 from lorattt.clip.load import ClipSpec, LoadedClip, load_clip
 from lorattt.data.demo import DemoImages
@@ -29,6 +25,7 @@ from lorattt.methods.class_contrast import choose_classes
 from lorattt.methods.coop import CoOp
 from lorattt.methods.sapt import SAPT
 from lorattt.methods.self_tpt_training import SelfTPTTraining
+from lorattt.methods.zero_shot import ZeroShot
 from lorattt.prompts.files import load_prompt
 from lorattt.prompts.head import HeadSpec
 from lorattt.prompts.prompt import PromptSpec
@@ -66,30 +63,12 @@ def data(validation: bool = False, batch_size: int = 4) -> SourceData:
     return SourceData(Few("shots"), Few("val") if validation else None, batch_size=batch_size, workers=0)
 
 
-def trainer(**options: Any) -> Trainer:
-    return Trainer(
-        **{
-            "accelerator": "cpu",
-            "devices": 1,
-            "max_epochs": 1,
-            "logger": False,
-            "enable_checkpointing": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "num_sanity_val_steps": 0,
-            **options,
-        }
-    )
-
-
 def training(**options: Any) -> SelfTPTTraining:
     return SelfTPTTraining(**{**COMMON, "head": SMALL_HEAD, **options})
 
 
 def fitted(method: Any, **options: Any) -> Tensor:
-    trainer(**options).fit(method, data())
-    context: Tensor = method.context.detach()
-    return context
+    return fit_context(method, data(), **options)
 
 
 class Recorded(SelfTPTTraining):
@@ -335,43 +314,20 @@ def test_half_precision_is_for_images() -> None:
 
 
 TWO = """
-import os, sys
-sys.path[:0] = {paths!r}
-import torch, torch.multiprocessing
-torch.set_num_threads(1)
-from methods.test_self_tpt_training import data, training, trainer, state
+from fits import trainer
+from methods.test_self_tpt_training import data, state, training
 
-def fit(rank):
-    os.environ["LOCAL_RANK"] = str(rank)
+def fit_all(rank):
     for name, options in {runs!r}.items():
         method = training(**options)
         trainer(devices=2, strategy="ddp").fit(method, data(batch_size=2))
         torch.save(state(method), {folder!r} + "/" + name + str(rank))
-
-if __name__ == "__main__":  # forked, so that torch is imported once
-    torch.multiprocessing.start_processes(fit, nprocs=2, start_method="fork")
 """
 
 
 def test_two_processes_equal_one_with_the_whole_batch(tmp_path: Path) -> None:
     runs: dict[str, dict[str, Any]] = {"whole": {}, "some": {"symmetric_matching": True, "classes_per_step": 5}}
-    tests = Path(__file__).parents[1]
-    script = tmp_path / "two.py"
-    paths = [str(tests), str(tests.parent)]
-    script.write_text(TWO.format(paths=paths, runs=runs, folder=str(tmp_path)), encoding="utf-8")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "NODE_RANK": "0"}
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **group},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    in_two_processes(TWO.format(runs=runs, folder=str(tmp_path)), tmp_path)
     for name, options in runs.items():
         one, other = (torch.load(tmp_path / f"{name}{rank}") for rank in range(2))
         method = training(**options)
@@ -498,7 +454,7 @@ def test_a_resnet_through_the_command_line(cli: Cli, images: Path) -> None:
     assert tested.results["n"] == 6
 
 
-def test_the_prompt_that_comes_with_the_demo(cli: Cli) -> None:
+def test_the_prompt_that_comes_with_the_demo() -> None:
     file = Path(__file__).parents[2] / "lightning_configs" / "demo" / "self_tpt_fit.yaml"
     config = yaml.safe_load(file.read_text(encoding="utf-8"))
     found = load_prompt(demo.PROMPTS["demo-self-tpt"])
@@ -508,39 +464,48 @@ def test_the_prompt_that_comes_with_the_demo(cli: Cli) -> None:
     assert (found.model, found.words, found.position) == ("lorattt-demo", "a photo of a", "end")
     assert found.extras["head.0.weight"].shape == (128, 128)
     assert demo.PROMPTS["demo-self-tpt"].stat().st_size < 150_000
-    clip = ["--model.clip.model", "lorattt-demo", "--model.clip.pretrained", "demo"]
-    images = ["--data", "DemoData", "--data.images", "6", "--data.workers", "0", *CPU]
-    runs = [
-        cli("test", "--model", "ZeroShot", *clip, *images, "--model.prompt.file", n) for n in ("demo-self-tpt", "demo")
-    ]
-    assert [run.code for run in runs] == [0, 0], runs[0].err
-    nll = [json.loads(path.read_text(encoding="utf-8"))["nll_after"] for path in runs[0].cwd.rglob("results.json")]
-    assert nll[0] != nll[1]
+    texts = []
+    for name in ("demo-self-tpt", "demo"):
+        method = ZeroShot(clip=COMMON["clip"], prompt=PromptSpec(file=name))
+        method.use_classes(["red circle", "blue square", "a cross"])
+        texts.append(method.text)
+    assert not torch.allclose(*texts, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ema": 1.0}, "model.ema 1.0: must be at least 0, for no average, and below 1"),
+        ({"ema": float("nan")}, "model.ema nan: must be"),
+        ({"head_lr": -1.0}, "model.head_lr -1.0: must be a finite number of at least 0, or null"),
+        ({"matching_weight": -1.0}, "model.matching_weight -1.0: must be a finite number"),
+        ({"contrast_weight": float("inf")}, "model.contrast_weight inf: must be a finite number"),
+        (dict.fromkeys(("ce_weight", "contrast_weight", "matching_weight"), 0.0), "nothing would be learned"),
+        ({"classes_per_step": 1}, "model.classes_per_step 1: must be at least 2"),
+        ({"class_views": ["end"]}, "model.class_views ['end']: at least two are needed"),
+        ({"class_views": ["end", "end"]}, "name each view once"),
+        ({"class_views": ["end", "back"]}, "class_views"),
+        ({"class_views": ["front", "hand"], "separate_contexts": True}, "add end, or let the views"),
+        ({"template": "a photo"}, "model.template 'a photo': must have exactly one {}"),
+        ({"prompt": PromptSpec(class_specific=True)}, "leave class_specific and position out"),
+        ({"prompt": PromptSpec(position="front")}, "leave class_specific and position out"),
+        ({"lr": -1.0}, "model.lr -1.0: must be"),
+    ],
+    ids=str,
+)
+def test_options_without_meaning(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        training(**options)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
         (["--model.temperature", "0"], "model.temperature 0.0: must be a finite number above 0"),
-        (["--model.ema", "1"], "model.ema 1.0: must be at least 0, for no average, and below 1"),
-        (["--model.ema", ".nan"], "model.ema nan: must be"),
-        (["--model.head_lr", "-1"], "model.head_lr -1.0: must be a finite number of at least 0, or null"),
-        (["--model.matching_weight", "-1"], "model.matching_weight -1.0: must be a finite number"),
-        (["--model.contrast_weight", ".inf"], "model.contrast_weight inf: must be a finite number"),
-        ([f"--model.{name}_weight=0" for name in ("ce", "contrast", "matching")], "nothing would be learned"),
-        (["--model.classes_per_step", "1"], "model.classes_per_step 1: must be at least 2"),
-        (["--model.classes_per_step", "31"], "give at least 32, or null for all 48"),
-        (["--model.class_views", "[end]"], "model.class_views ['end']: at least two are needed"),
-        (["--model.class_views", "[end, end]"], "name each view once"),
-        (["--model.class_views", "[end, back]"], "class_views"),
-        (["--model.class_views", "[front, hand]", "--model.separate_contexts", "true"], "add end, or let the views"),
-        (["--model.template", "a photo"], "model.template 'a photo': must have exactly one {}"),
         (["--model.head.hidden", "0"], "head.hidden 0: must be at least 1"),
-        (["--model.derivative", "numeric"], "derivative"),
-        (["--model.prompt.class_specific", "true"], "leave class_specific and position out"),
-        (["--model.prompt.position", "front"], "leave class_specific and position out"),
-        (["--model.class_names", "[one]"], "class"),
-        (["--model.lr", "-1"], "model.lr -1.0: must be"),
+        (["--model.derivative", "numeric"], "model.init_args.derivative: expected one of exact, finite, got numeric"),
+        (["--model.classes_per_step", "31"], "give at least 32, or null for all 48"),
     ],
 )
 def test_one_clear_line(args: list[str], message: str, cli: Cli) -> None:
@@ -566,13 +531,6 @@ def test_a_file_of_another_position(tmp_path: Path, position: Any) -> None:
     coop.save_prompt(tmp_path / "p.safetensors")
     with pytest.raises(UserError, match=rf"p\.safetensors: .* position {position}; the views need one for all"):
         fitted(training(prompt=PromptSpec(file=str(tmp_path / "p.safetensors"))))
-
-
-def test_testing_is_refused(cli: Cli) -> None:
-    tiny = ["--model.clip.model", "lorattt-demo", "--model.clip.pretrained", "demo"]
-    run = cli("test", "--model", "SelfTPTTraining", *tiny, "--data", "DemoData", *CPU)
-    assert (run.code, run.err.count("\n")) == (2, 1)
-    assert "SelfTPTTraining learns a prompt: use fit, then test with --model ZeroShot" in run.err
 
 
 def test_a_loaded_model_is_shared() -> None:

@@ -13,7 +13,7 @@ from lorattt.clip.model import Clip
 from lorattt.clip.vision import VisionTower
 from lorattt.episodes.optim import OptimiserSpec
 from lorattt.errors import UserError
-from lorattt.methods.lora_ttt import LoRATTTEngine, LossSpec
+from lorattt.methods.lora_ttt_engine import LoRATTTEngine, LossSpec
 from lorattt.methods.shared_views import SharedViews, views_at_once
 from tiny_models import tiny_clip
 

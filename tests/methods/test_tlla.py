@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
@@ -24,7 +23,8 @@ from lorattt.losses.entropy import entropy, marginal_entropy
 from lorattt.methods.base import Method
 from lorattt.methods.batch import EpisodeBatch
 from lorattt.methods.ctpt import CTPT
-from lorattt.methods.lora_ttt import LoRATTT, LossSpec
+from lorattt.methods.lora_ttt import LoRATTT
+from lorattt.methods.lora_ttt_engine import LossSpec
 from lorattt.methods.mean_of_views import MeanOfViews, mean_of_views
 from lorattt.methods.registry import build_method
 from lorattt.methods.several import Several
@@ -35,7 +35,8 @@ from lorattt.prompts.neighbours import neighbour_features, neighbours, random_di
 from lorattt.prompts.prompt import PromptSpec
 from lorattt.views.crops import ViewSpec
 from lorattt.views.selection import FlatnessSpec, flatness_scores, select_confident, take_views
-from tiny_models import tiny_clip
+from oracles import plain_texts
+from tiny_models import tiny_clip, wrapped
 
 E, V, R = 5, 16, 4
 NAMES = ["cat", "golden retriever", "t-shirt", "tabby cat", "red-breasted merganser"]
@@ -45,14 +46,9 @@ DEMO = ClipSpec("lorattt-demo", "demo")
 VIEWS = ViewSpec(number=V)
 
 
-def _tiny(model: Any) -> Clip:
-    preprocess = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
-    return Clip(model, open_clip.get_tokenizer("ViT-B-32"), "tiny", preprocess)
-
-
 @pytest.fixture(scope="module")
 def clip() -> Clip:
-    return _tiny(tiny_clip())
+    return wrapped(tiny_clip())
 
 
 @pytest.fixture(scope="module")
@@ -79,15 +75,6 @@ def bank(clip: Clip, start: Tensor) -> Tensor:
 
 
 # ---- the plain way
-
-
-def naive_text(model: Any, contexts: Tensor) -> Tensor:
-    """Texts ``(K, D)`` of a context for each class, ``(K, 4, d)``, as 77 tokens through open_clip's own tower."""
-    tokens = open_clip.get_tokenizer("ViT-B-32")([f"a photo of a {name}." for name in NAMES])
-    embedded = model.token_embedding(tokens)
-    x = torch.cat([embedded[:, :1], contexts, embedded[:, 5:]], dim=1) + model.positional_embedding
-    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask))
-    return F.normalize(x[torch.arange(len(NAMES)), tokens.argmax(dim=-1)] @ model.text_projection, dim=-1)
 
 
 def naive_distribution(view: Tensor, text: Tensor, scale: float) -> list[float]:
@@ -122,7 +109,7 @@ def test_equals_the_naive_loop(sharpness: float, own: bool, clip: Clip, start: T
     outcome = stss(views, text, bank, SCALE, views_kept=5, sharpness=sharpness)
     each = context if own else context.expand(len(NAMES), -1, -1)
     moved = [each + 1.0 * direction for direction in random_directions(7, R, 4, start.shape[-1])]
-    texts = [naive_text(clip.model, contexts) for contexts in (each, *moved)]
+    texts = [plain_texts(clip.model, NAMES, contexts) for contexts in (each, *moved)]
     changed = 0
     for e in range(E):
         order, scores = naive_ranking(views[e], texts, 20.0, sharpness)
@@ -141,14 +128,14 @@ def test_equals_the_naive_loop(sharpness: float, own: bool, clip: Clip, start: T
 def test_the_whole_method_on_pictures(clip: Clip) -> None:
     """From pixels, with open_clip's own image encoder and views one by one; the oracle is in double precision."""
     method = TLLA(
-        clip=LoadedClip(_tiny(tiny_clip().float()), DEMO), views=VIEWS, directions=R, views_kept=3, seed=5
+        clip=LoadedClip(wrapped(tiny_clip().float()), DEMO), views=VIEWS, directions=R, views_kept=3, seed=5
     ).eval()
     method.use_classes(NAMES)
     batch = _batch(size=32)
     before, after, fallback = method.classify_views(batch)
     embedded = clip.model.token_embedding(clip.tokenizer(["a photo of a"])[0, 1:5])
     moved = [embedded + 0.5 * direction for direction in random_directions(5, R, 4, embedded.shape[-1])]
-    texts = [naive_text(clip.model, context.expand(len(NAMES), -1, -1)) for context in (embedded, *moved)]
+    texts = [plain_texts(clip.model, NAMES, context) for context in (embedded, *moved)]
     scale = float(clip.model.logit_scale.exp())
     for e, image in enumerate(batch["views"]):
         encoded = [

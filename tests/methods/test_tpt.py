@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
@@ -20,7 +19,8 @@ from lorattt.methods.ctpt import CTPT
 from lorattt.methods.tpt import TPT, TPTEngine
 from lorattt.prompts.learner import ClassPrompts
 from lorattt.views.crops import ViewSpec
-from tiny_models import tiny_clip
+from oracles import plain_texts
+from tiny_models import tiny_clip, wrapped
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 NAMES = ["cat", "golden retriever", "t-shirt", "tabby cat", "red-breasted merganser"]
@@ -30,8 +30,7 @@ OPTIMISER = OptimiserSpec(lr=5e-3, weight_decay=0.01)
 
 @pytest.fixture(scope="module")
 def clip() -> Clip:
-    preprocess = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
-    return Clip(tiny_clip(), open_clip.get_tokenizer("ViT-B-32"), "tiny", preprocess)
+    return wrapped(tiny_clip())
 
 
 @pytest.fixture(scope="module")
@@ -45,16 +44,6 @@ def features(episodes: int, views: int = 16, seed: int = 3) -> Tensor:
     return F.normalize(torch.randn(episodes, views, 24, dtype=torch.float64, generator=generator), dim=-1)
 
 
-def naive_text(model: Any, context: Tensor) -> Tensor:
-    """All 77 tokens through open_clip's own tower, with the words of "a photo of a" replaced."""
-    tokens = open_clip.get_tokenizer("ViT-B-32")([f"a photo of a {name}." for name in NAMES])
-    embedded = model.token_embedding(tokens)
-    x = torch.cat([embedded[:, :1], context.expand(len(NAMES), -1, -1), embedded[:, 5:]], dim=1)
-    x = model.ln_final(model.transformer(x + model.positional_embedding, attn_mask=model.attn_mask))
-    pooled = x[torch.arange(len(NAMES)), tokens.argmax(dim=-1)] @ model.text_projection
-    return F.normalize(pooled, dim=-1)
-
-
 def naive_tpt(
     model: Any, start: Tensor, views: Tensor, steps: int, weight: float = 0.0, selection: float = 0.25
 ) -> tuple[Tensor, Tensor, list[float], Tensor]:
@@ -63,7 +52,7 @@ def naive_tpt(
     optimiser = torch.optim.AdamW([context], lr=OPTIMISER.lr, weight_decay=OPTIMISER.weight_decay)
     selected, losses = None, []
     for _ in range(steps):
-        text = naive_text(model, context)
+        text = plain_texts(model, NAMES, context)
         p = (SCALE * views @ text.T).softmax(-1)
         if selected is None:
             selected = (-(p * p.log()).sum(-1)).argsort()[: int(len(views) * selection)]
@@ -76,7 +65,7 @@ def naive_tpt(
         losses.append(loss.item())
     assert selected is not None
     with torch.no_grad():
-        return SCALE * views[0] @ naive_text(model, context).T, selected, losses, context.detach()
+        return SCALE * views[0] @ plain_texts(model, NAMES, context).T, selected, losses, context.detach()
 
 
 @pytest.mark.parametrize("steps", [1, 3])
@@ -92,7 +81,9 @@ def test_equals_the_plain_loop(clip: Clip, start: Tensor, steps: int, weight: fl
         assert torch.allclose(outcome.losses[:, e], torch.tensor(losses, dtype=torch.float64), atol=1e-10)
         assert torch.allclose(outcome.context[e], context, atol=1e-8)
         assert torch.allclose(outcome.after[e], after, atol=1e-7)
-        assert torch.allclose(outcome.before[e], SCALE * views[e, 0] @ naive_text(clip.model, start).T, atol=1e-10)
+        assert torch.allclose(
+            outcome.before[e], SCALE * views[e, 0] @ plain_texts(clip.model, NAMES, start).T, atol=1e-10
+        )
     assert not outcome.fallback.any()
     assert (outcome.after - outcome.before).abs().max() > 1e-3  # something was tuned
 

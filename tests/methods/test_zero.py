@@ -61,10 +61,23 @@ def test_equals_a_plain_count(gamma: float, ties: Ties, logits: Tensor) -> None:
 def test_the_two_ways_to_break_a_tie_differ() -> None:
     # Views 0 and 1 vote for classes 0 and 1; view 2 is the least confident and votes for 1, view 3 for 0.
     logits = torch.tensor([[[9.0, 0, 0], [0, 8.0, 0], [0, 1.0, 0], [5.0, 0, 0]]])
-    assert zero_votes(logits, ZeroSpec(0.5))[0].tolist() == [[1, 2, 0]]
+    assert zero_votes(logits, ZeroSpec(0.5, "number"))[0].tolist() == [[1, 2, 0]]
     assert zero_votes(logits, ZeroSpec(0.5, "confident"))[0].tolist() == [[2, 1, 0]]
     # By number, views that voted already may decide: the first of them here is view 2.
-    assert zero_votes(logits[:, [2, 3, 0, 1]], ZeroSpec(0.5))[0].tolist() == [[2, 1, 0]]
+    assert zero_votes(logits[:, [2, 3, 0, 1]], ZeroSpec(0.5, "number"))[0].tolist() == [[2, 1, 0]]
+
+
+def test_an_episode_with_a_tie_worked_by_hand() -> None:
+    """Ten views in an order of their own; the four most confident split 2 : 2, the fifth votes for neither class."""
+    # (class voted for, its probability); the rest is shared by the other two, so a larger share is a lower entropy.
+    ballots = [(0, 0.5), (1, 0.95), (2, 0.7), (0, 0.9), (0, 0.85), (1, 0.65), (0, 0.6), (1, 0.8), (2, 0.45), (0, 0.55)]
+    p = torch.tensor([[share if k == label else (1 - share) / 2 for k in range(3)] for label, share in ballots])
+    # By confidence: views 1 3 4 7 vote (1 0 0 1); then view 2 (class 2, not tied), then view 5, which says 1.
+    votes, voters = zero_votes(p.log()[None], ZeroSpec(0.4))
+    assert voters.tolist() == [[1, 3, 4, 7]]
+    assert votes.tolist() == [[2, 3, 0]]
+    # By number: view 4 is the first from int(10 * 0.4) on, and says 0.
+    assert zero_votes(p.log()[None], ZeroSpec(0.4, "number"))[0].tolist() == [[3, 2, 0]]
 
 
 def test_a_tie_that_no_view_breaks_goes_to_the_larger_mean() -> None:
@@ -117,7 +130,7 @@ def test_mean_log_probability(logits: Tensor) -> None:
         ({"gamma": 0.0}, r"^zero\.gamma 0\.0: the fraction of views that vote must be in \(0, 1\]$"),
         ({"gamma": 1.1}, r"^zero\.gamma 1\.1"),
         ({"gamma": math.nan}, r"^zero\.gamma nan"),
-        ({"ties": "coin"}, r"^zero\.ties 'coin': must be number or confident$"),
+        ({"ties": "coin"}, r"^zero\.ties 'coin': must be confident or number$"),
     ],
 )
 def test_constants_without_meaning(values: dict[str, Any], message: str) -> None:

@@ -15,11 +15,11 @@ from torch import Tensor
 from lorattt.clip import text_tower
 from lorattt.clip.load import ClipSpec, load_clip
 from lorattt.clip.model import Clip
-from lorattt.errors import UserError
+from lorattt.errors import UserError, quoted
 from lorattt.prompts import learner
 from lorattt.prompts.context import Position
 from lorattt.prompts.learner import ClassPrompts
-from tiny_models import VISION, tiny_clip
+from tiny_models import VISION, tiny_clip, wrapped
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 # One name is there twice, one has an underscore, some end in punctuation, and they are not sorted by length.
@@ -40,7 +40,7 @@ POSITIONS: list[Position] = ["end", "middle", "front"]
 
 @pytest.fixture(scope="module")
 def clip() -> Clip:
-    return Clip(tiny_clip(), open_clip.SimpleTokenizer(), "tiny", PLAIN)
+    return wrapped(tiny_clip())
 
 
 def _plain(clip: Clip, context: Tensor, position: Position, names: list[str]) -> Tensor:
@@ -161,7 +161,7 @@ def test_golden_class_features(file: str) -> None:
 
 
 def test_dtypes() -> None:
-    clip = Clip(tiny_clip().float(), open_clip.SimpleTokenizer(), "tiny", PLAIN)
+    clip = wrapped(tiny_clip().float())
     prompts = ClassPrompts(clip, NAMES, "end", 4)
     context = _context(None, None, 4)
     assert prompts.features(context).dtype == torch.float64
@@ -195,7 +195,7 @@ def test_moving_and_shapes(clip: Clip) -> None:
     specific = ClassPrompts(clip, NAMES, "end", 4, class_specific=True)
     with pytest.raises(ValueError, match="last axes"):
         specific.features(torch.zeros(4, 32))
-    meta = Clip(tiny_clip(), open_clip.SimpleTokenizer(), "tiny", PLAIN)
+    meta = wrapped(tiny_clip())
     prompts = ClassPrompts(meta, NAMES, "middle", 4)
     meta.to("meta")
     found = prompts.features(torch.zeros(2, 4, 32, device="meta"))
@@ -217,11 +217,11 @@ def test_refusals(clip: Clip) -> None:
     long = "bird " * 71
     assert ClassPrompts(clip, ["cat", long], "end", 3).count == 2  # start, 3, 71, full stop, end: just 77
     message = _refused(clip, ["cat", long], "end", 4)
-    assert repr(long) in message
+    assert quoted(long) in message
     assert "78 tokens" in message
     assert "have 77" in message
     other = open_clip.model.CustomTextCLIP(24, VISION, {"layers": 1, "width": 32, "heads": 2, "no_causal_mask": True})
-    bidirectional = Clip(other, open_clip.SimpleTokenizer(), "odd", PLAIN)
+    bidirectional = wrapped(other, "odd")
     assert "model odd has no causal text tower" in _refused(bidirectional, ["cat"], "end", 4)
 
 

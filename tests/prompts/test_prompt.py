@@ -13,15 +13,14 @@ from lorattt.errors import UserError
 from lorattt.prompts.files import save_prompt
 from lorattt.prompts.learner import ClassPrompts
 from lorattt.prompts.prompt import Prompt, PromptSpec, build_prompt
-from tiny_models import VISION, tiny_clip
+from tiny_models import VISION, tiny_clip, wrapped
 
 NAMES = ["cat", "golden retriever", "t-shirt"]
-PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
 
 @pytest.fixture(scope="module")
 def clip() -> Clip:
-    return Clip(tiny_clip(), open_clip.SimpleTokenizer(), "tiny", PLAIN)
+    return wrapped(tiny_clip())
 
 
 def _features(clip: Clip, prompt: Prompt) -> torch.Tensor:
@@ -116,7 +115,7 @@ def test_files_that_do_not_fit(clip: Clip, tmp_path: Path) -> None:
     message = _refused(PromptSpec(file=file, position="front"), clip, NAMES)
     assert f"prompt.file {file}: it was made for position end, and prompt.position is front" in message
     other = open_clip.model.CustomTextCLIP(24, VISION, {"layers": 1, "width": 32, "heads": 2, "no_causal_mask": True})
-    odd = Clip(other, open_clip.SimpleTokenizer(), "odd", PLAIN)
+    odd = wrapped(other, "odd")
     assert "model odd has no causal text tower" in _refused(PromptSpec(file=file), odd, NAMES)
     assert "prompt.words '\\x00'" in _refused(PromptSpec(words="\x00"), clip, NAMES)
 

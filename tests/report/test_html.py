@@ -38,7 +38,7 @@ HOSTILE = [
     '=SUM(A1),"quoted";\tx',
     "line\nbreak\r\nand more",
     "\u05e9\u05dc\u05d5\u05dd \u202eturned | \u0645\u0631\u062d\u0628\u0627",
-    "\u2028\u2029\x00\x1b[31m \ud800",
+    "\u2028\u2029\x01\x1b[31m \ud800",
     "__proto__",
     "constructor",
     "x" * 500,

@@ -28,29 +28,15 @@ def test_accuracy_and_mean_per_class(sample: tuple[np.ndarray, ...]) -> None:
     assert statistics.mean_per_class(np.array([True, False]), np.array([0, 9])) == 0.5
 
 
-@pytest.mark.parametrize("bins", [1, 5, 15, 20])
-def test_calibration_error(sample: tuple[np.ndarray, ...], bins: int) -> None:
-    right, confidence, _ = sample
-    expected = 0.0
-    for b in range(bins):
-        low, high = b / bins, (b + 1) / bins
-        inside = [i for i, c in enumerate(confidence) if low < c <= high or (b == 0 and c == 0)]
-        if inside:
-            gap = sum(confidence[i] for i in inside) / len(inside) - sum(right[i] for i in inside) / len(inside)
-            expected += abs(gap) * len(inside) / len(right)
-    assert statistics.calibration_error(right, confidence, bins) == pytest.approx(expected)
-
-
 @pytest.mark.parametrize("bins", [0, -1, 10**9])
 def test_bins_that_make_no_sense(bins: int) -> None:
     with pytest.raises(UserError, match=f"--bins {bins}: must be from 1"):
-        statistics.calibration_error(np.array([True]), np.array([0.5]), bins)
+        statistics.check_bins(bins)
 
 
-def test_likelihood_and_brier() -> None:
+def test_brier() -> None:
     p = np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]])
     label = [0, 1]
-    assert statistics.log_likelihood(p[[0, 1], label]) == pytest.approx(-(math.log(0.7) + math.log(0.1)) / 2)
     complete = np.stack([p[[0, 1], label], (p**2).sum(1)], axis=1)
     expected = ((0.3**2 + 0.2**2 + 0.1**2) + (0.1**2 + 0.9**2 + 0.8**2)) / 2
     assert statistics.brier(complete) == pytest.approx(expected)
@@ -75,9 +61,7 @@ def test_nothing_and_what_is_not_finite() -> None:
     none, right = np.array([], dtype=bool), np.array([True, False])
     assert math.isnan(statistics.accuracy(none))
     assert math.isnan(statistics.mean_per_class(none, np.array([], dtype=np.int64)))
-    assert math.isnan(statistics.calibration_error(none, np.array([]), 15))
     assert math.isnan(statistics.risk_coverage_area(none, np.array([])))
-    assert math.isnan(statistics.calibration_error(right, np.array([0.5, np.nan]), 15))
     assert math.isnan(statistics.risk_coverage_area(right, np.array([0.5, np.nan])))
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
 
 from lorattt.errors import UserError
-from lorattt.views.crops import AUGMIX_STREAM, CROP_STREAM, ViewSpec, sample_crops, view_keys
+from lorattt.rng import Stream
+from lorattt.views.crops import ViewSpec, sample_crops, view_keys
 
 NARROW = [(1, 400), (400, 1), (3, 2), (1, 1), (2, 300), (17, 5000)]
 
@@ -146,7 +147,7 @@ def test_the_global_generator_is_neither_read_nor_moved() -> None:
 
 
 def test_keys_of_streams_and_views_differ() -> None:
-    keys = [view_keys(0, index, 64, stream) for index in range(20) for stream in (CROP_STREAM, AUGMIX_STREAM)]
+    keys = [view_keys(0, index, 64, stream) for index in range(20) for stream in (Stream.VIEW_CROPS, Stream.AUGMIX)]
     assert torch.cat(keys).unique().numel() == 20 * 2 * 63
 
 

@@ -13,6 +13,7 @@ from torchvision.transforms.v2 import functional as F
 
 from lorattt.views.crops import ViewSpec, sample_crops
 from lorattt.views.device import DeviceViews, Floats, ViewPlan
+from lorattt.views.plain import Interpolation, PlainView, ResizeMode
 from lorattt.views.render import Views
 from lorattt.views.resample import crop_spans
 
@@ -41,15 +42,18 @@ def planned(device: DeviceViews) -> ViewPlan:
     return ViewPlan.join([device.plan(*size, index) for size, index in zip(SIZES, INDEX, strict=True)])
 
 
+MODES: tuple[ResizeMode, ...] = ("shortest", "longest", "squash")
+FILTERS: tuple[Interpolation, ...] = ("bicubic", "bilinear")
+PLAIN = [PlainView(mode, kernel, fill_color=90) for mode in MODES for kernel in FILTERS]
 PHOTOS = [photo(*size, grey=size == (64, 64)) for size in SIZES]
 IMAGES = [tensor(image) for image in PHOTOS]
 
 
 @pytest.mark.parametrize("augmix", [False, True])
-@pytest.mark.parametrize("plain", ["shortest", "squash"])
-def test_views_are_those_of_the_cpu_byte_for_byte(plain: str, augmix: bool) -> None:
+@pytest.mark.parametrize("plain", PLAIN, ids=str)
+def test_views_are_those_of_the_cpu_byte_for_byte(plain: PlainView, augmix: bool) -> None:
     spec = ViewSpec(number=24, augmix=augmix, augmix_severity=3)
-    views = Views(spec, SIZE, seed=3, plain=plain)  # type: ignore[arg-type]
+    views = Views(spec, SIZE, seed=3, plain=plain)
     made = DeviceViews(views)(IMAGES, INDEX, "cpu")
     assert made.dtype == torch.uint8
     assert made.shape == (len(IMAGES), 24, 3, SIZE, SIZE)
@@ -97,8 +101,9 @@ def test_memory_changes_nothing(augmix: bool) -> None:
 
 @pytest.mark.parametrize("augmix", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_normalised_floats_are_the_bytes_normalised(dtype: torch.dtype, augmix: bool) -> None:
-    device = DeviceViews(Views(ViewSpec(number=4, augmix=augmix), SIZE))
+@pytest.mark.parametrize("plain", [PlainView(), PlainView("longest", "bilinear", 90)], ids=str)
+def test_normalised_floats_are_the_bytes_normalised(plain: PlainView, dtype: torch.dtype, augmix: bool) -> None:
+    device = DeviceViews(Views(ViewSpec(number=4, augmix=augmix), SIZE, plain=plain))
     plan = planned(device)
     mean, std = torch.tensor([0.48, 0.46, 0.41]).view(3, 1, 1), torch.tensor([0.27, 0.26, 0.28]).view(3, 1, 1)
     made = device.render(IMAGES, plan, Floats(mean, std, dtype))
@@ -120,6 +125,19 @@ def test_floats_without_rounding_are_torchvisions() -> None:
             view = F.resized_crop(image.float(), top, left, height, width, [SIZE, SIZE], antialias=True)
             expected.append(view.flip(-1) if flip else view)
         assert (views - torch.stack(expected) / 255).abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize("kernel", FILTERS)
+def test_a_border_without_rounding_is_filled(kernel: Interpolation) -> None:
+    """Floats may overshoot black and white within the picture; its border is the one value."""
+    device = DeviceViews(Views(ViewSpec(number=2), SIZE, plain=PlainView("longest", kernel, fill_color=51)))
+    floats = Floats(torch.zeros(3, 1, 1), torch.ones(3, 1, 1), rounded=False)
+    made = device.render(IMAGES, planned(device), floats)
+    rounded = device.render(IMAGES, planned(device)) / 255
+    assert (made[:, 0] - rounded[:, 0].float()).abs().max() < 0.1
+    tall = made[SIZES.index((90, 1)), 0]
+    assert (tall[:, :, :15] == 0.2).all()
+    assert (tall[:, :, 16:] == 0.2).all()
 
 
 def test_few_views_and_few_images() -> None:
@@ -158,17 +176,19 @@ def test_what_does_not_fit_is_refused() -> None:
 
 
 @pytest.mark.parametrize("augmix", [False, True])
-def test_nothing_is_read_back_from_the_device(augmix: bool) -> None:
+@pytest.mark.parametrize("plain", [PlainView(), PlainView("longest")], ids=str)
+def test_nothing_is_read_back_from_the_device(plain: PlainView, augmix: bool) -> None:
     # A meta tensor has no values: whoever asks for one, and would wait for a GPU, fails.
-    device = DeviceViews(Views(ViewSpec(number=9, augmix=augmix), SIZE))
+    device = DeviceViews(Views(ViewSpec(number=9, augmix=augmix), SIZE, plain=plain))
     plan = planned(device).to("meta")
     assert device.render(IMAGES, plan).shape == (len(IMAGES), 9, 3, SIZE, SIZE)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("augmix", [False, True])
-def test_a_gpu_makes_the_same_bytes(augmix: bool) -> None:
-    device = DeviceViews(Views(ViewSpec(number=24, augmix=augmix), SIZE))
+@pytest.mark.parametrize("plain", [PlainView(), PlainView("longest", "bilinear", 90)], ids=str)
+def test_a_gpu_makes_the_same_bytes(plain: PlainView, augmix: bool) -> None:
+    device = DeviceViews(Views(ViewSpec(number=24, augmix=augmix), SIZE, plain=plain))
     made = device(IMAGES, INDEX, "cuda")
     assert made.is_cuda
     assert torch.equal(made.cpu(), device(IMAGES, INDEX, "cpu"))

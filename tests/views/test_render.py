@@ -12,6 +12,7 @@ from torchvision.transforms import functional as V1
 
 from lorattt.views.augmix import augmix, sample_augmix
 from lorattt.views.crops import ViewSpec, sample_crops
+from lorattt.views.plain import PlainView
 from lorattt.views.render import Views
 
 SIZE = 32
@@ -42,7 +43,7 @@ def test_view_0_is_torchvisions_resize_and_centre_crop(width: int, height: int) 
 @pytest.mark.parametrize(("width", "height"), SIZES)
 def test_squash_keeps_the_whole_image(width: int, height: int) -> None:
     image = picture(width, height)
-    view = Views(ViewSpec(number=1), SIZE, plain="squash")(image, 0)[0]
+    view = Views(ViewSpec(number=1), SIZE, plain=PlainView("squash"))(image, 0)[0]
     assert torch.equal(view, tensor(image.resize((SIZE, SIZE), Image.Resampling.BICUBIC)))
 
 
@@ -87,6 +88,6 @@ def test_the_image_is_left_as_it_was() -> None:
 
 
 def test_the_transform_travels_to_worker_processes() -> None:
-    transform, image = Views(ViewSpec(number=3, augmix=True), SIZE, seed=1, plain="squash"), picture(40, 30)
+    transform, image = Views(ViewSpec(number=3, augmix=True), SIZE, seed=1, plain=PlainView("squash")), picture(40, 30)
     copy = pickle.loads(pickle.dumps(transform))
     assert torch.equal(copy(image, 4), transform(image, 4))

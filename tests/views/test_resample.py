@@ -13,6 +13,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from lorattt.views.crops import ViewSpec, sample_crops
+from lorattt.views.plain import PlainView, ResizeMode
 from lorattt.views.resample import Kernel, band, crop_spans, most_taps, plain_spans, resample, rows_go_first
 
 SIZE = 32
@@ -97,17 +98,21 @@ def test_floats_are_torchvisions(height: int, width: int, kernel: Kernel) -> Non
             assert (view - (expected.flip(-1) if flip else expected)).abs().max() <= 1e-4 * 255
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("size", [32, 31])
 @pytest.mark.parametrize(("height", "width"), [*SIZES, (33, 500), (500, 33), (34, 33), (200, 67), (67, 201)])
-def test_the_plain_view_is_resized_and_cut_as_torchvision_does(height: int, width: int, size: int) -> None:
+def test_the_plain_view_is_resized_and_cut_as_torchvision_does(
+    height: int, width: int, size: int, kernel: Kernel
+) -> None:
     image = F.to_pil_image(photo(height, width))
-    for plain, shape in (("shortest", [size]), ("squash", [size, size])):
-        spans = plain_spans(height, width, size, plain)  # type: ignore[arg-type]
-        whole = F.resize(image, shape, InterpolationMode.BICUBIC)
+    shapes: list[tuple[ResizeMode, list[int]]] = [("shortest", [size]), ("squash", [size, size])]
+    for mode, shape in shapes:
+        spans = plain_spans(height, width, size, PlainView(mode))
+        whole = F.resize(image, shape, InterpolationMode(kernel))
         expected = F.pil_to_tensor(F.center_crop(whole, [size, size]))
-        taps = most_taps(spans, "bicubic")
+        taps = most_taps(spans, kernel)
         order = bool(rows_go_first(spans))
-        view = resample(F.pil_to_tensor(image), spans, size, "bicubic", taps, rows_first=order)
+        view = resample(F.pil_to_tensor(image), spans, size, kernel, taps, rows_first=order)
         assert torch.equal(view[0], expected)
 
 

@@ -1,0 +1,137 @@
+"""A run that is stopped from outside: at a good moment, where it was warned; and the line that says how it goes on."""
+
+import contextlib
+import shlex
+import subprocess
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+
+from lorattt.callbacks.base import RunObserver
+from lorattt.callbacks.journal import journals_in, read_journals
+from lorattt.callbacks.run_folder import CONFIG_FILE, find_run_folder, may_resume, results_in
+from lorattt.stopping import STOPS, Stopped
+
+_CHILDREN_SECONDS = 20.0
+
+
+class RunStops(RunObserver):
+    """Stops a run that was warned, between two batches or two epochs of a fit, and says how far it came.
+
+    Stands behind the others in a Trainer's callbacks: what they leave, it counts.
+    """
+
+    def started(self, trainer: Trainer, module: Any) -> None:
+        """From now on a warning can wait."""
+        self._begin()
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The first hook of a fit that checks its validation."""
+        self._begin()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The first hook of another fit."""
+        self._begin()
+
+    def _begin(self) -> None:
+        # Lightning has just set its own handlers, which wait for other devices and write checkpoints of their own.
+        STOPS.listen()
+        STOPS.patient = True
+
+    def begins(self, trainer: Trainer) -> None:
+        """The batch before is in the journal.
+
+        Raises:
+            Stopped: If a signal asked for it.
+        """
+        STOPS.check(warning=True)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """A warning waits for the end of the epoch.
+
+        Raises:
+            Stopped: If another signal asked for it.
+        """
+        STOPS.check(warning=False)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The epoch before has its checkpoint.
+
+        Raises:
+            Stopped: If any device was warned.
+        """
+        # All devices stop at the same epoch, whenever each of them learned of it.
+        STOPS.warned = trainer.strategy.reduce_boolean_decision(STOPS.warned, all=False)
+        STOPS.check(warning=True)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """The run has ended."""
+        STOPS.patient = False
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Note how the run goes on, and end the processes that this one started for other devices."""
+        STOPS.patient = False
+        stopped = exception.number if isinstance(exception, Stopped) else STOPS.asked
+        if stopped:
+            _end_children(trainer, stopped)
+        if trainer.is_global_zero:
+            with contextlib.suppress(OSError):  # the folder may be what is gone
+                STOPS.notice = how_it_goes_on(trainer)
+
+
+def how_it_goes_on(trainer: Trainer) -> str:
+    """How far a run came and the command that goes on with it; nothing where there is nothing to go on from."""
+    folder = find_run_folder(trainer)
+    if not (folder / CONFIG_FILE).exists():
+        return ""
+    command = str(TrainerFn(trainer.state.fn).value)
+    words = ["lorattt", command, "-c", str(folder / CONFIG_FILE), "--run.folder", str(folder)]
+    if command == TrainerFn.FITTING.value:
+        checkpoint = _checkpoint(trainer)
+        if checkpoint is None:
+            return "no epoch is finished, and nothing is kept"
+        done = f"{trainer.current_epoch} of {trainer.max_epochs} epochs are done and kept"
+        more = ["--ckpt_path", str(checkpoint)]
+    else:
+        if results_in(folder) and not journals_in(folder):
+            return f"the run is finished, its results are in {folder}"
+        known = getattr(getattr(trainer, "datamodule", None), "indices", None)
+        of_all = "" if known is None else f" of {len(known)}"
+        done = f"{len(read_journals(folder).done)}{of_all} images are done and kept"
+        more = [] if may_resume(trainer) else ["--run.resume", "true"]
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if trainer.world_size > 1 and not isinstance(environment, LightningEnvironment):
+        return f"{done}; to go on, give the same command with {shlex.join([*words[4:], *more])}"
+    return f"{done}; to go on: {shlex.join([*words, *more])}"
+
+
+def _checkpoint(trainer: Trainer) -> Path | None:
+    """The last whole checkpoint of a fit."""
+    for callback in trainer.checkpoint_callbacks:
+        for name in ("last_model_path", "best_model_path"):
+            path = getattr(callback, name, "")
+            if path and zipfile.is_zipfile(path):
+                return Path(path)
+    return None
+
+
+def _end_children(trainer: Trainer, number: int) -> None:
+    """Pass a signal on to the processes of other devices, where Lightning started them, and wait for their end."""
+    launcher: Any = trainer.strategy.launcher
+    children = list(getattr(launcher, "procs", ()))
+    if not all(isinstance(child, subprocess.Popen) for child in children):  # spawned or forked: they end with this one
+        launcher.kill(number)
+        return
+    if children:
+        launcher.procs.clear()  # Lightning would kill this process when it sees that they have ended
+    for child in children:
+        child.send_signal(number)
+    for child in children:
+        try:
+            child.wait(_CHILDREN_SECONDS)
+        except subprocess.TimeoutExpired:
+            child.kill()

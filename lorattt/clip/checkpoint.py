@@ -1,0 +1,179 @@
+"""Put weights into a model: from a checkpoint file, each one checked, or from a tag's file as open_clip does it."""
+
+import pickle
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from open_clip.convert import convert_state_dict, load_big_vision_weights
+from open_clip.factory import load_checkpoint
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from lorattt.clip.checkpoint_file import activation_of, read_checkpoint
+from lorattt.clip.checkpoint_names import (
+    Dicts,
+    WeightSet,
+    dicts_of_tensors,
+    fitting_sets,
+    is_read,
+    plain_name,
+)
+from lorattt.clip.misfit import explain_misfit
+from lorattt.errors import UserError, first_line, listed, quoted
+
+# Parts of a training checkpoint that hold tensors, but no weights.
+_TRAINING = ("opt", "sched", "lr_", "scaler", "amp", "rng", "loops", "callbacks")
+# What open_clip's own loaders raise of files that are damaged, or another model's.
+_FAULTS: tuple[type[Exception], ...] = (
+    *(pickle.UnpicklingError, SafetensorError, zipfile.BadZipFile, OSError, EOFError, RuntimeError, LookupError),
+    *(StopIteration, AttributeError, TypeError, ValueError, AssertionError),
+)
+
+
+def load_file(model: nn.Module, path: Path, name: str) -> None:
+    """Load a checkpoint file into a model of open_clip.
+
+    Weights may lie below keys (``state_dict``, ``model`` and the like), and their names may all begin with something
+    (``module.``, ``model.``). They have to be those of the model: all names, all shapes, finite values. Position
+    embeddings are not resized.
+
+    Args:
+        model: What the weights go to, in its dtype.
+        path: The file: safetensors, a checkpoint of PyTorch, OpenAI's archive, or Google's ``.npz`` of SigLIP.
+        name: The model's name, for messages.
+
+    Raises:
+        UserError: If the file cannot be read, has no such weights, or has more than one set of them.
+    """
+    if path.suffix in (".npz", ".npy"):
+        _load_big_vision(model, path, name)
+    else:
+        tensors = _find_weights(model, path, name)
+        _check_kinds(model, tensors, path)
+        model.load_state_dict(_in_the_models_names(model, tensors))
+    _check_values(model, f"checkpoint {path}")
+
+
+def load_tag(model: nn.Module, path: Path, name: str, tag: str) -> None:
+    """Load the file that open_clip fetched for a tag.
+
+    Raises:
+        UserError: If the file is damaged, or its values are not finite.
+    """
+    try:
+        load_checkpoint(model, str(path))
+    except _FAULTS as error:
+        raise UserError(
+            f"the weights {quoted(tag)} of {name} cannot be loaded from {path} ({first_line(error)}): "
+            "delete that file to have it fetched again"
+        ) from error
+    _check_values(model, f"the weights {quoted(tag)} of {name}")
+
+
+def _check_values(model: nn.Module, what: str) -> None:
+    """Require that all weights, now that they are loaded, are finite numbers, and the factor on cosines is."""
+    for name, tensor in model.state_dict().items():
+        # A sum tells in a fraction of the time, but for tensors whose sum alone is too large.
+        if not tensor.is_floating_point() or tensor.sum(dtype=torch.float32).isfinite() or tensor.isfinite().all():
+            continue
+        fix = "fetch or train them again, or name the model they were made for"
+        if tensor.dtype == torch.float16:
+            fix = f"try model.clip.dtype bf16, as fp16 ends at 65504; else {fix}"
+        raise UserError(f"{what}: {name} has values that are not finite: {fix}")
+    scale = model.get_parameter("logit_scale").float()
+    if not scale.exp().isfinite().all():
+        raise UserError(
+            f"{what}: logit_scale is {scale.item():g}, and the factor on cosines is its exponential, which is not "
+            "finite: store its logarithm"
+        )
+
+
+def _find_weights(model: nn.Module, path: Path, name: str) -> Mapping[str, Tensor]:
+    """The model's weights in a file, by plain name."""
+    shapes = {key: value.shape for key, value in model.state_dict().items()}
+    dicts = {keys: _from_apple(model, tensors, path) for keys, tensors in dicts_of_tensors(read_checkpoint(path))}
+    if not dicts:
+        raise UserError(f"checkpoint {path} holds no tensors by name: save the model's state_dict")
+    fitting = fitting_sets(dicts, shapes)
+    if not fitting:
+        reason = explain_misfit(dicts, shapes, name, activation_of(path))
+        raise UserError(f"checkpoint {path} does not fit model {name}: {reason}")
+    first, *more = fitting
+    if any(not _equal(first, other) for other in more):
+        raise UserError(
+            f"checkpoint {path} holds {len(fitting)} sets of weights that fit model {name} "
+            f"({listed([each.where for each in fitting])}): save the one to use as a file of its own"
+        )
+    _report_unused(dicts, fitting, path)
+    return first.tensors
+
+
+def _from_apple(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> Mapping[str, Tensor]:
+    """Names of open_clip for those of Apple's own MobileCLIP; other tensors as they are."""
+    try:
+        converted: Mapping[str, Tensor] = convert_state_dict(model, tensors)
+    except (RuntimeError, KeyError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"checkpoint {path} has the weights of a MobileCLIP, but not of this model ({first_line(error)}): name the "
+            "model it was made for"
+        ) from error
+    return converted
+
+
+def _equal(first: WeightSet, second: WeightSet) -> bool:
+    return all(torch.equal(t, second.tensors[name]) for name, t in first.tensors.items() if is_read(name))
+
+
+def _report_unused(dicts: Dicts, used: list[WeightSet], path: Path) -> None:
+    """Say which tensors of a file are not the model's, such as a prompt learner's; an optimiser's go without saying."""
+    beginnings: dict[tuple[str, ...], tuple[str, ...]] = {}
+    for each in used:
+        beginnings[each.keys] = (*beginnings.get(each.keys, ()), each.beginning)
+    unused = [
+        ".".join((*keys, name))
+        for keys, tensors in dicts.items()
+        if keys in beginnings or not keys or not keys[0].lower().startswith(_TRAINING)
+        for name in tensors
+        if is_read(name) and not name.startswith(beginnings.get(keys, ()))
+    ]
+    if unused:
+        warnings.warn(
+            f"checkpoint {path} has {len(unused)} tensors beside the model's weights, which are not used "
+            f"({listed(unused)})",
+            stacklevel=2,
+        )
+
+
+def _check_kinds(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    for name, own in model.state_dict().items():
+        tensor = tensors.get(plain_name(name))
+        if tensor is None or not own.is_floating_point():
+            continue
+        if tensor.is_meta or tensor.layout != torch.strided or not tensor.is_floating_point():
+            kind = "no values" if tensor.is_meta else f"{tensor.dtype}, {tensor.layout}".replace("torch.", "")
+            raise UserError(f"checkpoint {path}: {name} has {kind}, where plain floats are needed: save it unquantised")
+
+
+def _in_the_models_names(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = {}
+    for name, own in model.state_dict().items():
+        given = tensors.get(plain_name(name))
+        state[name] = own if given is None else given.reshape(own.shape)
+    return state
+
+
+def _load_big_vision(model: nn.Module, path: Path, name: str) -> None:
+    """Google's own files of SigLIP, which open_clip copies weight by weight."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(torch.nan)  # what the file lacks is found afterwards
+    try:
+        load_big_vision_weights(model, str(path))
+    except _FAULTS as error:
+        raise UserError(
+            f"checkpoint {path} does not fit model {name}, or is damaged ({first_line(error)}): of NumPy's files only "
+            "those that Google published of SigLIP are read, for the model of that name"
+        ) from error

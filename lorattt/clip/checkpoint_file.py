@@ -1,0 +1,167 @@
+"""Read a checkpoint file of any format people have, without running code that it may hold."""
+
+import argparse
+import json
+import pickle
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from lorattt.errors import UserError, first_line, listed, shortened
+
+# What programs put beside the weights that torch's loader does not know, though nothing in it can run.
+_HARMLESS: list[Any] = [argparse.Namespace]
+_WEIGHTS_ENDINGS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz")
+# What a file without weights begins with, what it is, and what to do.
+_OTHERS: tuple[tuple[bytes, str, str], ...] = (
+    (b"version https://git-lfs", "it is a pointer of Git LFS, not the file itself", "run 'git lfs pull'"),
+    (b"<", "it is a web page, and no checkpoint of PyTorch", "fetch it again"),
+    (b"\x1f\x8b", "it is compressed", "unpack it"),
+    (b"\x89HDF", "it is in the format HDF5 of Keras", "name weights of PyTorch"),
+    (b"GGUF", "it is in the format GGUF", "name weights of PyTorch"),
+)
+
+
+def find_file(name: str) -> Path | None:
+    """The file of that name, ``~`` expanded; None if there is none.
+
+    Raises:
+        UserError: If the name is that of a folder, an empty file, or a link to nowhere.
+    """
+    try:
+        path = Path(name).expanduser()
+        if path.is_file():
+            if path.stat().st_size == 0:
+                raise UserError(f"checkpoint {path} is empty: fetch it again")
+            return path
+        if path.is_dir():
+            inside = sorted(entry.name for entry in path.iterdir() if entry.suffix in _WEIGHTS_ENDINGS)
+            hint = f"it has {listed(inside)}" if inside else f"nothing in it ends in {', '.join(_WEIGHTS_ENDINGS)}"
+            raise UserError(f"checkpoint {path} is a folder: name the file of the weights ({hint})")
+        if path.is_symlink():
+            target = shortened(str(path.readlink()))
+            raise UserError(f"checkpoint {path} is a link to {target}, which is not there: name the file itself")
+    except PermissionError as error:
+        raise UserError(f"checkpoint {shortened(name)} cannot be read ({first_line(error)})") from error
+    except (OSError, RuntimeError, ValueError):  # no name of a file: too long, a null byte, the home of nobody
+        pass
+    return None
+
+
+def activation_of(path: Path) -> bool | None:
+    """Whether a checkpoint file needs quick GELU; None where it does not say.
+
+    Weights alone do not tell. OpenAI's archives all need it; a file that came from a model repository
+    has its ``open_clip_config.json`` beside it.
+    """
+    if _is_archive(path):
+        return True
+    config = path.parent / "open_clip_config.json"
+    if not config.is_file():
+        return None
+    try:
+        return bool(json.loads(config.read_text(encoding="utf-8"))["model_cfg"].get("quick_gelu", False))
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return None
+
+
+def read_checkpoint(path: Path) -> Mapping[Any, Any]:
+    """What a file holds: tensors by name, or dicts that hold such dicts somewhere.
+
+    Read are safetensors, checkpoints of PyTorch (with its weights-only loader), and OpenAI's TorchScript
+    archives, each told by content. NumPy's ``.npz`` are not.
+
+    Raises:
+        UserError: If the file is damaged, of another kind, would run code, or holds no dict.
+    """
+    try:
+        _check_kind(path)
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        if _is_archive(path):
+            with warnings.catch_warnings():
+                # TorchScript is deprecated; archives of 2021 stay what they are.
+                warnings.simplefilter("ignore", FutureWarning)
+                archive: dict[str, Any] = torch.jit.load(path, map_location="cpu").state_dict()
+            return archive
+        with torch.serialization.safe_globals(_HARMLESS):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"checkpoint {path} cannot be read: {_what_is_pickled(path)}") from error
+    # Of a damaged file, torch and safetensors raise whatever the damage leads to.
+    except (SafetensorError, zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError, MemoryError) as error:
+        raise UserError(f"checkpoint {path} cannot be read ({first_line(error)}): fetch it again") from error
+    except (AttributeError, KeyError, IndexError, TypeError, AssertionError) as error:
+        raise UserError(f"checkpoint {path} cannot be read (it is damaged): fetch it again") from error
+    if not isinstance(content, Mapping):
+        raise UserError(f"checkpoint {path} holds a {type(content).__name__}, not weights by name: save a state_dict")
+    return content
+
+
+def _is_archive(path: Path) -> bool:
+    """OpenAI published its models as TorchScript archives: zip files that hold code."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any("/code/" in name for name in archive.namelist())
+
+
+def _check_kind(path: Path) -> None:
+    """Reject what is no checkpoint by its first bytes, where the libraries would say something else of it."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    for beginning, what, fix in _OTHERS:
+        if start.startswith(beginning):
+            raise UserError(f"checkpoint {path} cannot be read ({what}): {fix}")
+    safetensors = start[8:9] == b"{"  # eight bytes of a length, then JSON
+    if start.lstrip()[:1] in (b"{", b"[") and not safetensors:
+        raise UserError(f"checkpoint {path} is {_what_is_json(path)}")
+    # PyTorch's are zip files, or pickles where they are old.
+    pytorch = start.startswith((b"PK", b"\x80"))
+    if path.suffix == ".safetensors":
+        if pytorch and not safetensors:
+            raise UserError(f"checkpoint {path} is in PyTorch's format: rename it to end in .pt")
+        return
+    if safetensors:
+        raise UserError(f"checkpoint {path} is in the format of safetensors: rename it to end in .safetensors")
+    if not pytorch:
+        raise UserError(f"checkpoint {path} cannot be read (it is no checkpoint of PyTorch): fetch it again")
+    if start.startswith(b"PK"):
+        if not zipfile.is_zipfile(path):
+            raise UserError(f"checkpoint {path} cannot be read (it is cut short): fetch it again")
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        if not any(name.endswith("data.pkl") for name in names):
+            raise UserError(f"checkpoint {path} is a zip file, but no checkpoint of PyTorch (it holds {listed(names)})")
+
+
+def _what_is_json(path: Path) -> str:
+    try:
+        content = json.loads(path.read_bytes())
+        shards = sorted(set(content["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return "text (JSON), not weights: name the file of the weights itself"
+    return (
+        f"the index of weights in {len(shards)} files ({listed(shards)}), which are not read together: name one file "
+        "with all weights, such as open_clip_model.safetensors of an open_clip repository"
+    )
+
+
+def _what_is_pickled(path: Path) -> str:
+    """Why torch's weights-only loader did not take a file."""
+    again = "save the model's state_dict alone"
+    try:
+        found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except (ValueError, RuntimeError, OSError, AttributeError, pickle.UnpicklingError):
+        found = []  # an old pickle, or damaged
+    if not found:
+        return f"it is damaged, or holds more than weights; fetch it again, or {again}"
+    if any(name.startswith(("torch.nn.modules.", "open_clip.", "clip.model.")) for name in found):
+        return f"it holds a whole model as Python objects ({listed(found)}), whose loading could run code; {again}"
+    return f"it holds Python objects beside the weights ({listed(found)}), whose loading could run code; {again}"

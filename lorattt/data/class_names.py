@@ -1,0 +1,123 @@
+"""The names of classes: from folders, lists and files, and which class gets which."""
+
+import os
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+from unicodedata import normalize
+
+from lorattt.data.imagenet_family import imagenet_names
+from lorattt.data.name_lists import (
+    NameFile,
+    begins_with_numbers,
+    check_names,
+    check_no_numbers,
+    keyed,
+    of_pairs,
+    read_name_file,
+)
+from lorattt.data.notes import note
+from lorattt.errors import UserError, quoted, some
+from lorattt.positions import check_order, pairs
+
+IMAGENET: Final = "imagenet"
+_DIGITS: Final = re.compile("([0-9]+)")
+
+
+def names_of(folders: list[str], source: Sequence[str] | str | None, key: str = "data.class_names") -> list[str]:
+    """Class names in label order.
+
+    Names that are given by position are told with the folders that they are for, unless they are the folders' own.
+
+    Args:
+        folders: The class folders, sorted; empty where there are none, and any number of names will do.
+        source: Null for the folders' names; the names; ``imagenet``, for folders named by wnid; or a file. Its lines,
+            or the list in it, are names in the order of the folders, or each has its folder in front, as in
+            "n01440764 tench" and "12: tench". A JSON object is folder to name.
+        key: What messages call the argument.
+
+    Raises:
+        UserError: If the file cannot be read, holds no names or what is none, or does not fit the folders, or if it
+            is not certain which name is which folder's.
+    """
+    if source is None:
+        return [folder.replace("_", " ") for folder in folders]
+    # A disk of macOS may write an accent as a character of its own, which nobody sees.
+    folders = [normalize("NFC", folder) for folder in folders]
+    if source == IMAGENET:
+        return _looked_up(folders, imagenet_names(), "the ImageNet classes", "folders must be named by wnid")
+    if isinstance(source, str):
+        path, what = Path(os.path.expanduser(source)), f"{key} {source}"
+        if not os.path.isfile(path):  # which a text of any length may be asked
+            raise UserError(f"{key} {quoted(source)}: no such file (and the only built-in list is {IMAGENET!r})")
+        content = read_name_file(path, what)
+    else:
+        what, content = key, NameFile(tuple(source))
+    if content.mapping is not None:
+        mapping = of_pairs(content.mapping, folders)
+        check_names(list(mapping.values()), what, list(mapping))
+        return _looked_up(folders, mapping, what, _hint(folders, mapping))
+    check_names(content.names, what)
+    names = [name.strip() for name in content.names] if content.lines else list(content.names)
+    by_folder = keyed(names, folders, what, lines=content.lines)
+    if by_folder is not None:
+        found = _looked_up(folders, by_folder, what, "add it to the list")
+        if told := pairs(folders or list(by_folder), found):
+            note(f"{what} has {'a folder' if folders else 'a wnid'} in front of each name: {told}")
+        return found
+    if content.lines:
+        check_no_numbers(names, what)
+    elif number := begins_with_numbers(names):
+        note(f"{what}: each name begins with a number, which goes into the texts, as in {quoted(number)}")
+    _by_position(names, folders, what)
+    return names
+
+
+def _by_position(names: list[str], folders: list[str], what: str) -> None:
+    """Check and tell which folder gets which name."""
+    if not folders:
+        return
+    if len(names) != len(folders):
+        raise UserError(
+            f"{what} has {len(names)} names but the dataset has {len(folders)} class folders: "
+            "give one name per folder, in sorted order, or a JSON object from folder to name"
+        )
+    told = pairs(folders, names)
+    if not told:
+        return
+    fix = "give a JSON object from folder to name, or lines of folder, tab, name"
+    check_order(what, folders, names, fix)
+    for one, other in pairwise(folders):
+        if _counts_down(one, other):
+            raise UserError(
+                f"{what} is a list, and the folders are numbered: sorted as text, {quoted(one, 60)} comes before "
+                f"{quoted(other, 60)}, so a list in the order of the numbers would mislabel them: {fix}"
+            )
+    note(f"{what} is a list, whose names go to the sorted folders one by one: {told}")
+
+
+def _counts_down(one: str, other: str) -> bool:
+    """Whether two folders first differ in a number, and the first one's is the larger."""
+    for place, (left, right) in enumerate(zip(_DIGITS.split(one), _DIGITS.split(other), strict=False)):
+        if left != right:
+            left, right = left.lstrip("0"), right.lstrip("0")
+            return place % 2 == 1 and (len(left), left) > (len(right), right)
+    return False
+
+
+def _hint(folders: Sequence[str], mapping: dict[str, Any]) -> str:
+    """What to do about a mapping that lacks a folder."""
+    if not set(folders).intersection(mapping):
+        return f"its keys must be the folders' names, and are {some(mapping)}"
+    return "add it to the file"
+
+
+def _looked_up(folders: list[str], names: dict[str, str], where: str, fix: str) -> list[str]:
+    missing = [folder for folder in folders if folder not in names]
+    if missing:
+        raise UserError(
+            f"class folder {quoted(missing[0])} is not in {where} ({len(missing)} of {len(folders)} are not): {fix}"
+        )
+    return [names[folder] for folder in folders] or list(names.values())

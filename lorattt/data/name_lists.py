@@ -1,0 +1,256 @@
+"""Lists of class names as they are passed around: lines, JSON, Python's writing, with a number or a key in front."""
+
+import ast
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from unicodedata import normalize
+
+from lorattt.errors import UserError, quoted
+
+_WNID: Final = re.compile(r"n[0-9]{8}")
+# A key, what parts it from the name, and the name.
+_KEYED: Final = (
+    re.compile(r"(?P<key>[^\t,:;=]+?)(?P<mark>\s*[\t,:;=]\s*)(?P<name>\S.*)"),
+    re.compile(r"(?P<key>\S+)(?P<mark>\s+)(?P<name>\S.*)"),
+)
+_NUMBERED: Final = re.compile(r"[(\[{]?(?P<number>[0-9]{1,9})(?P<mark>\s*[.):,;=\]\t-]\s*|\s+)(?P<name>\S.*)")
+
+
+@dataclass(frozen=True)
+class NameFile:
+    """What a file of names holds.
+
+    Attributes:
+        names: The names, in order; empty where it is a mapping.
+        mapping: Key to name; empty where it is a list.
+        lines: Whether the names are lines of text, in which anything may stand in front of a name.
+    """
+
+    names: tuple[Any, ...] = ()
+    mapping: dict[str, Any] | None = None
+    lines: bool = False
+
+
+def read_name_file(path: Path, what: str) -> NameFile:
+    """The content of a ``.json`` file, or of a text file: lines, or a list or a dict as Python or JSON write it.
+
+    Args:
+        path: The file.
+        what: What messages call it.
+
+    Raises:
+        UserError: If it cannot be read, or holds no names.
+    """
+    if path.suffix.lower() in (".yaml", ".yml"):
+        raise UserError(f"{what}: YAML is not read here: write one name per line into a .txt file, or JSON")
+    try:
+        # With the mark that Windows' editors put first, or without.
+        text = normalize("NFC", path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{what} is not a text file in UTF-8 ({error}): save it as UTF-8") from error
+    except OSError as error:
+        raise UserError(f"{what} cannot be read ({error.strerror}): allow reading it") from error
+    if path.suffix.lower() == ".json":
+        try:
+            content = json.loads(text, object_pairs_hook=lambda found: _once(found, what))
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{what} is not valid JSON: {error}") from error
+    else:
+        content = _literal(text)
+    lines = [line.strip() for line in text.splitlines() if line.strip()] if content is None else []
+    if isinstance(content, dict) and content:
+        return NameFile(mapping={str(key): value for key, value in content.items()})
+    names = list(content) if isinstance(content, list | tuple) else lines if path.suffix.lower() != ".json" else []
+    if not names:
+        raise UserError(f"{what} holds no names: one per line, or a JSON list or object")
+    return NameFile(tuple(names), lines=content is None)
+
+
+def _once(found: list[tuple[str, Any]], what: str) -> dict[str, Any]:
+    """An object of JSON, of which Python would keep the last of equal keys."""
+    kept: dict[str, Any] = {}
+    for key, value in found:
+        if key in kept:
+            raise UserError(f"{what}: key {quoted(key)} comes twice: remove one")
+        kept[key] = value
+    return kept
+
+
+def _literal(text: str) -> Any:
+    """A list or dict that is written as in Python or JSON, with or without its brackets; None for other text."""
+    body = text.strip()
+    lines = [line.strip() for line in body.splitlines() if line.strip()]
+    commas = all(line.endswith(",") for line in lines[:-1])
+    quotes = bool(lines) and all(line[0] in "'\"" for line in lines)
+    forms = [body] if body[:1] in ("[", "(", "{") else []
+    forms += [f"[{body}]"] if quotes and commas else []
+    forms += [f"{{{body}}}"] if commas and re.match(r"\w+\s*:\s*['\"]|['\"].*['\"]\s*:", body) else []
+    for form in forms:
+        try:
+            found = ast.literal_eval(form)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(found, list | tuple | dict):
+            return found
+    return None
+
+
+def of_pairs(mapping: dict[str, Any], folders: Sequence[str]) -> dict[str, Any]:
+    """Keras' ``imagenet_class_index.json``, number to [wnid, name], as number or wnid to name; others as they are."""
+    pairs = [value for value in mapping.values() if isinstance(value, list | tuple) and len(value) == 2]
+    if len(pairs) < len(mapping) or not all(isinstance(wnid, str) and _WNID.fullmatch(wnid) for wnid, _ in pairs):
+        return mapping
+    keys = mapping if folders and set(folders) <= set(mapping) else [wnid for wnid, _ in pairs]
+    names = [name.replace("_", " ") if isinstance(name, str) else name for _, name in pairs]
+    return dict(zip(keys, names, strict=True))
+
+
+def keyed(names: Sequence[str], folders: Sequence[str], what: str, *, lines: bool) -> dict[str, str] | None:
+    """Folder to name, where each entry of a list has its folder in front of the name; None where that is not so.
+
+    Numbers in front of a folder are taken off, and those behind a wnid, as in ILSVRC's ``map_clsloc.txt``; underscores
+    in a name are spaces. Without folders, ImageNet's wnids count as such.
+
+    Args:
+        names: The entries.
+        folders: The class folders.
+        what: What messages call the list.
+        lines: Whether entries are lines of text, rather than names that someone wrote one by one.
+
+    Raises:
+        UserError: If a folder comes twice, a line has none, or lines can be read in two ways.
+    """
+    numbered = [match["name"] for match in map(_NUMBERED.fullmatch, names) if match]
+    for entries in (names, numbered) if len(numbered) == len(names) else (names,):
+        for form in _KEYED:
+            found = [match for match in map(form.fullmatch, entries) if match]
+            keys = [match["key"] for match in found]
+            if not found or not _name_folders(keys, folders):
+                continue
+            sure = all(_parts(match["mark"], folders) for match in found)
+            if not sure and not set(folders) <= set(keys):
+                continue
+            if not sure and lines:
+                raise UserError(
+                    f"{what}: each line begins with the name of a folder, as {quoted(entries[0])} does: put a tab "
+                    "between the folder and the name, or give whole names as a JSON list"
+                )
+            if not sure:
+                return None
+            if bad := next((entry for entry in entries if not form.fullmatch(entry)), None):
+                raise UserError(f"{what}: {quoted(bad)} does not begin with a folder, as other lines do: give its name")
+            if twice := _first_twice(keys):
+                raise UserError(f"{what}: {quoted(twice)} comes twice: keep one line for each folder")
+            rest = [match["name"] for match in found]
+            rest = _without_numbers(rest) if all(map(_WNID.fullmatch, keys)) else rest
+            return {key: _unquoted(name).replace("_", " ") for key, name in zip(keys, rest, strict=True)}
+    return None
+
+
+def _name_folders(keys: Sequence[str], folders: Sequence[str]) -> bool:
+    """Whether most of the folders are there; without folders, whether all are wnids."""
+    if not folders:
+        return all(map(_WNID.fullmatch, keys))
+    return 2 * len(set(folders).intersection(keys)) > len(folders)
+
+
+def _parts(mark: str, folders: Sequence[str]) -> bool:
+    """Whether what is before the mark is a folder, and no part of the name, as in "black swan" and "2 euro"."""
+    if "," in mark:
+        return all(re.search("[0-9]", folder) for folder in folders)
+    return bool(mark.strip(" ")) or all(re.search("[0-9]", each) and not each.isdecimal() for each in folders)
+
+
+def check_no_numbers(names: Sequence[str], what: str) -> None:
+    """Reject lines that begin with their own number, or with a wnid, which would go into the texts.
+
+    Args:
+        names: The lines.
+        what: What messages call them.
+
+    Raises:
+        UserError: If they do.
+    """
+    if number := begins_with_numbers(names):
+        raise UserError(
+            f"{what}: each line begins with a number, as {quoted(number)} does: leave the numbers out, put the "
+            "class folder's name there, or give a JSON list if they are part of the names"
+        )
+    if names and all(re.match(r"[\"'(\[{]*n[0-9]{8}\b", name) for name in names):
+        raise UserError(
+            f"{what}: each line begins with a wnid of ImageNet, as {quoted(names[0])} does, but these are not the "
+            "names of the class folders: leave them out, or put the class folder's name there"
+        )
+    if len(names) > 1 and (mark := names[0][0]) in "-*+'\"" and all(name[0] == mark for name in names):
+        raise UserError(f"{what}: each line begins with {mark}, as {quoted(names[0])} does: write the names alone")
+
+
+def begins_with_numbers(names: Sequence[str]) -> str:
+    """The first of the names, if all begin with a number that is no part of it; else empty.
+
+    That is so for numbers that go up by one from 0 or 1, and for those with a mark behind them, as in "3: tench", all
+    of them different. A first entry that is another may be a table's head.
+    """
+    for entries in (names, names[1:]) if len(names) > 2 else (names,):
+        found = [match for match in map(_NUMBERED.fullmatch, entries) if match]
+        if not found or len(found) < len(entries):
+            continue
+        numbers = [int(match["number"]) for match in found]
+        counted = len(numbers) > 1 and numbers in (list(range(len(numbers))), list(range(1, len(numbers) + 1)))
+        marked = all(match["mark"].strip(" ") in (":", "\t", ")", "]", "=", ",", ";") for match in found)
+        if counted or (marked and len(set(numbers)) == len(numbers)):
+            return entries[0]
+    return ""
+
+
+def _without_numbers(names: list[str]) -> list[str]:
+    """Names without the numbers of ILSVRC in front of them, if all have one and no two the same."""
+    found = [match for match in map(_NUMBERED.fullmatch, names) if match and not match["mark"].strip()]
+    numbers = {int(match["number"]) for match in found}
+    return [match["name"] for match in found] if len(numbers) == len(names) else names
+
+
+def _unquoted(name: str) -> str:
+    name = name.strip().removesuffix(",").strip()
+    return name[1:-1] if len(name) > 2 and name[0] == name[-1] and name[0] in "'\"" else name
+
+
+def _first_twice(values: Iterable[str]) -> str | None:
+    seen: set[str] = set()
+    for value in values:
+        if value in seen:
+            return value
+        seen.add(value)
+    return None
+
+
+def check_names(values: Sequence[Any], what: str, keys: Sequence[str] = ()) -> None:
+    """Reject a blank name, or a value that is no text.
+
+    Args:
+        values: What stands where the names should be.
+        what: Where they stand, for the message.
+        keys: The keys of a mapping, which are told instead of numbers.
+
+    Raises:
+        UserError: If one is no name.
+    """
+    for number, value in enumerate(values):
+        if isinstance(value, str) and value.strip():
+            continue
+        place = f"name {number + 1}"
+        if keys:
+            place += f" (of {quoted(keys[number], 60)})"
+        if isinstance(value, list | tuple | dict) and value:
+            raise UserError(
+                f"{what}: {place} is a list of {len(value)}, not a text: a class has one name here, and its texts are "
+                "made of the name by templates (model.templates): give one name"
+            )
+        if isinstance(value, int) and not isinstance(value, bool) and keys:
+            raise UserError(f"{what}: {place} is {quoted(value)}, not a text: turn the file round, from folder to name")
+        shown = "blank" if isinstance(value, str) else f"{quoted(value)}, not a text"
+        raise UserError(f"{what}: {place} is {shown}: give every class a name")

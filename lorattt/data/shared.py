@@ -1,0 +1,112 @@
+"""Memory that the main process shares with its loader workers, in pieces that are used again.
+
+It is anonymous memory, which forked workers inherit: it needs no file system, so it does not matter how large
+``/dev/shm`` is (64 MB in a container, unless Docker is told otherwise). Only address space is reserved; a page becomes
+memory when it is first written.
+"""
+
+import mmap
+import weakref
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+
+REGION = 1 << 32
+"""Bytes of address space for each worker, where there are as many."""
+_LEAST = 1 << 24
+_FREE, _SENT, _TAKEN = range(3)
+
+
+class SharedRegions:
+    """A region of memory for each worker; a batch takes a piece of its worker's region.
+
+    The worker puts a batch into a free piece and sends the piece's number and its first byte; the main process reads
+    it in place; when the batch is dropped, the piece is free again.
+
+    Args:
+        workers: How many workers there are.
+        under_way: How many batches of each may be asked for and not yet taken out (``prefetch_factor``).
+        pieces: How many pieces each region can have at a time.
+
+    Attributes:
+        regions: Each worker's memory; empty where there is none to be had.
+    """
+
+    def __init__(self, workers: int, under_way: int, pieces: int) -> None:
+        self._under_way = under_way
+        # What each of a worker's pieces is: the worker marks it sent; the main process, taken and free.
+        self._state = np.frombuffer(mmap.mmap(-1, workers * pieces), dtype=np.uint8).reshape(workers, pieces)
+        self._sent: list[int] = []  # the worker's pieces under way, in order
+        self._spans: dict[int, tuple[int, int]] = {}  # first byte and end of each of the worker's pieces
+        self.regions = [region for _ in range(workers) if (region := _reserve(_wanted(workers))) is not None]
+        if len(self.regions) < workers:
+            self.regions = []
+
+    def put(self, worker: int, arrays: list[Any]) -> tuple[int, int] | None:
+        """In a worker, arrays of bytes one behind another into a free piece.
+
+        Returns:
+            The piece's number and first byte; None where there is no room.
+        """
+        size = sum(array.nbytes for array in arrays)
+        if not (self.regions and size):
+            return None
+        state, region = self._state[worker], self.regions[worker]
+        self._forget_thrown(state)
+        # The lowest, so that few pages ever become memory.
+        piece = next((number for number, value in enumerate(state) if value == _FREE), None)
+        start = self._gap(state, size, len(region))
+        if piece is None or start is None:
+            return None
+        place = start
+        for array in arrays:
+            np.frombuffer(region, np.uint8, array.nbytes, place)[:] = array.reshape(-1)
+            place += array.nbytes
+        self._spans[piece] = (start, place)
+        state[piece] = _SENT
+        self._sent.append(piece)
+        return piece, start
+
+    def _forget_thrown(self, state: Any) -> None:
+        # Asked for another batch, the worker knows that all but the last few were taken; one that still seems to be
+        # under way was thrown away, since its epoch was left early.
+        while len(self._sent) > self._under_way:
+            thrown = self._sent.pop(0)
+            if thrown not in self._sent and state[thrown] == _SENT:  # not sent again since
+                state[thrown] = _FREE
+
+    def _gap(self, state: Any, size: int, end: int) -> int | None:
+        start = 0
+        for first, behind in sorted(span for piece, span in self._spans.items() if state[piece] != _FREE):
+            if first - start >= size:
+                break
+            start = behind
+        return start if start + size <= end else None
+
+    def take(self, worker: int, piece: int, start: int, size: int) -> Any:
+        """In the main process, the ``(size,)`` bytes of a piece, which is theirs until they are gone."""
+        self._state[worker, piece] = _TAKEN
+        pixels = np.frombuffer(self.regions[worker], np.uint8, size, start)
+        weakref.finalize(pixels, self._state.__setitem__, (worker, piece), _FREE).atexit = False
+        return pixels
+
+
+def _wanted(workers: int) -> int:
+    """Bytes for a region: a small part of what the process may have in all, where that is limited (``ulimit -v``)."""
+    with suppress(ImportError):
+        import resource  # not on Windows
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if limit != resource.RLIM_INFINITY:
+            return min(REGION, limit // (8 * workers))
+    return REGION
+
+
+def _reserve(size: int) -> mmap.mmap | None:
+    """Memory of that size, or as much of it as there is; None for too little to be of use."""
+    while size >= _LEAST:
+        with suppress(OSError, OverflowError):
+            return mmap.mmap(-1, size)
+        size //= 2
+    return None

@@ -1,0 +1,137 @@
+"""What lies below a folder: its images, its class folders, and what is left out."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, NoReturn
+
+from lorattt.data.images import FORMAT_OF_ENDING, IMAGE_ENDINGS
+from lorattt.errors import UserError, shortened, some
+
+# Folders that systems and programs make beside or within the user's own, in small letters.
+_NO_CLASSES: Final = frozenset(
+    (
+        *("@eadir", "@tmp", "@recycle", "#recycle", "#snapshot"),  # of Synology and QNAP
+        *("$recycle.bin", "system volume information", "lost+found", "__macosx", "__pycache__"),
+        *("thumbs", "thumbnails", "_thumbs", "_thumbnails"),
+    )
+)
+_NO_FILES: Final = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini"))  # of Windows; of nobody's interest
+FORMATS: Final = ", ".join(dict.fromkeys(("JPEG", "PNG", *FORMAT_OF_ENDING.values())))
+"""The formats that are read, for messages."""
+
+
+@dataclass
+class Below:
+    """What a walk below a folder found.
+
+    Attributes:
+        images: Image files relative to the folder, sorted.
+        folders: Its own folders that may be class folders, sorted.
+        left_out: How many files were left out, by the folder's own folder they lie in ("" for none) and their
+            ending in small letters.
+        passed: How many folders were not looked into, by name: hidden ones, and those that systems make.
+    """
+
+    images: list[Path] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    left_out: Counter[tuple[str, str]] = field(default_factory=Counter)
+    passed: Counter[str] = field(default_factory=Counter)
+
+    def endings(self, folder: str | None = None) -> str:
+        """How many files were left out, by ending, in one of the folders or in all: "2 .avif, 1 .txt"."""
+        count: Counter[str] = Counter()
+        for (top, ending), number in self.left_out.items():
+            count[ending] += number if folder in (None, top) else 0
+        most_first = sorted(count.items(), key=lambda pair: (-pair[1], pair[0]))
+        kinds = [
+            f"{number} {shortened(ending, 20) if ending else 'without an ending'}"
+            for ending, number in most_first
+            if number
+        ]
+        return ", ".join(kinds if len(kinds) <= 6 else [*kinds[:6], f"{len(kinds) - 6} more kinds"])
+
+    def told(self) -> str:
+        """What was left out, as half a sentence; empty where nothing was."""
+        parts = []
+        if self.left_out:
+            number = self.left_out.total()
+            parts.append(f"{number} file{'s' * (number > 1)} ({self.endings()})")
+        if self.passed:
+            more = "s" if self.passed.total() > 1 else ""
+            names = some(f"{name} ({number})" if number > 1 else name for name, number in sorted(self.passed.items()))
+            parts.append(f"the folder{more} {names}")
+        return " and ".join(parts)
+
+
+def look_below(root: Path) -> Below:
+    """Walk through a folder.
+
+    Linked folders are followed, except to a folder that holds the link: that walk would not end.
+
+    Raises:
+        UserError: If a folder cannot be read.
+    """
+    below = Below()
+    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=_unreadable):
+        relative = Path(folder).relative_to(root)
+        top = relative.parts[0] if relative.parts else ""
+        below.passed.update(name for name in subfolders if is_no_class(name))
+        subfolders[:] = [
+            name for name in subfolders if not is_no_class(name) and not _leads_back(os.path.join(folder, name))
+        ]
+        if not top:
+            below.folders += subfolders
+        for name in names:
+            ending = os.path.splitext(name)[1].lower()
+            if is_image(name):
+                below.images.append(relative / name)
+            elif name.startswith(".") or name.lower() in _NO_FILES:
+                continue
+            elif not top and not ending and _leads_nowhere(os.path.join(folder, name)):
+                below.folders.append(name)  # a link to a class folder that is not there
+            else:
+                below.left_out[top, ending] += 1
+    below.images.sort(key=lambda path: path.parts)
+    below.folders.sort()
+    return below
+
+
+def images_below(root: Path) -> list[Path]:
+    """Image files relative to the root, sorted; see :func:`look_below`."""
+    return look_below(root).images
+
+
+def is_image(name: str) -> bool:
+    """Whether a file of this name counts as an image: not hidden, with the ending of a format that is read."""
+    return name.lower().endswith(IMAGE_ENDINGS) and not name.startswith(".")
+
+
+def is_no_class(name: str) -> bool:
+    """Whether a folder of this name is hidden, or is one that systems make."""
+    return name.startswith(".") or name.lower() in _NO_CLASSES
+
+
+def of_the_same_format(ending: str) -> Iterator[str]:
+    """All endings of an ending's format, in small letters; none where it is not read."""
+    known = FORMAT_OF_ENDING.get(ending.lower())
+    return (other for other, name in FORMAT_OF_ENDING.items() if known == name)
+
+
+def _unreadable(error: OSError) -> NoReturn:
+    raise UserError(
+        f"folder {error.filename} cannot be read ({error.strerror}): allow reading it, or move it elsewhere"
+    ) from error
+
+
+def _leads_nowhere(path: str) -> bool:
+    return os.path.islink(path) and not os.path.exists(path)
+
+
+def _leads_back(folder: str) -> bool:
+    if not os.path.islink(folder):
+        return False
+    target = os.path.realpath(folder)
+    return any(os.path.realpath(above) == target for above in Path(folder).parents)

@@ -1,0 +1,59 @@
+"""Which class a row of logits predicts, and in which order the others follow: the one rule of all numbers and files.
+
+Logits are compared as float32, without their softmax, whose rounding makes ties of its own. The larger logit comes
+first; of equal ones, as those of two classes of one name are, the class of the lower number. An answer that is not
+finite (a NaN anywhere, or a largest logit that is infinite) predicts no class, so it is wrong whatever the label.
+"""
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+NO_CLASS: Final = -1
+"""In place of a class's number: the answer was not finite."""
+
+
+def top_k(logits: Tensor, k: int) -> Tensor:
+    """The first ``k`` classes, or all if there are fewer.
+
+    Args:
+        logits: ``(E, K)`` of any floating dtype, K at least 1.
+        k: At least 1.
+
+    Returns:
+        ``(E, min(k, K))`` int64, the predicted class first; :data:`NO_CLASS` throughout for an answer that is not
+        finite.
+    """
+    logits = logits.float()
+    classes = logits.shape[-1]
+    values, order = logits.topk(min(k + 1, classes), dim=-1)  # one more, to see a tie at the end
+    # topk takes any of equal logits. They are rare, so that sorting all classes is kept for the rows that have them.
+    tied = (values[:, 1:] == values[:, :-1]).any(dim=-1)
+    if tied.any():
+        order[tied] = logits[tied].sort(dim=-1, descending=True, stable=True).indices[:, : order.shape[1]]
+    return order[:, :k].where(is_answer(logits).unsqueeze(-1), NO_CLASS)
+
+
+def is_right(logits: Tensor, label: Tensor, k: int = 1) -> Tensor:
+    """Whether the label is among the first ``k`` classes, as :func:`top_k` orders them.
+
+    Args:
+        logits: ``(E, K)`` of any floating dtype.
+        label: ``(E,)`` int64; an unknown one, -1, is never right.
+        k: At least 1.
+
+    Returns:
+        ``(E,)`` bool.
+    """
+    logits = logits.float()
+    place = label.clamp(min=0).unsqueeze(-1)
+    own = logits.gather(-1, place)
+    lower = torch.arange(logits.shape[-1], device=logits.device) < place
+    before = ((logits > own) | ((logits == own) & lower)).sum(dim=-1)
+    return (before < k) & (label >= 0) & is_answer(logits)
+
+
+def is_answer(logits: Tensor) -> Tensor:
+    """``(E,)`` bool: which rows of ``(E, K)`` logits predict a class at all."""
+    return logits.float().amax(dim=-1).isfinite()

@@ -1,0 +1,157 @@
+"""What can be said of a run without labels: which classes it predicts, how surely, and what adaptation changed."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from lorattt.report.details import class_name, names_in_table
+from lorattt.report.layout import dataset_title
+from lorattt.report.measures import WHEN
+from lorattt.report.runs import Run
+from lorattt.report.tables import Cell, Table, speed_cell
+
+_LISTED: Final = 10
+
+
+@dataclass(frozen=True)
+class Answers:
+    """How a method answers, before or after adaptation.
+
+    Attributes:
+        confidence: Mean probability of the predictions, in [0, 1]; NaN where one is not finite.
+        entropy: Mean entropy in nats; NaN where one is not known.
+        classes: How many classes are predicted.
+    """
+
+    confidence: float
+    entropy: float
+    classes: int
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """A run without labels.
+
+    Attributes:
+        run: The run.
+        label: What its rows are called.
+        changed: Share of the images whose prediction adaptation changed.
+        before: Before adaptation.
+        after: After it.
+        classes: Name, images before and images after, of the classes predicted, by falling number after.
+    """
+
+    run: Run
+    label: str
+    changed: float
+    before: Answers
+    after: Answers
+    classes: tuple[tuple[str, int, int], ...]
+
+    @classmethod
+    def of(cls, run: Run, label: str) -> "Unlabelled":
+        """Measure a run.
+
+        Args:
+            run: The run.
+            label: What its rows are called.
+
+        Raises:
+            UserError: If its predictions are missing or damaged.
+        """
+        found = run.predictions
+        before, after = (
+            Answers(
+                confidence=_mean(found.confidence[when]),
+                entropy=_mean(found.entropy[when]),
+                classes=len(np.unique(found.prediction[when][found.prediction[when] >= 0])),
+            )
+            for when in WHEN
+        )
+        return cls(
+            run=run,
+            label=label,
+            changed=_mean(found.prediction["before"] != found.prediction["after"]),
+            before=before,
+            after=after,
+            classes=_classes(run),
+        )
+
+
+def unlabelled(runs: Sequence[Run]) -> list[Unlabelled]:
+    """The runs of these that have no labels, measured; one of the same method, dataset and seed has its folder's name.
+
+    Raises:
+        UserError: If predictions are missing or damaged.
+    """
+    mine = [run for run in runs if not run.labelled]
+    seen = Counter(_key(run) for run in mine)
+    return [
+        Unlabelled.of(run, _key(run)[0] if seen[_key(run)] == 1 else f"{_key(run)[0]} ({run.folder})") for run in mine
+    ]
+
+
+def _key(run: Run) -> tuple[str, str, str, int]:
+    return run.name or run.method, run.dataset, run.backbone, run.seed
+
+
+def _mean(values: Any) -> float:
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def _classes(run: Run) -> tuple[tuple[str, int, int], ...]:
+    names = names_in_table(run)
+    counts = {when: Counter(run.predictions.prediction[when].tolist()) for when in WHEN}
+    numbers = sorted(
+        counts["before"].keys() | counts["after"].keys(),
+        key=lambda number: (-counts["after"][number], -counts["before"][number], number),
+    )
+    return tuple((class_name(names, number), counts["before"][number], counts["after"][number]) for number in numbers)
+
+
+def unlabelled_tables(found: Sequence[Unlabelled]) -> list[Table]:
+    """A table of the runs without labels, and one of the classes that they predict; none where there is no such run."""
+    if not found:
+        return []
+    columns: tuple[str, ...] = ("Method", "Dataset", "Model", "Seed", "Images", "Changed %")
+    columns += tuple(f"{name} {when}" for name in ("Confidence %", "Entropy", "Classes") for when in WHEN)
+    columns += ("Not adapted", "Unreadable", "Images/s")
+    rows = tuple(
+        (
+            Cell(text=each.label),
+            Cell(text=dataset_title(each.run.dataset)),
+            Cell(text=each.run.backbone),
+            Cell(text=str(each.run.seed)),
+            Cell(value=each.run.n, digits=0, grouped=True),
+            Cell(value=100 * each.changed),
+            *(Cell(value=100 * side.confidence) for side in (each.before, each.after)),
+            *(Cell(value=side.entropy, digits=4) for side in (each.before, each.after)),
+            *(Cell(value=side.classes, digits=0, grouped=True) for side in (each.before, each.after)),
+            Cell(value=each.run.fallbacks, digits=0, grouped=True),
+            Cell(value=each.run.skipped, digits=0, grouped=True),
+            speed_cell(each.run.images_per_second),
+        )
+        for each in found
+    )
+    notes = (
+        "No accuracy, as the images have no labels. Changed: predictions that adaptation changed. Confidence and "
+        "entropy (nats) are means over the images; classes: how many are predicted.",
+    )
+    first = Table("Runs without labels", columns, rows, notes, kind="unlabelled")
+    counts = tuple(
+        (
+            Cell(text=each.label),
+            Cell(text=dataset_title(each.run.dataset)),
+            Cell(text=name),
+            Cell(value=before, digits=0, grouped=True),
+            Cell(value=after, digits=0, grouped=True),
+        )
+        for each in found
+        for name, before, after in each.classes[:_LISTED]
+    )
+    columns = ("Method", "Dataset", "Class", "Images before", "Images after")
+    notes = (f"The {_LISTED} classes of each run that are predicted most often after adaptation.",)
+    return [first, Table("Classes predicted", columns, counts, notes, kind="unlabelled")]

@@ -1,0 +1,151 @@
+"""What ends the program from outside: Ctrl-C, SIGTERM, the end of a terminal, a scheduler's warning.
+
+A first signal raises :class:`Stopped` where the program is; what it has journalled is kept, and the line that it ends
+with says how to go on. SIGUSR1, by which schedulers warn of a job's end, waits for the end of a batch or an epoch.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+_REPEAT_SECONDS = 1.0
+_NAMES = {"SIGINT": "Ctrl-C"}
+
+
+def _number(name: str) -> int:
+    """A signal's number; 0, which none has, where the platform lacks it."""
+    return int(getattr(signal, name, 0))
+
+
+INTERRUPT, TERMINATE, HANG_UP, WARNING = (_number(name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"))
+
+
+class Stopped(BaseException):
+    """A signal asked the program to end. Not an ``Exception``: nothing is to take it for a failure.
+
+    Args:
+        number: The signal.
+
+    Attributes:
+        number: The signal.
+        code: The program's exit code, 128 and the signal's number, as shells have it.
+    """
+
+    def __init__(self, number: int) -> None:
+        name = signal.Signals(number).name
+        super().__init__(f"stopped by {_NAMES.get(name, name)}")
+        self.number, self.code = number, 128 + number
+
+
+class Stops:
+    """Turns signals into :class:`Stopped`, in the main thread of the process that listens.
+
+    Attributes:
+        asked: The signal that asked the program to end; 0 while none did.
+        patient: Whether something is under way that will call :meth:`check` when it is a good moment to stop.
+        warned: Whether a scheduler's warning has come meanwhile.
+        notice: How far the run came and how it goes on, where a run was under way.
+    """
+
+    def __init__(self) -> None:
+        self._owner = 0
+        self._reset()
+
+    def _reset(self) -> None:
+        self.asked, self._at = 0, 0.0
+        self.patient = self.warned = False
+        self.notice = ""
+
+    def listen(self) -> None:
+        """Handle the signals, those excepted that are ignored, as by ``nohup``; whoever handled them before."""
+        if threading.current_thread() is not threading.main_thread() or not self._owner:
+            return
+        for number in filter(None, (INTERRUPT, TERMINATE, HANG_UP, WARNING)):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._handle)
+
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """Listen within this block."""
+        wanted = [number for number in (INTERRUPT, TERMINATE, HANG_UP, WARNING) if number]
+        before = {number: signal.getsignal(number) for number in wanted}
+        self._reset()
+        self._owner = os.getpid()
+        self.listen()
+        try:
+            yield
+        finally:
+            self._owner = 0
+            if threading.current_thread() is threading.main_thread():
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+
+    def check(self, *, warning: bool) -> None:
+        """Stop now if a signal asked for it.
+
+        Args:
+            warning: Whether a warning is enough.
+
+        Raises:
+            Stopped: If so. One that was raised before may have been lost: nothing leaves a finaliser of Python's.
+        """
+        if self.asked:
+            raise Stopped(self.asked)
+        if warning and self.warned:
+            raise Stopped(WARNING)
+
+    def _handle(self, number: int, frame: Any) -> None:
+        if os.getpid() != self._owner:  # a process that was forked: its end is the listening one's business
+            if number in (TERMINATE, HANG_UP):
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+            return
+        if number == WARNING and (self.patient or self.warned):
+            if not self.warned:
+                self.warned = True
+                if _first():
+                    _say("SIGUSR1: stopping at the end of this batch, or of this epoch of a fit")
+            return
+        if not self.asked:
+            self.asked, self._at = number, time.monotonic()
+            raise Stopped(number)
+        # The terminal and a program between may both pass on one Ctrl-C; a second one by a person comes later.
+        if time.monotonic() - self._at > _REPEAT_SECONDS:
+            _say("stopped at once")
+            os._exit(128 + number)
+
+
+STOPS = Stops()
+"""This process's: signals are the process's own."""
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """End the program with one line and the signal's exit code where a signal stops this block.
+
+    Raises:
+        SystemExit: If so, with 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP, 138 for SIGUSR1 on Linux.
+    """
+    with STOPS.heard():
+        try:
+            yield
+        except Stopped as stop:
+            if _first():
+                sys.stdout.flush()
+                print(f"lorattt: {': '.join(filter(None, (str(stop), STOPS.notice)))}", file=sys.stderr)
+            raise SystemExit(stop.code) from None
+
+
+def _first() -> bool:
+    """Whether this is the first process of a run, as whoever started it says."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+
+
+def _say(text: str) -> None:
+    """Write a line from a signal's handler, where a print could meet itself."""
+    os.write(2, f"lorattt: {text}\n".encode(errors="backslashreplace"))

@@ -1,0 +1,1 @@
+"""Programs for maintainers, which are no part of the package."""

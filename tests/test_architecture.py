@@ -48,7 +48,6 @@ ALLOWED: dict[str, set[str]] = {
     "sweep": {"errors", "settings", "show"},
     "api": {"errors", "torch_state", "views", "clip", "prompts", "methods", "data", "callbacks"},
     "cli": {
-    },
         "errors",
         "stopping",
         "torch_state",

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 _REPEAT_SECONDS = 1.0
@@ -83,7 +83,8 @@ class Stops:
             self._owner = 0
             if threading.current_thread() is threading.main_thread():
                 for number, handler in before.items():
-                    signal.signal(number, handler)
+                    if handler is not None:  # one that was not set from Python
+                        signal.signal(number, handler)
 
     def check(self, *, warning: bool) -> None:
         """Stop now if a signal asked for it.
@@ -136,8 +137,9 @@ def ended_by_signals() -> Iterator[None]:
             yield
         except Stopped as stop:
             if _first():
-                sys.stdout.flush()
-                print(f"lorattt: {': '.join(filter(None, (str(stop), STOPS.notice)))}", file=sys.stderr)
+                with suppress(OSError):  # the terminal may be what has gone
+                    sys.stdout.flush()
+                    print(f"lorattt: {': '.join(filter(None, (str(stop), STOPS.notice)))}", file=sys.stderr)
             raise SystemExit(stop.code) from None
 
 
@@ -148,4 +150,5 @@ def _first() -> bool:
 
 def _say(text: str) -> None:
     """Write a line from a signal's handler, where a print could meet itself."""
-    os.write(2, f"lorattt: {text}\n".encode(errors="backslashreplace"))
+    with suppress(OSError):
+        os.write(2, f"lorattt: {text}\n".encode(errors="backslashreplace"))

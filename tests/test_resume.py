@@ -561,6 +561,7 @@ def test_keys_that_count() -> None:
     here["data"]["init_args"] = {"batch_size": 2, "workers": 2, "on_bad_image": "error", "limit": None}
     here["run"] = {"root": "b", "top_k": 5}
     here["verbose"] = False
+    here["model"]["init_args"]["unknown_to_earlier_versions"] = None
     assert differences(there, here) == []
     here["trainer"]["precision"] = "bf16-mixed"
     here["model"]["init_args"]["names"] = ["y" * 80]

@@ -53,12 +53,15 @@ def check_folder(folder: Path, config: str) -> None:
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    """What differs between two configurations that predictions or their files depend on, a text for each key."""
+    """What differs between two configurations that predictions or their files depend on, a text for each key.
+
+    A key that one of them lacks is null there: later versions have keys that earlier ones had not.
+    """
     one, other = dict(_flat(there)), dict(_flat(here))
     return [
         f"{_spoken(key)}: {_shown(one, key)} there, {_shown(other, key)} now"
         for key in dict.fromkeys([*one, *other])
-        if decides(key) and (key not in one or key not in other or one[key] != other[key])
+        if decides(key) and one.get(key) != other.get(key)
     ]
 
 

@@ -29,6 +29,7 @@ from lorattt.errors import UserError
 # Beside those under way: the batch in use, one that a Trainer fetches ahead, and the one being handed over.
 _SPARE_PIECES = 3
 _NUMBERS = ("label", "index")
+_NO_ROOM = (errno.ENOSPC, errno.ENOSYS, errno.ENOENT, errno.EACCES, errno.EROFS)  # in /dev/shm, or no such place
 _FROM_OUTSIDE = ("Terminated", "Hangup", "Interrupt")
 # A batch of many views may take minutes; a process that has given none for so long has come to a stop.
 _LOOK_SECONDS = 5
@@ -205,7 +206,7 @@ def _begin_worker(also: Callable[[int], None] | None, worker: int) -> None:
 def _not_started(workers: int, error: OSError) -> str:
     """Why workers could not be started. Each needs a few semaphores, which are small files in ``/dev/shm``."""
     room = ""
-    if error.errno in (errno.ENOSPC, errno.ENOSYS, errno.ENOENT, errno.EACCES) and sys.platform == "linux":
+    if error.errno in _NO_ROOM and sys.platform == "linux":
         room = "make room in /dev/shm (in a container: --shm-size=1g or --ipc=host), or "
     return (
         f"the {workers} processes that read images (data.workers) cannot be started ({error.strerror or error}): "

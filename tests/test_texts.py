@@ -100,7 +100,7 @@ def _of(config: Namespace, values: dict[str, Any]) -> dict[str, Any]:
     return {key: config[key] for key in values}
 
 
-@pytest.mark.parametrize("texts", [TEXTS, drawn(60, 1)], ids=["table", "drawn"])
+@pytest.mark.parametrize("texts", [TEXTS, drawn(30, 1)], ids=["table", "drawn"])
 def test_a_text_survives_files_and_dumps(texts: list[str], parser: Parser, read: Callable[[str], Namespace]) -> None:
     for start in range(0, len(texts), 3):  # each text is the value of two keys or three
         some = [texts[(start + place) % len(texts)] for place in range(len(SCALARS))]
@@ -111,7 +111,7 @@ def test_a_text_survives_files_and_dumps(texts: list[str], parser: Parser, read:
         assert _of(again, values) == values
 
 
-@pytest.mark.parametrize("texts", [TEXTS, drawn(400, 2)], ids=["table", "drawn"])
+@pytest.mark.parametrize("texts", [TEXTS, drawn(200, 2)], ids=["table", "drawn"])
 def test_lists_and_mappings_of_texts_survive(
     texts: list[str], parser: Parser, read: Callable[[str], Namespace], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,7 +127,7 @@ def test_lists_and_mappings_of_texts_survive(
     assert _of(read(parser.dump(config, skip_none=False)), values) == values
 
 
-@pytest.mark.parametrize("texts", [TEXTS, drawn(60, 3)], ids=["table", "drawn"])
+@pytest.mark.parametrize("texts", [TEXTS, drawn(30, 3)], ids=["table", "drawn"])
 def test_a_text_of_the_command_line_is_what_was_typed(texts: list[str], parser: Parser) -> None:
     for text in texts:
         values = {key: f"x {{}} {text}" if key == TEMPLATE else text for key in SCALARS if not key.startswith("run.")}
@@ -143,7 +143,7 @@ def test_a_text_of_the_command_line_is_what_was_typed(texts: list[str], parser: 
         assert _of(config, values) == values
 
 
-@pytest.mark.parametrize("texts", [TEXTS, drawn(400, 4)], ids=["table", "drawn"])
+@pytest.mark.parametrize("texts", [TEXTS, drawn(200, 4)], ids=["table", "drawn"])
 def test_a_list_of_the_command_line(texts: list[str], parser: Parser) -> None:
     """As JSON, in which all texts have quotes; with letters as they are or as numbers."""
     values = {key: [f"{{}} {text}" if key == TEMPLATE else text for text in texts] for key in LISTS}

@@ -67,7 +67,7 @@ class Parser(LightningArgumentParser):
 
     def dump(self, *args: Any, **kwargs: Any) -> str:
         """The configuration as YAML; what nothing could run with is not printed either."""
-        if self.exit_on_error:
+        if self.exit_on_error and args:
             check_values(args[0])
         return str(super().dump(*args, **kwargs))
 

@@ -240,7 +240,8 @@ def test_weights_that_cannot_be_fetched(cli: Cli, monkeypatch: pytest.MonkeyPatc
     run = cli("test", *ZERO, *DEMO, "--model.clip.model", "ViT-B-32", "--model.clip.pretrained", "laion2b_s34b_b79k")
     line = refusal(run)
     assert "cannot fetch the weights 'laion2b_s34b_b79k' of ViT-B-32: check the connection, or name a file" in line
-    assert line.endswith(" ...)"), "cut between words"
+    assert " ... " in line, "cut in the middle"
+    assert len(line) < 400
     assert "attempt 1" not in run.err
 
 

@@ -1,17 +1,16 @@
 """Methods that take some of the views: which ones, by confidence or by flatness."""
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lorattt.clip.load import ClipSpec
 from lorattt.clip.templates import SINGLE
 from lorattt.errors import UserError, quoted
-from lorattt.methods.base import Method, Templates
+from lorattt.methods.base import Method
 from lorattt.prompts.neighbours import neighbour_features
 from lorattt.prompts.prompt import PromptSpec
-from lorattt.views.crops import ViewSpec
 from lorattt.views.selection import FlatnessSpec, Rule, ViewScores, flatness_scores
 
 
@@ -21,15 +20,10 @@ class RankedViews(Method):
     These are encoded once per class list, and follow the model to any device.
 
     Args:
-        rule: ``confidence`` ranks by entropy, ``flatness`` by how high it gets around the prompt (STSS of TLLA).
+        rule: Which views take part: the most confident ones, or with ``flatness`` those whose entropy stays low around
+            the prompt (STSS of TLLA).
         flatness: How flatness is measured, for ``rule: flatness``.
-        clip: Which CLIP to use.
-        class_names: Names in label order; the dataset's where null.
-        templates: Prompt templates, as for :class:`Method`. Flatness is measured around the words of ``single``,
-            or around the prompt in their place.
-        prompt: A prompt in their place; null for templates.
-        views: How the views of an image are made.
-        seed: Seed of everything random; it draws the directions of the neighbours.
+        **kwargs: See :class:`Method`.
 
     Attributes:
         bank: ``(R, K, D)`` unit class features of the neighbours; empty for confidence.
@@ -41,31 +35,24 @@ class RankedViews(Method):
 
     bank: Tensor
 
-    def __init__(
-        self,
-        *,
-        rule: Rule,
-        flatness: FlatnessSpec,
-        clip: ClipSpec,
-        class_names: list[str] | None,
-        templates: Templates = "single",
-        prompt: PromptSpec | None,
-        views: ViewSpec,
-        seed: int,
-    ) -> None:
-        if rule not in ("confidence", "flatness"):
-            raise UserError(f"rule {quoted(rule)}: must be confidence or flatness")
-        if rule == "confidence" and flatness != FlatnessSpec():
-            raise UserError("flatness is given, but views are ranked by confidence: set rule to flatness")
-        if rule == "flatness" and prompt is None and templates not in ("single", [SINGLE]):
-            raise UserError(
-                f"rule flatness moves the vectors of a prompt, which templates {quoted(templates)} do not have: "
-                "give model.prompt, or templates single"
-            )
-        super().__init__(clip=clip, class_names=class_names, templates=templates, prompt=prompt, views=views, seed=seed)
+    def __init__(self, *, rule: Rule = "confidence", flatness: FlatnessSpec = FlatnessSpec(), **kwargs: Any) -> None:
         self.rule, self.flatness = rule, flatness
+        super().__init__(**kwargs)
         self.register_buffer("bank", torch.empty(0), persistent=False)
         self._bank_of: object = None
+
+    def check_options(self) -> None:
+        """Validate the rule, and that there is a prompt to measure flatness around."""
+        if self.rule not in ("confidence", "flatness"):
+            raise UserError(f"rule {quoted(self.rule)}: must be confidence or flatness")
+        if self.rule == "confidence" and self.flatness != FlatnessSpec():
+            raise UserError("flatness is given, but views are ranked by confidence: set rule to flatness")
+        if self.rule == "flatness" and self.prompt is None and self.templates not in ("single", [SINGLE]):
+            raise UserError(
+                f"rule flatness moves the vectors of a prompt, which templates {quoted(self.templates)} do not have: "
+                "give model.prompt, or templates single"
+            )
+        super().check_options()
 
     @property
     def view_scores(self) -> ViewScores | None:

@@ -6,8 +6,6 @@ again too, are those that the run wrote down.
 """
 
 import importlib
-import inspect
-import typing
 from typing import Any, Final
 
 import numpy as np
@@ -63,12 +61,7 @@ def view_sheets(run: Run, rows: NDArray[np.int64]) -> tuple[dict[int, dict[str, 
 
 def _built(kind: Any, arguments: dict[str, Any], place: str) -> Any:
     """An object of a class from plain values."""
-    from lorattt.methods.registry import convert
-
-    hints = typing.get_type_hints(kind.__init__)
-    known = inspect.signature(kind).parameters
-    given = {key: convert(hints[key], f"{place}.{key}", value) for key, value in arguments.items() if key in known}
-    return kind(**given)
+    return kind(**_converted(kind, arguments, place))
 
 
 def _data(run: Run) -> Any:
@@ -79,7 +72,7 @@ def _data(run: Run) -> Any:
 
 
 def _method(run: Run) -> Any:
-    from lorattt.methods.registry import build_method
+    from lorattt.methods.registry import build_method, find_method
 
     stated = run.config.get("model")
     arguments = dict((stated.get("init_args") if isinstance(stated, dict) else None) or {})
@@ -89,14 +82,17 @@ def _method(run: Run) -> Any:
     shared = {key: arguments.pop(key) for key in _SHARED if key in arguments}
     # Several methods share a null for what is another method's default.
     common = {key: value for key, value in shared.items() if value is not None}
-    return build_method(run.method, arguments, prefix="model.", seed=run.seed, **_converted(run.method, common))
+    return build_method(
+        run.method, arguments, prefix="model.", seed=run.seed, **_converted(find_method(run.method), common, "model")
+    )
 
 
-def _converted(name: str, common: dict[str, Any]) -> dict[str, Any]:
-    from lorattt.methods.registry import convert, find_method
+def _converted(kind: type, values: dict[str, Any], place: str) -> dict[str, Any]:
+    """Those of the plain values that are arguments of a class, as the types that these are declared to be."""
+    from lorattt.methods.registry import arguments_of, convert
 
-    hints = typing.get_type_hints(find_method(name).__init__)
-    return {key: convert(hints[key], f"model.{key}", value) for key, value in common.items() if key in hints}
+    hints = arguments_of(kind)
+    return {key: convert(hints[key], f"{place}.{key}", value) for key, value in values.items() if key in hints}
 
 
 def _sheet(run: Run, source: Any, method: Any, row: int, device: Any) -> dict[str, str]:

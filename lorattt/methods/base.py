@@ -142,6 +142,10 @@ class Method(LightningModule):
         """Whether this very method, with its options, takes gradients at test time."""
         return self.needs_gradient
 
+    def kept(self, views: SharedViews) -> Tensor | None:
+        """``(E, n)`` int64, the views that the method keeps, in the order of its ranking; None if it ranks none."""
+        return None
+
     def classify(self, views: SharedViews) -> tuple[Tensor, Tensor, Tensor]:
         """Classify E images, at least one, from their views.
 

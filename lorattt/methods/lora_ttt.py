@@ -68,10 +68,9 @@ class LoRATTT(RankedViews):
             chunk=chunk,
         )
 
-    def check_options(self) -> None:
-        """Validate the selection."""
-        selection_size(self.views.number, self.loss.selection)
-        super().check_options()
+    def kept_count(self, views: int) -> int:
+        """As many as the selection says."""
+        return selection_size(views, self.loss.selection)
 
     @property
     def trunk(self) -> int:

@@ -52,9 +52,12 @@ class MeanOfViews(RankedViews):
         self.selection, self.vote = selection, vote
         super().__init__(**kwargs)
 
+    def kept_count(self, views: int) -> int:
+        """As many as the selection says."""
+        return selection_size(views, self.selection)
+
     def check_options(self) -> None:
-        """Validate the selection and the vote."""
-        selection_size(self.views.number, self.selection)
+        """Validate the vote."""
         check_vote(self.vote)
         super().check_options()
 

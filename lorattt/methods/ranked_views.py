@@ -9,9 +9,10 @@ from torch import Tensor
 from lorattt.clip.templates import SINGLE
 from lorattt.errors import UserError, quoted
 from lorattt.methods.base import Method
+from lorattt.methods.shared_views import SharedViews
 from lorattt.prompts.neighbours import neighbour_features
 from lorattt.prompts.prompt import PromptSpec
-from lorattt.views.selection import FlatnessSpec, Rule, ViewScores, flatness_scores
+from lorattt.views.selection import FlatnessSpec, Rule, ViewScores, flatness_scores, select_confident, select_lowest
 
 
 class RankedViews(Method):
@@ -42,7 +43,8 @@ class RankedViews(Method):
         self._bank_of: object = None
 
     def check_options(self) -> None:
-        """Validate the rule, and that there is a prompt to measure flatness around."""
+        """Validate the number of views kept, the rule, and that there is a prompt to measure flatness around."""
+        self.kept_count(self.views.number)
         if self.rule not in ("confidence", "flatness"):
             raise UserError(f"rule {quoted(self.rule)}: must be confidence or flatness")
         if self.rule == "confidence" and self.flatness != FlatnessSpec():
@@ -53,6 +55,23 @@ class RankedViews(Method):
                 "give model.prompt, or templates single"
             )
         super().check_options()
+
+    def kept_count(self, views: int) -> int:
+        """How many of that many views the method keeps.
+
+        Raises:
+            UserError: If none would be kept, or more than there are.
+        """
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def kept(self, views: SharedViews) -> Tensor | None:
+        """``(E, n)`` int64, the views that the method keeps, in the order of its ranking."""
+        logits, scores = self.clip.logit_scale * views.features @ self.text.T, self.view_scores
+        count = self.kept_count(views.number)
+        return (
+            select_confident(logits, count) if scores is None else select_lowest(scores(views.features, logits), count)
+        )
 
     @property
     def view_scores(self) -> ViewScores | None:

@@ -39,7 +39,7 @@ from lorattt.prompts.class_views import ClassView, ClassViews, mean_of_class_vie
 from lorattt.prompts.learner import ClassPrompts
 from lorattt.prompts.prompt import PromptSpec
 from lorattt.views.crops import ViewSpec
-from lorattt.views.selection import selection_size
+from lorattt.views.selection import select_confident, selection_size
 
 # What the loss is multiplied by while its gradient is taken, so that a tower in float16 does not lose small numbers.
 _HALF_SCALE = 2.0**10
@@ -226,6 +226,14 @@ class SelfTPT(Method):
             return mean_of_class_views(views.features(context, chunk=self.text_chunk))
         own = context if context.dim() == 2 else context[views.learned.index("end")]
         return end.features(own, chunk=self.text_chunk)
+
+    @torch.no_grad()
+    def kept(self, views: SharedViews) -> Tensor | None:
+        """``(E, n)`` int64, the views of Self-TPT-v's mean, most confident first; None without ``ensemble``."""
+        if not self.ensemble:
+            return None
+        logits = self.clip.logit_scale * views.features @ self.adapted.T
+        return select_confident(logits, selection_size(views.number, self.selection))
 
     @torch.no_grad()
     def classify(self, views: SharedViews) -> tuple[Tensor, Tensor, Tensor]:

@@ -138,9 +138,13 @@ class TLLA(RankedViews):
             rule="flatness", flatness=flatness, clip=clip, prompt=prompt, templates="single", views=views, **kwargs
         )
 
+    def kept_count(self, views: int) -> int:
+        """The number of views that vote, as given."""
+        check_views_kept(self.views_kept, views)
+        return self.views_kept
+
     def check_options(self) -> None:
-        """Validate the number of views that vote, and the vote."""
-        check_views_kept(self.views_kept, self.views.number)
+        """Validate the vote."""
         check_vote(self.vote)
         super().check_options()
 

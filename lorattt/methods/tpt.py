@@ -222,9 +222,12 @@ class TPT(RankedViews):
         self.selection, self.optimiser, self.steps = selection, optimiser, steps
         super().__init__(prompt=prompt, templates="single", views=views, **kwargs)
 
+    def kept_count(self, views: int) -> int:
+        """As many as the selection says."""
+        return selection_size(views, self.selection)
+
     def check_options(self) -> None:
-        """Validate the selection and the number of steps."""
-        selection_size(self.views.number, self.selection)
+        """Validate the number of steps."""
         check_steps(self.steps)
         super().check_options()
 

@@ -112,6 +112,11 @@ class ZERO(Method):
         super().check_options()
 
     @torch.no_grad()
+    def kept(self, views: SharedViews) -> Tensor | None:
+        """``(E, n)`` int64, the views that vote, most confident first."""
+        return zero_votes(self.clip.logit_scale * views.features @ self.text.T, self.zero)[1]
+
+    @torch.no_grad()
     def classify(self, views: SharedViews) -> tuple[Tensor, Tensor, Tensor]:
         """Logits ``(E, K)`` of the plain view and of the vote, and fallbacks ``(E,)``."""
         logits = self.clip.logit_scale * views.features @ self.text.T

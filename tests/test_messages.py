@@ -84,8 +84,8 @@ _LOGGER = """Parser key "trainer.logger":
         (
             _report("unrecognized arguments: --lora.rank=1"),
             ["--model.lora.rank", "1"],
-            "model.lora.rank: no such key of TPT (LoRATTT has it); accepted are clip, class_names, prompt, views, "
-            "selection, optimiser, steps, rule, flatness",
+            "model.lora.rank: no such key of TPT (LoRATTT has it); accepted are prompt, views, selection, "
+            "optimiser, steps, rule, flatness, clip, class_names",
         ),
         (
             _report("Option 'mta.foo' is not accepted", "lorattt.methods.mta.MTA"),
@@ -155,8 +155,8 @@ BASE = ["test", "--model", "MTA", "--data", "DemoData"]
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        (["--model.lora.rank", "1"], "model.lora.rank: no such key of MTA (LoRATTT has it); accepted are clip, "),
-        (["--model.init_args.foo", "1"], "model.foo: no such key of MTA; accepted are clip, "),
+        (["--model.lora.rank", "1"], "model.lora.rank: no such key of MTA (LoRATTT has it); accepted are mta, "),
+        (["--model.init_args.foo", "1"], "model.foo: no such key of MTA; accepted are mta, "),
         (["--model.clip.modle", "x"], "model.clip.modle: no such key; did you mean model.clip.model?"),
         (["--model.mat.outer", "3"], "model.mat.outer: no such key; did you mean model.mta.outer?"),
         (["--model.views", "3"], "model.views: expected keys below it (number, scale, "),

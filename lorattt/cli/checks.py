@@ -7,8 +7,9 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from lorattt.cli.keys import BASES, hints_of, import_class, known_classes
+from lorattt.cli.keys import BASES, import_class, known_classes
 from lorattt.errors import UserError
+from lorattt.methods.registry import arguments_of
 from lorattt.methods.several import Several, members_options
 from lorattt.yaml_files import load_yaml
 
@@ -89,7 +90,7 @@ def check_values(config: Namespace) -> None:
 
 def _check_groups(place: str, kind: type, given: Any) -> None:
     """Keys that are dataclasses have keys of their own; the parser takes null for them, their classes do not."""
-    for name, group in hints_of(kind).items():
+    for name, group in arguments_of(kind).items():
         if isinstance(given, Namespace) and name in given and isinstance(group, type) and is_dataclass(group):
             value = given.get(name)
             if not isinstance(value, Namespace | dict | group):

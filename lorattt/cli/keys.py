@@ -6,8 +6,6 @@ import importlib
 import inspect
 import typing
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
-from typing import Any
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
@@ -16,6 +14,7 @@ from lorattt.data.few_shot import ListedSourceData
 from lorattt.data.training import SourceData
 from lorattt.methods.base import Method
 from lorattt.methods.ranked_views import RankedViews
+from lorattt.methods.registry import arguments_of
 from lorattt.methods.source import PromptTraining
 
 # What classes are derived from, and nobody names.
@@ -70,23 +69,14 @@ def import_problem(name: str) -> str:
 
 def keys_of(thing: type) -> Iterator[str]:
     """The parameters of a class, with the fields of those that are dataclasses."""
-    hints = hints_of(thing) if thing is not Trainer else {}
-    for name in inspect.signature(thing).parameters:
+    arguments = arguments_of(thing) if thing is not Trainer else dict.fromkeys(inspect.signature(Trainer).parameters)
+    for name, kind in arguments.items():
         if name == "seed":
             continue
         yield name
-        for hint in (hints.get(name), *typing.get_args(hints.get(name))):  # alone, or one that may be null
+        for hint in (kind, *typing.get_args(kind)):  # alone, or one that may be null
             if isinstance(hint, type) and dataclasses.is_dataclass(hint):
                 yield from (f"{name}.{field.name}" for field in dataclasses.fields(hint))
-
-
-def hints_of(kind: type) -> dict[str, Any]:
-    """The types of a class's arguments, with those that it may hand on to the classes that it is made of."""
-    hints: dict[str, Any] = {}
-    for each in reversed(kind.__mro__):
-        with suppress(NameError, TypeError):  # of a user's class: names that are there for type checkers alone
-            hints |= typing.get_type_hints(each.__init__)  # type: ignore[misc]  # a class's, not an instance's
-    return hints
 
 
 def near_key(key: str, known: Sequence[str]) -> str | None:

@@ -67,7 +67,7 @@ class Method(LightningModule):
     """A way to classify the images of a batch, each from its own views; subclasses say which in :meth:`classify`.
 
     Args:
-        clip: Which CLIP to use.
+        clip: Which CLIP to use; any image tower.
         class_names: Names in label order; the dataset's where null.
         templates: Prompt templates: ``single``, ``openai-7``, ``openai-80``, ``dataset`` for CoOp's prompt of a
             benchmark, or a text or a list of texts with one ``{}``.
@@ -96,15 +96,10 @@ class Method(LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        check_templates(templates)
-        if prompt is not None and templates != "single":
-            raise UserError("model.prompt and model.templates are both given: a prompt takes the place of templates")
+        self.class_names, self.templates, self.prompt = class_names, templates, prompt
+        self.views, self.seed = views, seed
+        self.check_options()
         self.clip = load_clip(clip)
-        self.class_names = class_names
-        self.templates = templates
-        self.prompt = prompt
-        self.views = views
-        self.seed = seed
         self.metrics = EpisodeMetrics()
         self.clock = StageClock()
         self.parts = Parts()
@@ -113,6 +108,19 @@ class Method(LightningModule):
         self._text_of: tuple[list[str], str | list[str] | PromptSpec] | None = None
         self._learnable: tuple[ClassPrompts, Tensor] | None = None
         self._first_of_name: Tensor | None = None
+
+    def check_options(self) -> None:
+        """Validate the options, before the checkpoint is loaded.
+
+        A subclass that has options of its own sets them before ``super().__init__``, checks them here and then calls
+        ``super().check_options()``.
+
+        Raises:
+            UserError: If an option cannot be used.
+        """
+        check_templates(self.templates)
+        if self.prompt is not None and self.templates != "single":
+            raise UserError("model.prompt and model.templates are both given: a prompt takes the place of templates")
 
     @property
     def trunk(self) -> int | None:
@@ -133,6 +141,10 @@ class Method(LightningModule):
     def takes_gradients(self) -> bool:
         """Whether this very method, with its options, takes gradients at test time."""
         return self.needs_gradient
+
+    def kept(self, views: SharedViews) -> Tensor | None:
+        """``(E, n)`` int64, the views that the method keeps, in the order of its ranking; None if it ranks none."""
+        return None
 
     def classify(self, views: SharedViews) -> tuple[Tensor, Tensor, Tensor]:
         """Classify E images, at least one, from their views.

@@ -1,6 +1,6 @@
 """LoRA-TTT as a LightningModule; the method itself is in :mod:`lorattt.methods.lora_ttt_engine`."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -9,13 +9,10 @@ from lorattt.adapters.lora import LoRASpec
 from lorattt.adapters.tuner import AdapterSpec
 from lorattt.clip.load import ClipSpec
 from lorattt.episodes.optim import OptimiserSpec
-from lorattt.methods.base import Templates
 from lorattt.methods.lora_ttt_engine import LoRATTTEngine, LossSpec
 from lorattt.methods.ranked_views import RankedViews
 from lorattt.methods.shared_views import SharedViews
-from lorattt.prompts.prompt import PromptSpec
-from lorattt.views.crops import ViewSpec
-from lorattt.views.selection import FlatnessSpec, Rule, selection_size
+from lorattt.views.selection import selection_size
 
 
 class LoRATTT(RankedViews):
@@ -23,11 +20,6 @@ class LoRATTT(RankedViews):
 
     Args:
         clip: Which CLIP to use; its image tower must be a ViT.
-        class_names: Names in label order; the dataset's where null.
-        templates: Prompt templates: ``single``, ``openai-7``, ``openai-80``, ``dataset`` for CoOp's prompt of a
-            benchmark, or a text or a list of texts with one ``{}``.
-        prompt: A prompt in their place, such as the file that ``fit`` wrote; null for templates.
-        views: How the views of an image are made.
         tune: What is adapted: LoRA on the attention projections, or the weights and biases of LayerNorm; or an
             adapter of your own, by class path.
         lora: The adapters, for ``tune: lora``.
@@ -38,10 +30,7 @@ class LoRATTT(RankedViews):
         reset_every_step: Clear the optimiser's state before each step, as the authors' loop does.
         chunk: Views encoded at a time: bounds memory, changes nothing else. Null: few enough for a CPU's caches,
             256 on other devices.
-        rule: Which views take part: the most confident ones, or with ``flatness`` those whose entropy stays low around
-            the prompt (STSS of TLLA).
-        flatness: How flatness is measured, for ``rule: flatness``.
-        seed: Seed of everything random, with each sample's index. ``seed_everything`` on the command line.
+        **kwargs: See :class:`RankedViews`.
 
     Raises:
         UserError: If the tower is not a ViT, a block is out of range, the selection keeps no view, or there is no
@@ -55,10 +44,6 @@ class LoRATTT(RankedViews):
         self,
         *,
         clip: ClipSpec = ClipSpec(),
-        class_names: list[str] | None = None,
-        templates: Templates = "single",
-        prompt: PromptSpec | None = None,
-        views: ViewSpec = ViewSpec(),
         tune: Literal["lora", "layernorm"] | AdapterSpec = "lora",
         lora: LoRASpec = LoRASpec(),
         layernorm: LayerNormSpec = LayerNormSpec(),
@@ -67,32 +52,25 @@ class LoRATTT(RankedViews):
         steps: int = 1,
         reset_every_step: bool = False,
         chunk: int | None = None,
-        rule: Rule = "confidence",
-        flatness: FlatnessSpec = FlatnessSpec(),
-        seed: int = 0,
+        **kwargs: Any,
     ) -> None:
-        selection_size(views.number, loss.selection)  # before the checkpoint is read
-        super().__init__(
-            rule=rule,
-            flatness=flatness,
-            clip=clip,
-            class_names=class_names,
-            templates=templates,
-            prompt=prompt,
-            views=views,
-            seed=seed,
-        )
+        self.loss = loss
+        super().__init__(clip=clip, **kwargs)
         adapters: dict[str, LoRASpec | LayerNormSpec] = {"lora": lora, "layernorm": layernorm}
         spec = tune if isinstance(tune, AdapterSpec) else adapters[tune]
         self.engine = LoRATTTEngine(
             self.clip.vit,
-            spec.build(self.clip.vit, seed),
+            spec.build(self.clip.vit, self.seed),
             loss=loss,
             optimiser=optimiser,
             steps=steps,
             reset_every_step=reset_every_step,
             chunk=chunk,
         )
+
+    def kept_count(self, views: int) -> int:
+        """As many as the selection says."""
+        return selection_size(views, self.loss.selection)
 
     @property
     def trunk(self) -> int:

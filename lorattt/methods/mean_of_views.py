@@ -1,18 +1,14 @@
 """The mean of the confident views: what an ensemble of views gives without any method. A baseline."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from lorattt.clip.load import ClipSpec
-from lorattt.methods.base import Templates
 from lorattt.methods.ranked_views import RankedViews
 from lorattt.methods.shared_views import SharedViews
 from lorattt.methods.votes import Vote, check_vote, pooled_logits
-from lorattt.prompts.prompt import PromptSpec
-from lorattt.views.crops import ViewSpec
-from lorattt.views.selection import FlatnessSpec, Rule, select_confident, select_lowest, selection_size, take_views
+from lorattt.views.selection import select_confident, select_lowest, selection_size, take_views
 
 
 @torch.no_grad()
@@ -41,18 +37,9 @@ class MeanOfViews(RankedViews):
     """The mean class distribution of the confident views, or their majority.
 
     Args:
-        clip: Which CLIP to use; any image tower.
-        class_names: Names in label order; the dataset's where null.
-        templates: Prompt templates: ``single``, ``openai-7``, ``openai-80``, ``dataset`` for CoOp's prompt of a
-            benchmark, or a text or a list of texts with one ``{}``.
-        prompt: A prompt in their place, such as the file that ``fit`` wrote; null for templates.
-        views: How the views of an image are made.
         selection: Fraction of views that take part, the most confident ones; 1 for all.
         vote: ``soft`` takes the mean of the class distributions, ``hard`` the majority of the arg-maxima.
-        rule: Which views these are: the most confident ones, or with ``flatness`` those whose entropy stays low around
-            the prompt (STSS of TLLA).
-        flatness: How flatness is measured, for ``rule: flatness``.
-        seed: Seed of everything random, with each sample's index. ``seed_everything`` on the command line.
+        **kwargs: See :class:`RankedViews`.
 
     Raises:
         UserError: If the selection keeps no view, the vote or the rule is of another kind, or there is no prompt to
@@ -61,33 +48,18 @@ class MeanOfViews(RankedViews):
 
     name: ClassVar[str] = "mean_of_views"
 
-    def __init__(
-        self,
-        *,
-        clip: ClipSpec = ClipSpec(),
-        class_names: list[str] | None = None,
-        templates: Templates = "single",
-        prompt: PromptSpec | None = None,
-        views: ViewSpec = ViewSpec(),
-        selection: float = 0.1,
-        vote: Vote = "soft",
-        rule: Rule = "confidence",
-        flatness: FlatnessSpec = FlatnessSpec(),
-        seed: int = 0,
-    ) -> None:
-        selection_size(views.number, selection)  # before the checkpoint is read
-        check_vote(vote)
-        super().__init__(
-            rule=rule,
-            flatness=flatness,
-            clip=clip,
-            class_names=class_names,
-            templates=templates,
-            prompt=prompt,
-            views=views,
-            seed=seed,
-        )
+    def __init__(self, *, selection: float = 0.1, vote: Vote = "soft", **kwargs: Any) -> None:
         self.selection, self.vote = selection, vote
+        super().__init__(**kwargs)
+
+    def kept_count(self, views: int) -> int:
+        """As many as the selection says."""
+        return selection_size(views, self.selection)
+
+    def check_options(self) -> None:
+        """Validate the vote."""
+        check_vote(self.vote)
+        super().check_options()
 
     @torch.no_grad()
     def classify(self, views: SharedViews) -> tuple[Tensor, Tensor, Tensor]:

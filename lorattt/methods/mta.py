@@ -14,18 +14,15 @@ divides; here it is at least 1e-6, and their mode is their feature.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lorattt.clip.load import ClipSpec
 from lorattt.errors import UserError
-from lorattt.methods.base import Method, Templates
+from lorattt.methods.base import Method
 from lorattt.methods.shared_views import SharedViews
-from lorattt.prompts.prompt import PromptSpec
-from lorattt.views.crops import ViewSpec
 
 _LEAST_BANDWIDTH = 1e-6
 
@@ -136,14 +133,8 @@ class MTA(Method):
     """MTA as a LightningModule: any image tower, no gradients; defaults are the authors' setting.
 
     Args:
-        clip: Which CLIP to use; any image tower.
-        class_names: Names in label order; the dataset's where null.
-        templates: Prompt templates: ``single``, ``openai-7``, ``openai-80``, ``dataset`` for CoOp's prompt of a
-            benchmark, or a text or a list of texts with one ``{}``.
-        prompt: A prompt in their place, such as the file that ``fit`` wrote; null for templates.
-        views: How the views of an image are made.
         mta: The constants of the method.
-        seed: Seed of everything random, with each sample's index. ``seed_everything`` on the command line.
+        **kwargs: See :class:`Method`.
 
     Raises:
         UserError: If there are too few views for a bandwidth.
@@ -151,20 +142,14 @@ class MTA(Method):
 
     name: ClassVar[str] = "mta"
 
-    def __init__(
-        self,
-        *,
-        clip: ClipSpec = ClipSpec(),
-        class_names: list[str] | None = None,
-        templates: Templates = "single",
-        prompt: PromptSpec | None = None,
-        views: ViewSpec = ViewSpec(),
-        mta: MTASpec = MTASpec(),
-        seed: int = 0,
-    ) -> None:
-        mta.neighbours(views.number)  # before the checkpoint is read
-        super().__init__(clip=clip, class_names=class_names, templates=templates, prompt=prompt, views=views, seed=seed)
+    def __init__(self, *, mta: MTASpec = MTASpec(), **kwargs: Any) -> None:
         self.mta = mta
+        super().__init__(**kwargs)
+
+    def check_options(self) -> None:
+        """Require at least one neighbour for a bandwidth."""
+        self.mta.neighbours(self.views.number)
+        super().check_options()
 
     @torch.no_grad()
     def classify(self, views: SharedViews) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,18 +1,18 @@
 """Methods that take some of the views: which ones, by confidence or by flatness."""
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lorattt.clip.load import ClipSpec
 from lorattt.clip.templates import SINGLE
 from lorattt.errors import UserError, quoted
-from lorattt.methods.base import Method, Templates
+from lorattt.methods.base import Method
+from lorattt.methods.shared_views import SharedViews
 from lorattt.prompts.neighbours import neighbour_features
 from lorattt.prompts.prompt import PromptSpec
-from lorattt.views.crops import ViewSpec
-from lorattt.views.selection import FlatnessSpec, Rule, ViewScores, flatness_scores
+from lorattt.views.selection import FlatnessSpec, Rule, ViewScores, flatness_scores, select_confident, select_lowest
 
 
 class RankedViews(Method):
@@ -21,15 +21,10 @@ class RankedViews(Method):
     These are encoded once per class list, and follow the model to any device.
 
     Args:
-        rule: ``confidence`` ranks by entropy, ``flatness`` by how high it gets around the prompt (STSS of TLLA).
+        rule: Which views take part: the most confident ones, or with ``flatness`` those whose entropy stays low around
+            the prompt (STSS of TLLA).
         flatness: How flatness is measured, for ``rule: flatness``.
-        clip: Which CLIP to use.
-        class_names: Names in label order; the dataset's where null.
-        templates: Prompt templates, as for :class:`Method`. Flatness is measured around the words of ``single``,
-            or around the prompt in their place.
-        prompt: A prompt in their place; null for templates.
-        views: How the views of an image are made.
-        seed: Seed of everything random; it draws the directions of the neighbours.
+        **kwargs: See :class:`Method`.
 
     Attributes:
         bank: ``(R, K, D)`` unit class features of the neighbours; empty for confidence.
@@ -41,31 +36,42 @@ class RankedViews(Method):
 
     bank: Tensor
 
-    def __init__(
-        self,
-        *,
-        rule: Rule,
-        flatness: FlatnessSpec,
-        clip: ClipSpec,
-        class_names: list[str] | None,
-        templates: Templates = "single",
-        prompt: PromptSpec | None,
-        views: ViewSpec,
-        seed: int,
-    ) -> None:
-        if rule not in ("confidence", "flatness"):
-            raise UserError(f"rule {quoted(rule)}: must be confidence or flatness")
-        if rule == "confidence" and flatness != FlatnessSpec():
-            raise UserError("flatness is given, but views are ranked by confidence: set rule to flatness")
-        if rule == "flatness" and prompt is None and templates not in ("single", [SINGLE]):
-            raise UserError(
-                f"rule flatness moves the vectors of a prompt, which templates {quoted(templates)} do not have: "
-                "give model.prompt, or templates single"
-            )
-        super().__init__(clip=clip, class_names=class_names, templates=templates, prompt=prompt, views=views, seed=seed)
+    def __init__(self, *, rule: Rule = "confidence", flatness: FlatnessSpec = FlatnessSpec(), **kwargs: Any) -> None:
         self.rule, self.flatness = rule, flatness
+        super().__init__(**kwargs)
         self.register_buffer("bank", torch.empty(0), persistent=False)
         self._bank_of: object = None
+
+    def check_options(self) -> None:
+        """Validate the number of views kept, the rule, and that there is a prompt to measure flatness around."""
+        self.kept_count(self.views.number)
+        if self.rule not in ("confidence", "flatness"):
+            raise UserError(f"rule {quoted(self.rule)}: must be confidence or flatness")
+        if self.rule == "confidence" and self.flatness != FlatnessSpec():
+            raise UserError("flatness is given, but views are ranked by confidence: set rule to flatness")
+        if self.rule == "flatness" and self.prompt is None and self.templates not in ("single", [SINGLE]):
+            raise UserError(
+                f"rule flatness moves the vectors of a prompt, which templates {quoted(self.templates)} do not have: "
+                "give model.prompt, or templates single"
+            )
+        super().check_options()
+
+    def kept_count(self, views: int) -> int:
+        """How many of that many views the method keeps.
+
+        Raises:
+            UserError: If none would be kept, or more than there are.
+        """
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def kept(self, views: SharedViews) -> Tensor | None:
+        """``(E, n)`` int64, the views that the method keeps, in the order of its ranking."""
+        logits, scores = self.clip.logit_scale * views.features @ self.text.T, self.view_scores
+        count = self.kept_count(views.number)
+        return (
+            select_confident(logits, count) if scores is None else select_lowest(scores(views.features, logits), count)
+        )
 
     @property
     def view_scores(self) -> ViewScores | None:

@@ -2,12 +2,14 @@
 
 import dataclasses
 import difflib
-import inspect
 import numbers
 import types
 import typing
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Literal, Union
+
+from jsonargparse import ArgumentParser
 
 from lorattt.errors import UserError, quoted, shortened
 from lorattt.methods.base import Method
@@ -64,9 +66,8 @@ def read_options(
         UserError: If the name or an option is unknown, or a value is of no use.
     """
     kind = find_method(name)
-    common = set(common)
-    accepted = [key for key in _parameters(kind) if key not in _NEVER_OPTIONS and key not in common]
-    hints = typing.get_type_hints(kind.__init__)
+    hints = arguments_of(kind)
+    accepted = [key for key in hints if key not in {*_NEVER_OPTIONS, *common}]
     found = {}
     for key, value in options.items():
         if key not in accepted:
@@ -90,7 +91,7 @@ def build_method(name: str, options: Mapping[str, Any], *, prefix: str = "", **c
     """
     own = read_options(name, options, prefix=prefix, common=common)
     kind = find_method(name)
-    return kind(**{key: value for key, value in common.items() if key in _parameters(kind)}, **own)
+    return kind(**{key: value for key, value in common.items() if key in arguments_of(kind)}, **own)
 
 
 def _nearest(key: Any, known: Iterable[str], prefix: str = "") -> str:
@@ -98,8 +99,13 @@ def _nearest(key: Any, known: Iterable[str], prefix: str = "") -> str:
     return f"did you mean {prefix}{near[0]}?" if near else ""
 
 
-def _parameters(kind: type[Method]) -> list[str]:
-    return list(inspect.signature(kind).parameters)
+def arguments_of(kind: type) -> dict[str, Any]:
+    """The types of a class's arguments by name, with those that it hands on to its bases by ``**kwargs``."""
+    hints: dict[str, Any] = {}
+    for each in reversed(kind.__mro__):
+        with suppress(NameError, TypeError):  # of a user's class: names that exist for type checkers alone
+            hints |= typing.get_type_hints(each.__init__)  # type: ignore[misc]
+    return {name: hints.get(name, Any) for name in ArgumentParser().add_class_arguments(kind, fail_untyped=False)}
 
 
 def convert(hint: Any, key: str, value: Any) -> Any:

@@ -22,33 +22,20 @@ from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from lorattt.clip.load import ClipSpec
-from lorattt.errors import UserError
 from lorattt.losses.sharpness import ascent_step, sharpness_gradient
 from lorattt.methods.batch import EpisodeBatch
 from lorattt.methods.source import PromptTraining
-from lorattt.prompts.prompt import PromptSpec
-from lorattt.views.training import TrainingCrop
 
 
 class SAPT(PromptTraining):
     """SAPT as a LightningModule, for ``fit``; its prompt is for ``prompt.file`` of any method.
 
     Args:
-        clip: Which CLIP to use; any image tower.
-        class_names: Names in label order; the dataset's where null.
-        prompt: Where the context begins: words, a file, or random vectors; one for all classes, or one each.
-        crop: How training images are cut.
         rho: Radius of the ball in which the worst prompt is looked for; 0 for CoOp.
         sharpness: Weight lambda of the loss's increase in that ball; 0 for CoOp.
         local_ascent: Whether each device looks for its own worst prompt, from its own images. Otherwise they all have
             the same, and several devices do what one with all of the images would.
-        lr: Learning rate.
-        momentum: SGD's.
-        weight_decay: SGD's.
-        warmup_epochs: Epochs at ``warmup_lr``, before the cosine begins.
-        warmup_lr: Learning rate of these.
-        seed: Seed of everything random, with each sample's index. ``seed_everything`` on the command line.
+        **kwargs: See :class:`PromptTraining`.
 
     Raises:
         UserError: If a number is out of range, or the text tower takes no prompt.
@@ -56,41 +43,16 @@ class SAPT(PromptTraining):
 
     name: ClassVar[str] = "sapt"
 
-    def __init__(
-        self,
-        *,
-        clip: ClipSpec = ClipSpec(),
-        class_names: list[str] | None = None,
-        prompt: PromptSpec = PromptSpec(),
-        crop: TrainingCrop = TrainingCrop(),
-        rho: float = 0.5,
-        sharpness: float = 1.0,
-        local_ascent: bool = False,
-        lr: float = 2e-3,
-        momentum: float = 0.9,
-        weight_decay: float = 5e-4,
-        warmup_epochs: int = 1,
-        warmup_lr: float = 1e-5,
-        seed: int = 0,
-    ) -> None:
-        for key, value in {"rho": rho, "sharpness": sharpness}.items():  # before the checkpoint is read
-            if not 0 <= value < float("inf"):
-                raise UserError(f"model.{key} {value}: must be a finite number of at least 0")
-        super().__init__(
-            clip=clip,
-            class_names=class_names,
-            prompt=prompt,
-            crop=crop,
-            lr=lr,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            warmup_epochs=warmup_epochs,
-            warmup_lr=warmup_lr,
-            seed=seed,
-        )
+    def __init__(self, *, rho: float = 0.5, sharpness: float = 1.0, local_ascent: bool = False, **kwargs: Any) -> None:
         self.rho, self.sharpness, self.local_ascent = rho, sharpness, local_ascent
+        super().__init__(**kwargs)
         # Two passes make one step; Lightning counts the optimiser's.
         self.automatic_optimization = False
+
+    def check_options(self) -> None:
+        """Validate the radius and the weight."""
+        self.require_finite("rho", "sharpness")
+        super().check_options()
 
     def training_step(self, batch: EpisodeBatch, batch_idx: int) -> Tensor:
         """One step of the optimiser; the loss at the prompt, before the step, detached.

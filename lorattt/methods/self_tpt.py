@@ -20,7 +20,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -39,7 +39,7 @@ from lorattt.prompts.class_views import ClassView, ClassViews, mean_of_class_vie
 from lorattt.prompts.learner import ClassPrompts
 from lorattt.prompts.prompt import PromptSpec
 from lorattt.views.crops import ViewSpec
-from lorattt.views.selection import selection_size
+from lorattt.views.selection import select_confident, selection_size
 
 # What the loss is multiplied by while its gradient is taken, so that a tower in float16 does not lose small numbers.
 _HALF_SCALE = 2.0**10
@@ -71,7 +71,6 @@ class SelfTPT(Method):
 
     Args:
         clip: Which CLIP to use; its text tower must take a prompt.
-        class_names: Names in label order; the dataset's where null.
         prompt: The file that ``SelfTPTTraining`` wrote, with a projection head; without stage 2 any prompt that all
             classes share.
         views: How the views of an image are made; read with ``ensemble`` alone, else there is the plain view.
@@ -85,7 +84,7 @@ class SelfTPT(Method):
         classify_by: ``end``: the prompt with the name behind the context. ``mean``: the mean over ``class_views``.
         ensemble: Self-TPT-v: the mean class distribution of the confident views.
         selection: Fraction of views that take part in it.
-        seed: Seed of the views. ``seed_everything`` on the command line.
+        **kwargs: See :class:`Method`.
 
     Attributes:
         text: ``(K, D)``, the class texts of the given prompt as any other method has them.
@@ -108,7 +107,6 @@ class SelfTPT(Method):
         self,
         *,
         clip: ClipSpec = ClipSpec(),
-        class_names: list[str] | None = None,
         prompt: PromptSpec = PromptSpec(),
         views: ViewSpec = ViewSpec(),
         stage2: bool = True,
@@ -120,36 +118,39 @@ class SelfTPT(Method):
         classify_by: Literal["end", "mean"] = "end",
         ensemble: bool = False,
         selection: float = 0.1,
-        seed: int = 0,
+        **kwargs: Any,
     ) -> None:
-        if steps < 0:
-            raise UserError(f"model.steps {steps}: must be at least 0")
-        if not 0 <= stage2_lr < math.inf:
-            raise UserError(f"model.stage2_lr {stage2_lr}: must be a finite number of at least 0")
-        if text_chunk is not None and text_chunk < 1:
-            raise UserError(f"model.text_chunk {text_chunk}: must be at least 1, or null")
-        if classify_by not in ("end", "mean"):
-            raise UserError(f"model.classify_by {quoted(classify_by)}: must be end or mean")
-        if ensemble:
-            selection_size(views.number, selection)  # before the checkpoint is read
-        found = read_source_prompt(prompt, class_views, temperature, contrasts=stage2)
-        if found.separate and classify_by == "end" and "end" not in found.views:
-            raise UserError(
-                f"class_views {list(found.views)}: the end view classifies, and with separate contexts nothing would "
-                "be learned for it: add it, or set model.classify_by to mean"
-            )
-        views = views if ensemble else replace(views, number=1)
-        super().__init__(clip=clip, class_names=class_names, prompt=prompt, views=views, seed=seed)
-        context, head = found.for_model(self.clip, prompt, seed)
-        self.head = head.requires_grad_(False).eval() if head is not None else None
-        self.found = found
         self.stage2, self.steps, self.stage2_lr, self.text_chunk = stage2, steps, stage2_lr, text_chunk
         self.classify_by, self.ensemble, self.selection = classify_by, ensemble, selection
+        self.found = read_source_prompt(prompt, class_views, temperature, contrasts=stage2)
+        views = views if ensemble else replace(views, number=1)
+        super().__init__(clip=clip, prompt=prompt, templates="single", views=views, **kwargs)
+        context, head = self.found.for_model(self.clip, prompt, self.seed)
+        self.head = head.requires_grad_(False).eval() if head is not None else None
         self.stage2_report: Stage2Report | None = None
         self._distinct_of: list[str] | None = None
         self.register_buffer("context", context, persistent=False)
         for name in ("source", "adapted", "_distinct"):
             self.register_buffer(name, torch.empty(0), persistent=False)
+
+    def check_options(self) -> None:
+        """Validate the numbers, and that some view classifies."""
+        if self.steps < 0:
+            raise UserError(f"model.steps {self.steps}: must be at least 0")
+        if not 0 <= self.stage2_lr < math.inf:
+            raise UserError(f"model.stage2_lr {self.stage2_lr}: must be a finite number of at least 0")
+        if self.text_chunk is not None and self.text_chunk < 1:
+            raise UserError(f"model.text_chunk {self.text_chunk}: must be at least 1, or null")
+        if self.classify_by not in ("end", "mean"):
+            raise UserError(f"model.classify_by {quoted(self.classify_by)}: must be end or mean")
+        if self.ensemble:
+            selection_size(self.views.number, self.selection)
+        if self.found.separate and self.classify_by == "end" and "end" not in self.found.views:
+            raise UserError(
+                f"class_views {list(self.found.views)}: the end view classifies, and with separate contexts nothing "
+                "would be learned for it: add it, or set model.classify_by to mean"
+            )
+        super().check_options()
 
     @property
     def plain_view_alone(self) -> bool:
@@ -225,6 +226,14 @@ class SelfTPT(Method):
             return mean_of_class_views(views.features(context, chunk=self.text_chunk))
         own = context if context.dim() == 2 else context[views.learned.index("end")]
         return end.features(own, chunk=self.text_chunk)
+
+    @torch.no_grad()
+    def kept(self, views: SharedViews) -> Tensor | None:
+        """``(E, n)`` int64, the views of Self-TPT-v's mean, most confident first; None without ``ensemble``."""
+        if not self.ensemble:
+            return None
+        logits = self.clip.logit_scale * views.features @ self.adapted.T
+        return select_confident(logits, selection_size(views.number, self.selection))
 
     @torch.no_grad()
     def classify(self, views: SharedViews) -> tuple[Tensor, Tensor, Tensor]:

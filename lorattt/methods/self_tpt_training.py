@@ -32,7 +32,6 @@ from typing import Any, ClassVar, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from lorattt.clip.load import ClipSpec
 from lorattt.clip.templates import SINGLE
 from lorattt.errors import UserError, quoted
 from lorattt.methods.batch import EpisodeBatch
@@ -50,7 +49,6 @@ from lorattt.prompts.class_views import (
 from lorattt.prompts.context import Prompt
 from lorattt.prompts.head import ContrastHead, HeadSpec
 from lorattt.prompts.prompt import PromptSpec
-from lorattt.views.training import TrainingCrop
 
 _HEAD = HeadSpec()
 
@@ -61,10 +59,7 @@ class SelfTPTTraining(PromptTraining):
     Its prompt is for ``prompt.file`` of any method; for SelfTPT, the file holds the head as well.
 
     Args:
-        clip: Which CLIP to use; any image tower.
-        class_names: Names in label order; the dataset's where null.
         prompt: Where the context begins: words, a file, or random vectors; one for all classes, the name behind it.
-        crop: How training images are cut.
         class_views: Which views of a class are contrasted: front, middle, end, hand.
         separate_contexts: Whether each learned view has a context of its own; one for all otherwise.
         template: The text of the view ``hand``, with one ``{}``.
@@ -79,13 +74,8 @@ class SelfTPTTraining(PromptTraining):
         symmetric_matching: Sum up both gradients and differentiate both, in place of one each.
         classes_per_step: The most classes contrasted in a step: those of its images and others, drawn anew in each
             step; all where null. The cross-entropy is over all classes in any case.
-        lr: Learning rate.
         head_lr: The head's learning rate, which is scaled by warm-up and cosine as the other; ``lr`` where null.
-        momentum: SGD's.
-        weight_decay: SGD's.
-        warmup_epochs: Epochs at ``warmup_lr``, before the cosine begins.
-        warmup_lr: Learning rate of these.
-        seed: Seed of everything random, with each sample's index. ``seed_everything`` on the command line.
+        **kwargs: See :class:`PromptTraining`.
 
     Attributes:
         context: ``(M, d)`` float32, ``(U, M, d)`` if each of U learned views has its own.
@@ -100,10 +90,7 @@ class SelfTPTTraining(PromptTraining):
     def __init__(
         self,
         *,
-        clip: ClipSpec = ClipSpec(),
-        class_names: list[str] | None = None,
         prompt: PromptSpec = PromptSpec(),
-        crop: TrainingCrop = TrainingCrop(),
         class_views: list[ClassView] = list(CLASS_VIEWS),  # noqa: B006 - copied below
         separate_contexts: bool = False,
         template: str = SINGLE,
@@ -117,62 +104,53 @@ class SelfTPTTraining(PromptTraining):
         ema: float = 0.9,
         symmetric_matching: bool = False,
         classes_per_step: int | None = 256,
-        lr: float = 2e-3,
         head_lr: float | None = None,
-        momentum: float = 0.9,
-        weight_decay: float = 5e-4,
-        warmup_epochs: int = 1,
-        warmup_lr: float = 1e-5,
-        seed: int = 0,
+        **kwargs: Any,
     ) -> None:
-        weights = Weights(ce_weight, contrast_weight, matching_weight)
-        _check_weights(weights)
-        if head_lr is not None and not 0 <= head_lr < float("inf"):
-            raise UserError(f"model.head_lr {head_lr}: must be a finite number of at least 0, or null for that of lr")
-        if not 0 <= ema < 1:
-            raise UserError(f"model.ema {ema}: must be at least 0, for no average, and below 1")
-        if classes_per_step is not None and classes_per_step < 2:
-            raise UserError(f"model.classes_per_step {classes_per_step}: must be at least 2, or null for all classes")
-        for key, value, known in (("classify_by", classify_by, ClassifyBy), ("derivative", derivative, Derivative)):
-            if value not in get_args(known):
-                raise UserError(f"model.{key} {quoted(value)}: must be {' or '.join(get_args(known))}")
-        check_temperature(temperature)
-        check_class_views(class_views, "model.class_views")
-        check_template(template, "model.template")
-        if separate_contexts and "end" not in class_views:
-            raise UserError(
-                "model.separate_contexts: without the view end among model.class_views, no context is learned for what "
-                "classifies: add end, or let the views share a context"
-            )
-        if prompt.class_specific or prompt.position not in (None, "end"):
-            raise UserError(
-                "model.prompt: the views put one context for all classes before, around and behind the name: leave "
-                "class_specific and position out"
-            )
-        super().__init__(
-            clip=clip,
-            class_names=class_names,
-            prompt=prompt,
-            crop=crop,
-            lr=lr,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            warmup_epochs=warmup_epochs,
-            warmup_lr=warmup_lr,
-            seed=seed,
-        )
-        if matching_weight and self.clip.text_tower.dtype not in (torch.float32, torch.float64):
+        self.class_views, self.separate_contexts, self.template = list(class_views), separate_contexts, template
+        self.head_spec, self.temperature = head, temperature
+        self.weights, self.head_lr = Weights(ce_weight, contrast_weight, matching_weight), head_lr
+        self.classify_by, self.derivative = classify_by, derivative
+        self.ema, self.symmetric_matching, self.classes_per_step = ema, symmetric_matching, classes_per_step
+        super().__init__(prompt=prompt, **kwargs)
+        if self.weights.matching and self.clip.text_tower.dtype not in (torch.float32, torch.float64):
             raise UserError(
                 "model.clip.dtype: second derivatives, of gradient matching, need a text tower of fp32: use fp32, with "
                 "trainer.precision bf16-mixed for images of half precision, or model.matching_weight 0"
             )
-        self.class_views, self.separate_contexts, self.template = list(class_views), separate_contexts, template
-        self.head_spec, self.temperature = head, temperature
-        self.weights, self.head_lr = weights, head_lr
-        self.classify_by, self.derivative = classify_by, derivative
-        self.ema, self.symmetric_matching, self.classes_per_step = ema, symmetric_matching, classes_per_step
         self.head: ContrastHead | None = None
         self.matching: GradientMatching | None = None
+
+    def check_options(self) -> None:
+        """Validate the weights, the numbers, the views and the prompt's shape."""
+        _check_weights(self.weights)
+        if self.head_lr is not None and not 0 <= self.head_lr < float("inf"):
+            raise UserError(
+                f"model.head_lr {self.head_lr}: must be a finite number of at least 0, or null for that of lr"
+            )
+        if not 0 <= self.ema < 1:
+            raise UserError(f"model.ema {self.ema}: must be at least 0, for no average, and below 1")
+        if self.classes_per_step is not None and self.classes_per_step < 2:
+            raise UserError(
+                f"model.classes_per_step {self.classes_per_step}: must be at least 2, or null for all classes"
+            )
+        for key, known in (("classify_by", ClassifyBy), ("derivative", Derivative)):
+            if (value := getattr(self, key)) not in get_args(known):
+                raise UserError(f"model.{key} {quoted(value)}: must be {' or '.join(get_args(known))}")
+        check_temperature(self.temperature)
+        check_class_views(self.class_views, "model.class_views")
+        check_template(self.template, "model.template")
+        if self.separate_contexts and "end" not in self.class_views:
+            raise UserError(
+                "model.separate_contexts: without the view end among model.class_views, no context is learned for what "
+                "classifies: add end, or let the views share a context"
+            )
+        if self.spec.class_specific or self.spec.position not in (None, "end"):
+            raise UserError(
+                "model.prompt: the views put one context for all classes before, around and behind the name: leave "
+                "class_specific and position out"
+            )
+        super().check_options()
 
     def setup(self, stage: str) -> None:
         """As for any training of a prompt; make the views, the head and the running sums.

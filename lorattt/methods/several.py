@@ -8,12 +8,10 @@ from torch import Tensor, nn
 
 from lorattt.clip.load import ClipSpec, LoadedClip
 from lorattt.errors import UserError, quoted
-from lorattt.methods.base import Method, Templates
+from lorattt.methods.base import Method
 from lorattt.methods.batch import Answer, Answers, EpisodeBatch, EpisodeOutput, about
 from lorattt.methods.registry import build_method, find_method, read_options
 from lorattt.methods.shared_views import SharedViews
-from lorattt.prompts.prompt import PromptSpec
-from lorattt.views.crops import ViewSpec
 
 _OPTIONS = "model.options"
 _SHARED = ("clip", "class_names", "templates", "prompt", "views", "seed")
@@ -40,12 +38,7 @@ class Several(Method):
         options: The methods' own arguments by name, such as ``{lora_ttt: {steps: 2}}``; those of methods that are not
             listed are not used.
         clip: Which CLIP to use, for all of them.
-        class_names: Names in label order; the dataset's where null.
-        templates: Prompt templates: ``single``, ``openai-7``, ``openai-80``, ``dataset`` for CoOp's prompt of a
-            benchmark, or a text or a list of texts with one ``{}``.
-        prompt: A prompt in their place, such as the file that ``fit`` wrote; null for templates.
-        views: How the views of an image are made, for all of them; a method of the plain view reads view 0.
-        seed: Seed of everything random, with each sample's index. ``seed_everything`` on the command line.
+        **kwargs: See :class:`Method`; all methods share them, and a method of the plain view reads view 0.
 
     Attributes:
         members: The methods by name; each has ``metrics`` of its own.
@@ -63,25 +56,16 @@ class Several(Method):
         # Of dict[str, Any], jsonargparse would read the texts as YAML once more.
         options: dict | None = None,  # type: ignore[type-arg]
         clip: ClipSpec = ClipSpec(),
-        class_names: list[str] | None = None,
-        templates: Templates = "single",
-        prompt: PromptSpec | None = None,
-        views: ViewSpec = ViewSpec(),
-        seed: int = 0,
+        **kwargs: Any,
     ) -> None:
         given = members_options(methods, options or {})  # before the checkpoint is read
         if unused := [name for name in options or {} if name not in methods]:
             rank_zero_warn(f"model.options of {', '.join(unused)} are not used: model.methods does not list them")
-        super().__init__(clip=clip, class_names=class_names, templates=templates, prompt=prompt, views=views, seed=seed)
-        common: dict[str, Any] = {
-            "clip": LoadedClip(self.clip, clip),
-            "class_names": class_names,
-            "templates": templates,
-            "views": views,
-            "seed": seed,
-        }
-        if prompt is not None:  # else a method that tunes a prompt begins with its own words
-            common["prompt"] = prompt
+        super().__init__(clip=clip, **kwargs)
+        common = {key: getattr(self, key) for key in _SHARED}
+        common["clip"] = LoadedClip(self.clip, clip)
+        if self.prompt is None:  # a method that tunes a prompt begins with its own words
+            del common["prompt"]
         self.members = nn.ModuleDict(
             {name: build_method(name, values, prefix=f"{_OPTIONS}.{name}.", **common) for name, values in given.items()}
         )

@@ -46,7 +46,7 @@ class PromptTraining(LightningModule):
     Args:
         clip: Which CLIP to use; any image tower.
         class_names: Names in label order; the dataset's where null.
-        prompt: Where the context begins: words, a file, or random vectors.
+        prompt: Where the context begins: words, a file, or random vectors; one for all classes, or one each.
         crop: How training images are cut.
         lr: Learning rate.
         momentum: SGD's.
@@ -68,36 +68,44 @@ class PromptTraining(LightningModule):
     def __init__(
         self,
         *,
-        clip: ClipSpec,
-        class_names: list[str] | None,
-        prompt: PromptSpec,
-        crop: TrainingCrop,
-        lr: float,
-        momentum: float,
-        weight_decay: float,
-        warmup_epochs: int,
-        warmup_lr: float,
-        seed: int,
+        clip: ClipSpec = ClipSpec(),
+        class_names: list[str] | None = None,
+        prompt: PromptSpec = PromptSpec(),
+        crop: TrainingCrop = TrainingCrop(),
+        lr: float = 2e-3,
+        momentum: float = 0.9,
+        weight_decay: float = 5e-4,
+        warmup_epochs: int = 1,
+        warmup_lr: float = 1e-5,
+        seed: int = 0,
     ) -> None:
         super().__init__()
-        numbers = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "warmup_lr": warmup_lr}
-        for key, value in {**numbers, "warmup_epochs": warmup_epochs}.items():
-            if not 0 <= value < float("inf"):
-                raise UserError(f"model.{key} {value}: must be a finite number of at least 0")
-        self.clip = load_clip(clip)
-        self.clip.text_tower  # noqa: B018 - refuses a tower that takes no prompt, before any data is read
-        self.class_names = class_names
-        self.spec = prompt
-        self.crop = crop
+        self.class_names, self.spec, self.crop, self.seed = class_names, prompt, crop, seed
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
         self.warmup_epochs, self.warmup_lr = warmup_epochs, warmup_lr
-        self.seed = seed
+        self.check_options()
+        self.clip = load_clip(clip)
+        self.clip.text_tower  # noqa: B018 - rejects a tower that takes no prompt, before any data is read
         # Checkpoints hold what is learned; the frozen CLIP is loaded from its own file.
         self.strict_loading = False
         self._hits: list[Tensor] = []
         self._losses: list[Tensor] = []
         self._last_top1: float | None = None
         self._last_loss: float | None = None
+
+    def check_options(self) -> None:
+        """Validate the options, before the checkpoint is loaded; as :meth:`lorattt.methods.base.Method.check_options`.
+
+        Raises:
+            UserError: If an option cannot be used.
+        """
+        self.require_finite("lr", "momentum", "weight_decay", "warmup_lr", "warmup_epochs")
+
+    def require_finite(self, *keys: str) -> None:
+        """Require finite numbers of at least 0."""
+        for key in keys:
+            if not 0 <= getattr(self, key) < float("inf"):
+                raise UserError(f"model.{key} {getattr(self, key)}: must be a finite number of at least 0")
 
     def source_loss(self, features: Tensor, label: Tensor) -> Tensor:
         """Cross-entropy of image features against all class texts, the mean over the batch: a scalar.

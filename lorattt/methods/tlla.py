@@ -19,7 +19,7 @@ a context of its own, each takes the same step. ``docs/tlla.md`` has the reasons
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -104,7 +104,6 @@ class TLLA(RankedViews):
 
     Args:
         clip: Which CLIP to use; its text tower must take a prompt.
-        class_names: Names in label order; the dataset's where null.
         prompt: Where the context comes from: the file of a learned prompt (SAPT, CoOp), or words.
         views: How the views of an image are made; AugMix is for fine-grained sets, as in TPT.
         directions: R, the number of random directions in which the prompt is moved.
@@ -112,7 +111,7 @@ class TLLA(RankedViews):
         sharpness: Weight of the entropy's worst increase; 1 ranks by the worst entropy, 0 by the prompt's own.
         views_kept: s, how many views vote, the flattest ones.
         vote: ``soft`` takes the mean of the class distributions, ``hard`` the majority of the arg-maxima.
-        seed: Seed of everything random, with each sample's index. ``seed_everything`` on the command line.
+        **kwargs: See :class:`Method`.
 
     Raises:
         UserError: If a number is out of range, the vote is of another kind, or the text tower takes no prompt.
@@ -124,7 +123,6 @@ class TLLA(RankedViews):
         self,
         *,
         clip: ClipSpec = ClipSpec(),
-        class_names: list[str] | None = None,
         prompt: PromptSpec = PromptSpec(),
         views: ViewSpec = ViewSpec(),
         directions: int = 10,
@@ -132,21 +130,23 @@ class TLLA(RankedViews):
         sharpness: float = 1.0,
         views_kept: int = 6,
         vote: Vote = "soft",
-        seed: int = 0,
+        **kwargs: Any,
     ) -> None:
-        flatness = FlatnessSpec(directions, radius, sharpness)  # before the checkpoint is read
-        check_views_kept(views_kept, views.number)
-        check_vote(vote)
-        super().__init__(
-            rule="flatness",
-            flatness=flatness,
-            clip=clip,
-            class_names=class_names,
-            prompt=prompt,
-            views=views,
-            seed=seed,
-        )
         self.views_kept, self.vote = views_kept, vote
+        flatness = FlatnessSpec(directions, radius, sharpness)
+        super().__init__(
+            rule="flatness", flatness=flatness, clip=clip, prompt=prompt, templates="single", views=views, **kwargs
+        )
+
+    def kept_count(self, views: int) -> int:
+        """The number of views that vote, as given."""
+        check_views_kept(self.views_kept, views)
+        return self.views_kept
+
+    def check_options(self) -> None:
+        """Validate the vote."""
+        check_vote(self.vote)
+        super().check_options()
 
     def classify(self, views: SharedViews) -> tuple[Tensor, Tensor, Tensor]:
         """Logits ``(E, K)`` of the plain view and of the vote, and fallbacks ``(E,)``."""

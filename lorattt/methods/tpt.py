@@ -23,7 +23,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lorattt.clip.load import ClipSpec
 from lorattt.episodes.engine import Observer, adapt
 from lorattt.episodes.optim import OptimiserSpec
 from lorattt.errors import UserError
@@ -35,8 +34,6 @@ from lorattt.prompts.learner import ClassPrompts
 from lorattt.prompts.prompt import PromptSpec
 from lorattt.views.crops import ViewSpec
 from lorattt.views.selection import (
-    FlatnessSpec,
-    Rule,
     ViewScores,
     select_confident,
     select_lowest,
@@ -197,17 +194,12 @@ class TPT(RankedViews):
     """TPT as a LightningModule; defaults are those of the authors' code for ImageNet and its variants.
 
     Args:
-        clip: Which CLIP to use; any image tower.
-        class_names: Names in label order; the dataset's where null.
         prompt: Where the context comes from: words, or the file of a learned prompt (TPT + CoOp).
         views: How the views of an image are made; AugMix is on for fine-grained sets in the authors' code.
         selection: Fraction of views that take part in the loss, the most confident ones.
         optimiser: Element-wise optimiser of each episode.
         steps: Optimisation steps per image; 0 gives zero-shot predictions.
-        rule: Which views these are: the most confident ones, or with ``flatness`` those whose entropy stays low around
-            the prompt (STSS of TLLA).
-        flatness: How flatness is measured, for ``rule: flatness``.
-        seed: Seed of everything random, with each sample's index. ``seed_everything`` on the command line.
+        **kwargs: See :class:`RankedViews`.
 
     Raises:
         UserError: If the selection keeps no view, the rule is of another kind, or the text tower takes no prompt.
@@ -220,23 +212,24 @@ class TPT(RankedViews):
     def __init__(
         self,
         *,
-        clip: ClipSpec = ClipSpec(),
-        class_names: list[str] | None = None,
         prompt: PromptSpec = PromptSpec(),
         views: ViewSpec = ViewSpec(),
         selection: float = 0.1,
         optimiser: OptimiserSpec = OPTIMISER,
         steps: int = 1,
-        rule: Rule = "confidence",
-        flatness: FlatnessSpec = FlatnessSpec(),
-        seed: int = 0,
+        **kwargs: Any,
     ) -> None:
-        selection_size(views.number, selection)  # before the checkpoint is read
-        check_steps(steps)
-        super().__init__(
-            rule=rule, flatness=flatness, clip=clip, class_names=class_names, prompt=prompt, views=views, seed=seed
-        )
         self.selection, self.optimiser, self.steps = selection, optimiser, steps
+        super().__init__(prompt=prompt, templates="single", views=views, **kwargs)
+
+    def kept_count(self, views: int) -> int:
+        """As many as the selection says."""
+        return selection_size(views, self.selection)
+
+    def check_options(self) -> None:
+        """Validate the number of steps."""
+        check_steps(self.steps)
+        super().check_options()
 
     def classify(self, views: SharedViews) -> tuple[Tensor, Tensor, Tensor]:
         """Logits ``(E, K)`` before and after tuning, and fallbacks ``(E,)``."""

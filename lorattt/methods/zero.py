@@ -8,18 +8,15 @@ tied class of the largest mean probability wins; the authors' program then takes
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from lorattt.clip.load import ClipSpec
 from lorattt.errors import UserError, quoted
-from lorattt.methods.base import Method, Templates
+from lorattt.methods.base import Method
 from lorattt.methods.shared_views import SharedViews
 from lorattt.methods.votes import count_votes, mean_log_probability, vote_logits
-from lorattt.prompts.prompt import PromptSpec
-from lorattt.views.crops import ViewSpec
 from lorattt.views.selection import select_confident, take_views
 
 
@@ -96,14 +93,8 @@ class ZERO(Method):
     are still ordered.
 
     Args:
-        clip: Which CLIP to use; any image tower.
-        class_names: Names in label order; the dataset's where null.
-        templates: Prompt templates: ``single``, ``openai-7``, ``openai-80``, ``dataset`` for CoOp's prompt of a
-            benchmark, or a text or a list of texts with one ``{}``.
-        prompt: A prompt in their place, such as the file that ``fit`` wrote; null for templates.
-        views: How the views of an image are made.
         zero: The constants of the method.
-        seed: Seed of everything random, with each sample's index. ``seed_everything`` on the command line.
+        **kwargs: See :class:`Method`.
 
     Raises:
         UserError: If no view would vote.
@@ -111,20 +102,19 @@ class ZERO(Method):
 
     name: ClassVar[str] = "zero"
 
-    def __init__(
-        self,
-        *,
-        clip: ClipSpec = ClipSpec(),
-        class_names: list[str] | None = None,
-        templates: Templates = "single",
-        prompt: PromptSpec | None = None,
-        views: ViewSpec = ViewSpec(),
-        zero: ZeroSpec = ZeroSpec(),
-        seed: int = 0,
-    ) -> None:
-        zero.voters(views.number)  # before the checkpoint is read
-        super().__init__(clip=clip, class_names=class_names, templates=templates, prompt=prompt, views=views, seed=seed)
+    def __init__(self, *, zero: ZeroSpec = ZeroSpec(), **kwargs: Any) -> None:
         self.zero = zero
+        super().__init__(**kwargs)
+
+    def check_options(self) -> None:
+        """Require at least one view that votes."""
+        self.zero.voters(self.views.number)
+        super().check_options()
+
+    @torch.no_grad()
+    def kept(self, views: SharedViews) -> Tensor | None:
+        """``(E, n)`` int64, the views that vote, most confident first."""
+        return zero_votes(self.clip.logit_scale * views.features @ self.text.T, self.zero)[1]
 
     @torch.no_grad()
     def classify(self, views: SharedViews) -> tuple[Tensor, Tensor, Tensor]:

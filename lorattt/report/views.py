@@ -6,8 +6,6 @@ again too, are those that the run wrote down.
 """
 
 import importlib
-import inspect
-import typing
 from typing import Any, Final
 
 import numpy as np
@@ -63,12 +61,7 @@ def view_sheets(run: Run, rows: NDArray[np.int64]) -> tuple[dict[int, dict[str, 
 
 def _built(kind: Any, arguments: dict[str, Any], place: str) -> Any:
     """An object of a class from plain values."""
-    from lorattt.methods.registry import convert
-
-    hints = typing.get_type_hints(kind.__init__)
-    known = inspect.signature(kind).parameters
-    given = {key: convert(hints[key], f"{place}.{key}", value) for key, value in arguments.items() if key in known}
-    return kind(**given)
+    return kind(**_converted(kind, arguments, place))
 
 
 def _data(run: Run) -> Any:
@@ -79,7 +72,7 @@ def _data(run: Run) -> Any:
 
 
 def _method(run: Run) -> Any:
-    from lorattt.methods.registry import build_method
+    from lorattt.methods.registry import build_method, find_method
 
     stated = run.config.get("model")
     arguments = dict((stated.get("init_args") if isinstance(stated, dict) else None) or {})
@@ -89,14 +82,17 @@ def _method(run: Run) -> Any:
     shared = {key: arguments.pop(key) for key in _SHARED if key in arguments}
     # Several methods share a null for what is another method's default.
     common = {key: value for key, value in shared.items() if value is not None}
-    return build_method(run.method, arguments, prefix="model.", seed=run.seed, **_converted(run.method, common))
+    return build_method(
+        run.method, arguments, prefix="model.", seed=run.seed, **_converted(find_method(run.method), common, "model")
+    )
 
 
-def _converted(name: str, common: dict[str, Any]) -> dict[str, Any]:
-    from lorattt.methods.registry import convert, find_method
+def _converted(kind: type, values: dict[str, Any], place: str) -> dict[str, Any]:
+    """Those of the plain values that are arguments of a class, as the types that these are declared to be."""
+    from lorattt.methods.registry import arguments_of, convert
 
-    hints = typing.get_type_hints(find_method(name).__init__)
-    return {key: convert(hints[key], f"model.{key}", value) for key, value in common.items() if key in hints}
+    hints = arguments_of(kind)
+    return {key: convert(hints[key], f"{place}.{key}", value) for key, value in values.items() if key in hints}
 
 
 def _sheet(run: Run, source: Any, method: Any, row: int, device: Any) -> dict[str, str]:
@@ -120,58 +116,18 @@ def _sheet(run: Run, source: Any, method: Any, row: int, device: Any) -> dict[st
         if not (same and abs(float(sure) - stated) <= _TOLERANCE):
             text = f"No views: computed again, the prediction {when} is not the one that the run wrote down"
             return {"about": f"{text} (confidence {float(sure):.4f}, was {stated:.4f})."}
-    kept = kept_views(method, shared)
+    found = method.kept(shared)
+    kept: list[int] = [] if found is None else found[0].tolist()
     number = views.shape[0]
     about = f"All {number} views, the plain one first, then by rows. "
-    if kept is None:
+    if found is None:
         about += "The method has no rule that keeps some of them."
     else:
         listed = ", ".join(map(str, kept))
         about += (
             f"Framed: the {len(kept)} that the method kept. Their numbers, the plain one being 0, by rank: {listed}."
         )
-    return {"address": draw_sheet(views.permute(0, 2, 3, 1).numpy(), kept or []), "about": about}
-
-
-def kept_views(method: Any, shared: Any) -> list[int] | None:
-    """Which views of one image a method keeps, the first ranked first; None if it has no such rule.
-
-    Args:
-        method: The method, its classes encoded.
-        shared: The views of one image.
-    """
-    import torch
-
-    from lorattt.methods.lora_ttt import LoRATTT
-    from lorattt.methods.mean_of_views import MeanOfViews
-    from lorattt.methods.self_tpt import SelfTPT
-    from lorattt.methods.tlla import TLLA
-    from lorattt.methods.tpt import TPT
-    from lorattt.methods.zero import ZERO
-    from lorattt.views.selection import select_confident, select_lowest, selection_size
-
-    with torch.no_grad():
-        text = method.adapted if isinstance(method, SelfTPT) else method.text
-        logits = method.clip.logit_scale * shared.features @ text.T
-        number = logits.shape[1]
-        if isinstance(method, TLLA):
-            size = method.views_kept
-        elif isinstance(method, LoRATTT):
-            size = selection_size(number, method.engine.loss.selection)
-        elif isinstance(method, TPT | MeanOfViews):
-            size = selection_size(number, method.selection)
-        elif isinstance(method, ZERO):
-            size = method.zero.voters(number)
-        elif isinstance(method, SelfTPT) and method.ensemble:
-            size = selection_size(number, method.selection)
-        else:
-            return None
-        scores = getattr(method, "view_scores", None)
-        order = (
-            select_confident(logits, size) if scores is None else select_lowest(scores(shared.features, logits), size)
-        )
-    found: list[int] = order[0].tolist()
-    return found
+    return {"address": draw_sheet(views.permute(0, 2, 3, 1).numpy(), kept), "about": about}
 
 
 def draw_sheet(views: NDArray[np.uint8], kept: list[int]) -> str:

@@ -346,11 +346,16 @@ def test_the_ensemble_is_the_mean_of_the_confident_views(loaded: LoadedClip, fil
     shared = method.share(_batch())
     before, after, fallback = method.classify(shared)
     logits = method.clip.logit_scale * shared.features @ method.adapted.T
+    kept = method.kept(shared)
+    assert kept is not None
     for e in range(3):
         order = sorted(range(V), key=lambda v: float(entropy(logits[e, v])))[:3]
+        assert kept[e].tolist() == order
         mean = torch.stack([logits[e, v].softmax(-1) for v in order]).mean(0)
         torch.testing.assert_close(after[e].softmax(-1), mean, rtol=0, atol=1e-5)
-    plain = _method(loaded, file).classify_views(_batch())
+    alone = _method(loaded, file)
+    assert alone.kept(alone.share(_batch())) is None
+    plain = alone.classify_views(_batch())
     torch.testing.assert_close(before, plain[0], rtol=0, atol=1e-4)
     assert (after.softmax(-1) - plain[1].softmax(-1)).abs().max() > 1e-3
     assert not fallback.any()

@@ -497,6 +497,9 @@ def test_rule_flatness(kind: Any, loaded: LoadedClip) -> None:
     assert torch.equal(outcomes["plain"].selected, select_confident(logits, 4))
     assert not torch.equal(outcomes["flat"].selected, outcomes["plain"].selected)
     for method, outcome in ((flat, outcomes["flat"]), (plain, outcomes["plain"])):
+        kept = method.kept(method.share(_batch()))
+        assert kept is not None
+        assert torch.equal(kept, outcome.selected)
         _, after, fallback = method.classify_views(_batch())
         torch.testing.assert_close(after, outcome.after, rtol=0, atol=1e-4)
         assert not fallback.any()
@@ -542,6 +545,11 @@ def test_rule_flatness_in_the_mean_of_views(loaded: LoadedClip) -> None:
     tlla = TLLA(clip=loaded, views=VIEWS, views_kept=4, directions=3, radius=1.0, sharpness=0.7).eval()
     tlla.use_classes(SHAPES)
     torch.testing.assert_close(tlla.classify_views(_batch())[1], after, rtol=0, atol=1e-5)
+    orders = [order[:4] for order in _naive_views(flat, features)]
+    for method in (flat, tlla):
+        kept = method.kept(method.share(_batch()))
+        assert kept is not None
+        assert kept.tolist() == orders
 
 
 def test_the_rule_measures_around_the_words_or_the_prompt(loaded: LoadedClip) -> None:

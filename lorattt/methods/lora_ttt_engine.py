@@ -1,21 +1,46 @@
 """LoRA-TTT (Kojima et al., 2025, arXiv 2502.02069): low-rank adapters in the image encoder, one set per image.
 
-For each test image: take the most confident views (selection), make one or a few steps on the adapters
-with the marginal entropy of those views (MEM) and the distance of a masked view's class token to the
-whole view's (reconstruction), classify the plain view, forget everything.
+For each test image: select the most confident views, make one or a few optimiser steps on the adapters with the
+marginal entropy of those views (MEM) and the distance of a masked view's class token to the whole view's
+(reconstruction), classify the plain view, and discard the adapters.
 
-    loss = w_mem * H(mean_i p_i) + w_mae * mean_i |z~_i - sg(z_i)|^2 / (d * mask_ratio),  i in the confident views
+    loss = w_mem * H(mean_i p_i) + w_mae * mean_i |z~_i - sg(z_i)|^2 / (d * mask_ratio),  i in the selected views
 
-The authors' loop runs one image at a time through the whole encoder. Here E images go at once, and
+The authors' loop runs one image at a time through the whole encoder. Here E images run at once::
 
-- blocks below the first adapted one run once per set of views, without a graph (the trunk);
-- the gradient goes through the selected views only: the selection is piecewise constant, so the gradient
-  through the others is zero;
-- the last block computes the class token only;
-- the whole views' class tokens, there already, are the reconstruction target;
-- the plain view's trunk output, there already, serves the prediction.
+    V views of each of E images (E, V, 3, S, S); view 0 is the plain one
+        |
+    trunk: the frozen blocks below the first adapted one              once, without a graph
+        |
+    trunk outputs (E, V, L, d), kept ----------------------------------------------------+
+        |                                           |                                    |
+    last blocks, frozen, without a graph            | n selected views                   | view 0
+        |                                           | (E, n, L, d)                       |
+        |                                           |                                    |
+    class tokens (E, V, d)                          |         selected views with        |
+        |                                           |         patches dropped,           |
+        +--> logits, entropy: select n of V         |         through the trunk          |
+        +--> view 0: logits before (E, K)           |         (without a graph)          |
+                                                    |               |                    |
+                                             adapted blocks, with a graph         adapted blocks after
+                                                    |               |             the last step
+                                                    z_i             z~_i                 |
+                                                    |-- no gradient |             logits after (E, K)
+                                                    |           |   |
+                                                   MEM       reconstruction
+                                                    |               |
+                                              loss (E,): a step on the adapters (E, ...)
 
-All of it is exact. One deviation: with more than one step, LoRA dropout is off in the pass that selects views.
+Further steps select again, from the class tokens of all views with the adapters as they then are.
+
+- The trunk runs once per set of views; masked views pass through it at each step.
+- The gradient goes through the selected views only. The selection is piecewise constant, so the gradient through the
+  other views is zero.
+- The last block computes the class token only.
+- The whole views' class tokens z_i, already computed, are the reconstruction target.
+- The plain view's trunk output, already computed, serves the prediction.
+
+All of this is exact. One deviation: with more than one step, LoRA dropout is off in the pass that selects views.
 """
 
 from collections.abc import Callable

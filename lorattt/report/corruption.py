@@ -3,10 +3,13 @@
 from collections.abc import Mapping
 from typing import Final
 
-from lorattt.data.corruption_error import ALEXNET_CLEAN_ERROR, ALEXNET_ERRORS, BASELINE_DATASETS, SEVERITIES
 from lorattt.report.layout import Column, Layout, Leaf, Mean, Weighted, dataset_title
+from lorattt.report.published import ALEXNET_CLEAN_ERROR, ALEXNET_ERRORS
 from lorattt.report.runs import Corruption
 
+BASELINE_DATASETS: Final = ("imagenet", "imagenet-val")
+"""Names in results of the dataset that AlexNet's errors are for: ImageNet with all its classes."""
+SEVERITIES: Final = (1, 2, 3, 4, 5)
 _OURS: Final = "The corruptions are lorattt's, not the published files."
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from lorattt.data.catalogue import BENCHMARKS
-from lorattt.data.corruption_error import ALEXNET_ERRORS
+from lorattt.report.published import ALEXNET_ERRORS
 from lorattt.report.runs import Corruption
 from lorattt.report.statistics import harmonic_mean, mean_and_deviation
 

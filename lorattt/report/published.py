@@ -19,6 +19,29 @@ _S: Final = 'prompt "a photo of a {}."'
 _EP: Final = "64 views, each image alone"
 
 
+ALEXNET_ERRORS: Final[dict[str, float]] = {
+    "gaussian_noise": 0.886428,
+    "shot_noise": 0.894468,
+    "impulse_noise": 0.922640,
+    "defocus_blur": 0.819880,
+    "glass_blur": 0.826268,
+    "motion_blur": 0.785948,
+    "zoom_blur": 0.798360,
+    "snow": 0.866816,
+    "frost": 0.826572,
+    "fog": 0.819324,
+    "brightness": 0.564592,
+    "contrast": 0.853204,
+    "elastic_transform": 0.646056,
+    "pixelate": 0.717840,
+    "jpeg_compression": 0.606500,
+}
+"""AlexNet's top-1 error on ImageNet-C, mean over the five severities, as published with the dataset."""
+
+ALEXNET_CLEAN_ERROR: Final = 0.43478
+"""AlexNet's top-1 error on ImageNet's validation images, with torchvision's weights (43.5 % in the paper)."""
+
+
 @dataclass(frozen=True)
 class Published:
     """One row of a published table.

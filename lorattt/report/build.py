@@ -4,10 +4,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from lorattt import __version__
 from lorattt.calibration import ECE_BINS
+from lorattt.errors import UserError
 from lorattt.report.compare import Comparison, compare
 from lorattt.report.files import write_files
 from lorattt.report.measures import measure
@@ -15,7 +16,6 @@ from lorattt.report.render import JSON_FORMAT, KIND, as_json, as_latex, as_markd
 from lorattt.report.rows import Row, gather
 from lorattt.report.runs import Run, find_runs
 from lorattt.report.same_images import of_same_images
-from lorattt.report.statistics import check_bins
 from lorattt.report.tables import (
     Measured,
     Table,
@@ -28,6 +28,7 @@ from lorattt.report.tables import (
 )
 from lorattt.report.unlabelled import Unlabelled, unlabelled, unlabelled_tables
 
+MOST_BINS: Final = 10_000
 Format = Literal["markdown", "latex", "html", "all"]
 _MARKDOWN, _LATEX, _JSON = "report.md", "tables.tex", "report.json"
 
@@ -173,8 +174,8 @@ def build_report(
 
 def _bins_of(runs: Sequence[Run], asked: int | None) -> tuple[int, list[str]]:
     """The number of bins that is asked for, else that of the runs, and what the reader must know of it."""
-    if asked is not None:
-        check_bins(asked)
+    if asked is not None and not 1 <= asked <= MOST_BINS:
+        raise UserError(f"--bins {asked}: must be from 1 to {MOST_BINS}")
     stated = sorted({run.ece_bins for run in runs}) or [ECE_BINS]
     bins = asked or (stated[0] if len(stated) == 1 else ECE_BINS)
     if stated == [bins]:

@@ -35,14 +35,14 @@ def main(arguments: Sequence[str]) -> int:
     """
     given = _parser().parse_args(arguments)
     # Imported here: --help need not wait for numpy.
+    from lorattt.report.artifacts import draw_artifacts
     from lorattt.report.build import build_report, write_report
-    from lorattt.report.extras import extras
 
     try:
         _check(given)
         report = build_report(given.runs, bins=given.bins, baseline=given.baseline, published=given.published)
         folder = given.out if given.out is not None else _beside(given.runs[0])
-        more, said = extras(
+        more, said = draw_artifacts(
             report, given.format, plots=given.plots, images=given.images, rows=given.rows, views=given.views
         )
         write_report(report, folder, given.format, more)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lorattt.errors import UserError
 from lorattt.report.rows import Row
 from lorattt.report.runs import Run
-from lorattt.report.statistics import McNemar, bootstrap_interval, mcnemar
+from lorattt.report.significance import McNemar, bootstrap_interval, mcnemar
 
 BEFORE: Final = "before adaptation"
 ALL_PAIRS_UP_TO: Final = 6

@@ -5,16 +5,17 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lorattt.calibration import UNIT, bin_of
-from lorattt.report.details import Details, class_name
+from lorattt.report.measures import mean_and_deviation
 from lorattt.report.rows import Row, settings
-from lorattt.report.statistics import mean_and_deviation
 from lorattt.report.tables import Measured
+from lorattt.report.topk import TopK, class_name
 
 Values = NDArray[np.float64]
 _POINTS: Final = 200
@@ -76,12 +77,12 @@ class Change:
     lost: int
 
 
-def changes(row: Row, details: Mapping[int, Details]) -> tuple[list[Change], list[Change]]:
+def changes(row: Row, top_k: Mapping[int, TopK]) -> tuple[list[Change], list[Change]]:
     """Which classes' images a method won and lost, over all of its runs, and which confusions these were.
 
     Args:
         row: The method.
-        details: Of its runs, by their identities; classes of one name count as one.
+        top_k: Of its runs, by their identities; classes of one name count as one.
 
     Returns:
         Classes, and pairs "class, taken for another", each by falling number of changes, then name.
@@ -91,7 +92,7 @@ def changes(row: Row, details: Mapping[int, Details]) -> tuple[list[Change], lis
     mended: Counter[str] = Counter()
     made: Counter[str] = Counter()
     for run in row.all_runs():
-        predictions, names = run.predictions, details[id(run)].names
+        predictions, names = run.predictions, top_k[id(run)].names
         known = np.flatnonzero(predictions.known)
         before, after = predictions.right("before"), predictions.right("after")
         for gained, classes, pairs, wrong in ((True, won, mended, "before"), (False, lost, made, "after")):
@@ -175,9 +176,9 @@ def _curve(
 def mean_over(row: Row, datasets: Sequence[str], found: Measured, when: str) -> tuple[float, float | None]:
     """Top-1 in percent, the mean over datasets of the means over seeds; deviation over the seeds that all have."""
     of = {name: {seed: found.top1(run, when) for seed, run in row.runs[name].items()} for name in datasets}
-    mean = math.fsum(math.fsum(seeds.values()) / len(seeds) for seeds in of.values()) / len(of)
+    mean = fmean(fmean(seeds.values()) for seeds in of.values())
     common = sorted(set.intersection(*(set(seeds) for seeds in of.values())))
-    each = [math.fsum(seeds[seed] for seeds in of.values()) / len(of) for seed in common]
+    each = [fmean(seeds[seed] for seeds in of.values()) for seed in common]
     return mean, mean_and_deviation(each)[1] if each else None
 
 

@@ -14,9 +14,8 @@ from typing import Any, Final
 
 from lorattt import __version__
 from lorattt.report.build import Report
-from lorattt.report.cases import block, browser_data
-from lorattt.report.details import Details
 from lorattt.report.escape import html, shorten, visible
+from lorattt.report.image_browser import block, browser_data
 from lorattt.report.layout import dataset_title
 from lorattt.report.pictures import address
 from lorattt.report.render import MARKDOWN_MARK
@@ -24,6 +23,7 @@ from lorattt.report.rows import Row
 from lorattt.report.runs import Run
 from lorattt.report.style import Picture
 from lorattt.report.tables import Cell, Table
+from lorattt.report.topk import TopK
 
 _PLACE: Final = re.compile(r"\{\{([a-z]+)\}\}")
 _LONGEST: Final = 160
@@ -31,7 +31,7 @@ _LONGEST: Final = 160
 
 def as_html(
     report: Report,
-    details: Mapping[int, Details],
+    top_k: Mapping[int, TopK],
     pictures: Sequence[Picture],
     *,
     images: int,
@@ -44,7 +44,7 @@ def as_html(
 
     Args:
         report: The report.
-        details: Of its runs, by their identities.
+        top_k: Of its runs, by their identities.
         pictures: The plots.
         images: How many images of each run have their pictures in the page.
         rows: How many images the page lists, of all runs together.
@@ -53,7 +53,7 @@ def as_html(
         said: Where given, a line is added for each dataset of whose images no picture could be read.
     """
     runs, titles = report.shown, _titles(report)
-    data = browser_data(runs, titles, details, pictured=images, most=rows, views=views, said=said)
+    data = browser_data(runs, titles, top_k, pictured=images, most=rows, views=views, said=said)
     own = {name: files("lorattt.report").joinpath(f"page.{name}").read_text(encoding="utf-8") for name in ("css", "js")}
     sections = _sections(report, pictures, no_plots, runs, titles)
     values = {

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from statistics import fmean, harmonic_mean
 from typing import Final, TypeAlias
 
 from lorattt.data.catalogue import BENCHMARKS
+from lorattt.report.measures import mean_and_deviation
 from lorattt.report.published import ALEXNET_ERRORS
 from lorattt.report.runs import Corruption
-from lorattt.report.statistics import harmonic_mean, mean_and_deviation
 
 IMAGENET: Final[dict[str, tuple[str, ...]]] = {
     "ImageNet": ("imagenet", "imagenet-val"),  # two names of the same images
@@ -127,7 +128,7 @@ def evaluate(column: Column, values: Values) -> Value | None:
     """The column's value from a row's values by dataset and seed; None where a part is missing."""
     if isinstance(column, Leaf):
         seeds = next((dict(values[name]) for name in column.names if values.get(name)), None)
-        return None if seeds is None else Value(math.fsum(seeds.values()) / len(seeds), seeds)
+        return None if seeds is None else Value(fmean(seeds.values()), seeds)
     parts = [evaluate(part, values) for part in _parts(column)]
     known = [part for part in parts if part is not None]
     if len(known) < len(parts):
@@ -138,7 +139,7 @@ def evaluate(column: Column, values: Values) -> Value | None:
     def joined(numbers: list[float]) -> float:
         if isinstance(column, Weighted):
             return math.fsum(number * weight for number, (_, weight) in zip(numbers, column.terms, strict=True))
-        return math.fsum(numbers) / len(numbers) if isinstance(column, Mean) else harmonic_mean(*numbers)
+        return fmean(numbers) if isinstance(column, Mean) else harmonic_mean(numbers)
 
     return Value(joined([part.mean for part in known]), {seed: joined(numbers) for seed, numbers in each.items()})
 

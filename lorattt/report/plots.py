@@ -12,9 +12,8 @@ from lorattt.calibration import calibration_error
 from lorattt.report.build import Report
 from lorattt.report.compare import BEFORE
 from lorattt.report.curves import Change, changes, coverage, mean_over, reliability, sweep_curves
-from lorattt.report.details import Details
 from lorattt.report.layout import Layout, evaluate, layouts
-from lorattt.report.measures import WHEN
+from lorattt.report.predictions import WHEN
 from lorattt.report.rows import Row
 from lorattt.report.style import (
     BEFORE_COLOUR,
@@ -28,6 +27,7 @@ from lorattt.report.style import (
     plot_settings,
     plot_text,
 )
+from lorattt.report.topk import TopK
 
 _TALLEST: Final = 9.5  # inches, of a page
 _LISTED: Final = 12
@@ -36,12 +36,12 @@ _LINES: Final = 10
 _OF_CLASSES: Final = 8
 
 
-def draw_plots(report: Report, details: Mapping[int, Details]) -> list[Picture]:
+def draw_plots(report: Report, top_k: Mapping[int, TopK]) -> list[Picture]:
     """Draw all plots that the runs have numbers for.
 
     Args:
         report: The report; ``matplotlib`` must be installed.
-        details: Of its runs, by their identities.
+        top_k: Of its runs, by their identities.
     """
     looks = {id(row): look(place) for place, row in enumerate(report.rows)}
     found: list[Picture] = []
@@ -52,7 +52,7 @@ def draw_plots(report: Report, details: Mapping[int, Details]) -> list[Picture]:
             for layout in layouts(corrupted):
                 found += [_accuracy(report, layout, rows, looks), *_coverage(layout, rows, looks)]
             found += [*_speed(report, rows, looks), *_reliability(report, rows)]
-            pictures = (picture for row in rows for picture in _classes(row, details))
+            pictures = (picture for row in rows for picture in _classes(row, top_k))
             found += islice(pictures, _OF_CLASSES)
         found += _sweeps(report)
     return _named_apart(found)
@@ -248,8 +248,8 @@ def _reliability(report: Report, rows: Sequence[Row]) -> list[Picture]:
     return [finish(figure, "reliability", "Reliability before and after", about)]
 
 
-def _classes(row: Row, details: Mapping[int, Details]) -> list[Picture]:
-    classes, pairs = changes(row, details)
+def _classes(row: Row, top_k: Mapping[int, TopK]) -> list[Picture]:
+    classes, pairs = changes(row, top_k)
     if not classes:
         return []
     classes, pairs = classes[:_LISTED], pairs[:_LISTED]

@@ -13,9 +13,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lorattt.calibration import ECE_BINS
 from lorattt.errors import UserError
-from lorattt.report.predictions import Predictions, complete_probabilities, read_predictions
+from lorattt.report.predictions import WHEN, Predictions, complete_probabilities, read_predictions
 from lorattt.report.results_file import CORRUPTION, STATED, one_line, read_results, read_text
 
 RESULTS_FILE: Final = "results.json"
@@ -133,14 +136,10 @@ class Run:
             )
         return found
 
-    def complete_probabilities(self, when: str) -> Any:
-        """``(L, 2)`` float64: the label's probability and the sum of all squares; None if not all classes are listed.
-
-        Args:
-            when: ``before`` or ``after``.
-        """
+    def complete_probabilities(self) -> dict[str, NDArray[np.float64] | None]:
+        """See :func:`lorattt.report.predictions.complete_probabilities`; None without ``predictions.jsonl``."""
         file = self.folder / RANKED_FILE
-        return complete_probabilities(file, when) if file.exists() else None
+        return complete_probabilities(file) if file.exists() else dict.fromkeys(WHEN)
 
 
 def find_runs(given: Sequence[str], notes: list[str] | None = None) -> list[Run]:

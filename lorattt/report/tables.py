@@ -17,11 +17,11 @@ from lorattt.report.layout import (
     layouts,
     whole_size,
 )
-from lorattt.report.measures import WHEN, Measures
+from lorattt.report.measures import Measures, mean_and_deviation
+from lorattt.report.predictions import WHEN
 from lorattt.report.published import MODEL, PUBLISHED
 from lorattt.report.rows import Row
 from lorattt.report.runs import Corruption, Run
-from lorattt.report.statistics import mean_and_deviation
 from lorattt.show import speed_digits
 
 _DIGITS: Final = 2

@@ -7,11 +7,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from lorattt.report.details import class_name, names_in_table
 from lorattt.report.layout import dataset_title
-from lorattt.report.measures import WHEN
+from lorattt.report.predictions import WHEN
 from lorattt.report.runs import Run
 from lorattt.report.tables import Cell, Table, speed_cell
+from lorattt.report.topk import class_name
 
 _LISTED: Final = 10
 
@@ -103,7 +103,7 @@ def _mean(values: Any) -> float:
 
 
 def _classes(run: Run) -> tuple[tuple[str, int, int], ...]:
-    names = names_in_table(run)
+    names = run.predictions.names
     counts = {when: Counter(run.predictions.prediction[when].tolist()) for when in WHEN}
     numbers = sorted(
         counts["before"].keys() | counts["after"].keys(),

@@ -19,8 +19,8 @@ from run_files import COLUMNS, write_ranked, write_run
 
 from conftest import CPU, Cli
 from lorattt.data.images import UnreadableImageError
-from lorattt.report.cases import block, choose_pictured, choose_rows, movement
 from lorattt.report.command import main
+from lorattt.report.image_browser import block, choose_pictured, choose_rows, movement
 from lorattt.report.pictures import Pictures, thumbnail
 from lorattt.report.predictions import read_predictions
 from lorattt.report.runs import find_runs

@@ -8,12 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorattt.data.images import UnreadableImageError
-from lorattt.report.details import Details, share_of
 from lorattt.report.escape import visible
-from lorattt.report.measures import WHEN
 from lorattt.report.pictures import Pictures, thumbnail
-from lorattt.report.predictions import Predictions
+from lorattt.report.predictions import WHEN, Predictions
 from lorattt.report.runs import Run
+from lorattt.report.topk import TopK, share_of
 
 Rows = NDArray[np.int64]
 _LONGEST_NAME: Final = 1000
@@ -65,16 +64,16 @@ def choose_pictured(predictions: Predictions, number: int) -> Rows:
     return _by_interest(predictions)[0][:number]
 
 
-def columns(predictions: Predictions, details: Details, rows: Rows, images: Mapping[int, int]) -> dict[str, Any]:
+def columns(predictions: Predictions, top_k: TopK, rows: Rows, images: Mapping[int, int]) -> dict[str, Any]:
     """A run's rows as the browser reads them.
 
     Args:
         predictions: The run's.
-        details: The classes listed for its images.
+        top_k: The classes listed for its images.
         rows: Which images.
         images: Where an image, by its row, stands in the list of paths.
     """
-    listed = {when: details.classes[when][rows] for when in WHEN}
+    listed = {when: top_k.classes[when][rows] for when in WHEN}
     widest = max(1, int(max((each >= 0).sum(axis=1).max(initial=1) for each in listed.values())))
     return {
         "index": predictions.index[rows].tolist(),
@@ -87,16 +86,16 @@ def columns(predictions: Predictions, details: Details, rows: Rows, images: Mapp
         "listed": widest,
         "listBefore": listed["before"][:, :widest].reshape(-1).tolist(),
         "listAfter": listed["after"][:, :widest].reshape(-1).tolist(),
-        "shareBefore": details.shares["before"][rows, :widest].reshape(-1).tolist(),
-        "shareAfter": details.shares["after"][rows, :widest].reshape(-1).tolist(),
-        "fallback": np.flatnonzero(details.fallback[rows]).tolist(),
+        "shareBefore": top_k.shares["before"][rows, :widest].reshape(-1).tolist(),
+        "shareAfter": top_k.shares["after"][rows, :widest].reshape(-1).tolist(),
+        "fallback": np.flatnonzero(top_k.fallback[rows]).tolist(),
     }
 
 
 def browser_data(
     runs: Sequence[Run],
     titles: Sequence[str],
-    details: Mapping[int, Details],
+    top_k: Mapping[int, TopK],
     *,
     pictured: int,
     most: int,
@@ -108,7 +107,7 @@ def browser_data(
     Args:
         runs: The runs, those with labels of one dataset on the same images.
         titles: What each is called.
-        details: Of the runs, by their identities.
+        top_k: Of the runs, by their identities.
         pictured: How many images of a run have their pictures in the page.
         most: How many images the page lists, of all runs together; each run has an equal part.
         views: Of some runs, by their identities, the sheets of views by row.
@@ -138,7 +137,7 @@ def browser_data(
     for number, (run, title) in enumerate(zip(runs, titles, strict=True)):
         rows = chosen[id(run)]
         place = places[_images_of(run)]
-        found[f"run-{number}"] = columns(run.predictions, details[id(run)], rows, place)
+        found[f"run-{number}"] = columns(run.predictions, top_k[id(run)], rows, place)
         note = ""
         if run.corruption is not None:
             note = f"Pictures are shown without the corruption ({run.corruption.name} {run.corruption.severity})."
@@ -148,7 +147,7 @@ def browser_data(
                 "images": sets.index(_images_of(run)),
                 "n": len(run.predictions.index),
                 "note": _shown(note),
-                "names": {str(label): _shown(name) for label, name in sorted(details[id(run)].names.items())},
+                "names": {str(label): _shown(name) for label, name in sorted(top_k[id(run)].names.items())},
             }
         )
         if views.get(id(run)):

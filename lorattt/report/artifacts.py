@@ -2,15 +2,15 @@
 
 from lorattt.errors import UserError
 from lorattt.report.build import Format, Report
-from lorattt.report.cases import choose_pictured
-from lorattt.report.details import read_details, share_names
 from lorattt.report.files import PLOTS
+from lorattt.report.image_browser import choose_pictured
 from lorattt.report.landscape import check_plots
+from lorattt.report.topk import read_top_k, share_names
 
 PAGE = "report.html"
 
 
-def extras(
+def draw_artifacts(
     report: Report, form: Format, *, plots: bool | None, images: int, rows: int, views: bool
 ) -> tuple[dict[str, bytes], list[str]]:
     """Draw the plots and build the page.
@@ -33,8 +33,8 @@ def extras(
     if not paged and not plots:
         return {}, []
     runs = report.shown
-    details = {id(run): read_details(run) for run in runs}
-    share_names([run for run in runs if run.labelled], details)  # others may have other classes under the same name
+    top_k = {id(run): read_top_k(run) for run in runs}
+    share_names([run for run in runs if run.labelled], top_k)  # others may have other classes under the same name
     said: list[str] = []
     no_plots = "No plots were asked for." if plots is False else "No run has labels: there is nothing to plot."
     pictures, files = [], {}
@@ -49,7 +49,7 @@ def extras(
         else:
             from lorattt.report.plots import draw_plots
 
-            pictures = draw_plots(report, details)
+            pictures = draw_plots(report, top_k)
             for picture in pictures:
                 files[f"{PLOTS}/{picture.name}.png"] = picture.png
                 files[f"{PLOTS}/{picture.name}.svg"] = picture.svg
@@ -65,7 +65,7 @@ def extras(
                 said += [f"no views of {run.folder}: {problem}"] if problem else []
         page = as_html(
             report,
-            details,
+            top_k,
             pictures,
             images=images,
             rows=rows,

@@ -1,6 +1,5 @@
 """What the image browser of a page holds: which images of a run, which of them with pictures, and their columns."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -175,11 +174,3 @@ def _shown(text: str) -> str:
     """A text on one line, without what is not seen; the browser needs no other escape, as it never reads markup."""
     short = text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}\u2026"
     return short if short.isascii() and short.isprintable() else visible(short)
-
-
-def block(name: str, value: Any) -> str:
-    """Data as an element that no browser runs, and that nothing in the data can end."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)  # ASCII alone
-    for mark in "<>&":
-        text = text.replace(mark, f"\\u{ord(mark):04x}")
-    return f'<script type="application/json" id="{name}">{text}</script>'

@@ -103,7 +103,7 @@ def _accuracy(report: Report, layout: Layout, rows: Sequence[Row], looks: Mappin
     for edge in range(1, len(layout.columns)):
         axes.axhline(edge - 0.5, color="#bbbbbb", linewidth=0.6)
     axes.set_xlabel("top-1 %")
-    figure.suptitle(plot_text(f"{layout.title}: before and after, {rows[0].backbone}", 70), fontsize=9)
+    figure.suptitle(plot_text(f"{layout.title}: before and after, {rows[0].backbone}", 80), fontsize=9)
     (tick,) = axes.plot([], [], marker="|", color=BEFORE_COLOUR, linestyle="none", markersize=8)
     legend_below(figure, [tick, *handles], [BEFORE, *(plot_text(row.label) for row in rows)])
     return finish(
@@ -162,7 +162,7 @@ def _coverage(layout: Layout, rows: Sequence[Row], looks: Mapping[int, Any]) -> 
     axes.set_xlabel("coverage %: the most confident images that are answered")
     axes.set_ylabel("top-1 % of these")
     axes.set_xlim(0, 100)
-    figure.suptitle(plot_text(f"{layout.title}: accuracy against coverage, {mine[0].backbone}", 70), fontsize=9)
+    figure.suptitle(plot_text(f"{layout.title}: accuracy against coverage, {mine[0].backbone}", 80), fontsize=9)
     legend_below(figure, handles, labels)
     about = "Only the most confident images are answered. All images of all seeds are pooled"
     about += f", of the {len(common)} datasets that all methods have." if len(common) > 1 else "."
@@ -195,7 +195,7 @@ def _speed(report: Report, rows: Sequence[Row], looks: Mapping[int, Any]) -> lis
         _powers_of_ten(axes)
     axes.set_xlabel("images a second")
     axes.set_ylabel("gain of top-1, points")
-    figure.suptitle(plot_text(f"Gain against speed, {rows[0].backbone}", 70), fontsize=9)
+    figure.suptitle(plot_text(f"Gain against speed, {rows[0].backbone}", 80), fontsize=9)
     axes.margins(0.08, 0.15)
     legend_below(figure, handles, labels)
     about = f"Mean gain over {len(common)} dataset(s) that all methods have." if common else "Mean gain over each "
@@ -261,7 +261,7 @@ def _classes(row: Row, top_k: Mapping[int, TopK]) -> list[Picture]:
         handles = _diverging(axes, found)
         axes.set_title(title, loc="left")
     panels[-1].set_xlabel("images lost | won")
-    figure.suptitle(plot_text(f"{row.label}, {row.backbone}", 70), fontsize=9)
+    figure.suptitle(plot_text(f"{row.label}, {row.backbone}", 80), fontsize=9)
     legend_below(figure, handles, ["won: wrong before, right after", "lost: right before, wrong after"])
     runs = len(row.all_runs())
     about = f"The {_LISTED} classes and confusions with most changes, over {runs} run(s)."
@@ -326,7 +326,7 @@ def _sweeps(report: Report) -> list[Picture]:
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set_xlabel(plot_text(key, 60))
         axes.set_ylabel("top-1 %")
-        figure.suptitle(plot_text(f"Accuracy against {key}", 70), fontsize=9)
+        figure.suptitle(plot_text(f"Accuracy against {key}", 80), fontsize=9)
         legend_below(figure, handles, labels)
         about = "All other settings are equal along a line. Mean over datasets and seeds; whiskers are the standard "
         about += "deviation over seeds."

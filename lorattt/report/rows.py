@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, Final
 
-from lorattt.errors import UserError
-from lorattt.report.escape import shorten
+from lorattt.errors import UserError, shortened
 from lorattt.report.runs import Run
 
 # Settings of speed or memory alone, and the seed, which tells runs of one row apart.
@@ -126,7 +125,7 @@ def _label(label: str, values: Mapping[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
-    return shorten(value if isinstance(value, str) else json.dumps(value, default=str), 32)
+    return shortened(value if isinstance(value, str) else json.dumps(value, default=str), 32)
 
 
 def _numbered(rows: Iterable[Row]) -> list[Row]:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lorattt.errors import UserError
-from lorattt.report.escape import shorten, visible
+from lorattt.errors import UserError, shortened
+from lorattt.report.escape import visible
 from lorattt.report.runs import Run
 
 
@@ -44,7 +44,7 @@ def _check_common(run: Run, other: Run) -> None:
     apart = sorted({*paths, *labels.tolist()})
     if not apart:
         return
-    path = shorten(visible(theirs.path[there[apart[0]]]))
+    path = shortened(visible(theirs.path[there[apart[0]]]))
     raise UserError(
         f"{other.folder} and {run.folder}: both are of {run.dataset} with different {'images' if paths else 'labels'}: "
         f"{len(apart)} of {len(common)} differ, such as number {common[apart[0]]} ({path}): report them apart"

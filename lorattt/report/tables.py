@@ -59,6 +59,11 @@ class Cell:
         sign, comma = "+" if self.signed else "", "," if self.grouped else ""
         return f"{self.value:{sign}{comma}.{self.digits}f}"
 
+    @property
+    def spread(self) -> str:
+        """The deviation as it is shown; empty if there is none."""
+        return "" if self.deviation is None else f"{self.deviation:.{self.digits}f}"
+
 
 @dataclass(frozen=True)
 class Table:
@@ -77,6 +82,11 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...] = ()
     kind: str = "accuracy"
+
+    @property
+    def numeric(self) -> list[bool]:
+        """Which columns have numbers."""
+        return [any(row[place].number for row in self.rows) for place in range(len(self.columns))]
 
 
 @dataclass

@@ -12,7 +12,7 @@ from run_files import write_run
 from lorattt.errors import UserError
 from lorattt.report import measures, significance
 from lorattt.report.build import build_report
-from lorattt.report.layout import Harmonic, Leaf, evaluate
+from lorattt.report.layout import evaluate, layouts
 
 
 @pytest.fixture
@@ -79,7 +79,8 @@ def test_over_seeds() -> None:
 
 @pytest.mark.parametrize(("base", "new", "mean"), [(60.0, 40.0, 48.0), (0.0, 0.0, 0.0), (50.0, 0.0, 0.0)])
 def test_harmonic_mean(base: float, new: float, mean: float) -> None:
-    value = evaluate(Harmonic(Leaf(("b",)), Leaf(("n",))), {"b": {0: base}, "n": {0: new}})
+    (layout,) = layouts({"mine-base": None, "mine-new": None})
+    value = evaluate(dict(layout.columns)["H"], {"mine-base": {0: base}, "mine-new": {0: new}})
     assert value is not None
     assert value.mean == pytest.approx(mean)
 

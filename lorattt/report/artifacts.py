@@ -1,4 +1,4 @@
-"""What a report has besides tables: plots and the page."""
+"""The files of a report besides its tables: plots and the page."""
 
 from lorattt.errors import UserError
 from lorattt.report.build import Format, Report
@@ -24,7 +24,7 @@ def draw_artifacts(
         views: Whether the page has these images' views, which takes the models and torch.
 
     Returns:
-        Files by path below the report's folder, and lines for who asked.
+        Files by path below the report's folder, and lines for the terminal.
 
     Raises:
         UserError: If plots are asked for and matplotlib is not installed, or a run's files are damaged.
@@ -35,7 +35,7 @@ def draw_artifacts(
     runs = report.shown
     top_k = {id(run): read_top_k(run) for run in runs}
     share_names([run for run in runs if run.labelled], top_k)  # others may have other classes under the same name
-    said: list[str] = []
+    messages: list[str] = []
     no_plots = "No plots were asked for." if plots is False else "No run has labels: there is nothing to plot."
     pictures, files = [], {}
     if plots is not False:
@@ -45,7 +45,7 @@ def draw_artifacts(
             if plots:
                 raise
             no_plots = f"no plots: {error}"
-            said.append(no_plots)
+            messages.append(no_plots)
         else:
             from lorattt.report.plots import draw_plots
 
@@ -62,7 +62,7 @@ def draw_artifacts(
 
             for run in runs:
                 sheets[id(run)], problem = view_sheets(run, choose_pictured(run.predictions, images))
-                said += [f"no views of {run.folder}: {problem}"] if problem else []
+                messages += [f"no views of {run.folder}: {problem}"] if problem else []
         page = as_html(
             report,
             top_k,
@@ -71,7 +71,7 @@ def draw_artifacts(
             rows=rows,
             views=sheets,
             no_plots=no_plots,
-            said=said,
+            messages=messages,
         )
         files[PAGE] = page.encode("utf-8")
-    return files, said
+    return files, messages

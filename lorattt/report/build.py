@@ -45,7 +45,7 @@ class Report:
         tables: Of our own runs: accuracy, corruption error, measures, differences, costs, runs without labels.
         comparisons: The differences as numbers.
         published: Tables of published numbers; empty where none belong to ours, or none are wanted.
-        notes: What the reader must know.
+        notes: Notes for the reader.
         bins: Of the expected calibration error.
     """
 
@@ -141,8 +141,8 @@ def build_report(
     notes: list[str] = []
     found = find_runs(given, notes)
     runs, trials = of_same_images([run for run in found if run.labelled])
-    bins, said = _bins_of(runs, bins)
-    notes += [*trials, *said]
+    bins, bins_notes = _bins_of(runs, bins)
+    notes += [*trials, *bins_notes]
     rows, more = gather(runs)
     measured = Measured(rows)
     for row in rows:
@@ -173,7 +173,7 @@ def build_report(
 
 
 def _bins_of(runs: Sequence[Run], asked: int | None) -> tuple[int, list[str]]:
-    """The number of bins that is asked for, else that of the runs, and what the reader must know of it."""
+    """The number of bins asked for, else that of the runs; and notes about it."""
     if asked is not None and not 1 <= asked <= MOST_BINS:
         raise UserError(f"--bins {asked}: must be from 1 to {MOST_BINS}")
     stated = sorted({run.ece_bins for run in runs}) or [ECE_BINS]
@@ -185,7 +185,7 @@ def _bins_of(runs: Sequence[Run], asked: int | None) -> tuple[int, list[str]]:
 
 
 def _disagreements(run: Run, measured: Measured, bins: int) -> list[str]:
-    """Where ``results.json`` has another number than the predictions: an older version wrote it, or a file was edited.
+    """Notes where ``results.json`` disagrees with the predictions: an older version wrote it, or a file was edited.
 
     Older versions took either of two equally probable classes, and did not write down the number of bins.
     """
@@ -204,16 +204,16 @@ def _disagreements(run: Run, measured: Measured, bins: int) -> list[str]:
 
 
 def write_report(report: Report, folder: Path, form: Format, more: Mapping[str, bytes] | None = None) -> list[Path]:
-    """Write ``report.md``, ``tables.tex`` (as asked for) and ``report.json``, each at once or not at all.
+    """Write ``report.md``, ``tables.tex`` (as asked for) and ``report.json``, each whole or not at all.
 
     Args:
         report: The report.
-        folder: Where; it is made if it is not there.
+        folder: Where; created if needed.
         form: Which of the two texts are written.
         more: Other files, by path below the folder: the page, plots.
 
     Raises:
-        UserError: If the folder cannot be made or written, or a file there is no report's.
+        UserError: If the folder cannot be made or written, or a file there is not one of a report.
     """
     texts = {_MARKDOWN: report.markdown} if form in ("markdown", "all") else {}
     texts |= {_LATEX: report.latex} if form in ("latex", "all") else {}

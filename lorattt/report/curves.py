@@ -1,6 +1,5 @@
-"""The numbers behind the plots: reliability, coverage, classes won and lost, and what a setting does."""
+"""The numbers of the plots: reliability, coverage, classes won and lost, accuracy against a setting."""
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,13 +12,13 @@ from numpy.typing import NDArray
 
 from lorattt.calibration import UNIT, bin_of
 from lorattt.report.measures import mean_and_deviation
-from lorattt.report.rows import Row, settings
+from lorattt.report.rows import Row, as_text, settings
 from lorattt.report.tables import Measured
 from lorattt.report.topk import TopK, class_name
 
 Values = NDArray[np.float64]
 _POINTS: Final = 200
-_FEWEST: Final = 10  # of fewer images an accuracy says nothing
+_FEWEST: Final = 10  # an accuracy over fewer images is not shown
 
 
 def reliability(right: NDArray[np.bool_], confidence: Values, bins: int) -> tuple[Values, Values, Values]:
@@ -89,19 +88,19 @@ def changes(row: Row, top_k: Mapping[int, TopK]) -> tuple[list[Change], list[Cha
     """
     won: Counter[str] = Counter()
     lost: Counter[str] = Counter()
-    mended: Counter[str] = Counter()
+    fixed: Counter[str] = Counter()
     made: Counter[str] = Counter()
     for run in row.all_runs():
         predictions, names = run.predictions, top_k[id(run)].names
         known = np.flatnonzero(predictions.known)
         before, after = predictions.right("before"), predictions.right("after")
-        for gained, classes, pairs, wrong in ((True, won, mended, "before"), (False, lost, made, "after")):
+        for gained, classes, pairs, wrong in ((True, won, fixed, "before"), (False, lost, made, "after")):
             chosen = known[(after & ~before) if gained else (before & ~after)]
             for label, other in zip(predictions.label[chosen], predictions.prediction[wrong][chosen], strict=True):
                 name = class_name(names, int(label))
                 classes[name] += 1
                 pairs[f"{name} \u2192 {class_name(names, int(other))}"] += 1
-    return _joined(won, lost), _joined(mended, made)
+    return _joined(won, lost), _joined(fixed, made)
 
 
 def _joined(won: Counter[str], lost: Counter[str]) -> list[Change]:
@@ -144,13 +143,13 @@ def sweep_curves(found: Measured) -> list[SweepCurve]:
         if len(rows) < 2 or not datasets:
             continue
         stated = [settings(next(iter(row.runs[datasets[0]].values()))) for row in rows]
-        differing = [key for key in stated[0] if len({_text(each.get(key)) for each in stated}) > 1]
+        differing = [key for key in stated[0] if len({as_text(each.get(key)) for each in stated}) > 1]
         for key in differing:
             if not all(_is_number(each.get(key)) for each in stated):
                 continue
             lines: dict[str, list[tuple[float, Row]]] = {}
             for row, values in zip(rows, stated, strict=True):
-                others = ", ".join(f"{name}={_text(values.get(name))}" for name in differing if name != key)
+                others = ", ".join(f"{name}={as_text(values.get(name))}" for name in differing if name != key)
                 lines.setdefault(others, []).append((float(values[key]), row))
             for others, points in lines.items():
                 if len({value for value, _ in points}) == len(points) > 1:
@@ -184,7 +183,3 @@ def mean_over(row: Row, datasets: Sequence[str], found: Measured, when: str) -> 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)

@@ -65,8 +65,8 @@ def as_html(
     images: int,
     rows: int,
     views: Mapping[int, Mapping[int, dict[str, str]]],
-    no_plots: str = "",
-    said: list[str] | None = None,
+    no_plots: str,
+    messages: list[str],
 ) -> str:
     """The page.
 
@@ -78,7 +78,7 @@ def as_html(
         rows: How many images the page lists, of all runs together.
         views: Of some runs, by their identities, sheets of views by row.
         no_plots: Why there are no plots.
-        said: Where given, a line is added for each dataset of whose images no picture could be read.
+        messages: Gets a line for each dataset of whose images no picture could be read.
     """
     runs, titles = report.shown, _titles(report)
     style, script = (files("lorattt.report").joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "js"))
@@ -100,9 +100,9 @@ def as_html(
             notes=report.notes,
             sections=[(kind, _SECTIONS[kind], by_kind[kind]) for kind in shown],
             pictures=pictures,
-            no_plots=no_plots or "No plots.",
+            no_plots=no_plots,
             configurations=_configurations(runs, titles),
-            data=browser_data(runs, titles, top_k, pictured=images, most=rows, views=views, said=said),
+            data=browser_data(runs, titles, top_k, pictured=images, most=rows, views=views, messages=messages),
         )
     )
 
@@ -112,7 +112,7 @@ def _hash(text: str) -> str:
 
 
 def _titles(report: Report) -> list[str]:
-    """What each of the runs shown is called."""
+    """A title for each of the runs shown."""
     labelled = [_title(row, run, report.rows) for row in report.rows for run in row.all_runs()]
     return labelled + [f"{each.label}, {dataset_title(each.run.dataset)}, without labels" for each in report.unlabelled]
 

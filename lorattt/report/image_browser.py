@@ -1,4 +1,4 @@
-"""What the image browser of a page holds: which images of a run, which of them with pictures, and their columns."""
+"""The data of the page's image browser: which images of a run, which of them with pictures, and their columns."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorattt.data.images import UnreadableImageError
+from lorattt.errors import shortened
 from lorattt.report.escape import visible
 from lorattt.report.pictures import Pictures, thumbnail
 from lorattt.report.predictions import WHEN, Predictions
@@ -99,7 +100,7 @@ def browser_data(
     pictured: int,
     most: int,
     views: Mapping[int, Mapping[int, dict[str, str]]],
-    said: list[str] | None = None,
+    messages: list[str],
 ) -> dict[str, Any]:
     """All blocks of data of the browser, by the ids of their elements.
 
@@ -110,7 +111,7 @@ def browser_data(
         pictured: How many images of a run have their pictures in the page.
         most: How many images the page lists, of all runs together; each run has an equal part.
         views: Of some runs, by their identities, the sheets of views by row.
-        said: Where given, a line is added for each set of images of which no picture could be read.
+        messages: Gets a line for each set of images of which no picture could be read.
     """
     each = max(1, most // max(1, len(runs)))
     chosen = {id(run): choose_rows(run.predictions, each) for run in runs}
@@ -120,19 +121,20 @@ def browser_data(
     places: dict[str, dict[int, int]] = {}
     for number, images in enumerate(sets):
         mine = [run for run in runs if _images_of(run) == images]
-        shown: dict[int, int] = {}
+        shown: set[int] = set()
         for run in mine:
-            shown.update(dict.fromkeys(choose_pictured(run.predictions, pictured).tolist(), 0))
-            chosen[id(run)] = np.union1d(chosen[id(run)], choose_pictured(run.predictions, pictured))
+            with_picture = choose_pictured(run.predictions, pictured)
+            shown.update(with_picture.tolist())
+            chosen[id(run)] = np.union1d(chosen[id(run)], with_picture)
         rows = np.unique(np.concatenate([chosen[id(run)] for run in mine]))
         places[images] = {int(row): place for place, row in enumerate(rows)}
         paths = mine[0].predictions.path
-        pictures = _pictures(mine[0], [row for row in sorted(shown)], places[images])
+        pictures = _pictures(mine[0], sorted(shown), places[images])
         found[f"images-{number}"] = {"paths": [_shown(paths[row]) for row in rows], "pictures": pictures}
         problems = [picture["problem"] for picture in pictures.values() if "problem" in picture]
-        if said is not None and problems and len(problems) == len(pictures):
+        if problems and len(problems) == len(pictures):
             others = f" and {len(mine) - 1} more run(s)" if len(mine) > 1 else ""
-            said.append(f"no pictures of {mine[0].folder}{others}: {problems[0]}")
+            messages.append(f"no pictures of {mine[0].folder}{others}: {problems[0]}")
     for number, (run, title) in enumerate(zip(runs, titles, strict=True)):
         rows = chosen[id(run)]
         place = places[_images_of(run)]
@@ -171,6 +173,6 @@ def _pictures(run: Run, rows: Sequence[int], places: Mapping[int, int]) -> dict[
 
 
 def _shown(text: str) -> str:
-    """A text on one line, without what is not seen; the browser needs no other escape, as it never reads markup."""
-    short = text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}\u2026"
+    """A text on one line, without invisible characters; the page's script needs no other escape."""
+    short = shortened(text, _LONGEST_NAME)
     return short if short.isascii() and short.isprintable() else visible(short)

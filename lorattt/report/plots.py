@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any, Final
 
@@ -59,14 +60,14 @@ def draw_plots(report: Report, top_k: Mapping[int, TopK]) -> list[Picture]:
 
 
 def _named_apart(found: Sequence[Picture]) -> list[Picture]:
-    """The pictures, a number behind those names that another has too."""
+    """The pictures with file names, a number appended to repeated ones."""
     seen: dict[str, int] = {}
     apart = []
     for picture in found:
         name = re.sub(r"[^a-z0-9]+", "-", picture.name.lower()).strip("-")[:60].strip("-")
         seen[name] = number = seen.get(name, 0) + 1
         name = f"{name}-{number}" if number > 1 else name
-        apart.append(Picture(name, picture.title, picture.about, picture.png, picture.svg))
+        apart.append(replace(picture, name=name))
     return apart
 
 
@@ -255,7 +256,7 @@ def _classes(row: Row, top_k: Mapping[int, TopK]) -> list[Picture]:
     classes, pairs = classes[:_LISTED], pairs[:_LISTED]
     height = 0.2 * (len(classes) + len(pairs)) + 1.7
     figure, panels = new_figure(height, 2, 1, height_ratios=[len(classes) + 0.5, len(pairs) + 0.5])
-    titles = ("Classes won and lost", "Confusions mended (won) and made (lost): class \u2192 taken for")
+    titles = ("Classes won and lost", "Confusions fixed (won) and made (lost): class \u2192 taken for")
     handles: list[Any] = []
     for axes, found, title in zip(panels, (classes, pairs), titles, strict=True):
         handles = _diverging(axes, found)

@@ -1,8 +1,8 @@
 """Numbers that others published for CLIP ViT-B/16 (OpenAI's weights), each with its source and protocol.
 
-Top-1 in percent on whole test sets. Only what was read in the source itself stands here; what is known from third
-parties, or on 1,000-image subsets, does not. Self-TPT's tables were not available to us, and LoRA-TTT's paper has no
-number for each dataset that we could read: its abstract's gains stand as a claim.
+Top-1 in percent on whole test sets, read in the source itself; no numbers from third parties or on 1,000-image subsets.
+Self-TPT's tables were not available to us. We could not read LoRA-TTT's numbers for each dataset, so only the gains in
+its abstract are here, as a claim.
 """
 
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ class Published:
         values: Top-1 in percent in the order of that table's columns, printed means included; empty for a claim.
         protocol: What was trained, how many views, which prompt.
         source: Where it is printed.
-        claim: What is said where no values are given.
+        claim: A text where no values are given.
     """
 
     method: str

@@ -1,6 +1,6 @@
-"""Run folders read back: what a run is, where it lies, and what it said of each image.
+"""Run folders read back: results, configuration and predictions of finished runs.
 
-Nothing here knows of torch; the files are those that the callbacks write. A folder holds ``results.json`` and the
+Needs no torch; the callbacks write these files. A folder holds ``results.json`` and the
 predictions of one method; a run of several methods has a folder for each of them, and its configuration above these.
 """
 
@@ -26,7 +26,7 @@ CONFIG_FILE: Final = "config.yaml"
 PREDICTIONS_FILE: Final = "predictions.csv"
 RANKED_FILE: Final = "predictions.jsonl"
 
-# What a run holds while it is written: a file, or several, of each device.
+# Files of each device while the run is not finished.
 _PARTS: Final = ("*.rank*.csv", "*.rank*.jsonl")
 
 
@@ -50,8 +50,8 @@ class Run:
     """One method on one dataset with one seed, finished.
 
     Attributes:
-        folder: Where its files lie.
-        name: What the user calls it, in place of the method's name; None if nothing was said.
+        folder: Of its files.
+        name: The user's name for it, in place of the method's; None if there is none.
         method: The method's name.
         dataset: The dataset's name.
         backbone: The model's name.
@@ -90,7 +90,7 @@ class Run:
 
     @property
     def ece_bins(self) -> int:
-        """Of the calibration error in ``results.json``; versions that did not write it down had as many."""
+        """Of the calibration error in ``results.json``; older versions did not store it and used the default."""
         return int(self.results.get("ece_bins", ECE_BINS))
 
     @property
@@ -121,7 +121,7 @@ class Run:
 
     @cached_property
     def predictions(self) -> Predictions:
-        """What the method said of each image, by rising index.
+        """The method's predictions, by rising index.
 
         Raises:
             UserError: If ``predictions.csv`` is missing, damaged, or of another number of images than ``n``.

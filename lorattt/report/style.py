@@ -93,7 +93,7 @@ def plot_settings() -> Iterator[None]:
         matplotlib.rcdefaults()
         settings: Any = matplotlib.rcParams  # whose stubs want every key by name
         settings.update(_SETTINGS)
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a box stands in its place
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a box is drawn instead
         yield
 
 

@@ -270,7 +270,7 @@ def test_pictures_without_a_configuration_and_with_a_corruption(tmp_path: Path) 
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write_run(tmp_path / "run")
     cases = {("--images", "-1"): "--images -1: must be at least 0", ("--rows", "0"): "--rows 0: must be at least 1"}
-    cases[("--views", "--format", "latex")] = "--views: is shown in the page alone"
+    cases[("--views", "--format", "latex")] = "--views: only the page shows views"
     for options, part in cases.items():
         assert main([str(run), *options]) == 2
         error = capsys.readouterr().err

@@ -17,7 +17,7 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
         The exit code: 0; 1 if something is missing; 2 for a user's mistake.
     """
-    if arguments[:1] == ["corruption-error"]:
+    if list(arguments[:1]) == ["corruption-error"]:
         print("lorattt: error: data corruption-error: the report has it: lorattt report RUNS", file=sys.stderr)
         return 2
     given = _parser().parse_args(arguments)

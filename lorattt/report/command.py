@@ -56,9 +56,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         _print(f"{shown}\nwritten to {folder}", sys.stdout)
         sys.stdout.flush()
-    except (
-        BrokenPipeError
-    ):  # the reader has closed the pipe, as `| head` does; Python must not report it at exit either
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe; Python must not report it at exit either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorattt.calibration import UNIT, bin_of
-from lorattt.report.measures import mean_and_deviation
+from lorattt.report.measures import by_confidence, mean_and_deviation
 from lorattt.report.rows import Row, as_text, settings
 from lorattt.report.tables import Measured
 from lorattt.report.topk import TopK, class_name
@@ -52,9 +52,7 @@ def coverage(right: NDArray[np.bool_], confidence: Values) -> tuple[Values, Valu
         Coverage and accuracy, ``(P,)`` each, at most 200 points, from 2 % of the images on and at least ten; the last
         is all of them.
     """
-    _, place, counts = np.unique(-confidence, return_inverse=True, return_counts=True)
-    hits = np.bincount(place.reshape(-1), weights=right)
-    total = np.cumsum(np.repeat(hits / counts, counts))
+    total = np.cumsum(by_confidence(right, confidence))
     number = len(right)
     first = max(min(_FEWEST, number), number // 50)
     taken = np.unique(np.rint(np.linspace(first, number, min(number, _POINTS))).astype(np.int64))

@@ -105,10 +105,18 @@ def risk_coverage_area(right: Right, confidence: Shares) -> float:
     """
     if not len(right) or not np.isfinite(confidence).all():
         return math.nan
+    return float((np.cumsum(by_confidence(~right, confidence)) / np.arange(1, len(right) + 1)).mean())
+
+
+def by_confidence(values: Right, confidence: Shares) -> Shares:
+    """``(N,)`` values by falling confidence, the mean over all orders where confidences are equal.
+
+    Args:
+        values: ``(N,)``.
+        confidence: ``(N,)``, finite.
+    """
     _, place, counts = np.unique(-confidence, return_inverse=True, return_counts=True)
-    wrong = np.bincount(place.reshape(-1), weights=~right)
-    expected = np.repeat(wrong / counts, counts)
-    return float((np.cumsum(expected) / np.arange(1, len(right) + 1)).mean())
+    return np.repeat(np.bincount(place.reshape(-1), weights=values) / counts, counts)
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:

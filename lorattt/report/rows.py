@@ -75,18 +75,13 @@ def gather(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
 
 def settings(run: Run) -> dict[str, Any]:
     """The method's settings in the configuration, by dotted keys; empty without a configuration."""
-    model = run.config.get("model")
-    arguments = model.get("init_args") if isinstance(model, dict) else None
-    if not isinstance(arguments, dict):
+    arguments = run.configured("model", "init_args")
+    if not arguments:
         return {}
     if run.is_member:
-        options = arguments.get("options")
-        own = options.get(run.method) if isinstance(options, dict) else None
-        shared = {key: arguments[key] for key in _SHARED if key in arguments}
-        arguments = {**shared, **(own if isinstance(own, dict) else {})}
-    trainer = run.config.get("trainer")
-    precision = trainer.get("precision") if isinstance(trainer, dict) else None
-    return {**_flat(arguments), "trainer.precision": precision}
+        shared: dict[str, Any] = {key: arguments[key] for key in _SHARED if key in arguments}
+        arguments = {**shared, **run.configured("model", "init_args", "options", run.method)}
+    return {**_flat(arguments), "trainer.precision": run.configured("trainer").get("precision")}
 
 
 def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:

@@ -119,6 +119,13 @@ class Run:
             raise UserError(f"{file}: holds no configuration: restore the file, or remove it")
         return found
 
+    def configured(self, *keys: str) -> dict[str, Any]:
+        """The mapping below these keys of the configuration; empty where there is none."""
+        found: Any = self.config
+        for key in keys:
+            found = found.get(key) if isinstance(found, dict) else None
+        return found if isinstance(found, dict) else {}
+
     @cached_property
     def predictions(self) -> Predictions:
         """The method's predictions, by rising index.

@@ -69,6 +69,7 @@ ONLY_IN: dict[str, set[str]] = {
     "torchmetrics": {"methods"},
     "torchvision": {"views", "data"},
     "matplotlib": {"report"},
+    "jinja2": {"report"},
 }
 
 

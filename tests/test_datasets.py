@@ -61,10 +61,10 @@ def test_corruption_errors_of_runs(cli: Cli, root: Path) -> None:
         )
         assert run.code == 0, run.err
         assert run.results["corruption"] == {"name": "pixelate", "severity": severity, "of": "eurosat"}
-    report = cli("data", "corruption-error", "runs")
+    report = cli("report", "runs")
     assert report.code == 0, report.err
     assert "pixelate" in report.out
-    assert "1,2" in report.out
+    assert "severity 1, 2" in report.out
 
 
 def test_check_through_the_command_line(cli: Cli, root: Path) -> None:

@@ -1,6 +1,5 @@
 """What needs no model starts at once: neither torch nor anything else that takes seconds is imported for it."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +36,7 @@ def test_version() -> None:
     assert _run("--version") == f"lorattt {__version__}\n"
 
 
-@pytest.mark.parametrize("args", [("--help",), ("check", "--help"), ("corruption-error", "--help")])
+@pytest.mark.parametrize("args", [("--help",), ("check", "--help")])
 def test_help_of_data(args: tuple[str, ...]) -> None:
     shown = _run("data", *args)
     assert shown.startswith("usage: lorattt data")
@@ -49,10 +48,3 @@ def test_data_check(tmp_path: Path) -> None:
     """It looks for images and opens none; NumPy and Pillow come with what could open them."""
     shown = _run("data", "check", "--data_root", str(tmp_path), allowed={"numpy", "PIL"})
     assert "0 of 15 complete" in shown
-
-
-def test_corruption_error(tmp_path: Path) -> None:
-    row = {"method": "tpt", "backbone": "ViT-B-16", "dataset": "x", "top1_before": 0.5, "top1_after": 0.625}
-    row["corruption"] = {"name": "fog", "severity": 3, "of": "x"}
-    (tmp_path / "results.json").write_text(json.dumps(row), encoding="utf-8")
-    assert "37.50" in _run("data", "corruption-error", str(tmp_path))

@@ -57,8 +57,8 @@ from lorattt.stopping import STOPS
 from lorattt.torch_state import full_float32
 
 _DESCRIPTION = (
-    "Test-time training for CLIP. Also: lorattt sweep, lorattt report, lorattt landscape, lorattt data check, lorattt "
-    "data corruption-error, each with --help."
+    "Test-time training for CLIP. Also: lorattt sweep, lorattt report, lorattt landscape, lorattt data check, each "
+    "with --help."
 )
 
 

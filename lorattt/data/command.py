@@ -1,4 +1,4 @@
-"""``lorattt data``: what is there of the datasets, and the corruption errors of finished runs."""
+"""``lorattt data``: which datasets are there, and what is missing of the others."""
 
 import argparse
 import json
@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from lorattt.data.catalogue import BENCHMARKS
 from lorattt.errors import UserError, shortened
@@ -16,53 +15,39 @@ def main(arguments: Sequence[str]) -> int:
     """The command line after ``lorattt data``.
 
     Returns:
-        The exit code: 0; for ``check`` 1 if something is missing; 2 for a user's mistake.
+        The exit code: 0; 1 if something is missing; 2 for a user's mistake.
     """
+    if list(arguments[:1]) == ["corruption-error"]:
+        print("lorattt: error: data corruption-error: the report has it: lorattt report RUNS", file=sys.stderr)
+        return 2
     given = _parser().parse_args(arguments)
+    from lorattt.data import check  # with numpy and Pillow, which --help need not wait for
+
     try:
-        found, text, complete = _errors(given) if given.command == "corruption-error" else _check(given)
+        findings = check.check(
+            given.data_root.expanduser(),
+            given.datasets,
+            split=given.split,
+            paths=dict(map(_pair, given.path)),
+            splits=given.splits,
+        )
     except UserError as error:
         print(f"lorattt: error: {shortened(str(error), 2000)}", file=sys.stderr)
         return 2
-    print(json.dumps([asdict(each) for each in found], indent=2) if given.json else text)
-    return 0 if complete else 1
-
-
-def _errors(given: argparse.Namespace) -> tuple[list[Any], str, bool]:
-    from lorattt.data import corruption_report
-
-    groups = corruption_report.collect(given.runs)
-    return groups, corruption_report.table(groups), True
-
-
-def _check(given: argparse.Namespace) -> tuple[list[Any], str, bool]:
-    from lorattt.data import check  # with numpy and Pillow, which --help need not wait for
-
-    findings = check.check(
-        given.data_root.expanduser(),
-        given.datasets,
-        split=given.split,
-        paths=dict(map(_pair, given.path)),
-        splits=given.splits,
-    )
-    return findings, check.table(findings), all(each.state == "complete" for each in findings)
+    print(json.dumps([asdict(each) for each in findings], indent=2) if given.json else check.table(findings))
+    return 0 if all(each.state == "complete" for each in findings) else 1
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lorattt data", description=__doc__)
-    commands = parser.add_subparsers(required=True, dest="command", metavar="{check,corruption-error}")
-    look = commands.add_parser("check", help="what is there, what is missing, and how to mend it")
+    commands = parser.add_subparsers(required=True, dest="command", metavar="check")
+    look = commands.add_parser("check", help="what is there, what is missing, and how to fix it")
     look.add_argument("--data_root", type=Path, default=Path("data"), help="folder of all datasets (default: data)")
     look.add_argument("--datasets", nargs="+", default=[], metavar="KEY", help=f"of {', '.join(BENCHMARKS)}")
     look.add_argument("--split", choices=("train", "val", "test"), default="test")
     look.add_argument("--path", action="append", default=[], metavar="KEY=FOLDER", help="where a dataset lies instead")
     look.add_argument("--splits", type=Path, help="folder of the split files")
-    errors = commands.add_parser(
-        "corruption-error", help="of finished runs with data.corruption, with mCE for ImageNet"
-    )
-    errors.add_argument("runs", nargs="+", type=Path, help="folders of runs, searched below")
-    for each in (look, errors):
-        each.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    look.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return parser
 
 

@@ -4,10 +4,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from lorattt import __version__
 from lorattt.calibration import ECE_BINS
+from lorattt.errors import UserError
 from lorattt.report.compare import Comparison, compare
 from lorattt.report.files import write_files
 from lorattt.report.measures import measure
@@ -15,7 +16,6 @@ from lorattt.report.render import JSON_FORMAT, KIND, as_json, as_latex, as_markd
 from lorattt.report.rows import Row, gather
 from lorattt.report.runs import Run, find_runs
 from lorattt.report.same_images import of_same_images
-from lorattt.report.statistics import check_bins
 from lorattt.report.tables import (
     Measured,
     Table,
@@ -28,6 +28,7 @@ from lorattt.report.tables import (
 )
 from lorattt.report.unlabelled import Unlabelled, unlabelled, unlabelled_tables
 
+MOST_BINS: Final = 10_000
 Format = Literal["markdown", "latex", "html", "all"]
 _MARKDOWN, _LATEX, _JSON = "report.md", "tables.tex", "report.json"
 
@@ -44,7 +45,7 @@ class Report:
         tables: Of our own runs: accuracy, corruption error, measures, differences, costs, runs without labels.
         comparisons: The differences as numbers.
         published: Tables of published numbers; empty where none belong to ours, or none are wanted.
-        notes: What the reader must know.
+        notes: Notes for the reader.
         bins: Of the expected calibration error.
     """
 
@@ -140,8 +141,8 @@ def build_report(
     notes: list[str] = []
     found = find_runs(given, notes)
     runs, trials = of_same_images([run for run in found if run.labelled])
-    bins, said = _bins_of(runs, bins)
-    notes += [*trials, *said]
+    bins, bins_notes = _bins_of(runs, bins)
+    notes += [*trials, *bins_notes]
     rows, more = gather(runs)
     measured = Measured(rows)
     for row in rows:
@@ -172,9 +173,9 @@ def build_report(
 
 
 def _bins_of(runs: Sequence[Run], asked: int | None) -> tuple[int, list[str]]:
-    """The number of bins that is asked for, else that of the runs, and what the reader must know of it."""
-    if asked is not None:
-        check_bins(asked)
+    """The number of bins asked for, else that of the runs; and notes about it."""
+    if asked is not None and not 1 <= asked <= MOST_BINS:
+        raise UserError(f"--bins {asked}: must be from 1 to {MOST_BINS}")
     stated = sorted({run.ece_bins for run in runs}) or [ECE_BINS]
     bins = asked or (stated[0] if len(stated) == 1 else ECE_BINS)
     if stated == [bins]:
@@ -184,7 +185,7 @@ def _bins_of(runs: Sequence[Run], asked: int | None) -> tuple[int, list[str]]:
 
 
 def _disagreements(run: Run, measured: Measured, bins: int) -> list[str]:
-    """Where ``results.json`` has another number than the predictions: an older version wrote it, or a file was edited.
+    """Notes where ``results.json`` disagrees with the predictions: an older version wrote it, or a file was edited.
 
     Older versions took either of two equally probable classes, and did not write down the number of bins.
     """
@@ -203,16 +204,16 @@ def _disagreements(run: Run, measured: Measured, bins: int) -> list[str]:
 
 
 def write_report(report: Report, folder: Path, form: Format, more: Mapping[str, bytes] | None = None) -> list[Path]:
-    """Write ``report.md``, ``tables.tex`` (as asked for) and ``report.json``, each at once or not at all.
+    """Write ``report.md``, ``tables.tex`` (as asked for) and ``report.json``, each whole or not at all.
 
     Args:
         report: The report.
-        folder: Where; it is made if it is not there.
+        folder: Where; created if needed.
         form: Which of the two texts are written.
         more: Other files, by path below the folder: the page, plots.
 
     Raises:
-        UserError: If the folder cannot be made or written, or a file there is no report's.
+        UserError: If the folder cannot be made or written, or a file there is not one of a report.
     """
     texts = {_MARKDOWN: report.markdown} if form in ("markdown", "all") else {}
     texts |= {_LATEX: report.latex} if form in ("latex", "all") else {}

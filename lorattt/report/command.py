@@ -35,14 +35,14 @@ def main(arguments: Sequence[str]) -> int:
     """
     given = _parser().parse_args(arguments)
     # Imported here: --help need not wait for numpy.
+    from lorattt.report.artifacts import draw_artifacts
     from lorattt.report.build import build_report, write_report
-    from lorattt.report.extras import extras
 
     try:
         _check(given)
         report = build_report(given.runs, bins=given.bins, baseline=given.baseline, published=given.published)
         folder = given.out if given.out is not None else _beside(given.runs[0])
-        more, said = extras(
+        more, messages = draw_artifacts(
             report, given.format, plots=given.plots, images=given.images, rows=given.rows, views=given.views
         )
         write_report(report, folder, given.format, more)
@@ -50,24 +50,24 @@ def main(arguments: Sequence[str]) -> int:
         _print(f"lorattt: error: {shortened(' '.join(str(error).split()), 2000)}", sys.stderr)
         return 2
     # The other formats show the notes themselves.
-    for line in [*said, *(report.notes if given.format == "latex" else [])]:
+    for line in [*messages, *(report.notes if given.format == "latex" else [])]:
         _print(f"lorattt: {line}", sys.stderr)
     shown = report.latex if given.format == "latex" else report.markdown
     try:
         _print(f"{shown}\nwritten to {folder}", sys.stdout)
         sys.stdout.flush()
-    except BrokenPipeError:  # who reads it has seen enough, as `| head` has; nothing may be said at exit either
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe; Python must not report it at exit either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
 def _check(given: argparse.Namespace) -> None:
-    """Refuse numbers and wishes that cannot be, before long work starts."""
+    """Validate the options before long work starts."""
     for name, least in (("images", 0), ("rows", 1)):
         if getattr(given, name) < least:
             raise UserError(f"--{name} {getattr(given, name)}: must be at least {least}")
     if given.views and given.format not in ("html", "all"):
-        raise UserError(f"--views: is shown in the page alone, and --format {given.format} has none: use html or all")
+        raise UserError(f"--views: only the page shows views, and --format {given.format} has none: use html or all")
     if given.plots:
         from lorattt.report.landscape import check_plots
 
@@ -83,7 +83,7 @@ def _beside(first: str) -> Path:
 
 
 def _print(text: str, stream: object) -> None:
-    """Print what the terminal's encoding has; the rest as its numbers."""
+    """Print, with escapes for characters that the terminal's encoding lacks."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream)  # type: ignore[call-overload]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lorattt.errors import UserError
 from lorattt.report.rows import Row
 from lorattt.report.runs import Run
-from lorattt.report.statistics import McNemar, bootstrap_interval, mcnemar
+from lorattt.report.significance import McNemar, bootstrap_interval, mcnemar
 
 BEFORE: Final = "before adaptation"
 ALL_PAIRS_UP_TO: Final = 6
@@ -100,7 +100,7 @@ def _with_before(row: Row) -> list[Comparison]:
     for dataset, seeds in row.runs.items():
         runs = [seeds[seed] for seed in sorted(seeds)]
         comparison = _comparison(dataset, row, BEFORE, [(run, None) for run in runs])
-        # Zero-shot changes nothing, and need not be said to.
+        # Zero-shot changes nothing: no line for it.
         if row.method != "zero_shot" or any(test.won or test.lost for test in comparison.tests):
             found.append(comparison)
     return found

@@ -1,24 +1,24 @@
-"""The numbers behind the plots: reliability, coverage, classes won and lost, and what a setting does."""
+"""The numbers of the plots: reliability, coverage, classes won and lost, accuracy against a setting."""
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lorattt.calibration import UNIT, bin_of
-from lorattt.report.details import Details, class_name
-from lorattt.report.rows import Row, settings
-from lorattt.report.statistics import mean_and_deviation
+from lorattt.report.measures import by_confidence, mean_and_deviation
+from lorattt.report.rows import Row, as_text, settings
 from lorattt.report.tables import Measured
+from lorattt.report.topk import TopK, class_name
 
 Values = NDArray[np.float64]
 _POINTS: Final = 200
-_FEWEST: Final = 10  # of fewer images an accuracy says nothing
+_FEWEST: Final = 10  # an accuracy over fewer images is not shown
 
 
 def reliability(right: NDArray[np.bool_], confidence: Values, bins: int) -> tuple[Values, Values, Values]:
@@ -52,9 +52,7 @@ def coverage(right: NDArray[np.bool_], confidence: Values) -> tuple[Values, Valu
         Coverage and accuracy, ``(P,)`` each, at most 200 points, from 2 % of the images on and at least ten; the last
         is all of them.
     """
-    _, place, counts = np.unique(-confidence, return_inverse=True, return_counts=True)
-    hits = np.bincount(place.reshape(-1), weights=right)
-    total = np.cumsum(np.repeat(hits / counts, counts))
+    total = np.cumsum(by_confidence(right, confidence))
     number = len(right)
     first = max(min(_FEWEST, number), number // 50)
     taken = np.unique(np.rint(np.linspace(first, number, min(number, _POINTS))).astype(np.int64))
@@ -76,31 +74,31 @@ class Change:
     lost: int
 
 
-def changes(row: Row, details: Mapping[int, Details]) -> tuple[list[Change], list[Change]]:
+def changes(row: Row, top_k: Mapping[int, TopK]) -> tuple[list[Change], list[Change]]:
     """Which classes' images a method won and lost, over all of its runs, and which confusions these were.
 
     Args:
         row: The method.
-        details: Of its runs, by their identities; classes of one name count as one.
+        top_k: Of its runs, by their identities; classes of one name count as one.
 
     Returns:
         Classes, and pairs "class, taken for another", each by falling number of changes, then name.
     """
     won: Counter[str] = Counter()
     lost: Counter[str] = Counter()
-    mended: Counter[str] = Counter()
+    fixed: Counter[str] = Counter()
     made: Counter[str] = Counter()
     for run in row.all_runs():
-        predictions, names = run.predictions, details[id(run)].names
+        predictions, names = run.predictions, top_k[id(run)].names
         known = np.flatnonzero(predictions.known)
         before, after = predictions.right("before"), predictions.right("after")
-        for gained, classes, pairs, wrong in ((True, won, mended, "before"), (False, lost, made, "after")):
+        for gained, classes, pairs, wrong in ((True, won, fixed, "before"), (False, lost, made, "after")):
             chosen = known[(after & ~before) if gained else (before & ~after)]
             for label, other in zip(predictions.label[chosen], predictions.prediction[wrong][chosen], strict=True):
                 name = class_name(names, int(label))
                 classes[name] += 1
                 pairs[f"{name} \u2192 {class_name(names, int(other))}"] += 1
-    return _joined(won, lost), _joined(mended, made)
+    return _joined(won, lost), _joined(fixed, made)
 
 
 def _joined(won: Counter[str], lost: Counter[str]) -> list[Change]:
@@ -143,13 +141,13 @@ def sweep_curves(found: Measured) -> list[SweepCurve]:
         if len(rows) < 2 or not datasets:
             continue
         stated = [settings(next(iter(row.runs[datasets[0]].values()))) for row in rows]
-        differing = [key for key in stated[0] if len({_text(each.get(key)) for each in stated}) > 1]
+        differing = [key for key in stated[0] if len({as_text(each.get(key)) for each in stated}) > 1]
         for key in differing:
             if not all(_is_number(each.get(key)) for each in stated):
                 continue
             lines: dict[str, list[tuple[float, Row]]] = {}
             for row, values in zip(rows, stated, strict=True):
-                others = ", ".join(f"{name}={_text(values.get(name))}" for name in differing if name != key)
+                others = ", ".join(f"{name}={as_text(values.get(name))}" for name in differing if name != key)
                 lines.setdefault(others, []).append((float(values[key]), row))
             for others, points in lines.items():
                 if len({value for value, _ in points}) == len(points) > 1:
@@ -175,15 +173,11 @@ def _curve(
 def mean_over(row: Row, datasets: Sequence[str], found: Measured, when: str) -> tuple[float, float | None]:
     """Top-1 in percent, the mean over datasets of the means over seeds; deviation over the seeds that all have."""
     of = {name: {seed: found.top1(run, when) for seed, run in row.runs[name].items()} for name in datasets}
-    mean = math.fsum(math.fsum(seeds.values()) / len(seeds) for seeds in of.values()) / len(of)
+    mean = fmean(fmean(seeds.values()) for seeds in of.values())
     common = sorted(set.intersection(*(set(seeds) for seeds in of.values())))
-    each = [math.fsum(seeds[seed] for seeds in of.values()) / len(of) for seed in common]
+    each = [fmean(seeds[seed] for seeds in of.values()) for seed in common]
     return mean, mean_and_deviation(each)[1] if each else None
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)

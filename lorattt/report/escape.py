@@ -1,17 +1,16 @@
-"""Names of classes, files and methods made harmless for LaTeX, Markdown and HTML.
+"""Names of classes, files and methods escaped for LaTeX and Markdown; for HTML, the templates escape.
 
-A name may hold anything. Each function gives text that stays on one line, shows what the name holds, and is read by its
-format as text alone. Characters that are not seen, line breaks and tabs among them, become a space or their number,
-such as ``[U+202E]``: a mark that turns the direction of writing would turn what follows the name too.
+A name may contain anything. Its escaped text stays on one line, and the format reads it as text alone. White space
+becomes a space, other invisible characters become their number, such as ``[U+202E]``: a mark that changes the direction
+of writing would also change it for what follows the name.
 """
 
-import html as _html
 import re
 import unicodedata
 
-_FIRST_STRONG, _POP = "\u2068", "\u2069"  # what is between them has no say in the direction of what is around
+_FIRST_STRONG, _POP = "\u2068", "\u2069"  # text between them does not change the direction of the text around it
 _UNSEEN = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))  # control, format, surrogate, private, none, breaks
-_JOINERS = "\u200c\u200d"  # of one letter to the next, which many scripts need
+_JOINERS = "\u200c\u200d"  # join letters, which many scripts need
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -30,7 +29,7 @@ _LATEX = {
     '"': r"\textquotedbl{}",
     "'": r"\textquotesingle{}",
     "`": r"\textasciigrave{}",
-    # After the end of a table's row, these would be read as its argument.
+    # After the end of a table's row, LaTeX reads these as its argument.
     "[": "{[}",
     "]": "{]}",
     "*": "{*}",
@@ -39,23 +38,14 @@ _LATEX = {
     "\u2026": r"\ldots{}",
 }
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|~&!#$@])")
-# What makes a list, a rule or a heading of a line, and what makes a link of a word.
+# What turns a line into a list, a rule or a heading, and a word into a link.
 _RULE = re.compile(r"^([-+=]+)(?=\s|$)")
 _NUMBERED = re.compile(r"^(\d+)([.)])(?=\s|$)")
 _LINK = re.compile(r"(www)(\.)|(\w)(:)(?=\S)", re.IGNORECASE)
-_LONGEST = 80
-
-
-def shorten(text: str, longest: int = _LONGEST) -> str:
-    """The text, its middle left out if it has more than ``longest`` characters."""
-    if len(text) <= longest:
-        return text
-    head = (longest - 1) // 2
-    return f"{text[:head]}\u2026{text[len(text) - (longest - 1 - head) :]}"
 
 
 def visible(text: str) -> str:
-    """The text on one line: white space is a space, what is not seen is its number in brackets."""
+    """The text on one line: white space is a space, an invisible character its number in brackets."""
     return "".join(_seen(character) for character in text)
 
 
@@ -85,15 +75,10 @@ def markdown(text: str) -> str:
     shown = _MARKDOWN.sub(r"\\\1", visible(text))
     shown = _LINK.sub(lambda found: "\\".join(part for part in found.groups() if part), shown)
     shown = _NUMBERED.sub(r"\1\\\2", _RULE.sub(r"\\\1", shown))
-    return _isolated(shown)
+    return isolated(shown)
 
 
-def html(text: str) -> str:
-    """For HTML, as text or as the value of an attribute in quotes."""
-    return _isolated(_html.escape(visible(text), quote=True))
-
-
-def _isolated(text: str) -> str:
-    """Text with letters that are written from right to left, kept from turning what is around it."""
+def isolated(text: str) -> str:
+    """Text whose right-to-left letters do not change the direction of the text around it."""
     turned = any(unicodedata.bidirectional(character) in ("R", "AL", "AN") for character in text)
     return f"{_FIRST_STRONG}{text}{_POP}" if turned else text

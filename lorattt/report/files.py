@@ -1,4 +1,4 @@
-"""The files of a report: each is written whole or not at all, and only in place of a report's own."""
+"""Write the files of a report: each whole or not at all, and only over files of an earlier report."""
 
 import json
 import os
@@ -10,18 +10,18 @@ from lorattt.errors import UserError
 from lorattt.report.render import KIND, LATEX_MARK, MARKDOWN_MARK
 
 PLOTS: Final = "plots"
-_BEGINNING: Final = 4096  # bytes within which a picture says who made it
+_BEGINNING: Final = 4096  # bytes that contain a picture's creator
 
 
 def write_files(folder: Path, contents: Mapping[str, bytes]) -> list[Path]:
     """Write files, and remove plots of an earlier report that this one does not have.
 
     Args:
-        folder: Where; it is made if it is not there.
+        folder: Where; created if needed.
         contents: By path below the folder.
 
     Raises:
-        UserError: If the folder cannot be made or written, or a file there is no report's.
+        UserError: If the folder cannot be made or written, or a file there is not one of a report.
     """
     for name in contents:
         _check_ours(folder / name)

@@ -26,7 +26,7 @@ class Panel:
 
 
 def check_plots() -> None:
-    """Refuse to begin what could not be drawn.
+    """Check that matplotlib is installed.
 
     Raises:
         UserError: If matplotlib is not installed.

@@ -1,14 +1,16 @@
 """Which columns the tables have, in the order of the papers, and how means are made of them."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import mul
+from statistics import fmean, harmonic_mean
 from typing import Final, TypeAlias
 
 from lorattt.data.catalogue import BENCHMARKS
-from lorattt.data.corruption_error import ALEXNET_ERRORS
+from lorattt.report.measures import mean_and_deviation
+from lorattt.report.published import ALEXNET_ERRORS
 from lorattt.report.runs import Corruption
-from lorattt.report.statistics import harmonic_mean, mean_and_deviation
 
 IMAGENET: Final[dict[str, tuple[str, ...]]] = {
     "ImageNet": ("imagenet", "imagenet-val"),  # two names of the same images
@@ -44,29 +46,26 @@ class Leaf:
 
 
 @dataclass(frozen=True)
-class Mean:
-    """The mean of columns, where all of them are there."""
+class Combined:
+    """A function of the values of other columns, where all of them have one."""
 
     parts: "tuple[Column, ...]"
+    function: Callable[[Sequence[float]], float]
 
 
-@dataclass(frozen=True)
-class Harmonic:
-    """The harmonic mean of two columns, where both are there."""
-
-    first: "Column"
-    second: "Column"
-
-
-@dataclass(frozen=True)
-class Weighted:
-    """The sum of columns, each times a number, where all of them are there."""
-
-    terms: "tuple[tuple[Column, float], ...]"
-
-
-Column: TypeAlias = Leaf | Mean | Harmonic | Weighted
+Column: TypeAlias = Leaf | Combined
 Values: TypeAlias = Mapping[str, Mapping[int, float]]
+
+
+def mean_of(parts: Iterable[Column]) -> Combined:
+    """The mean of columns."""
+    return Combined(tuple(parts), fmean)
+
+
+def weighted_sum(terms: Sequence[tuple[Column, float]]) -> Combined:
+    """The sum of columns, each times a number."""
+    weights = [weight for _, weight in terms]
+    return Combined(tuple(column for column, _ in terms), lambda values: math.fsum(map(mul, values, weights)))
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class Layout:
 
     Attributes:
         title: Of the table.
-        columns: Titles and what stands below them.
+        columns: Their titles and how their values are computed.
         notes: What the reader must know.
         measure: What the values are, for the title.
         errors: Whether columns are of errors in percent, of which the smallest is the best, and not of accuracy.
@@ -96,13 +95,7 @@ class Layout:
 def _names(column: Column) -> list[str]:
     if isinstance(column, Leaf):
         return list(column.names)
-    return [name for part in _parts(column) for name in _names(part)]
-
-
-def _parts(column: Mean | Harmonic | Weighted) -> "tuple[Column, ...]":
-    if isinstance(column, Weighted):
-        return tuple(part for part, _ in column.terms)
-    return column.parts if isinstance(column, Mean) else (column.first, column.second)
+    return [name for part in column.parts for name in _names(part)]
 
 
 @dataclass(frozen=True)
@@ -127,20 +120,14 @@ def evaluate(column: Column, values: Values) -> Value | None:
     """The column's value from a row's values by dataset and seed; None where a part is missing."""
     if isinstance(column, Leaf):
         seeds = next((dict(values[name]) for name in column.names if values.get(name)), None)
-        return None if seeds is None else Value(math.fsum(seeds.values()) / len(seeds), seeds)
-    parts = [evaluate(part, values) for part in _parts(column)]
+        return None if seeds is None else Value(fmean(seeds.values()), seeds)
+    parts = [evaluate(part, values) for part in column.parts]
     known = [part for part in parts if part is not None]
     if len(known) < len(parts):
         return None
-    common = set.intersection(*(set(part.seeds) for part in known))
-    each = {seed: [part.seeds[seed] for part in known] for seed in sorted(common)}
-
-    def joined(numbers: list[float]) -> float:
-        if isinstance(column, Weighted):
-            return math.fsum(number * weight for number, (_, weight) in zip(numbers, column.terms, strict=True))
-        return math.fsum(numbers) / len(numbers) if isinstance(column, Mean) else harmonic_mean(*numbers)
-
-    return Value(joined([part.mean for part in known]), {seed: joined(numbers) for seed, numbers in each.items()})
+    common = sorted(set.intersection(*(set(part.seeds) for part in known)))
+    seeds = {seed: column.function([part.seeds[seed] for part in known]) for seed in common}
+    return Value(column.function([part.mean for part in known]), seeds)
 
 
 def layouts(datasets: Mapping[str, Corruption | None]) -> list[Layout]:
@@ -170,29 +157,34 @@ def layouts(datasets: Mapping[str, Corruption | None]) -> list[Layout]:
 def _family(family: Mapping[str, tuple[str, ...]], *, imagenet: bool) -> tuple[tuple[str, Column], ...]:
     columns: list[tuple[str, Column]] = [(title, Leaf(names)) for title, names in family.items()]
     parts = tuple(column for _, column in columns)
-    means: list[tuple[str, Column]] = [("Average", Mean(parts))]
+    means: list[tuple[str, Column]] = [("Average", mean_of(parts))]
     if imagenet:
-        means.append(("OOD Average", Mean(parts[1:])))
+        means.append(("OOD Average", mean_of(parts[1:])))
     return (*columns, *means)
 
 
 def _corrupted(datasets: Mapping[str, Corruption]) -> list[Layout]:
-    order = {name: place for place, name in enumerate(ALEXNET_ERRORS)}
     found = []
     for of in dict.fromkeys(each.of for each in datasets.values()):
         mine = {name: each for name, each in datasets.items() if each.of == of}
-        kinds = sorted({each.name for each in mine.values()}, key=lambda kind: (order.get(kind, len(order)), kind))
+        kinds = published_order({each.name for each in mine.values()})
         columns: list[tuple[str, Column]] = []
         for kind in kinds:
             leaves = [Leaf((name,)) for name, each in sorted(mine.items()) if each.name == kind]
-            columns.append((kind, leaves[0] if len(leaves) == 1 else Mean(tuple(leaves))))
+            columns.append((kind, leaves[0] if len(leaves) == 1 else mean_of(leaves)))
         severities = sorted({each.severity for each in mine.values()})
         listed = ", ".join(map(str, severities))
         note = f"A column is the mean of the severities there are of {listed}; " if len(severities) > 1 else ""
         note += "the corruptions are lorattt's, not the published files."
         title = f"{dataset_title(of)}-C, severity {listed}"
-        found.append(Layout(title, (*columns, ("Mean", Mean(tuple(each for _, each in columns)))), (note,)))
+        found.append(Layout(title, (*columns, ("Mean", mean_of(each for _, each in columns))), (note,)))
     return found
+
+
+def published_order(corruptions: Iterable[str]) -> list[str]:
+    """Corruptions in ImageNet-C's order, others behind them by name."""
+    order = {name: place for place, name in enumerate(ALEXNET_ERRORS)}
+    return sorted(corruptions, key=lambda name: (order.get(name, len(order)), name))
 
 
 def _stems(names: Collection[str]) -> list[str]:
@@ -213,19 +205,21 @@ def _base_to_new(stems: list[str]) -> list[Layout]:
         _three(f"Base to new classes, {dataset_title(stem)}", *pair) for stem, pair in zip(stems, halves, strict=True)
     ]
     if len(stems) > 1:
-        base, new = (Mean(tuple(pair[place] for pair in halves)) for place in (0, 1))
+        base, new = (mean_of(pair[place] for pair in halves) for place in (0, 1))
         found.insert(0, _three(f"Base to new classes, mean of {len(stems)} datasets", base, new))
     return found
 
 
 def _three(title: str, base: Column, new: Column) -> Layout:
-    return Layout(title, (("Base", base), ("New", new), ("H", Harmonic(base, new))), ("H = 2bn / (b + n).",))
+    return Layout(
+        title, (("Base", base), ("New", new), ("H", Combined((base, new), harmonic_mean))), ("H = 2bn / (b + n).",)
+    )
 
 
 def _plain(title: str, names: list[str]) -> Layout:
     columns: list[tuple[str, Column]] = [(dataset_title(name), Leaf((name,))) for name in names]
     if len(columns) > 1:
-        columns.append(("Mean", Mean(tuple(column for _, column in columns))))
+        columns.append(("Mean", mean_of(column for _, column in columns)))
     return Layout(title, tuple(columns))
 
 

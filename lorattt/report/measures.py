@@ -1,13 +1,19 @@
-"""All measures of a run, from its predictions."""
+"""Measures of predictions: of a run, and of arrays."""
 
+import math
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lorattt.calibration import calibration_error
-from lorattt.report import statistics
+from lorattt.report.predictions import WHEN
 from lorattt.report.runs import Run
 
-WHEN: Final = ("before", "after")
+Right = NDArray[np.bool_]
+Shares = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -17,9 +23,9 @@ class Measures:
     Attributes:
         top1: Share of right predictions.
         per_class: The same, as the mean over classes.
-        ece: Expected calibration error with the number of bins that is asked for.
+        ece: Expected calibration error.
         nll: Negative log-likelihood in nats, as ``results.json`` has it; None where it has none.
-        brier: Brier's score, 0 to 2; None where not all classes' probabilities are listed.
+        brier: Brier score, 0 to 2; None where not all classes' probabilities are listed.
         aurc: Area under the risk-coverage curve.
     """
 
@@ -34,22 +40,89 @@ class Measures:
 def measure(run: Run, bins: int) -> dict[str, Measures]:
     """Measures ``before`` and ``after``.
 
+    Args:
+        run: A run with labels.
+        bins: Of the expected calibration error.
+
     Raises:
         UserError: If a file of the run is missing or damaged.
     """
     predictions = run.predictions
     known = predictions.known
     label = predictions.label[known]
+    complete = run.complete_probabilities()
     found = {}
     for when in WHEN:
         right, confidence = predictions.right(when), predictions.confidence[when][known]
-        complete = run.complete_probabilities(when)
+        of_label = complete[when]
         found[when] = Measures(
-            top1=statistics.accuracy(right),
-            per_class=statistics.mean_per_class(right, label),
+            top1=accuracy(right),
+            per_class=mean_per_class(right, label),
             ece=calibration_error(right, confidence, bins),
             nll=run.measures.get(f"nll_{when}"),
-            brier=None if complete is None or len(complete) != len(right) else statistics.brier(complete),
-            aurc=statistics.risk_coverage_area(right, confidence),
+            brier=None if of_label is None or len(of_label) != len(right) else brier(of_label),
+            aurc=risk_coverage_area(right, confidence),
         )
     return found
+
+
+def accuracy(right: Right) -> float:
+    """Share of right predictions, of ``(N,)`` bool; NaN of none."""
+    return float(right.mean()) if len(right) else math.nan
+
+
+def mean_per_class(right: Right, label: NDArray[np.int64]) -> float:
+    """Mean over the classes that occur of the share of their images that are right.
+
+    Args:
+        right: ``(N,)``.
+        label: ``(N,)``, at least 0.
+    """
+    if not len(right):
+        return math.nan
+    counts = np.bincount(label)
+    hits = np.bincount(label, weights=right)
+    return float((hits[counts > 0] / counts[counts > 0]).mean())
+
+
+def brier(complete: Shares) -> float:
+    """Brier score: the mean squared distance of the probabilities from the one-hot label, 0 to 2.
+
+    Args:
+        complete: ``(N, 2)``, the label's probability and the sum of the squares of all.
+    """
+    return float((complete[:, 1] - 2 * complete[:, 0] + 1).mean()) if len(complete) else math.nan
+
+
+def risk_coverage_area(right: Right, confidence: Shares) -> float:
+    """Area under the risk-coverage curve (AURC): the mean error of the k most confident images, over k = 1 to N.
+
+    Images of equal confidence count as in the mean over all their orders, so the order of the rows does not matter.
+
+    Args:
+        right: ``(N,)``.
+        confidence: ``(N,)``.
+    """
+    if not len(right) or not np.isfinite(confidence).all():
+        return math.nan
+    return float((np.cumsum(by_confidence(~right, confidence)) / np.arange(1, len(right) + 1)).mean())
+
+
+def by_confidence(values: Right, confidence: Shares) -> Shares:
+    """``(N,)`` values by falling confidence, the mean over all orders where confidences are equal.
+
+    Args:
+        values: ``(N,)``.
+        confidence: ``(N,)``, finite.
+    """
+    _, place, counts = np.unique(-confidence, return_inverse=True, return_counts=True)
+    return np.repeat(np.bincount(place.reshape(-1), weights=values) / counts, counts)
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and sample standard deviation (of N - 1), which is None for one value and NaN where one is not finite."""
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return mean, None
+    # Of NaN, statistics.stdev raises.
+    return mean, statistics.stdev(values) if math.isfinite(mean) else math.nan

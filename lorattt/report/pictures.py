@@ -1,4 +1,4 @@
-"""The pictures of a run's images, small, where they are on this machine; read as the run read them, without torch."""
+"""Thumbnails of a run's images, where they are on this machine; read as the run read them, without torch."""
 
 import base64
 import io
@@ -29,18 +29,12 @@ class Pictures:
 
     Args:
         run: The run; its configuration says where the images lie.
-
-    Attributes:
-        note: What the reader must know of all of them; empty if nothing.
     """
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self._kind, self._arguments = data_of(run)
         self._root, self._problem = self._find_root()
-        self.note = ""
-        if run.corruption is not None:
-            self.note = f"shown without the corruption ({run.corruption.name} {run.corruption.severity})"
 
     def _find_root(self) -> tuple[Path | None, str]:
         """The folder that paths count from; None where there is none, and why."""
@@ -104,7 +98,7 @@ def _drawn(path: str) -> Image.Image:
             int(index),
             domain=domain,
             severity=int(severity),
-            split=split,  # type: ignore[arg-type]  # another is refused there
+            split=split,  # type: ignore[arg-type]  # draw() validates it
             seed=int(seed or 0),
         )
     except UserError as error:

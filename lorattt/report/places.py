@@ -1,4 +1,4 @@
-"""Where the relative paths of a run's configuration lead, for a report that is made in another folder."""
+"""Resolve the relative paths in a run's configuration, for a report made in another folder."""
 
 import os
 from pathlib import Path
@@ -11,10 +11,10 @@ _FILES: Final = ("root", "data_root", "path", "splits", "items", "class_names")
 
 
 def bases(run: Run) -> list[Path]:
-    """The folders from which relative paths may count, the most trusted first, each once.
+    """The folders that relative paths may start from, the most trusted first, each once.
 
-    The folder in which the run was started comes first, as the place of the run's own folder tells it, which is right
-    for a project that was moved as a whole; then as ``results.json`` has it; then the current folder.
+    First the folder in which the run was started: as the place of the run's own folder shows it, which is right even
+    for a project that was moved as a whole, then as in ``results.json``. Then the current folder.
     """
     home = _started_in(run)
     stated = run.results.get("directory")
@@ -23,9 +23,8 @@ def bases(run: Run) -> list[Path]:
 
 
 def _started_in(run: Run) -> Path | None:
-    """What is left of the run's folder without the relative path by which its configuration names it."""
-    stated = run.config.get("run")
-    stated = stated if isinstance(stated, dict) else {}
+    """The run's folder without the relative path that its configuration has for it; None if that does not fit."""
+    stated = run.configured("run")
     folder = (run.folder.parent if run.is_member else run.folder).resolve()
     below = Path(str(stated.get("folder") or stated.get("root") or ""))
     if not stated.get("folder"):
@@ -37,21 +36,18 @@ def _started_in(run: Run) -> Path | None:
 
 
 def lead(run: Run, path: str) -> Path:
-    """A path of the configuration, from the first folder where it exists; as it is if there is none."""
+    """A path of the configuration, below the first folder where it exists; unchanged if there is none."""
     given = Path(path).expanduser()
     return next((base / given for base in bases(run) if os.path.exists(base / given)), given)
 
 
 def data_of(run: Run) -> tuple[str, dict[str, Any]]:
-    """The class of the run's data, without its module, and the arguments, whose paths lead to where they exist."""
-    data = run.config.get("data")
-    data = data if isinstance(data, dict) else {}
-    stated = data.get("init_args")
-    arguments = dict(stated) if isinstance(stated, dict) else {}
+    """The class of the run's data, without its module, and its arguments, with resolved paths."""
+    arguments = dict(run.configured("data", "init_args"))
     for key in _FILES:
         if isinstance(arguments.get(key), str):
             arguments[key] = str(lead(run, arguments[key]))
-    return str(data.get("class_path", "")).rpartition(".")[2], arguments
+    return str(run.configured("data").get("class_path", "")).rpartition(".")[2], arguments
 
 
 def seen_from(run: Run) -> str:

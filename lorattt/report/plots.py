@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any, Final
 
@@ -12,9 +13,8 @@ from lorattt.calibration import calibration_error
 from lorattt.report.build import Report
 from lorattt.report.compare import BEFORE
 from lorattt.report.curves import Change, changes, coverage, mean_over, reliability, sweep_curves
-from lorattt.report.details import Details
 from lorattt.report.layout import Layout, evaluate, layouts
-from lorattt.report.measures import WHEN
+from lorattt.report.predictions import WHEN
 from lorattt.report.rows import Row
 from lorattt.report.style import (
     BEFORE_COLOUR,
@@ -28,6 +28,7 @@ from lorattt.report.style import (
     plot_settings,
     plot_text,
 )
+from lorattt.report.topk import TopK
 
 _TALLEST: Final = 9.5  # inches, of a page
 _LISTED: Final = 12
@@ -36,12 +37,12 @@ _LINES: Final = 10
 _OF_CLASSES: Final = 8
 
 
-def draw_plots(report: Report, details: Mapping[int, Details]) -> list[Picture]:
+def draw_plots(report: Report, top_k: Mapping[int, TopK]) -> list[Picture]:
     """Draw all plots that the runs have numbers for.
 
     Args:
         report: The report; ``matplotlib`` must be installed.
-        details: Of its runs, by their identities.
+        top_k: Of its runs, by their identities.
     """
     looks = {id(row): look(place) for place, row in enumerate(report.rows)}
     found: list[Picture] = []
@@ -52,21 +53,21 @@ def draw_plots(report: Report, details: Mapping[int, Details]) -> list[Picture]:
             for layout in layouts(corrupted):
                 found += [_accuracy(report, layout, rows, looks), *_coverage(layout, rows, looks)]
             found += [*_speed(report, rows, looks), *_reliability(report, rows)]
-            pictures = (picture for row in rows for picture in _classes(row, details))
+            pictures = (picture for row in rows for picture in _classes(row, top_k))
             found += islice(pictures, _OF_CLASSES)
         found += _sweeps(report)
     return _named_apart(found)
 
 
 def _named_apart(found: Sequence[Picture]) -> list[Picture]:
-    """The pictures, a number behind those names that another has too."""
+    """The pictures with file names, a number appended to repeated ones."""
     seen: dict[str, int] = {}
     apart = []
     for picture in found:
         name = re.sub(r"[^a-z0-9]+", "-", picture.name.lower()).strip("-")[:60].strip("-")
         seen[name] = number = seen.get(name, 0) + 1
         name = f"{name}-{number}" if number > 1 else name
-        apart.append(Picture(name, picture.title, picture.about, picture.png, picture.svg))
+        apart.append(replace(picture, name=name))
     return apart
 
 
@@ -103,7 +104,7 @@ def _accuracy(report: Report, layout: Layout, rows: Sequence[Row], looks: Mappin
     for edge in range(1, len(layout.columns)):
         axes.axhline(edge - 0.5, color="#bbbbbb", linewidth=0.6)
     axes.set_xlabel("top-1 %")
-    figure.suptitle(plot_text(f"{layout.title}: before and after, {rows[0].backbone}", 70), fontsize=9)
+    figure.suptitle(plot_text(f"{layout.title}: before and after, {rows[0].backbone}", 80), fontsize=9)
     (tick,) = axes.plot([], [], marker="|", color=BEFORE_COLOUR, linestyle="none", markersize=8)
     legend_below(figure, [tick, *handles], [BEFORE, *(plot_text(row.label) for row in rows)])
     return finish(
@@ -162,7 +163,7 @@ def _coverage(layout: Layout, rows: Sequence[Row], looks: Mapping[int, Any]) -> 
     axes.set_xlabel("coverage %: the most confident images that are answered")
     axes.set_ylabel("top-1 % of these")
     axes.set_xlim(0, 100)
-    figure.suptitle(plot_text(f"{layout.title}: accuracy against coverage, {mine[0].backbone}", 70), fontsize=9)
+    figure.suptitle(plot_text(f"{layout.title}: accuracy against coverage, {mine[0].backbone}", 80), fontsize=9)
     legend_below(figure, handles, labels)
     about = "Only the most confident images are answered. All images of all seeds are pooled"
     about += f", of the {len(common)} datasets that all methods have." if len(common) > 1 else "."
@@ -195,7 +196,7 @@ def _speed(report: Report, rows: Sequence[Row], looks: Mapping[int, Any]) -> lis
         _powers_of_ten(axes)
     axes.set_xlabel("images a second")
     axes.set_ylabel("gain of top-1, points")
-    figure.suptitle(plot_text(f"Gain against speed, {rows[0].backbone}", 70), fontsize=9)
+    figure.suptitle(plot_text(f"Gain against speed, {rows[0].backbone}", 80), fontsize=9)
     axes.margins(0.08, 0.15)
     legend_below(figure, handles, labels)
     about = f"Mean gain over {len(common)} dataset(s) that all methods have." if common else "Mean gain over each "
@@ -248,20 +249,20 @@ def _reliability(report: Report, rows: Sequence[Row]) -> list[Picture]:
     return [finish(figure, "reliability", "Reliability before and after", about)]
 
 
-def _classes(row: Row, details: Mapping[int, Details]) -> list[Picture]:
-    classes, pairs = changes(row, details)
+def _classes(row: Row, top_k: Mapping[int, TopK]) -> list[Picture]:
+    classes, pairs = changes(row, top_k)
     if not classes:
         return []
     classes, pairs = classes[:_LISTED], pairs[:_LISTED]
     height = 0.2 * (len(classes) + len(pairs)) + 1.7
     figure, panels = new_figure(height, 2, 1, height_ratios=[len(classes) + 0.5, len(pairs) + 0.5])
-    titles = ("Classes won and lost", "Confusions mended (won) and made (lost): class \u2192 taken for")
+    titles = ("Classes won and lost", "Confusions fixed (won) and made (lost): class \u2192 taken for")
     handles: list[Any] = []
     for axes, found, title in zip(panels, (classes, pairs), titles, strict=True):
         handles = _diverging(axes, found)
         axes.set_title(title, loc="left")
     panels[-1].set_xlabel("images lost | won")
-    figure.suptitle(plot_text(f"{row.label}, {row.backbone}", 70), fontsize=9)
+    figure.suptitle(plot_text(f"{row.label}, {row.backbone}", 80), fontsize=9)
     legend_below(figure, handles, ["won: wrong before, right after", "lost: right before, wrong after"])
     runs = len(row.all_runs())
     about = f"The {_LISTED} classes and confusions with most changes, over {runs} run(s)."
@@ -326,7 +327,7 @@ def _sweeps(report: Report) -> list[Picture]:
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set_xlabel(plot_text(key, 60))
         axes.set_ylabel("top-1 %")
-        figure.suptitle(plot_text(f"Accuracy against {key}", 70), fontsize=9)
+        figure.suptitle(plot_text(f"Accuracy against {key}", 80), fontsize=9)
         legend_below(figure, handles, labels)
         about = "All other settings are equal along a line. Mean over datasets and seeds; whiskers are the standard "
         about += "deviation over seeds."

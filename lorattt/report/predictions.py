@@ -3,22 +3,26 @@
 import csv
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lorattt.errors import UserError, quoted, shortened
+from lorattt.errors import UserError, quoted
+from lorattt.report.results_file import one_line
 
+WHEN: Final = ("before", "after")
 _NUMBERS: Final = ("index", "label", "prediction_before", "prediction_after")
 _SHARES: Final = ("confidence_before", "confidence_after")
 _ENTROPIES: Final = ("entropy_before", "entropy_after")
+_NAMES: Final = ("name_before", "name_after")
 COLUMNS: Final = ("index", "path", "label", *_NUMBERS[2:], *_SHARES)
-"""The columns of ``predictions.csv`` that a report needs; others may be there or not."""
-_DIGIT: Final = 5e-7  # what rounding to the files' six digits may take from a probability
+"""The columns of ``predictions.csv`` that a report needs; entropies and names may be missing."""
+_DIGIT: Final = 5e-7  # largest error of a probability rounded to the files' six digits
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Predictions:
         prediction: ``(N,)`` int64 class numbers, under ``before`` and ``after``; -1 for answers that are not finite.
         confidence: ``(N,)`` float64 probabilities of the predictions, under ``before`` and ``after``.
         entropy: ``(N,)`` float64 entropies in nats, under ``before`` and ``after``; NaN where the file has none.
+        names: Names of the classes predicted, by class number; empty where the file has none.
     """
 
     index: NDArray[np.int64]
@@ -40,6 +45,7 @@ class Predictions:
     prediction: dict[str, NDArray[np.int64]]
     confidence: dict[str, NDArray[np.float64]]
     entropy: dict[str, NDArray[np.float64]]
+    names: dict[int, str]
 
     @property
     def known(self) -> NDArray[np.bool_]:
@@ -69,7 +75,7 @@ def read_predictions(file: Path) -> Predictions:
                 raise UserError(
                     f"{file}: has no column {', '.join(missing)}: written by another version of lorattt, or edited"
                 )
-            columns: dict[str, list[Any]] = {name: [] for name in (*COLUMNS, *_ENTROPIES)}
+            columns: dict[str, list[Any]] = {name: [] for name in (*COLUMNS, *_ENTROPIES, *_NAMES)}
             places = [(columns[name], header.index(name), name) for name in columns if name in header]
             for row in rows:
                 if len(row) != len(header):
@@ -102,7 +108,7 @@ def _without_nul(file: Path, lines: Iterable[str]) -> Iterator[str]:
 
 
 def _value(name: str, text: str) -> int | float | str:
-    if name == "path":
+    if name == "path" or name in _NAMES:
         return text
     if name in _SHARES or name in _ENTROPIES:
         return float(text)
@@ -118,48 +124,64 @@ def _sorted(file: Path, columns: dict[str, list[Any]]) -> Predictions:
     twice = np.flatnonzero(index[1:] == index[:-1])
     if len(twice):
         raise UserError(f"{file}: image {index[twice[0]]} occurs more than once: restore the file, or run again")
+    names: dict[int, str] = {}
+    named = [zip(columns[f"prediction_{when}"], columns[f"name_{when}"], strict=False) for when in WHEN]
+    for label, name in chain.from_iterable(zip(*named, strict=False)):
+        if name and label >= 0:
+            names.setdefault(label, name)
     return Predictions(
         index=index,
         path=[columns["path"][place] for place in order],
         label=np.array(columns["label"], dtype=np.int64)[order],
-        prediction={w: np.array(columns[f"prediction_{w}"], dtype=np.int64)[order] for w in ("before", "after")},
-        confidence={w: np.array(columns[f"confidence_{w}"], dtype=np.float64)[order] for w in ("before", "after")},
-        entropy={w: np.array(columns[f"entropy_{w}"] or unknown)[order] for w in ("before", "after")},
+        prediction={w: np.array(columns[f"prediction_{w}"], dtype=np.int64)[order] for w in WHEN},
+        confidence={w: np.array(columns[f"confidence_{w}"], dtype=np.float64)[order] for w in WHEN},
+        entropy={w: np.array(columns[f"entropy_{w}"] or unknown)[order] for w in WHEN},
+        names=names,
     )
 
 
-def complete_probabilities(file: Path, when: str) -> NDArray[np.float64] | None:
-    """What Brier's score takes from an image's probabilities, from ``predictions.jsonl``.
+def complete_probabilities(file: Path) -> dict[str, NDArray[np.float64] | None]:
+    """What the Brier score needs of the probabilities in ``predictions.jsonl``, under ``before`` and ``after``.
 
     Returns:
         ``(L, 2)``, of the images with a label: the label's probability and the sum of the squares of all; None where
-        the listed probabilities of some image are not all there are. Reading ends at the first such image.
+        some image does not list all classes. Reading ends where both are None.
 
     Raises:
         UserError: If the file is damaged.
     """
-    found = []
-    for label, listed in _labelled(file, when):
-        if sum(listed.values()) < 1 - _DIGIT * (len(listed) + 1):
-            return None
-        found.append((listed.get(label, 0.0), sum(share * share for share in listed.values())))
-    return np.array(found, dtype=np.float64).reshape(-1, 2)
+    found: dict[str, list[tuple[float, float]]] = {when: [] for when in WHEN}
+
+    def take(entry: dict[str, Any]) -> bool:
+        if entry["label"] is not None:
+            for when in list(found):
+                # The probabilities of a model that overflowed are null.
+                listed = {int(each["label"]): float(each["probability"] or 0.0) for each in entry[when]}
+                if sum(listed.values()) < 1 - _DIGIT * (len(listed) + 1):
+                    del found[when]
+                else:
+                    squares = sum(share * share for share in listed.values())
+                    found[when].append((listed.get(int(entry["label"]), 0.0), squares))
+        return bool(found)
+
+    read_ranked(file, take)
+    return {when: np.array(found[when]).reshape(-1, 2) if when in found else None for when in WHEN}
 
 
-def _labelled(file: Path, when: str) -> Iterator[tuple[int, dict[int, float]]]:
-    """Label, and the listed classes' probabilities, of each image with a label."""
+def read_ranked(file: Path, take: Callable[[dict[str, Any]], bool]) -> None:
+    """Call ``take`` with each line of ``predictions.jsonl`` as long as it returns True.
+
+    Raises:
+        UserError: If the file is damaged: no UTF-8 or JSON, or ``take`` does not find what it needs.
+    """
     number = 0
     try:
         with file.open(encoding="utf-8") as lines:
             for line in lines:
                 number += 1
-                entry = json.loads(line)
-                if entry["label"] is not None:
-                    # A model that overflowed has null for a probability, which is then not known.
-                    listed = {int(each["label"]): float(each["probability"] or 0.0) for each in entry[when]}
-                    yield int(entry["label"]), listed
+                if not take(json.loads(line)):
+                    return
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: is not UTF-8 ({error.reason}): restore the file, or run again") from error
-    except (ValueError, TypeError, KeyError) as error:
-        reason = shortened(" ".join(str(error).split()), 200)
-        raise UserError(f"{file} line {number}: damaged ({reason}): restore the file, or run again") from error
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        raise UserError(f"{file} line {number}: damaged ({one_line(error)}): restore the file, or run again") from error

@@ -1,8 +1,8 @@
 """Numbers that others published for CLIP ViT-B/16 (OpenAI's weights), each with its source and protocol.
 
-Top-1 in percent on whole test sets. Only what was read in the source itself stands here; what is known from third
-parties, or on 1,000-image subsets, does not. Self-TPT's tables were not available to us, and LoRA-TTT's paper has no
-number for each dataset that we could read: its abstract's gains stand as a claim.
+Top-1 in percent on whole test sets, read in the source itself; no numbers from third parties or on 1,000-image subsets.
+Self-TPT's tables were not available to us. We could not read LoRA-TTT's numbers for each dataset, so only the gains in
+its abstract are here, as a claim.
 """
 
 from dataclasses import dataclass
@@ -19,6 +19,29 @@ _S: Final = 'prompt "a photo of a {}."'
 _EP: Final = "64 views, each image alone"
 
 
+ALEXNET_ERRORS: Final[dict[str, float]] = {
+    "gaussian_noise": 0.886428,
+    "shot_noise": 0.894468,
+    "impulse_noise": 0.922640,
+    "defocus_blur": 0.819880,
+    "glass_blur": 0.826268,
+    "motion_blur": 0.785948,
+    "zoom_blur": 0.798360,
+    "snow": 0.866816,
+    "frost": 0.826572,
+    "fog": 0.819324,
+    "brightness": 0.564592,
+    "contrast": 0.853204,
+    "elastic_transform": 0.646056,
+    "pixelate": 0.717840,
+    "jpeg_compression": 0.606500,
+}
+"""AlexNet's top-1 error on ImageNet-C, mean over the five severities, as published with the dataset."""
+
+ALEXNET_CLEAN_ERROR: Final = 0.43478
+"""AlexNet's top-1 error on ImageNet's validation images, with torchvision's weights (43.5 % in the paper)."""
+
+
 @dataclass(frozen=True)
 class Published:
     """One row of a published table.
@@ -29,7 +52,7 @@ class Published:
         values: Top-1 in percent in the order of that table's columns, printed means included; empty for a claim.
         protocol: What was trained, how many views, which prompt.
         source: Where it is printed.
-        claim: What is said where no values are given.
+        claim: A text where no values are given.
     """
 
     method: str

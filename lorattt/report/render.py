@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-from lorattt.report.escape import latex, markdown, shorten
+from lorattt.errors import shortened
+from lorattt.report.escape import latex, markdown
 from lorattt.report.tables import Cell, Table
 
 KIND: Final = "lorattt report"
@@ -32,8 +33,10 @@ def as_markdown(sections: Sequence[tuple[str, Sequence[Table]]], notes: Sequence
 
 
 def _markdown_table(table: Table) -> list[str]:
-    right = [_is_number(table, place) for place in range(len(table.columns))]
-    lines = [_line([markdown(name) for name in table.columns]), _line(["---:" if each else "---" for each in right])]
+    lines = [
+        _line([markdown(name) for name in table.columns]),
+        _line(["---:" if each else "---" for each in table.numeric]),
+    ]
     lines += [_line([_written(cell, markdown, "**{}**", "{} ± {}") for cell in row]) for row in table.rows]
     return [*lines, ""]
 
@@ -46,7 +49,7 @@ def as_latex(tables: Sequence[Table]) -> str:
     """Floats with tabulars, for a document that loads booktabs and takes the file in."""
     lines = [LATEX_MARK, "% Needs \\usepackage{booktabs,graphicx} and \\usepackage[T1]{fontenc}.", ""]
     for table in tables:
-        kinds = "".join("r" if _is_number(table, place) else "l" for place in range(len(table.columns)))
+        kinds = "".join("r" if each else "l" for each in table.numeric)
         notes = " ".join(latex(note) for note in table.notes)
         wide = len(table.columns) > _WIDE
         lines += [
@@ -73,18 +76,14 @@ def _row(cells: Sequence[str]) -> str:
 
 def _written(cell: Cell, escape: Callable[[str], str], bold: str, spread: str) -> str:
     if cell.text is not None:
-        return escape(shorten(cell.text, 160))
+        return escape(shortened(cell.text, 160))
     shown = cell.number
     if not shown:
         return ""
     if escape is latex:
         shown = shown.replace("-", "$-$")  # else a hyphen
     shown = bold.format(shown) if cell.best else shown
-    return shown if cell.deviation is None else spread.format(shown, f"{cell.deviation:.{cell.digits}f}")
-
-
-def _is_number(table: Table, place: int) -> bool:
-    return any(row[place].number for row in table.rows)
+    return spread.format(shown, cell.spread) if cell.spread else shown
 
 
 def as_json(table: Table) -> dict[str, Any]:

@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, Final
 
-from lorattt.errors import UserError
-from lorattt.report.escape import shorten
+from lorattt.errors import UserError, shortened
 from lorattt.report.runs import Run
 
-# Settings of speed or memory alone, and the seed, which tells runs of one row apart.
+# Settings that affect only speed or memory, and the seed: runs of one row may differ in them.
 _WITHOUT_EFFECT: Final = frozenset(("seed", "chunk", "view_chunk"))
 _SHARED: Final = ("clip", "class_names", "templates", "prompt", "views")  # by several methods of one run
 _LISTED = 3
@@ -18,7 +17,7 @@ _LISTED = 3
 
 @dataclass
 class Row:
-    """What stands in one row.
+    """One row of the tables.
 
     Attributes:
         label: Its name in tables: the method's, with the settings that tell it from others of that method.
@@ -41,7 +40,7 @@ def gather(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
     """Rows in the order in which their first runs were given, zero-shot first, and notes for the reader.
 
     Runs of one method are of one row, unless two on the same dataset have other settings: then these settings tell
-    rows apart. Settings that differ from dataset to dataset alone do not, as papers choose them so.
+    rows apart. Settings that differ only between datasets do not, as papers choose them per dataset.
 
     Raises:
         UserError: If two runs of one row, dataset and seed have other results.
@@ -70,24 +69,19 @@ def gather(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
                     f"{run.seed} and other results: name one of them, or tell them apart as NAME=FOLDER"
                 )
         rows += _numbered(found.values())
-    rows.sort(key=lambda row: row.method != "zero_shot")  # what the others start from stands first
+    rows.sort(key=lambda row: row.method != "zero_shot")  # what the others start from comes first
     return rows, notes
 
 
 def settings(run: Run) -> dict[str, Any]:
-    """What the configuration says of the method, by dotted keys; empty where there is none."""
-    model = run.config.get("model")
-    arguments = model.get("init_args") if isinstance(model, dict) else None
-    if not isinstance(arguments, dict):
+    """The method's settings in the configuration, by dotted keys; empty without a configuration."""
+    arguments = run.configured("model", "init_args")
+    if not arguments:
         return {}
     if run.is_member:
-        options = arguments.get("options")
-        own = options.get(run.method) if isinstance(options, dict) else None
-        shared = {key: arguments[key] for key in _SHARED if key in arguments}
-        arguments = {**shared, **(own if isinstance(own, dict) else {})}
-    trainer = run.config.get("trainer")
-    precision = trainer.get("precision") if isinstance(trainer, dict) else None
-    return {**_flat(arguments), "trainer.precision": precision}
+        shared: dict[str, Any] = {key: arguments[key] for key in _SHARED if key in arguments}
+        arguments = {**shared, **run.configured("model", "init_args", "options", run.method)}
+    return {**_flat(arguments), "trainer.precision": run.configured("trainer").get("precision")}
 
 
 def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
@@ -109,7 +103,7 @@ def _telling(runs: Sequence[Run], stated: Mapping[int, Mapping[str, Any]]) -> li
         if one.dataset != other.dataset:
             continue
         first, second = stated[id(one)], stated[id(other)]
-        # A prompt that was learned with each seed is what the seeds are for.
+        # With another seed a prompt may be learned anew; such runs belong to one row.
         found |= {
             key
             for key in first.keys() & second.keys()
@@ -119,18 +113,19 @@ def _telling(runs: Sequence[Run], stated: Mapping[int, Mapping[str, Any]]) -> li
 
 
 def _label(label: str, values: Mapping[str, Any]) -> str:
-    parts = [f"{key}={_short(value)}" for key, value in values.items()]
+    parts = [f"{key}={shortened(as_text(value), 32)}" for key, value in values.items()]
     if len(parts) > _LISTED:
         parts = [*parts[:_LISTED], "..."]
     return f"{label} ({', '.join(parts)})" if parts else label
 
 
-def _short(value: Any) -> str:
-    return shorten(value if isinstance(value, str) else json.dumps(value, default=str), 32)
+def as_text(value: Any) -> str:
+    """A setting's value as text."""
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
 
 
 def _numbered(rows: Iterable[Row]) -> list[Row]:
-    """The rows, a number behind those labels that another row has too."""
+    """The rows, with a number appended to repeated labels."""
     seen: dict[str, int] = {}
     found = []
     for row in rows:

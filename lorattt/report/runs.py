@@ -1,6 +1,6 @@
-"""Run folders read back: what a run is, where it lies, and what it said of each image.
+"""Run folders read back: results, configuration and predictions of finished runs.
 
-Nothing here knows of torch; the files are those that the callbacks write. A folder holds ``results.json`` and the
+Needs no torch; the callbacks write these files. A folder holds ``results.json`` and the
 predictions of one method; a run of several methods has a folder for each of them, and its configuration above these.
 """
 
@@ -13,9 +13,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lorattt.calibration import ECE_BINS
 from lorattt.errors import UserError
-from lorattt.report.predictions import Predictions, complete_probabilities, read_predictions
+from lorattt.report.predictions import WHEN, Predictions, complete_probabilities, read_predictions
 from lorattt.report.results_file import CORRUPTION, STATED, one_line, read_results, read_text
 
 RESULTS_FILE: Final = "results.json"
@@ -23,7 +26,7 @@ CONFIG_FILE: Final = "config.yaml"
 PREDICTIONS_FILE: Final = "predictions.csv"
 RANKED_FILE: Final = "predictions.jsonl"
 
-# What a run holds while it is written: a file, or several, of each device.
+# Files of each device while the run is not finished.
 _PARTS: Final = ("*.rank*.csv", "*.rank*.jsonl")
 
 
@@ -47,8 +50,8 @@ class Run:
     """One method on one dataset with one seed, finished.
 
     Attributes:
-        folder: Where its files lie.
-        name: What the user calls it, in place of the method's name; None if nothing was said.
+        folder: Of its files.
+        name: The user's name for it, in place of the method's; None if there is none.
         method: The method's name.
         dataset: The dataset's name.
         backbone: The model's name.
@@ -87,7 +90,7 @@ class Run:
 
     @property
     def ece_bins(self) -> int:
-        """Of the calibration error in ``results.json``; versions that did not write it down had as many."""
+        """Of the calibration error in ``results.json``; older versions did not store it and used the default."""
         return int(self.results.get("ece_bins", ECE_BINS))
 
     @property
@@ -116,9 +119,16 @@ class Run:
             raise UserError(f"{file}: holds no configuration: restore the file, or remove it")
         return found
 
+    def configured(self, *keys: str) -> dict[str, Any]:
+        """The mapping below these keys of the configuration; empty where there is none."""
+        found: Any = self.config
+        for key in keys:
+            found = found.get(key) if isinstance(found, dict) else None
+        return found if isinstance(found, dict) else {}
+
     @cached_property
     def predictions(self) -> Predictions:
-        """What the method said of each image, by rising index.
+        """The method's predictions, by rising index.
 
         Raises:
             UserError: If ``predictions.csv`` is missing, damaged, or of another number of images than ``n``.
@@ -133,14 +143,10 @@ class Run:
             )
         return found
 
-    def complete_probabilities(self, when: str) -> Any:
-        """``(L, 2)`` float64: the label's probability and the sum of all squares; None if not all classes are listed.
-
-        Args:
-            when: ``before`` or ``after``.
-        """
+    def complete_probabilities(self) -> dict[str, NDArray[np.float64] | None]:
+        """See :func:`lorattt.report.predictions.complete_probabilities`; None without ``predictions.jsonl``."""
         file = self.folder / RANKED_FILE
-        return complete_probabilities(file, when) if file.exists() else None
+        return complete_probabilities(file) if file.exists() else dict.fromkeys(WHEN)
 
 
 def find_runs(given: Sequence[str], notes: list[str] | None = None) -> list[Run]:

@@ -1,16 +1,16 @@
-"""Runs that go by one dataset's name: of the same images, of fewer of them, or of others."""
+"""Check that runs on one dataset have the same images."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from lorattt.errors import UserError
-from lorattt.report.escape import shorten, visible
+from lorattt.errors import UserError, shortened
+from lorattt.report.escape import visible
 from lorattt.report.runs import Run
 
 
 def of_same_images(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
-    """The runs without those of fewer images than others of their dataset, such as short trials; and a line for each.
+    """Leave out runs with fewer images than others of their dataset, such as short trials; and a note for each.
 
     Raises:
         UserError: If two runs of one dataset's name have another image or label under one number; the message says
@@ -36,7 +36,7 @@ def of_same_images(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
 
 
 def _check_common(run: Run, other: Run) -> None:
-    """Refuse another image or label under a number that both runs have."""
+    """Require the same image and label under each number that both runs have."""
     mine, theirs = run.predictions, other.predictions
     common, here, there = np.intersect1d(mine.index, theirs.index, assume_unique=True, return_indices=True)
     paths = [number for number, (i, j) in enumerate(zip(here, there, strict=True)) if mine.path[i] != theirs.path[j]]
@@ -44,7 +44,7 @@ def _check_common(run: Run, other: Run) -> None:
     apart = sorted({*paths, *labels.tolist()})
     if not apart:
         return
-    path = shorten(visible(theirs.path[there[apart[0]]]))
+    path = shortened(visible(theirs.path[there[apart[0]]]))
     raise UserError(
         f"{other.folder} and {run.folder}: both are of {run.dataset} with different {'images' if paths else 'labels'}: "
         f"{len(apart)} of {len(common)} differ, such as number {common[apart[0]]} ({path}): report them apart"

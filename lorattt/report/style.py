@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from lorattt.report.escape import shorten, visible
+from lorattt.errors import shortened
+from lorattt.report.escape import visible
 from lorattt.report.render import KIND
 
 # Okabe and Ito's colours without yellow, which is hard to see on white, and black, which is "before".
@@ -79,7 +80,7 @@ def look(place: int) -> dict[str, Any]:
 
 def plot_text(text: str, longest: int = _LONGEST) -> str:
     """A name as matplotlib shows it: on one line, and in the legend too where it begins with an underscore."""
-    shown = shorten(visible(text), longest)
+    shown = shortened(visible(text), longest)
     return f"\u200a{shown}" if shown.startswith("_") else shown
 
 
@@ -92,7 +93,7 @@ def plot_settings() -> Iterator[None]:
         matplotlib.rcdefaults()
         settings: Any = matplotlib.rcParams  # whose stubs want every key by name
         settings.update(_SETTINGS)
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a box stands in its place
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a box is drawn instead
         yield
 
 

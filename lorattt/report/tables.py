@@ -1,10 +1,11 @@
-"""The tables of a report, as values and names; how they are written is another module's matter."""
+"""The tables of a report, as values and names; ``render`` and the page's templates write them."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from lorattt.errors import listed
 from lorattt.report.compare import BEFORE, Comparison
 from lorattt.report.corruption import corruption_layouts
 from lorattt.report.layout import (
@@ -17,11 +18,11 @@ from lorattt.report.layout import (
     layouts,
     whole_size,
 )
-from lorattt.report.measures import WHEN, Measures
+from lorattt.report.measures import Measures, mean_and_deviation
+from lorattt.report.predictions import WHEN
 from lorattt.report.published import MODEL, PUBLISHED
 from lorattt.report.rows import Row
 from lorattt.report.runs import Corruption, Run
-from lorattt.report.statistics import mean_and_deviation
 from lorattt.show import speed_digits
 
 _DIGITS: Final = 2
@@ -31,16 +32,16 @@ _FAMILIES: Final = {IMAGENET_TITLE: "imagenet", FINE_GRAINED_TITLE: "fine_graine
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in one place of a table: a text, or a value.
+    """A cell of a table: a text or a value.
 
     Attributes:
-        text: As it is, to be escaped by who writes it; None for a value.
+        text: Not escaped; None for a value.
         value: The value; None, or NaN, for an empty place.
         deviation: Its standard deviation over seeds, if there are several.
         best: Whether it is the best of its column.
         digits: Digits behind the point.
         signed: Whether a plus is written.
-        grouped: Whether thousands are divided.
+        grouped: Whether thousands are separated.
     """
 
     text: str | None = None
@@ -53,11 +54,16 @@ class Cell:
 
     @property
     def number(self) -> str:
-        """The value as it is shown; empty if there is none."""
+        """The value as text; empty if there is none."""
         if self.value is None or not math.isfinite(self.value):
             return ""
         sign, comma = "+" if self.signed else "", "," if self.grouped else ""
         return f"{self.value:{sign}{comma}.{self.digits}f}"
+
+    @property
+    def spread(self) -> str:
+        """The deviation as text; empty if there is none."""
+        return "" if self.deviation is None else f"{self.deviation:.{self.digits}f}"
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,11 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...] = ()
     kind: str = "accuracy"
+
+    @property
+    def numeric(self) -> list[bool]:
+        """Which columns have numbers."""
+        return [any(row[place].number for row in self.rows) for place in range(len(self.columns))]
 
 
 @dataclass
@@ -120,7 +131,7 @@ def _tables(
 
 def _table(layout: Layout, rows: Sequence[Row], found: Measured, kind: str) -> Table:
     datasets = layout.datasets
-    # Clean images alone make no row of errors on corrupted ones.
+    # A run on clean images only has no row in a table of errors on corrupted ones.
     counted = [name for name in datasets if not layout.errors or _is_corrupted(name, rows)]
     rows = [row for row in rows if any(name in row.runs for name in counted)]
     values: list[tuple[str, Mapping[str, Mapping[int, float]]]] = [
@@ -133,9 +144,8 @@ def _table(layout: Layout, rows: Sequence[Row], found: Measured, kind: str) -> T
     if before and not any(set(before) <= set(row.runs) for row in zero_shot):
         values.insert(0, (BEFORE, before))
     if apart:
-        listed = ", ".join(dataset_title(name) for name in apart[:_MOST_NAMED])
-        listed += f" and {len(apart) - _MOST_NAMED} more" if len(apart) > _MOST_NAMED else ""
-        notes.append(f"The methods begin with different texts or models on {listed}: no row before adaptation there.")
+        names = listed(map(dataset_title, apart), _MOST_NAMED)
+        notes.append(f"The methods begin with different texts or models on {names}: no row before adaptation there.")
     shown = [_errors(each) if layout.errors else each for _, each in values]
     columns = [[evaluate(column, each) for each in shown] for _, column in layout.columns]
     best = [_best(column, min if layout.errors else max) for column in columns]
@@ -185,7 +195,7 @@ def _size_notes(datasets: Sequence[str], rows: Sequence[Row]) -> list[str]:
 
 
 def _best(column: Sequence[Value | None], choose: Callable[..., float]) -> set[int]:
-    """Which places of a column hold the best value as it is shown; none if there is one value alone."""
+    """Rows with the best value of a column, rounded as shown; none if there is only one value."""
     shown = {place: round(value.mean, _DIGITS) for place, value in enumerate(column) if value is not None}
     return {place for place, value in shown.items() if value == choose(shown.values())} if len(shown) > 1 else set()
 
@@ -246,7 +256,7 @@ def costs_table(rows: Sequence[Row]) -> Table:
     several = len({row.backbone for row in rows}) > 1
     for row in rows:
         runs = row.all_runs()
-        timed = [run for run in runs if run.images_per_second > 0]  # else all images were of an earlier attempt
+        timed = [run for run in runs if run.images_per_second > 0]  # 0 if an earlier attempt predicted all images
         seconds = math.fsum(run.n / run.images_per_second for run in timed)
         images = sum(run.n for run in runs)
         shared = any(run.shared_with for run in runs)
@@ -280,7 +290,7 @@ def speed_cell(rate: float | None) -> Cell:
 
 
 def pairs_table(comparisons: Sequence[Comparison], notes: Sequence[str]) -> Table:
-    """What may be chance: one line for each comparison."""
+    """One row for each comparison."""
     several = len({each.backbone for each in comparisons}) > 1
     rows = []
     for each in comparisons:

@@ -1,4 +1,4 @@
-"""What can be said of a run without labels: which classes it predicts, how surely, and what adaptation changed."""
+"""Runs without labels: which classes they predict, with which confidence, and what adaptation changed."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,18 +7,18 @@ from typing import Any, Final
 
 import numpy as np
 
-from lorattt.report.details import class_name, names_in_table
 from lorattt.report.layout import dataset_title
-from lorattt.report.measures import WHEN
+from lorattt.report.predictions import WHEN
 from lorattt.report.runs import Run
 from lorattt.report.tables import Cell, Table, speed_cell
+from lorattt.report.topk import class_name
 
 _LISTED: Final = 10
 
 
 @dataclass(frozen=True)
 class Answers:
-    """How a method answers, before or after adaptation.
+    """Predictions before or after adaptation.
 
     Attributes:
         confidence: Mean probability of the predictions, in [0, 1]; NaN where one is not finite.
@@ -51,47 +51,30 @@ class Unlabelled:
     after: Answers
     classes: tuple[tuple[str, int, int], ...]
 
-    @classmethod
-    def of(cls, run: Run, label: str) -> "Unlabelled":
-        """Measure a run.
-
-        Args:
-            run: The run.
-            label: What its rows are called.
-
-        Raises:
-            UserError: If its predictions are missing or damaged.
-        """
-        found = run.predictions
-        before, after = (
-            Answers(
-                confidence=_mean(found.confidence[when]),
-                entropy=_mean(found.entropy[when]),
-                classes=len(np.unique(found.prediction[when][found.prediction[when] >= 0])),
-            )
-            for when in WHEN
-        )
-        return cls(
-            run=run,
-            label=label,
-            changed=_mean(found.prediction["before"] != found.prediction["after"]),
-            before=before,
-            after=after,
-            classes=_classes(run),
-        )
-
 
 def unlabelled(runs: Sequence[Run]) -> list[Unlabelled]:
-    """The runs of these that have no labels, measured; one of the same method, dataset and seed has its folder's name.
+    """Measure the runs without labels; runs of one method, dataset, model and seed are told apart by their folders.
 
     Raises:
         UserError: If predictions are missing or damaged.
     """
     mine = [run for run in runs if not run.labelled]
-    seen = Counter(_key(run) for run in mine)
-    return [
-        Unlabelled.of(run, _key(run)[0] if seen[_key(run)] == 1 else f"{_key(run)[0]} ({run.folder})") for run in mine
-    ]
+    seen = Counter(map(_key, mine))
+    return [_measure(run, _key(run)[0] + (f" ({run.folder})" if seen[_key(run)] > 1 else "")) for run in mine]
+
+
+def _measure(run: Run, label: str) -> Unlabelled:
+    found = run.predictions
+    before, after = (
+        Answers(
+            confidence=_mean(found.confidence[when]),
+            entropy=_mean(found.entropy[when]),
+            classes=len(np.unique(found.prediction[when][found.prediction[when] >= 0])),
+        )
+        for when in WHEN
+    )
+    changed = _mean(found.prediction["before"] != found.prediction["after"])
+    return Unlabelled(run, label, changed, before, after, _classes(run))
 
 
 def _key(run: Run) -> tuple[str, str, str, int]:
@@ -103,7 +86,7 @@ def _mean(values: Any) -> float:
 
 
 def _classes(run: Run) -> tuple[tuple[str, int, int], ...]:
-    names = names_in_table(run)
+    names = run.predictions.names
     counts = {when: Counter(run.predictions.prediction[when].tolist()) for when in WHEN}
     numbers = sorted(
         counts["before"].keys() | counts["after"].keys(),
@@ -113,7 +96,7 @@ def _classes(run: Run) -> tuple[tuple[str, int, int], ...]:
 
 
 def unlabelled_tables(found: Sequence[Unlabelled]) -> list[Table]:
-    """A table of the runs without labels, and one of the classes that they predict; none where there is no such run."""
+    """A table of the runs and one of the classes that they predict; no table without runs."""
     if not found:
         return []
     columns: tuple[str, ...] = ("Method", "Dataset", "Model", "Seed", "Images", "Changed %")

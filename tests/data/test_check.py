@@ -1,4 +1,4 @@
-"""``lorattt data``: what is found, what is missing, and the corruption errors of runs."""
+"""``lorattt data``: what is found, and what is missing."""
 
 import json
 import warnings
@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from miniature import put, write
+from miniature import write
 
 from lorattt.data.benchmark import BenchmarkData
 from lorattt.data.catalogue import BENCHMARKS
@@ -122,60 +122,10 @@ def test_mistakes_are_one_line(
         assert part in captured.err
 
 
-# --- corruption errors ---
-
-
-def a_run(folder: Path, before: float, after: float, corruption: tuple[str, int] | None, of: str = "imagenet") -> None:
-    folder.mkdir(parents=True)
-    row = {"method": "m", "backbone": "b", "dataset": of, "top1_before": before, "top1_after": after}
-    if corruption:
-        row |= {"dataset": "x", "corruption": {"name": corruption[0], "severity": corruption[1], "of": of}}
-    (folder / "results.json").write_text(json.dumps(row))
-
-
-def test_errors_are_means_over_severities_relative_to_alexnet(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for severity in range(1, 6):
-        a_run(tmp_path / f"fog{severity}", 0.9 - 0.1 * severity, 0.95 - 0.1 * severity, ("fog", severity))
-        a_run(tmp_path / f"snow{severity}", 0.5, 0.6, ("snow", severity))
-    a_run(tmp_path / "noise", 0.3, 0.3, ("gaussian_noise", 2))
-    a_run(tmp_path / "clean", 0.7, 0.7, None)
-    assert main(["corruption-error", str(tmp_path)]) == 0
-    out = capsys.readouterr().out
-    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.split()}
-    # Errors 0.2, 0.3, ..., 0.6; AlexNet's published 0.819324 for fog and 0.866816 for snow.
-    assert rows["fog"] == ["1,2,3,4,5", "40.00", "35.00", f"{40 / 0.819324:.2f}", f"{35 / 0.819324:.2f}"]
-    assert rows["snow"][1:] == ["50.00", "40.00", f"{50 / 0.866816:.2f}", f"{40 / 0.866816:.2f}"]
-    assert rows["gaussian_noise"] == ["2", "70.00", "70.00", "-", "-"]
-    assert rows["mean"][0] == f"{(40 + 50 + 70) / 3:.2f}"
-    assert rows["mean"][2] == f"{(40 / 0.819324 + 50 / 0.866816) / 2:.2f}"
-    assert "not the mCE of papers, which also counts gaussian_noise" in out
-
-
-def test_other_datasets_have_errors_and_no_baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    a_run(tmp_path / "a", 0.5, 0.75, ("fog", 1), of="eurosat")
-    assert main(["corruption-error", str(tmp_path)]) == 0
-    assert "CE before" not in capsys.readouterr().out
-    assert main(["corruption-error", str(tmp_path), "--json"]) == 0
-    (group,) = json.loads(capsys.readouterr().out)
-    assert group["errors"] == {"before": {"fog": {"1": 0.5}}, "after": {"fog": {"1": 0.25}}}
-
-
-def test_what_is_no_such_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def refusal() -> str:
-        assert main(["corruption-error", str(tmp_path)]) == 2
-        return capsys.readouterr().err
-
-    assert "no run with a corruption" in refusal()
-    a_run(tmp_path / "one", 0.5, 0.5, ("fog", 1))
-    a_run(tmp_path / "two", 0.5, 0.5, ("fog", 1))
-    assert "a second run of fog 1" in refusal()
-    put(tmp_path / "two", "results.json")  # no JSON at all
-    assert "two/results.json: not a results.json" in refusal()
-    (tmp_path / "two" / "results.json").write_text('{"method": "m"}')
-    assert "has no backbone" in refusal()
-    assert main(["corruption-error", str(tmp_path / "none")]) == 2
+def test_corruption_errors_are_in_the_report(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["corruption-error", "runs", "--json"]) == 2
+    error = "lorattt: error: data corruption-error: the report has it: lorattt report RUNS\n"
+    assert capsys.readouterr() == ("", error)
 
 
 def test_unknown_dataset_for_the_function_too(tmp_path: Path) -> None:

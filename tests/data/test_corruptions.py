@@ -16,11 +16,11 @@ from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, Resize
 from torchvision.transforms.functional import gaussian_blur
 
-from lorattt.data.corruption_error import ALEXNET_CLEAN_ERROR, ALEXNET_ERRORS, corruption_error
 from lorattt.data.corruption_ops import OPERATIONS, disk, plasma
 from lorattt.data.corruptions import EXTRA, NAMES, STANDARD, CorruptedImages, CorruptionSpec, corrupt
 from lorattt.data.images import UnreadableImageError
 from lorattt.errors import UserError
+from lorattt.report.published import ALEXNET_ERRORS
 
 Floats = NDArray[np.float64]
 RANDOM = {
@@ -454,46 +454,3 @@ def test_draws_depend_on_seed_and_number_alone() -> None:
     forth, back, other = read([0, 1, 2, 3], 7), read([3, 1, 0, 2, 2], 7), read([0, 1, 2, 3], 8)
     assert forth == back
     assert len({*forth.values(), *other.values()}) == 8
-
-
-def test_corruption_error_is_relative_to_the_baseline() -> None:
-    errors = {"fog": [0.1, 0.2, 0.3, 0.4, 0.5], "snow": [0.2, 0.2, 0.4, 0.4, 0.8]}
-    result = corruption_error(errors, clean=0.1, baseline={"fog": 0.6, "snow": 0.8, "frost": 0.7}, baseline_clean=0.4)
-    assert result.ce == pytest.approx({"fog": 1.5 / 3.0, "snow": 2.0 / 4.0})
-    assert result.mce == pytest.approx(0.5)
-    assert result.relative_ce == pytest.approx({"fog": (1.5 - 0.5) / (3.0 - 2.0), "snow": (2.0 - 0.5) / (4.0 - 2.0)})
-    assert result.relative_mce == pytest.approx((1.0 + 0.75) / 2)
-    assert result.missing == ("frost",)
-
-
-def test_alexnet_is_its_own_measure() -> None:
-    errors = {name: [error] * 5 for name, error in ALEXNET_ERRORS.items()}
-    result = corruption_error(errors, clean=ALEXNET_CLEAN_ERROR)
-    assert (result.mce, result.relative_mce) == (pytest.approx(1), pytest.approx(1))
-    assert result.missing == ()
-    without = corruption_error(errors)
-    assert (without.relative_ce, without.relative_mce) == ({}, None)
-
-
-@pytest.mark.parametrize(
-    ("errors", "clean", "message"),
-    [
-        ({}, None, "no corruption has errors"),
-        ({"rain": [0.1] * 5}, None, "the baseline has no error for 'rain'; it has gaussian_noise"),
-        ({"fog": [0.1] * 4}, None, "fog has 4 errors: give one for each severity"),
-        ({"fog": [0.1] * 4 + [12.0]}, None, "fog has errors outside"),
-        ({"fog": [0.1] * 4 + [float("nan")]}, None, "fog has errors outside"),
-        ({"fog": [0.1] * 5}, 31.0, "clean error 31.0 is not in"),
-    ],
-)
-def test_errors_that_make_no_sense_are_refused(
-    errors: dict[str, list[float]], clean: float | None, message: str
-) -> None:
-    with pytest.raises(UserError) as caught:
-        corruption_error(errors, clean=clean)
-    assert message in str(caught.value)
-
-
-def test_a_baseline_that_corruption_does_not_hurt_has_no_relative_error() -> None:
-    with pytest.raises(UserError, match="fog is not above its clean error"):
-        corruption_error({"fog": [0.1] * 5}, clean=0.1, baseline={"fog": 0.4}, baseline_clean=0.4)

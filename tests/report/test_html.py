@@ -19,8 +19,9 @@ from run_files import COLUMNS, write_ranked, write_run
 
 from conftest import CPU, Cli
 from lorattt.data.images import UnreadableImageError
-from lorattt.report.cases import block, choose_pictured, choose_rows, movement
 from lorattt.report.command import main
+from lorattt.report.html import environment
+from lorattt.report.image_browser import choose_pictured, choose_rows, movement
 from lorattt.report.pictures import Pictures, thumbnail
 from lorattt.report.predictions import read_predictions
 from lorattt.report.runs import find_runs
@@ -108,9 +109,10 @@ def _page(folder: Path, *options: str, out: Path) -> Path:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_block_ends_where_it_should(name: str) -> None:
-    page = _Page(f"<body>{block('names', {'name': name, name: [name]})}<p>after</p></body>")
+    module: Any = environment().get_template("macros.html").module
+    page = _Page(f"<body>{module.block('names', {'name': name, name: [name]})}<p>after</p></body>")
     assert [tag for tag, _ in page.elements] == ["body", "script", "p"]
-    assert page.text == "after"
+    assert page.text.strip() == "after"
     assert page.data("names") == {"name": name, name: [name]}
     assert page.blocks["names"].isascii()
     assert not set("<>&") & set(page.blocks["names"])
@@ -268,7 +270,7 @@ def test_pictures_without_a_configuration_and_with_a_corruption(tmp_path: Path) 
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write_run(tmp_path / "run")
     cases = {("--images", "-1"): "--images -1: must be at least 0", ("--rows", "0"): "--rows 0: must be at least 1"}
-    cases[("--views", "--format", "latex")] = "--views: is shown in the page alone"
+    cases[("--views", "--format", "latex")] = "--views: only the page shows views"
     for options, part in cases.items():
         assert main([str(run), *options]) == 2
         error = capsys.readouterr().err

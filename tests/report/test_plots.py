@@ -16,16 +16,16 @@ from lorattt.report import style
 from lorattt.report.build import Report, build_report
 from lorattt.report.command import main
 from lorattt.report.curves import changes, coverage, reliability, sweep_curves
-from lorattt.report.details import Details, read_details, share_names
+from lorattt.report.measures import risk_coverage_area
 from lorattt.report.plots import draw_plots
-from lorattt.report.statistics import risk_coverage_area
+from lorattt.report.topk import TopK, read_top_k, share_names
 
 
-def _details(report: Report) -> dict[int, Details]:
+def _top_k(report: Report) -> dict[int, TopK]:
     runs = [run for row in report.rows for run in row.all_runs()]
-    details = {id(run): read_details(run) for run in runs}
-    share_names(runs, details)
-    return details
+    top_k = {id(run): read_top_k(run) for run in runs}
+    share_names(runs, top_k)
+    return top_k
 
 
 def test_reliability_is_that_of_the_calibration_error() -> None:
@@ -69,11 +69,11 @@ def test_classes_won_and_lost(tmp_path: Path) -> None:
     right = [True, False, True, True, False, False]
     write_run(tmp_path / "run", before=before, right=right, classes=3)  # labels 0 1 2 0 1 2
     report = build_report([str(tmp_path / "run")])
-    details = _details(report)
-    for each in details.values():
+    top_k = _top_k(report)
+    for each in top_k.values():
         each.names.clear()
         each.names.update({0: "cat", 1: "dog"})
-    classes, pairs = changes(report.rows[0], details)
+    classes, pairs = changes(report.rows[0], top_k)
     assert [(each.name, each.won, each.lost) for each in classes] == [("class 2", 1, 1), ("cat", 1, 0), ("dog", 0, 1)]
     # Before, a wrong answer is the next class; after, the one after it.
     found = {each.name: (each.won, each.lost) for each in pairs}
@@ -121,7 +121,7 @@ def _all_kinds(folder: Path) -> Report:
 
 def test_pictures(tmp_path: Path) -> None:
     report = _all_kinds(tmp_path / "runs")
-    pictures = {picture.name: picture for picture in draw_plots(report, _details(report))}
+    pictures = {picture.name: picture for picture in draw_plots(report, _top_k(report))}
     expected = {"accuracy-fine-grained-datasets", "coverage-fine-grained-datasets", "speed", "reliability"}
     expected |= {"classes-mta", "classes-x-1", "classes-tpt-steps-1", "classes-tpt-steps-2", "sweep-steps"}
     assert set(pictures) == expected
@@ -143,8 +143,8 @@ def test_pictures(tmp_path: Path) -> None:
 def test_pictures_are_the_same_each_time(tmp_path: Path) -> None:
     write_run(tmp_path / "run")
     report = build_report([str(tmp_path / "run")])
-    details = _details(report)
-    assert draw_plots(report, details) == draw_plots(report, details)
+    top_k = _top_k(report)
+    assert draw_plots(report, top_k) == draw_plots(report, top_k)
 
 
 def test_methods_look_different_without_colour() -> None:
@@ -175,7 +175,7 @@ def test_confidence_that_is_not_finite(tmp_path: Path) -> None:
     (run / "predictions.csv").write_text(re.sub(r"(0,[^,]*,0,\d,\d),[^,]*,[^,]*", r"\1,nan,nan", text, count=1))
     report = build_report([str(run)])
     assert np.isnan(report.runs[0].predictions.confidence["after"]).sum() == 1
-    assert any(picture.name == "reliability" for picture in draw_plots(report, _details(report)))
+    assert any(picture.name == "reliability" for picture in draw_plots(report, _top_k(report)))
 
 
 def _hide_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,7 +207,7 @@ def test_speeds_far_apart_have_plain_numbers(tmp_path: Path, monkeypatch: pytest
     for method, speed in (("mta", 1.5), ("tpt", 130.0)):
         write_run(tmp_path / method, method=method, images_per_second=speed)
     report = build_report([str(tmp_path)])
-    (picture,) = [each for each in draw_plots(report, _details(report)) if each.name == "speed"]
+    (picture,) = [each for each in draw_plots(report, _top_k(report)) if each.name == "speed"]
     words = re.findall(r"<text[^>]*>([^<]*)</text>", picture.svg.decode())
     assert {"2", "10", "100", "images a second"} <= set(words)
     assert not [word for word in words if "$" in word or "\\" in word]

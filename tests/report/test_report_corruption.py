@@ -10,6 +10,10 @@ from run_files import write_run
 
 from lorattt.report.build import Report, build_report
 from lorattt.report.command import main
+from lorattt.report.corruption import corruption_layouts
+from lorattt.report.layout import evaluate
+from lorattt.report.published import ALEXNET_CLEAN_ERROR, ALEXNET_ERRORS
+from lorattt.report.runs import Corruption
 from lorattt.report.tables import Table
 
 # AlexNet's top-1 errors as published with ImageNet-C (mean over severities), and on clean images.
@@ -86,8 +90,6 @@ def test_ce_of_imagenet(tmp_path: Path) -> None:
 
 
 def test_mce_with_all_corruptions_and_relative_to_clean_images(tmp_path: Path) -> None:
-    from lorattt.data.corruption_error import ALEXNET_ERRORS, corruption_error
-
     _write(tmp_path, ALL)
     write_run(tmp_path / "clean", dataset="imagenet-val", right=[image >= 8 for image in range(40)])
     write_run(tmp_path / "other", method="mta", dataset="imagenet-val")  # no corrupted images: no row
@@ -100,13 +102,20 @@ def test_mce_with_all_corruptions_and_relative_to_clean_images(tmp_path: Path) -
     relative = [(errors[kind] - 0.2) / (ALEXNET_ERRORS[kind] - CLEAN) for kind in ALL]
     assert values["Relative mCE"] == pytest.approx(100 * sum(relative) / 15)
     assert values["mCE"] == pytest.approx(100 * sum(errors[kind] / ALEXNET_ERRORS[kind] for kind in ALL) / 15)
-    # The package's own definition, which takes the errors of each severity.
-    of_severity = {
-        kind: [int(40 * (0.2 + 0.1 * s + 0.02 * place)) / 40 for s in range(1, 6)] for place, kind in enumerate(ALL)
-    }
-    known = corruption_error(of_severity, clean=0.2)
-    assert (values["mCE"], values["Relative mCE"]) == pytest.approx((100 * known.mce, 100 * (known.relative_mce or 0)))
     assert "is not the papers' mCE" not in " ".join(table.notes)
+
+
+def test_alexnet_is_its_own_measure() -> None:
+    """A model with AlexNet's errors has CE and relative CE of 100 %, however they are spread over the severities."""
+    corrupted = {f"{kind}-{s}": Corruption(kind, s, "imagenet") for kind in ALEXNET_ERRORS for s in range(1, 6)}
+    (layout,) = corruption_layouts({"imagenet": None, **corrupted})
+    errors = {name: {0: 100 * ALEXNET_ERRORS[each.name] + 5 * (each.severity - 3)} for name, each in corrupted.items()}
+    errors["imagenet"] = {0: 100 * ALEXNET_CLEAN_ERROR}
+    values = {title: evaluate(column, errors) for title, column in layout.columns}
+    assert list(values) == ["Clean error", *ALL, "mCE", "Relative mCE"]
+    found = {title: value and value.mean for title, value in values.items()}
+    assert found.pop("Clean error") == pytest.approx(43.478)
+    assert found == pytest.approx(dict.fromkeys(found, 100.0))
 
 
 def test_other_datasets_have_errors_that_are_relative_to_nothing(tmp_path: Path) -> None:

@@ -1,16 +1,16 @@
-"""What a report has besides tables: plots and the page."""
+"""The files of a report besides its tables: plots and the page."""
 
 from lorattt.errors import UserError
 from lorattt.report.build import Format, Report
-from lorattt.report.cases import choose_pictured
-from lorattt.report.details import read_details, share_names
 from lorattt.report.files import PLOTS
+from lorattt.report.image_browser import choose_pictured
 from lorattt.report.landscape import check_plots
+from lorattt.report.topk import read_top_k, share_names
 
 PAGE = "report.html"
 
 
-def extras(
+def draw_artifacts(
     report: Report, form: Format, *, plots: bool | None, images: int, rows: int, views: bool
 ) -> tuple[dict[str, bytes], list[str]]:
     """Draw the plots and build the page.
@@ -24,7 +24,7 @@ def extras(
         views: Whether the page has these images' views, which takes the models and torch.
 
     Returns:
-        Files by path below the report's folder, and lines for who asked.
+        Files by path below the report's folder, and lines for the terminal.
 
     Raises:
         UserError: If plots are asked for and matplotlib is not installed, or a run's files are damaged.
@@ -33,9 +33,9 @@ def extras(
     if not paged and not plots:
         return {}, []
     runs = report.shown
-    details = {id(run): read_details(run) for run in runs}
-    share_names([run for run in runs if run.labelled], details)  # others may have other classes under the same name
-    said: list[str] = []
+    top_k = {id(run): read_top_k(run) for run in runs}
+    share_names([run for run in runs if run.labelled], top_k)  # others may have other classes under the same name
+    messages: list[str] = []
     no_plots = "No plots were asked for." if plots is False else "No run has labels: there is nothing to plot."
     pictures, files = [], {}
     if plots is not False:
@@ -45,11 +45,11 @@ def extras(
             if plots:
                 raise
             no_plots = f"no plots: {error}"
-            said.append(no_plots)
+            messages.append(no_plots)
         else:
             from lorattt.report.plots import draw_plots
 
-            pictures = draw_plots(report, details)
+            pictures = draw_plots(report, top_k)
             for picture in pictures:
                 files[f"{PLOTS}/{picture.name}.png"] = picture.png
                 files[f"{PLOTS}/{picture.name}.svg"] = picture.svg
@@ -62,16 +62,16 @@ def extras(
 
             for run in runs:
                 sheets[id(run)], problem = view_sheets(run, choose_pictured(run.predictions, images))
-                said += [f"no views of {run.folder}: {problem}"] if problem else []
+                messages += [f"no views of {run.folder}: {problem}"] if problem else []
         page = as_html(
             report,
-            details,
+            top_k,
             pictures,
             images=images,
             rows=rows,
             views=sheets,
             no_plots=no_plots,
-            said=said,
+            messages=messages,
         )
         files[PAGE] = page.encode("utf-8")
-    return files, said
+    return files, messages

@@ -1,6 +1,5 @@
-"""What the image browser of a page holds: which images of a run, which of them with pictures, and their columns."""
+"""The data of the page's image browser: which images of a run, which of them with pictures, and their columns."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -8,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorattt.data.images import UnreadableImageError
-from lorattt.report.details import Details, share_of
+from lorattt.errors import shortened
 from lorattt.report.escape import visible
-from lorattt.report.measures import WHEN
 from lorattt.report.pictures import Pictures, thumbnail
-from lorattt.report.predictions import Predictions
+from lorattt.report.predictions import WHEN, Predictions
 from lorattt.report.runs import Run
+from lorattt.report.topk import TopK, share_of
 
 Rows = NDArray[np.int64]
 _LONGEST_NAME: Final = 1000
@@ -65,16 +64,16 @@ def choose_pictured(predictions: Predictions, number: int) -> Rows:
     return _by_interest(predictions)[0][:number]
 
 
-def columns(predictions: Predictions, details: Details, rows: Rows, images: Mapping[int, int]) -> dict[str, Any]:
+def columns(predictions: Predictions, top_k: TopK, rows: Rows, images: Mapping[int, int]) -> dict[str, Any]:
     """A run's rows as the browser reads them.
 
     Args:
         predictions: The run's.
-        details: The classes listed for its images.
+        top_k: The classes listed for its images.
         rows: Which images.
         images: Where an image, by its row, stands in the list of paths.
     """
-    listed = {when: details.classes[when][rows] for when in WHEN}
+    listed = {when: top_k.classes[when][rows] for when in WHEN}
     widest = max(1, int(max((each >= 0).sum(axis=1).max(initial=1) for each in listed.values())))
     return {
         "index": predictions.index[rows].tolist(),
@@ -87,32 +86,32 @@ def columns(predictions: Predictions, details: Details, rows: Rows, images: Mapp
         "listed": widest,
         "listBefore": listed["before"][:, :widest].reshape(-1).tolist(),
         "listAfter": listed["after"][:, :widest].reshape(-1).tolist(),
-        "shareBefore": details.shares["before"][rows, :widest].reshape(-1).tolist(),
-        "shareAfter": details.shares["after"][rows, :widest].reshape(-1).tolist(),
-        "fallback": np.flatnonzero(details.fallback[rows]).tolist(),
+        "shareBefore": top_k.shares["before"][rows, :widest].reshape(-1).tolist(),
+        "shareAfter": top_k.shares["after"][rows, :widest].reshape(-1).tolist(),
+        "fallback": np.flatnonzero(top_k.fallback[rows]).tolist(),
     }
 
 
 def browser_data(
     runs: Sequence[Run],
     titles: Sequence[str],
-    details: Mapping[int, Details],
+    top_k: Mapping[int, TopK],
     *,
     pictured: int,
     most: int,
     views: Mapping[int, Mapping[int, dict[str, str]]],
-    said: list[str] | None = None,
+    messages: list[str],
 ) -> dict[str, Any]:
     """All blocks of data of the browser, by the ids of their elements.
 
     Args:
         runs: The runs, those with labels of one dataset on the same images.
         titles: What each is called.
-        details: Of the runs, by their identities.
+        top_k: Of the runs, by their identities.
         pictured: How many images of a run have their pictures in the page.
         most: How many images the page lists, of all runs together; each run has an equal part.
         views: Of some runs, by their identities, the sheets of views by row.
-        said: Where given, a line is added for each set of images of which no picture could be read.
+        messages: Gets a line for each set of images of which no picture could be read.
     """
     each = max(1, most // max(1, len(runs)))
     chosen = {id(run): choose_rows(run.predictions, each) for run in runs}
@@ -122,23 +121,24 @@ def browser_data(
     places: dict[str, dict[int, int]] = {}
     for number, images in enumerate(sets):
         mine = [run for run in runs if _images_of(run) == images]
-        shown: dict[int, int] = {}
+        shown: set[int] = set()
         for run in mine:
-            shown.update(dict.fromkeys(choose_pictured(run.predictions, pictured).tolist(), 0))
-            chosen[id(run)] = np.union1d(chosen[id(run)], choose_pictured(run.predictions, pictured))
+            with_picture = choose_pictured(run.predictions, pictured)
+            shown.update(with_picture.tolist())
+            chosen[id(run)] = np.union1d(chosen[id(run)], with_picture)
         rows = np.unique(np.concatenate([chosen[id(run)] for run in mine]))
         places[images] = {int(row): place for place, row in enumerate(rows)}
         paths = mine[0].predictions.path
-        pictures = _pictures(mine[0], [row for row in sorted(shown)], places[images])
+        pictures = _pictures(mine[0], sorted(shown), places[images])
         found[f"images-{number}"] = {"paths": [_shown(paths[row]) for row in rows], "pictures": pictures}
         problems = [picture["problem"] for picture in pictures.values() if "problem" in picture]
-        if said is not None and problems and len(problems) == len(pictures):
+        if problems and len(problems) == len(pictures):
             others = f" and {len(mine) - 1} more run(s)" if len(mine) > 1 else ""
-            said.append(f"no pictures of {mine[0].folder}{others}: {problems[0]}")
+            messages.append(f"no pictures of {mine[0].folder}{others}: {problems[0]}")
     for number, (run, title) in enumerate(zip(runs, titles, strict=True)):
         rows = chosen[id(run)]
         place = places[_images_of(run)]
-        found[f"run-{number}"] = columns(run.predictions, details[id(run)], rows, place)
+        found[f"run-{number}"] = columns(run.predictions, top_k[id(run)], rows, place)
         note = ""
         if run.corruption is not None:
             note = f"Pictures are shown without the corruption ({run.corruption.name} {run.corruption.severity})."
@@ -148,7 +148,7 @@ def browser_data(
                 "images": sets.index(_images_of(run)),
                 "n": len(run.predictions.index),
                 "note": _shown(note),
-                "names": {str(label): _shown(name) for label, name in sorted(details[id(run)].names.items())},
+                "names": {str(label): _shown(name) for label, name in sorted(top_k[id(run)].names.items())},
             }
         )
         if views.get(id(run)):
@@ -173,14 +173,6 @@ def _pictures(run: Run, rows: Sequence[int], places: Mapping[int, int]) -> dict[
 
 
 def _shown(text: str) -> str:
-    """A text on one line, without what is not seen; the browser needs no other escape, as it never reads markup."""
-    short = text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}\u2026"
+    """A text on one line, without invisible characters; the page's script needs no other escape."""
+    short = shortened(text, _LONGEST_NAME)
     return short if short.isascii() and short.isprintable() else visible(short)
-
-
-def block(name: str, value: Any) -> str:
-    """Data as an element that no browser runs, and that nothing in the data can end."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)  # ASCII alone
-    for mark in "<>&":
-        text = text.replace(mark, f"\\u{ord(mark):04x}")
-    return f'<script type="application/json" id="{name}">{text}</script>'

@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 import torch
+from jsonargparse import ArgumentParser
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
@@ -222,7 +223,8 @@ def import_class(path: str) -> type:
 def _keys_of(thing: type) -> Iterator[str]:
     """The parameters of a class, with the fields of those that are dataclasses."""
     hints = hints_of(thing) if thing is not Trainer else {}
-    for name in inspect.signature(thing).parameters:
+    known = inspect.signature(thing).parameters if thing is Trainer else ArgumentParser().add_class_arguments(thing)
+    for name in known:
         if name == "seed":
             continue
         yield name

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from lorattt.data.catalogue import benchmark as find_benchmark
 from lorattt.data.corruptions import CorruptedImages, CorruptionSpec
@@ -40,12 +40,8 @@ class BenchmarkData(EpisodeData):
         corruption: One of ImageNet-C's corruptions, at a severity from 1 to 5.
         download: Fetch the dataset into ``data_root`` if it is not there, where torchvision can.
         draw_seed: Seed of the drawing of images and of the corruption: which images, not the run's randomness.
-        batch_size: Images adapted at once (E). Predictions do not depend on it.
-        workers: Processes that read images and make views.
-        prefetch: Batches each worker prepares ahead.
-        limit: Use only so many images, evenly spread over the dataset; all where null.
-        on_bad_image: End the run at an unreadable image, or leave it out, count it and list it.
         max_pixels: The largest width times height that is read; above it, an image counts as unreadable.
+        kwargs: The arguments of :class:`ImageData`.
 
     Attributes:
         template: CoOp's prompt for the dataset, with one ``{}``; null for CIFAR.
@@ -70,12 +66,8 @@ class BenchmarkData(EpisodeData):
         corruption: CorruptionSpec | None = None,
         download: bool = False,
         draw_seed: int = 1,
-        batch_size: int = 8,
-        workers: int = 2,
-        prefetch: int = 2,
-        limit: int | None = None,
-        on_bad_image: Literal["error", "skip"] = "error",
         max_pixels: int = MAX_PIXELS,
+        **kwargs: Any,
     ) -> None:
         check_max_pixels(max_pixels)
         root = Path(data_root).expanduser()
@@ -103,14 +95,7 @@ class BenchmarkData(EpisodeData):
         if corruption is not None:
             self.corruption = {"name": corruption.name, "severity": corruption.severity, "of": source.name}
             source = CorruptedImages(source, corruption, draw_seed)
-        super().__init__(
-            source,
-            batch_size=batch_size,
-            workers=workers,
-            limit=limit,
-            on_bad_image=on_bad_image,
-            prefetch=prefetch,
-        )
+        super().__init__(source, **kwargs)
 
     def keep_images(self, file: Path) -> None:
         """Write the list of images that were drawn, if they were, for ``data.items`` of another run."""

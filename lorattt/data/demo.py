@@ -1,6 +1,6 @@
 """The embedded demo as a dataset."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from PIL import Image
 
@@ -98,7 +98,7 @@ class DemoData(EpisodeData):
             the images of a part are labelled from 0 and keep their numbers.
         batch_size: Images adapted at once (E). Predictions do not depend on it.
         workers: Processes that draw images and make views.
-        limit: Use only so many images, evenly spread; all where null.
+        kwargs: ``limit``, see :class:`ImageData`.
     """
 
     def __init__(
@@ -111,12 +111,7 @@ class DemoData(EpisodeData):
         classes: Part = "all",
         batch_size: int = 32,
         workers: int = 1,
-        limit: int | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            DemoImages(domain, severity, images, split, classes),
-            batch_size=batch_size,
-            workers=workers,
-            limit=limit,
-            on_bad_image="error",
-        )
+        source = DemoImages(domain, severity, images, split, classes)
+        super().__init__(source, batch_size=batch_size, workers=workers, prefetch=2, on_bad_image="error", **kwargs)

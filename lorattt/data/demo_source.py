@@ -1,5 +1,7 @@
 """Drawn images to fit a prompt on: few of each class, none of which the tiny CLIP was trained on."""
 
+from typing import Any
+
 from lorattt.data.demo import DemoImages, Part
 from lorattt.data.training import CACHE_BYTES, CachedImages, SourceData
 from lorattt.errors import UserError
@@ -17,7 +19,7 @@ class DemoSourceData(SourceData):
         draw_seed: Which training images.
         batch_size: Images of a batch, on each device: a step of two devices has twice as many.
         workers: Processes that make views.
-        limit: Use only so many images of each of the two, evenly spread; all where null.
+        kwargs: ``limit``, see :class:`SourceData`.
 
     Raises:
         UserError: If a number is out of range, or the domain or the classes do not exist.
@@ -34,7 +36,7 @@ class DemoSourceData(SourceData):
         draw_seed: int = 1,
         batch_size: int = 32,
         workers: int = 0,
-        limit: int | None = None,
+        **kwargs: Any,
     ) -> None:
         if shots < 1:
             raise UserError(f"data.shots {shots}: must be at least 1")
@@ -52,8 +54,10 @@ class DemoSourceData(SourceData):
             None if validation is None else CachedImages(validation, CACHE_BYTES),
             batch_size=batch_size,
             workers=workers,
-            limit=limit,
+            prefetch=2,
+            on_bad_image="error",
             cache=False,
+            **kwargs,
         )
         self.name = f"{train.name}-{shots}-shot"
 

@@ -93,7 +93,7 @@ class CifarImages:
         except Exception as error:  # RuntimeError where files are missing or their checksums wrong, OSError, pickle's
             raise UserError(
                 f"{data_root / dataset_class.base_folder}: files of {key} are missing or damaged: "
-                "set data.download to true, or mend data.data_root"
+                "set data.download to true, or correct data.data_root"
             ) from error
         self.name = f"{key}-{split}"
         self.class_names = [str(name).replace("_", " ") for name in dataset.classes]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final
 
 from lorattt.data.class_names import names_of
 from lorattt.data.datamodule import EpisodeData
@@ -118,11 +118,8 @@ class ImageFolderData(EpisodeData):
         root: Folder with one folder of images per class, or with images alone (for ``predict``).
         class_names: Names of the classes: null for the folders' names, a list in the order of the sorted
             folders, ``imagenet`` for folders named by wnid, or a ``.txt`` or ``.json`` file.
-        batch_size: Images adapted at once (E). Predictions do not depend on it.
-        workers: Processes that read images and make views.
-        limit: Use only so many images, evenly spread over the dataset; all where null.
-        on_bad_image: End the run at an unreadable image, or leave it out, count it and list it.
         max_pixels: The largest width times height that is read; above it, an image counts as unreadable.
+        kwargs: The arguments of :class:`ImageData`.
     """
 
     def __init__(
@@ -130,16 +127,7 @@ class ImageFolderData(EpisodeData):
         root: str,
         *,
         class_names: list[str] | str | None = None,
-        batch_size: int = 8,
-        workers: int = 2,
-        limit: int | None = None,
-        on_bad_image: Literal["error", "skip"] = "error",
         max_pixels: int = MAX_PIXELS,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            ImageFolder(Path(root).expanduser(), class_names, max_pixels),
-            batch_size=batch_size,
-            workers=workers,
-            limit=limit,
-            on_bad_image=on_bad_image,
-        )
+        super().__init__(ImageFolder(Path(root).expanduser(), class_names, max_pixels), prefetch=2, **kwargs)

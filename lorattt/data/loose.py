@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from PIL import Image
 
@@ -181,11 +181,9 @@ class ImagesData(EpisodeData):
             text file with one path per line; one of these or a list.
         class_names: Names of the classes: a list such as ``[cat, dog]``, a ``.txt`` or ``.json`` file, or
             ``imagenet``.
-        batch_size: Images adapted at once (E). Predictions do not depend on it.
-        workers: Processes that read images and make views.
-        limit: Use only so many images, evenly spread; all where null.
-        on_bad_image: End the run at an unreadable image, or leave it out, count it and list it.
+        on_bad_image: ``error`` ends the run at an unreadable image; ``skip`` leaves it out, counts it and reports it.
         max_pixels: The largest width times height that is read; above it, an image counts as unreadable.
+        kwargs: The other arguments of :class:`ImageData`.
     """
 
     def __init__(
@@ -193,16 +191,9 @@ class ImagesData(EpisodeData):
         images: list[str] | str,
         class_names: list[str] | str,
         *,
-        batch_size: int = 8,
-        workers: int = 2,
-        limit: int | None = None,
         on_bad_image: Literal["error", "skip"] = "skip",
         max_pixels: int = MAX_PIXELS,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            LooseImages(images, class_names, max_pixels),
-            batch_size=batch_size,
-            workers=workers,
-            limit=limit,
-            on_bad_image=on_bad_image,
-        )
+        source = LooseImages(images, class_names, max_pixels)
+        super().__init__(source, on_bad_image=on_bad_image, prefetch=2, **kwargs)

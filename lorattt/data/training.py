@@ -1,7 +1,7 @@
 """Images to fit on, as Lightning sees them: shuffled and cut anew in every epoch, and images to validate on."""
 
 import warnings
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from lightning.pytorch.trainer.states import TrainerFn
@@ -78,12 +78,10 @@ class SourceData(ImageData):
         train: The images to fit on, labelled.
         validation: The images to validate on, of the same classes; null for none.
         batch_size: Images of a batch, on each device: a step of two devices has twice as many.
-        workers: Processes that read images and make views.
         limit: Use only so many images of each of the two, evenly spread; all where null.
-        on_bad_image: End the run at an unreadable image, or leave it out, count it and warn.
-        prefetch: Batches each worker prepares ahead.
         cache: Keep decoded training images in memory, up to a gigabyte on each device, shared out to its workers.
             Results do not depend on it.
+        kwargs: The other arguments of :class:`ImageData`.
 
     Attributes:
         class_names: Names in label order.
@@ -104,19 +102,15 @@ class SourceData(ImageData):
         validation: ImageSource | None = None,
         *,
         batch_size: int = 32,
-        workers: int = 2,
         limit: int | None = None,
-        on_bad_image: Literal["error", "skip"] = "error",
-        prefetch: int = 2,
         cache: bool = True,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            batch_size=batch_size, workers=workers, limit=limit, on_bad_image=on_bad_image, prefetch=prefetch
-        )
+        super().__init__(batch_size=batch_size, limit=limit, **kwargs)
         self.name = train.name
         self.class_names = train.class_names
         self.template: str | None = None
-        self.source = CachedImages(train, CACHE_BYTES // max(1, workers)) if cache else train
+        self.source = CachedImages(train, CACHE_BYTES // max(1, self._workers)) if cache else train
         self.validation = validation
         self.indices = _labelled(train, limit, "training")
         self.validation_indices = [] if validation is None else _labelled(validation, limit, "validation")

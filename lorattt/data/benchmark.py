@@ -9,13 +9,14 @@ from lorattt.data.catalogue import benchmark as find_benchmark
 from lorattt.data.corruptions import CorruptedImages, CorruptionSpec
 from lorattt.data.datamodule import EpisodeData
 from lorattt.data.download import cifar, download
+from lorattt.data.image_list import read_image_list, write_image_list
 from lorattt.data.images import MAX_PIXELS, check_max_pixels
 from lorattt.data.layouts import Located
 from lorattt.data.listing import ListedImages, Listing
 from lorattt.data.notes import note
 from lorattt.data.readers import problems, read_benchmark
 from lorattt.data.source import ImageSource
-from lorattt.data.splits import class_subset, few_shot, keep_classes, read_items, write_items
+from lorattt.data.splits import class_subset, few_shot, keep_classes
 from lorattt.errors import UserError, quoted, shortened
 
 Subset = Literal["all", "base", "new"]
@@ -100,7 +101,7 @@ class BenchmarkData(EpisodeData):
     def keep_images(self, file: Path) -> None:
         """Write the list of images that were drawn, if they were, for ``data.items`` of another run."""
         if self.drawn is not None:
-            write_items(self.drawn, file)
+            write_image_list(self.drawn, file)
 
 
 def folder_of(value: str | None) -> Path | None:
@@ -149,7 +150,7 @@ def listed_in(file: Path, listing: Listing) -> Listing:
     Raises:
         UserError: If the list cannot be read, or has other classes or images than ``listing``.
     """
-    found = read_items(file, listing.root)
+    found = read_image_list(file, listing.root)
     if found.class_names != listing.class_names:
         raise UserError(
             f"data.items {file}: its {len(found.class_names)} classes are not the {len(listing.class_names)} of "

@@ -7,7 +7,6 @@ cannot ship and is left out, and so is the extra corruption ``spatter``: for the
 to be compared with published ones, use the published files.
 """
 
-import difflib
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +18,7 @@ from torchvision.transforms.functional import center_crop, resize
 
 from lorattt.data.corruption_ops import OPERATIONS, to_array, to_image
 from lorattt.data.source import ImageSource
+from lorattt.data.text import did_you_mean
 from lorattt.errors import UserError, quoted
 from lorattt.rng import Stream, episode_keys, fold
 
@@ -58,8 +58,7 @@ class CorruptionSpec:
                 "images, or use another"
             )
         if self.name not in NAMES:
-            near = difflib.get_close_matches(self.name, NAMES, n=3)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"use one of {', '.join(NAMES)}"
+            hint = did_you_mean(self.name, NAMES, f"use one of {', '.join(NAMES)}")
             raise UserError(f"no corruption is named {quoted(self.name)}; {hint}")
         if self.severity not in range(1, 6):
             raise UserError(f"corruption {self.name}: severity {quoted(self.severity)} must be 1, 2, 3, 4 or 5")

@@ -6,11 +6,12 @@ from typing import Any, Literal, get_args
 from lorattt.data.benchmark import Subset, folder_of, listed_in, part_name, part_of, tell_problems
 from lorattt.data.catalogue import benchmark as find_benchmark
 from lorattt.data.folder import ImageFolder
+from lorattt.data.image_list import write_image_list
 from lorattt.data.images import MAX_PIXELS, check_max_pixels
 from lorattt.data.listing import ListedImages, Listing
 from lorattt.data.readers import read_benchmark
 from lorattt.data.source import UNKNOWN_LABEL
-from lorattt.data.splits import at_most, few_shot, holdout, without, write_items
+from lorattt.data.splits import at_most, few_shot, holdout, without
 from lorattt.data.training import SourceData
 from lorattt.errors import UserError, quoted, shortened
 
@@ -59,7 +60,7 @@ class ListedSourceData(SourceData):
     def keep_images(self, file: Path) -> None:
         """Write the list of training images that were drawn, if they were, for ``data.items`` of another run."""
         if self.drawn is not None:
-            write_items(self.drawn, file)
+            write_image_list(self.drawn, file)
 
 
 class FewShotData(ListedSourceData):

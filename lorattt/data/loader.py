@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, get_worker_info
 
-from lorattt.data.ahead import SendAhead
+from lorattt.data.prefetch import DevicePrefetcher
 from lorattt.data.shared import SharedRegions
 from lorattt.data.source import collate_episodes, collate_facts
 from lorattt.errors import UserError
 
-# Beside those under way: the batch in use, one that a Trainer fetches ahead, and the one being handed over.
+# Beside those under way: the batch in use, one that a Trainer prefetches, and the one being handed over.
 _SPARE_PIECES = 3
 _NUMBERS = ("label", "index")
 _NO_ROOM = (errno.ENOSPC, errno.ENOSYS, errno.ENOENT, errno.EACCES, errno.EROFS)  # in /dev/shm, or no such place
@@ -40,7 +40,7 @@ class LostWorkerError(UserError):
     """A worker has died or come to a stop, at no fault of what the user gave: the run may be gone on with."""
 
 
-class HandOver:
+class SharedMemoryCollate:
     """Collates in a worker what :meth:`taken_out` makes a batch of :func:`collate_episodes` in the main process.
 
     A copy made by pickling, for workers that are not forked, has no shared memory: it sends all by value.
@@ -120,7 +120,7 @@ class EpisodeLoader(DataLoader[dict[str, Any]]):
             LostWorkerError: If one of them has died, or they have given nothing for :data:`PATIENCE_SECONDS`.
         """
         batches = self._batches()
-        return batches if self.send_to is None else SendAhead(self.send_to)(batches)
+        return batches if self.send_to is None else DevicePrefetcher(self.send_to)(batches)
 
     def _batches(self) -> Iterator[dict[str, Any]]:
         if super().__len__() == 0:
@@ -130,10 +130,10 @@ class EpisodeLoader(DataLoader[dict[str, Any]]):
             self.collate_fn = collate_episodes
             yield from super().__iter__()
             return
-        if not (self.persistent_workers and isinstance(self.collate_fn, HandOver)):
+        if not (self.persistent_workers and isinstance(self.collate_fn, SharedMemoryCollate)):
             # New workers get new memory: that of an earlier, unfinished iteration may still be written to.
-            self.collate_fn = HandOver(self.num_workers, self.prefetch_factor or 1, forked=self._forks())
-        hand_over: HandOver = self.collate_fn
+            self.collate_fn = SharedMemoryCollate(self.num_workers, self.prefetch_factor or 1, forked=self._forks())
+        collate: SharedMemoryCollate = self.collate_fn
         self.timeout = _LOOK_SECONDS
         if not (isinstance(self.worker_init_fn, partial) and self.worker_init_fn.func is _begin_worker):
             self.worker_init_fn = partial(_begin_worker, self.worker_init_fn)
@@ -147,7 +147,7 @@ class EpisodeLoader(DataLoader[dict[str, Any]]):
         workers = frozenset(set(multiprocessing.active_children()) - others) or self._workers
         self._workers = workers if self.persistent_workers else frozenset()
         while (message := _next(source, workers)) is not None:
-            yield hand_over.taken_out(message)
+            yield collate.taken_out(message)
 
     def _forks(self) -> bool:
         """Whether the workers will be forked; so they are on Linux, whatever Python's own default is there."""

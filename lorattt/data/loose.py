@@ -14,16 +14,17 @@ from lorattt.data.datamodule import EpisodeData
 from lorattt.data.images import MAX_PIXELS, check_max_pixels, read_image
 from lorattt.data.notes import note
 from lorattt.data.source import UNKNOWN_LABEL
+from lorattt.data.text import read_text
 from lorattt.data.walk import FORMATS, look_below, of_the_same_format
 from lorattt.errors import UserError, quoted
 
 
-class LooseImages:
+class UnlabelledImages:
     """Image files without labels, numbered in the order in which they are given.
 
     Args:
         images: Paths, patterns, folders and ``@`` lists, see :func:`find_images`.
-        class_names: Names, or where they come from, see :func:`loose_class_names`.
+        class_names: Names, or where they come from, see :func:`unlabelled_class_names`.
         max_pixels: The largest width times height that is read.
 
     Raises:
@@ -35,7 +36,7 @@ class LooseImages:
     ) -> None:
         self._max_pixels = check_max_pixels(max_pixels)
         self.name = "images"
-        self.class_names = loose_class_names(class_names)
+        self.class_names = unlabelled_class_names(class_names)
         self._paths = find_images(images)
 
     def __len__(self) -> int:
@@ -128,13 +129,7 @@ def _file_or_folder(path: str, key: str) -> Iterator[str]:
 
 
 def _listed(name: str, key: str) -> Iterator[str]:
-    path = Path(name).expanduser()
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{key} '@{name}' is not a text file in UTF-8: {error}") from error
-    except OSError as error:
-        raise UserError(f"{key} '@{name}' cannot be read ({error.strerror}): name a text file of paths") from error
+    lines = read_text(Path(name).expanduser(), "name a text file of paths", what=f"{key} '@{name}'").splitlines()
     listed = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
     if not listed:
         raise UserError(f"{key} '@{name}' holds no paths: give one per line")
@@ -146,7 +141,7 @@ def _listed(name: str, key: str) -> Iterator[str]:
         yield from _file_or_folder(line, key)
 
 
-def loose_class_names(names: Sequence[str] | str, key: str = "data.class_names") -> list[str]:
+def unlabelled_class_names(names: Sequence[str] | str, key: str = "data.class_names") -> list[str]:
     """The names an image may get, in label order.
 
     Args:
@@ -195,5 +190,5 @@ class ImagesData(EpisodeData):
         max_pixels: int = MAX_PIXELS,
         **kwargs: Any,
     ) -> None:
-        source = LooseImages(images, class_names, max_pixels)
+        source = UnlabelledImages(images, class_names, max_pixels)
         super().__init__(source, on_bad_image=on_bad_image, prefetch=2, **kwargs)

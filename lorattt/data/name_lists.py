@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 from unicodedata import normalize
 
+from lorattt.data.text import read_text
 from lorattt.errors import UserError, quoted
 
 _WNID: Final = re.compile(r"n[0-9]{8}")
@@ -47,13 +48,7 @@ def read_name_file(path: Path, what: str) -> NameFile:
     """
     if path.suffix.lower() in (".yaml", ".yml"):
         raise UserError(f"{what}: YAML is not read here: write one name per line into a .txt file, or JSON")
-    try:
-        # With the mark that Windows' editors put first, or without.
-        text = normalize("NFC", path.read_text(encoding="utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{what} is not a text file in UTF-8 ({error}): save it as UTF-8") from error
-    except OSError as error:
-        raise UserError(f"{what} cannot be read ({error.strerror}): allow reading it") from error
+    text = normalize("NFC", read_text(path, "allow reading it, and save it as UTF-8", what=what))
     if path.suffix.lower() == ".json":
         try:
             content = json.loads(text, object_pairs_hook=lambda found: _once(found, what))

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from lorattt.data.listing import Item, leaves_root
+from lorattt.data.text import read_text
 from lorattt.errors import UserError, quoted, shortened
+
+_FETCH = "put it there, or fetch the dataset again"
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ def read_coop(file: Path, split: str) -> SplitList:
         UserError: If the file is no such JSON, lacks the split, has a path that leads out of the dataset's
             folder, or if labels are not 0, 1, ... without gaps with one name each.
     """
-    text = _text(file)
+    text = read_text(file, _FETCH)
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -94,13 +97,13 @@ def read_aircraft(folder: Path, split: str) -> SplitList:
     Raises:
         UserError: If a file is missing, or a line names no variant of ``variants.txt``.
     """
-    variants = [line.strip() for line in _text(folder / "variants.txt").splitlines() if line.strip()]
+    variants = [line.strip() for line in read_text(folder / "variants.txt", _FETCH).splitlines() if line.strip()]
     label_of = {name: label for label, name in enumerate(variants)}
     if len(label_of) < len(variants):
         raise UserError(f"{folder / 'variants.txt'} has a variant twice: fetch it again")
     file = folder / f"images_variant_{split}.txt"
     items = []
-    for line in _text(file).splitlines():
+    for line in read_text(file, _FETCH).splitlines():
         if not line.strip():
             continue
         number, _, name = line.strip().partition(" ")
@@ -147,21 +150,9 @@ def read_cars_tables(folder: Path, split: str) -> SplitList:
 
 
 def _rows(file: Path, columns: Iterable[str]) -> list[dict[str, str]]:
-    reader = csv.DictReader(_text(file).splitlines())
+    reader = csv.DictReader(read_text(file, _FETCH).splitlines())
     missing = [column for column in columns if column not in (reader.fieldnames or ())]
     if missing:
         raise UserError(f"{file} has no column {quoted(missing[0])}: fetch it again")
     # A short row has None where columns are missing.
     return [{column: row[column] or "" for column in columns} for row in reader]
-
-
-def _text(file: Path) -> str:
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not a text file in UTF-8: fetch it again") from error
-    except OSError as error:
-        raise UserError(f"cannot read {file} ({error.strerror}): put it there, or fetch the dataset again") from error
-    if "\0" in text:  # Python 3.10's reader of CSV raises for it, later ones take it
-        raise UserError(f"{file} is not a text file (it holds NUL bytes): fetch it again")
-    return text

@@ -1,24 +1,18 @@
-"""Parts of a listing: few shots, held-out images, base and new classes, and the file that keeps a draw.
+"""Parts of a listing: few shots, held-out images, base and new classes.
 
 A draw of one class is a function of (seed, class number, the class's paths): the order of the listing
 and the other classes make no difference, and a larger draw of the same seed contains the smaller.
 """
 
-import difflib
-import hashlib
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import Literal
 
 import torch
 
-from lorattt.data.listing import Item, Listing, leaves_root
-from lorattt.data.source import UNKNOWN_LABEL
+from lorattt.data.listing import Item, Listing
+from lorattt.data.text import did_you_mean
 from lorattt.errors import UserError, quoted
 from lorattt.rng import Stream, episode_keys, fold, uniform
-
-# Purposes of a draw: a validation set and few shots of one seed are drawn independently of each other.
-_FORMAT = "# lorattt items 1"
 
 
 def _by_class(listing: Listing) -> list[list[Item]]:
@@ -202,100 +196,10 @@ def _label_of(names: tuple[str, ...], wanted: int | str) -> int:
         return wanted
     found = [label for label, name in enumerate(names) if name == wanted]
     if not found:
-        near = difflib.get_close_matches(wanted, names, n=3)
-        hint = f"did you mean {' or '.join(map(repr, dict.fromkeys(near)))}?" if near else "use its number"
+        hint = did_you_mean(wanted, names, "use its number")
         raise UserError(f"data.classes: no class is named {quoted(wanted)}; {hint}")
     if len(found) > 1:
         raise UserError(
             f"data.classes: {quoted(wanted)} is the name of classes {' and '.join(map(str, found))}: use the number"
         )
     return found[0]
-
-
-def write_items(listing: Listing, file: Path) -> None:
-    """Keep a listing as a text file, so that a run can be repeated elsewhere on the very same images.
-
-    Three lines of header (format, SHA-256 of all lines after the header, counts), then a line per image:
-    path relative to the root, label and class name, with tabs between. A class without images has a line
-    with an empty path.
-
-    Raises:
-        UserError: If a path or a name cannot be written in this form, or the file cannot be written.
-    """
-    seen = {item.label for item in listing.items}
-    rows = [Item("", label) for label in range(len(listing.class_names)) if label not in seen] + list(listing.items)
-    lines = []
-    for path, label in rows:
-        name = "" if label == UNKNOWN_LABEL else listing.class_names[label]
-        if any(mark in path + name for mark in "\t\n\r"):
-            raise UserError(
-                f"{file}: cannot list {quoted(path or name)}: a tab or line break is in its path or class name"
-            )
-        if path and leaves_root(path):
-            raise UserError(f"{file}: cannot list {quoted(path)}: it is not a path below {listing.root}")
-        lines.append(f"{path}\t{label}\t{name}\n")
-    try:
-        body = "".join(lines).encode("utf-8")
-        digest = hashlib.sha256(body).hexdigest()
-        counts = f"{len(listing.items)} images, {len(listing.class_names)} classes"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(f"{_FORMAT}\n# sha256 {digest}\n# {counts}\n".encode() + body)
-    except UnicodeEncodeError as error:
-        raise UserError(f"{file}: a path or class name is no text in UTF-8 ({error.reason}): rename it") from error
-    except OSError as error:
-        raise UserError(f"{file}: cannot be written ({error.strerror or error})") from error
-
-
-def read_items(file: Path, root: Path) -> Listing:
-    """The listing that :func:`write_items` kept; whether its images exist is not looked at.
-
-    Args:
-        file: The text file.
-        root: Folder of the images.
-
-    Returns:
-        The same items in the same order, below ``root``.
-
-    Raises:
-        UserError: If the file is missing, of another format or changed since, or a line is malformed or its path
-            leaves the root.
-    """
-    try:
-        text = file.read_bytes().decode("utf-8").replace("\r\n", "\n")  # version control may have changed the ends
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror or error})") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not a text file in UTF-8: write it again with write_items") from error
-    head, *rest = text.split("\n", 3)
-    if head != _FORMAT or len(rest) < 3:
-        raise UserError(f"{file} line 1: not a list of images, whose first line is {_FORMAT!r}")
-    digest, counts, body = rest
-    if digest != f"# sha256 {hashlib.sha256(body.encode()).hexdigest()}":
-        raise UserError(f"{file} line 2: the list was changed since it was written: take the original, or draw it anew")
-    items: list[Item] = []
-    names: dict[int, str] = {}
-    for number, line in enumerate(body.split("\n")[:-1], start=4):
-        path, label, name = _parsed(f"{file} line {number}", line)
-        if label != UNKNOWN_LABEL and names.setdefault(label, name) != name:
-            raise UserError(
-                f"{file} line {number}: class {label} is {quoted(name)} here and {quoted(names[label])} above"
-            )
-        if path:
-            items.append(Item(path, label))
-    if sorted(names) != list(range(len(names))) or counts != f"# {len(items)} images, {len(names)} classes":
-        raise UserError(
-            f"{file} line 3: says {quoted(counts[2:])}, but the list has {len(items)} images, {len(names)} classes"
-        )
-    return Listing(root, tuple(items), tuple(names[label] for label in range(len(names))))
-
-
-def _parsed(where: str, line: str) -> tuple[str, int, str]:
-    fields = line.split("\t")
-    if len(fields) != 3:
-        raise UserError(f"{where}: has {len(fields)} fields, not 3 (path, label and class name, with tabs between)")
-    path, label, name = fields
-    if path and leaves_root(path):
-        raise UserError(f"{where}: {quoted(path)} is not a path below the root")
-    if not (label.isascii() and label.isdigit()) and label != str(UNKNOWN_LABEL):
-        raise UserError(f"{where}: label {quoted(label)} is not a number from 0 on, nor {UNKNOWN_LABEL} for no class")
-    return path, int(label), name

@@ -377,7 +377,7 @@ def test_the_elastic_transform_shakes_pixels_as_a_smooth_field_says() -> None:
         ("fog", 0, "corruption fog: severity 0 must be 1, 2, 3, 4 or 5"),
         ("fog", 6, "corruption fog: severity 6 must be 1, 2, 3, 4 or 5"),
         ("fog", 2.5, "severity 2.5 must be"),
-        ("gausian_noise", 1, "no corruption is named 'gausian_noise'; did you mean gaussian_noise"),
+        ("gausian_noise", 1, "no corruption is named 'gausian_noise'; did you mean 'gaussian_noise'"),
         ("rain_of_frogs", 1, "no corruption is named 'rain_of_frogs'; use one of gaussian_noise, shot_noise"),
         ("frost", 3, "corruption 'frost' needs photographs of frost that lorattt does not ship"),
         ("spatter", 3, "corruption 'spatter' is not built in: read ImageNet-C's own files"),

@@ -350,7 +350,7 @@ def test_a_split_file_goes_before_the_tables(tmp_path: Path) -> None:
         ("labels.csv", "filename,class_idx\ntest/01953.jpg\n", r"class_idx of 'test/01953.jpg' is missing"),
         ("labels.csv", "", r"labels.csv has no column 'filename'"),
         ("metadata.csv", "name\n", r"metadata.csv has no column 'class_name'"),
-        ("metadata.csv", None, r"cannot read .*metadata.csv \(No such file"),
+        ("metadata.csv", None, r"metadata.csv cannot be read \(No such file"),
     ],
 )
 def test_damaged_tables_of_cars_are_refused(file: str, content: str | None, message: str, tmp_path: Path) -> None:
@@ -518,11 +518,9 @@ def test_damaged_ground_truth_is_refused(text: str, number: str, tmp_path: Path)
 def test_label_files_must_be_text(tmp_path: Path) -> None:
     flat(tmp_path / "imagenet" / "val")
     (tmp_path / "imagenet" / "LOC_val_solution.csv").write_bytes(b"\xff\xfe\x00")
-    assert_matches(r"LOC_val_solution\.csv cannot be read as text", refused("imagenet", tmp_path))
+    assert_matches(r"LOC_val_solution\.csv is not a text file in UTF-8", refused("imagenet", tmp_path))
     (tmp_path / "imagenet" / "LOC_val_solution.csv").write_bytes(b"ImageId,PredictionString\n\0\0\n")
-    assert_matches(
-        r"LOC_val_solution\.csv cannot be read as text \(it holds NUL bytes\)", refused("imagenet", tmp_path)
-    )
+    assert_matches(r"LOC_val_solution\.csv is not a text file \(it holds NUL bytes\)", refused("imagenet", tmp_path))
 
 
 # --- refusals -----------------------------------------------------------------------------------------------------
@@ -590,7 +588,7 @@ def test_lists_of_aircraft_that_are_not_there_are_told(tmp_path: Path) -> None:
     miniature.write("fgvc_aircraft", "coop", tmp_path)
     lists = tmp_path / "fgvc_aircraft"
     (lists / "variants.txt").unlink()
-    assert_matches(r"cannot read .*variants\.txt \(No such file", refused("fgvc_aircraft", tmp_path))
+    assert_matches(r"variants\.txt cannot be read \(No such file", refused("fgvc_aircraft", tmp_path))
     (lists / "images_variant_test.txt").unlink()
     message = refused("fgvc_aircraft", tmp_path)
     assert_matches(r"no list of its images at .*fgvc_aircraft/images_variant_test\.txt.*: put it there", message)
@@ -802,5 +800,7 @@ def test_nul_bytes_in_a_table_are_one_line(tmp_path: Path, name: str) -> None:
     }
     for each, text in tables.items():
         (tmp_path / each).write_text(text + "\0" * 9 * (each == name), encoding="utf-8")
-    with pytest.raises(UserError, match=rf"{name} is not a text file \(it holds NUL bytes\): fetch it again"):
+    with pytest.raises(
+        UserError, match=rf"{name} is not a text file \(it holds NUL bytes\): put it there, or fetch the dataset again"
+    ):
         read_cars_tables(tmp_path, "test")

@@ -1,6 +1,5 @@
-"""Splits: a draw depends on the seed and the class alone; files of items travel and cannot be changed unseen."""
+"""Splits: a draw depends on the seed and the class alone."""
 
-import hashlib
 import random
 from itertools import pairwise
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lorattt.data.listing import Item, Listing
-from lorattt.data.splits import class_subset, few_shot, holdout, keep_classes, read_items, write_items
+from lorattt.data.splits import class_subset, few_shot, holdout, keep_classes
 from lorattt.errors import UserError
 
 ROOT = Path("photos")
@@ -185,121 +184,4 @@ def test_classes_that_cannot_be_told_are_refused(classes: list[int | str], messa
     with pytest.raises(UserError) as caught:
         keep_classes(listing(), classes)
     assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "of",
-    [
-        shuffled(listing()),
-        listing((2, 0, 3, 0, 0)),  # classes without images keep their names and places
-        Listing(ROOT, (Item("a b/ü\u2028.jpg", 0), Item("a b/ü\u2028.jpg", 0)), ("Köln \x0b",)),
-        Listing(ROOT, (Item("b.jpg", -1), Item("a.jpg", -1)), ()),
-        Listing(ROOT, (), ()),
-        Listing(ROOT, (), ("cat",)),
-    ],
-)
-def test_what_is_written_is_read(tmp_path: Path, of: Listing) -> None:
-    file = tmp_path / "new" / "items.txt"
-    write_items(of, file)
-    assert read_items(file, Path("elsewhere")) == Listing(Path("elsewhere"), of.items, of.class_names)
-    file.write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))
-    assert read_items(file, ROOT) == of
-
-
-def test_the_file_is_as_described(tmp_path: Path) -> None:
-    write_items(Listing(ROOT, (Item("x/1.jpg", 1), Item("x/2.jpg", -1)), ("cat", "dog")), tmp_path / "items.txt")
-    body = "\t0\tcat\nx/1.jpg\t1\tdog\nx/2.jpg\t-1\t\n"
-    digest = hashlib.sha256(body.encode()).hexdigest()
-    head = f"# lorattt items 1\n# sha256 {digest}\n# 2 images, 2 classes\n"
-    assert (tmp_path / "items.txt").read_bytes() == (head + body).encode()
-
-
-def forged(file: Path, body: str, counts: str = "1 images, 1 classes") -> Path:
-    """A list whose hash is right."""
-    digest = hashlib.sha256(body.encode()).hexdigest()
-    file.write_bytes(f"# lorattt items 1\n# sha256 {digest}\n# {counts}\n{body}".encode())
-    return file
-
-
-LEAVING = ["/etc/x.jpg", "../x.jpg", "a/../../x.jpg", "..", ".", "C:/x.jpg", "C:x.jpg", "\\x.jpg", "a\\..\\..\\x.jpg"]
-
-
-@pytest.mark.parametrize("path", LEAVING)
-def test_paths_out_of_the_root_are_refused(tmp_path: Path, path: str) -> None:
-    file = forged(tmp_path / "items.txt", f"a.jpg\t0\tcat\n{path}\t0\tcat\n", "2 images, 1 classes")
-    with pytest.raises(UserError) as caught:
-        read_items(file, ROOT)
-    assert str(caught.value) == f"{file} line 5: {path!r} is not a path below the root"
-    with pytest.raises(UserError, match="is not a path below photos"):
-        write_items(Listing(ROOT, (Item(path, 0),), ("cat",)), tmp_path / "new.txt")
-    assert not (tmp_path / "new.txt").exists()
-
-
-@pytest.mark.parametrize(
-    ("body", "counts", "message"),
-    [
-        ("a.jpg\t0\tcat\nb.jpg 0 cat\n", "2 images, 1 classes", "line 5: has 1 fields, not 3"),
-        ("a.jpg\t0\tcat\tdog\n", "1 images, 1 classes", "line 4: has 4 fields, not 3"),
-        ("a.jpg\tone\tcat\n", "1 images, 1 classes", "line 4: label 'one' is not a number"),
-        ("a.jpg\t-2\tcat\n", "1 images, 1 classes", "line 4: label '-2' is not a number"),
-        ("a.jpg\t²\tcat\n", "1 images, 1 classes", "line 4: label '²' is not a number"),
-        ("a.jpg\t0\tcat\nb.jpg\t0\tdog\n", "2 images, 1 classes", "line 5: class 0 is 'dog' here and 'cat' above"),
-        ("a.jpg\t1\tcat\n", "1 images, 1 classes", "line 3: says '1 images, 1 classes'"),  # no class 0
-        ("a.jpg\t0\tcat\n", "2 images, 1 classes", "line 3: says '2 images, 1 classes', but the list has 1 images"),
-        ("a.jpg\t0\tcat\n", "1 images, 2 classes", "line 3: says '1 images, 2 classes'"),
-    ],
-)
-def test_malformed_lists_are_refused_by_line(tmp_path: Path, body: str, counts: str, message: str) -> None:
-    file = forged(tmp_path / "items.txt", body, counts)
-    with pytest.raises(UserError) as caught:
-        read_items(file, ROOT)
-    assert str(caught.value).startswith(f"{file} {message}")
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("change", [(b"0/03.jpg", b"0/04.jpg"), (b"cat", b"cut"), (b"\t1\t", b"\t0\t")])
-def test_a_changed_list_is_refused(tmp_path: Path, change: tuple[bytes, bytes]) -> None:
-    file = tmp_path / "items.txt"
-    write_items(listing(), file)
-    original = file.read_bytes()
-    file.write_bytes(original.replace(*change, 1))
-    with pytest.raises(UserError, match=r"items\.txt line 2: the list was changed since"):
-        read_items(file, ROOT)
-    file.write_bytes(original[:-3])
-    with pytest.raises(UserError, match=r"items\.txt line 2: the list was changed since"):
-        read_items(file, ROOT)
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"a.jpg\t0\tcat\n", b"# lorattt items 2\n#\n#\n", b"# lorattt items 1\n# x\n"]
-)
-def test_files_of_another_format_are_refused(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "items.txt").write_bytes(content)
-    with pytest.raises(UserError, match=r"items\.txt line 1: not a list of images"):
-        read_items(tmp_path / "items.txt", ROOT)
-
-
-def test_files_that_cannot_be_read_or_written_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"missing\.txt: cannot be read \(No such file"):
-        read_items(tmp_path / "missing.txt", ROOT)
-    (tmp_path / "image.txt").write_bytes(b"\xff\xd8\xff")
-    with pytest.raises(UserError, match=r"image\.txt is not a text file in UTF-8"):
-        read_items(tmp_path / "image.txt", ROOT)
-    with pytest.raises(UserError, match=r"image\.txt.x\.txt: cannot be written"):
-        write_items(listing(), tmp_path / "image.txt" / "x.txt")
-
-
-@pytest.mark.parametrize(
-    ("item", "name", "message"),
-    [
-        (Item("a\tb.jpg", 0), "cat", "a tab or line break is in its path"),
-        (Item("a\n.jpg", 0), "cat", "a tab or line break is in its path"),
-        (Item("a.jpg", 0), "cat\r", "a tab or line break is in its path or class name"),
-        (Item("a\udcff.jpg", 0), "cat", "no text in UTF-8"),
-    ],
-)
-def test_names_that_a_line_cannot_hold_are_refused(tmp_path: Path, item: Item, name: str, message: str) -> None:
-    with pytest.raises(UserError, match=message) as caught:
-        write_items(Listing(ROOT, (item,), (name,)), tmp_path / "items.txt")
     assert "\n" not in str(caught.value)

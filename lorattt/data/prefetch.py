@@ -11,7 +11,7 @@ Batch: TypeAlias = dict[str, Any]
 Arrival: TypeAlias = torch.cuda.Event | None
 
 
-class SendAhead:
+class DevicePrefetcher:
     """Fetches each batch and sends its pixels while the one before it is worked on.
 
     A thread waits for the loader and puts the pixels of a batch one behind another into pinned memory, which the
@@ -36,7 +36,7 @@ class SendAhead:
         """
         source = iter(batches)
         sent = self._fetch(source)  # here, not in the thread: the loader starts its processes now
-        with ThreadPoolExecutor(1, "send-ahead") as thread:
+        with ThreadPoolExecutor(1, "prefetch") as thread:
             while sent is not None:
                 following = thread.submit(self._fetch, source)
                 yield self._arrived(*sent)

@@ -48,9 +48,6 @@ class BenchmarkData(EpisodeData):
         template: CoOp's prompt for the dataset, with one ``{}``; null for CIFAR.
         drawn: The images of this run, if they were drawn; a run keeps the list in its folder.
         corruption: ``name``, ``severity`` and ``of``, the clean images' name, for ``results.json``; null if clean.
-
-    Raises:
-        UserError: If the dataset is not found or damaged, or a value does not fit it.
     """
 
     def __init__(
@@ -132,11 +129,7 @@ def tell_problems(dataset: str, listing: Listing, located: Located) -> None:
 
 
 def part_of(listing: Listing, classes: Subset | list[int | str]) -> Listing:
-    """The images of some classes, relabelled from 0.
-
-    Raises:
-        UserError: If there are no such classes.
-    """
+    """The images of some classes, relabelled from 0."""
     if isinstance(classes, str):
         if classes not in get_args(Subset):
             raise UserError(f"data.classes {quoted(classes)}: use all, base, new, or a list of names or numbers")
@@ -145,11 +138,7 @@ def part_of(listing: Listing, classes: Subset | list[int | str]) -> Listing:
 
 
 def listed_in(file: Path, listing: Listing) -> Listing:
-    """The images of an earlier run's list, which must be of the same classes as now.
-
-    Raises:
-        UserError: If the list cannot be read, or has other classes or images than ``listing``.
-    """
+    """The images of an earlier run's list, which must be of the same classes as now."""
     found = read_image_list(file, listing.root)
     if found.class_names != listing.class_names:
         raise UserError(

@@ -43,9 +43,6 @@ class CorruptionSpec:
     Attributes:
         name: One of :data:`NAMES`.
         severity: 1 to 5.
-
-    Raises:
-        UserError: If the corruption or the severity does not exist.
     """
 
     name: str
@@ -107,9 +104,6 @@ class CorruptedImages:
         seed: Seed of the random draws; an image's draws depend on it and the image's number alone.
         side: Images are resized and cut to squares of this side first, as ImageNet-C's were made; null takes
             them as they are read.
-
-    Raises:
-        UserError: If ``side`` is below 1.
     """
 
     def __init__(self, source: ImageSource, spec: CorruptionSpec, seed: int, side: int | None = SIDE) -> None:

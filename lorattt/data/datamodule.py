@@ -27,9 +27,6 @@ class ImageData(LightningDataModule):
 
     Attributes:
         fetched_at: When the last batch came from the loader, on the clock of ``time.perf_counter``.
-
-    Raises:
-        UserError: If a number is out of range.
     """
 
     def __init__(
@@ -128,9 +125,6 @@ class EpisodeData(ImageData):
             done: Dataset-wide number to path of the images that are done.
             again: Images that could not be read. They come last, so that the others form the same batches as in a
                 run without interruption.
-
-        Raises:
-            UserError: If one of the images has another path now, or is gone.
         """
         if done:
             known = set(self.indices)

@@ -32,9 +32,6 @@ class DemoImages:
 
     Attributes:
         numbers: The images' numbers in the stream, rising.
-
-    Raises:
-        UserError: If the domain, the severity or the classes do not exist, or the split has none of these classes.
     """
 
     def __init__(

@@ -20,9 +20,6 @@ class DemoSourceData(SourceData):
         batch_size: Images of a batch, on each device: a step of two devices has twice as many.
         workers: Processes that make views.
         kwargs: ``limit``, see :class:`SourceData`.
-
-    Raises:
-        UserError: If a number is out of range, or the domain or the classes do not exist.
     """
 
     def __init__(
@@ -62,11 +59,7 @@ class DemoSourceData(SourceData):
         self.name = f"{train.name}-{shots}-shot"
 
     def setup(self, stage: str) -> None:
-        """Draw all images, about 2 ms each, before there are workers.
-
-        Raises:
-            UserError: As :meth:`SourceData.setup`.
-        """
+        """Draw all images, about 2 ms each, before there are workers."""
         super().setup(stage)
         if stage == "fit":
             for index in self.indices:

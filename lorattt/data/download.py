@@ -77,9 +77,6 @@ class CifarImages:
         key: ``cifar10`` or ``cifar100``.
         data_root: Folder that holds ``cifar-10-batches-py`` or ``cifar-100-python``.
         split: ``train`` or ``test``.
-
-    Raises:
-        UserError: If key or split is unknown, or files are missing or damaged.
     """
 
     def __init__(self, key: str, data_root: Path, split: str) -> None:

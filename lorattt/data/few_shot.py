@@ -28,9 +28,6 @@ class ListedSourceData(SourceData):
         drawn: The images that were drawn to fit on, if they were.
         max_pixels: The largest width times height that is read.
         kwargs: The other arguments of :class:`SourceData`.
-
-    Raises:
-        UserError: If an image is among both, or as :class:`SourceData`.
     """
 
     def __init__(
@@ -158,9 +155,6 @@ class FolderSourceData(ListedSourceData):
 
     Attributes:
         drawn: The training images of this run, if they were drawn; a run keeps the list in its folder.
-
-    Raises:
-        UserError: If the folder has no class folders, or a value does not fit it.
     """
 
     def __init__(

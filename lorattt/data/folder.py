@@ -29,10 +29,6 @@ class ImageFolder(ListedImages):
             file: ``.txt`` with one name per line in that order or with the folder in front of each, ``.json`` with a
             list in that order or an object from folder to name.
         max_pixels: The largest width times height that is read.
-
-    Raises:
-        UserError: If the folder is missing or holds no image, images lie beside class folders, a class folder has
-            none, the folders are the splits of a dataset, or the names do not match the folders.
     """
 
     def __init__(
@@ -72,11 +68,7 @@ class ImageFolder(ListedImages):
 
 
 def _check_level(root: Path, images: Sequence[Path]) -> None:
-    """Reject a folder whose class folders lie one level further down.
-
-    Raises:
-        UserError: If it holds the splits of a dataset, or the one folder that holds the class folders.
-    """
+    """Reject a folder whose class folders lie one level further down."""
     within: dict[str, set[str]] = {}  # folder -> its folders with images, and "" for images of its own
     for path in images:
         within.setdefault(path.parts[0], set()).add(path.parts[1] if len(path.parts) > 2 else "")
@@ -96,11 +88,7 @@ def _check_level(root: Path, images: Sequence[Path]) -> None:
 
 
 def _check_none_empty(root: Path, below: Below, classes: Sequence[str]) -> None:
-    """Reject class folders that hold no image: their classes would be gone.
-
-    Raises:
-        UserError: If there are some.
-    """
+    """Reject class folders that hold no image: their classes would be gone."""
     empty = sorted(set(below.folders).difference(classes))
     if empty:
         held = f"{quoted(empty[0], 60)} has {endings}" if (endings := below.endings(empty[0])) else "nothing in it"

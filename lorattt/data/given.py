@@ -29,9 +29,6 @@ class GivenImages:
         images: A list of images, or what :func:`lorattt.data.loose.find_images` takes as one text. A tensor is
             ``(3, H, W)``, ``(1, H, W)`` or ``(H, W)``, on any device; an array is ``(H, W, 3)``, ``(H, W, 1)`` or
             ``(H, W)``. Their numbers are uint8, uint16 of which 65535 is white, bool, or floating-point in ``[0, 1]``.
-
-    Raises:
-        UserError: If it is no list of images, or one of them cannot be an image.
     """
 
     def __init__(self, images: Iterable[ImageLike] | str | os.PathLike[str]) -> None:

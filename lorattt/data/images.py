@@ -37,11 +37,7 @@ class UnreadableImageError(Exception):
 
 
 def check_max_pixels(value: int) -> int:
-    """The value itself, if it can be a limit.
-
-    Raises:
-        UserError: If it is below 1 or above what Pillow would decode.
-    """
+    """The value itself, if it can be a limit."""
     if not 1 <= value <= _PILLOW_LIMIT:
         raise UserError(f"data.max_pixels {value}: must be from 1 to {_PILLOW_LIMIT}, the most that Pillow decodes")
     return value

@@ -140,9 +140,6 @@ def locate(
         split: ``train``, ``val`` or ``test``.
         path: The dataset's own folder, if it lies elsewhere or has another name; only it is looked at.
         splits: Folder of CoOp's split files, looked at before the places beside the data.
-
-    Raises:
-        UserError: If there is no such split or place, or a file in one is damaged.
     """
     return find(benchmark, data_root, split, path=path, splits=splits)[0]
 

@@ -26,9 +26,6 @@ class UnlabelledImages:
         images: Paths, patterns, folders and ``@`` lists, see :func:`find_images`.
         class_names: Names, or where they come from, see :func:`unlabelled_class_names`.
         max_pixels: The largest width times height that is read.
-
-    Raises:
-        UserError: If nothing is found for an entry of ``images``, or the class names are of no use.
     """
 
     def __init__(
@@ -147,9 +144,6 @@ def unlabelled_class_names(names: Sequence[str] | str, key: str = "data.class_na
     Args:
         names: The names; or ``imagenet``, or a ``.txt`` or ``.json`` file.
         key: What messages call the argument.
-
-    Raises:
-        UserError: If there is no name, one is blank or comes twice, or the file cannot be read.
     """
     if names == IMAGENET:
         return names_of([], IMAGENET)  # two of these names come twice, and are two classes

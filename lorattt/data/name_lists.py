@@ -42,9 +42,6 @@ def read_name_file(path: Path, what: str) -> NameFile:
     Args:
         path: The file.
         what: What messages call it.
-
-    Raises:
-        UserError: If it cannot be read, or holds no names.
     """
     if path.suffix.lower() in (".yaml", ".yml"):
         raise UserError(f"{what}: YAML is not read here: write one name per line into a .txt file, or JSON")
@@ -166,9 +163,6 @@ def check_no_numbers(names: Sequence[str], what: str) -> None:
     Args:
         names: The lines.
         what: What messages call them.
-
-    Raises:
-        UserError: If they do.
     """
     if number := begins_with_numbers(names):
         raise UserError(
@@ -230,9 +224,6 @@ def check_names(values: Sequence[Any], what: str, keys: Sequence[str] = ()) -> N
         values: What stands where the names should be.
         what: Where they stand, for the message.
         keys: The keys of a mapping, which are told instead of numbers.
-
-    Raises:
-        UserError: If one is no name.
     """
     for number, value in enumerate(values):
         if isinstance(value, str) and value.strip():

@@ -93,9 +93,6 @@ def read_aircraft(folder: Path, split: str) -> SplitList:
     """FGVC-Aircraft's lists: ``variants.txt`` names the classes, ``images_variant_<split>.txt`` the images.
 
     A line of the latter is the image's number, a space, and the variant, which may have spaces itself.
-
-    Raises:
-        UserError: If a file is missing, or a line names no variant of ``variants.txt``.
     """
     variants = [line.strip() for line in read_text(folder / "variants.txt", _FETCH).splitlines() if line.strip()]
     label_of = {name: label for label, name in enumerate(variants)}
@@ -124,9 +121,6 @@ def read_cars_tables(folder: Path, split: str) -> SplitList:
 
     ``split_coop.csv`` has columns ``filename`` and ``split``, ``labels.csv`` has ``filename`` and
     ``class_idx``, and ``metadata.csv`` has ``class_name``, a row per class in label order.
-
-    Raises:
-        UserError: If a table is missing, lacks a column, or they do not match.
     """
     file, labels_file = folder / "split_coop.csv", folder / "labels.csv"
     names = [row["class_name"].strip() for row in _rows(folder / "metadata.csv", ("class_name",))]

@@ -79,10 +79,6 @@ def holdout(
 
     Returns:
         The rest and the images set aside: disjoint, together the listing, each sorted by label and path.
-
-    Raises:
-        UserError: If not exactly one of the two amounts is given, it is out of range, a class is too small
-            for ``per_class``, or ``fraction`` sets nothing aside.
     """
     if (per_class is None) == (fraction is None):
         raise UserError("data.holdout: give one of per_class and fraction")
@@ -118,9 +114,6 @@ def at_most(listing: Listing, per_class: int, seed: int) -> Listing:
 
     Returns:
         A listing with the same classes, sorted by label and path.
-
-    Raises:
-        UserError: If an image has no class.
     """
     drawn = [_drawn(items, seed, Stream.HOLDOUT)[:per_class] for items in _by_class(listing)]
     return _with(listing, [item for items in drawn for item in items])
@@ -149,9 +142,6 @@ def class_subset(listing: Listing, subset: Literal["all", "base", "new"]) -> Lis
 
     Returns:
         The images of these classes in the listing's order, labelled from 0; the listing itself for ``all``.
-
-    Raises:
-        UserError: If the subset has another name or no class.
     """
     if subset not in ("all", "base", "new"):
         raise UserError(f"data.classes {quoted(subset)}: must be all, base or new")
@@ -174,9 +164,6 @@ def keep_classes(listing: Listing, classes: Sequence[int | str]) -> Listing:
 
     Returns:
         Their images, in the listing's order.
-
-    Raises:
-        UserError: If the list is empty, a class does not exist or is given twice, or a name belongs to two classes.
     """
     if not classes:
         raise UserError("data.classes is empty: name at least one class")

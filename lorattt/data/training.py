@@ -90,10 +90,6 @@ class SourceData(ImageData):
         transform: Image and dataset-wide number to ``(V, 3, S, S)`` uint8, for validation.
         seed: Seed of the order of each epoch.
         skipped: Path and reason of each image that was left out.
-
-    Raises:
-        UserError: If a number is out of range, there are no class names or no images, an image has no label, or the
-            validation images have other classes.
     """
 
     def __init__(
@@ -122,22 +118,14 @@ class SourceData(ImageData):
         self.skipped: dict[str, str] = {}
 
     def setup(self, stage: str) -> None:
-        """Refuse what these images are not for, before anything is computed.
-
-        Raises:
-            UserError: If the stage is ``test`` or ``predict``, or ``validate`` without validation images.
-        """
+        """Refuse what these images are not for, before anything is computed."""
         if stage in ("test", "predict"):
             self._refuse(TrainerFn(stage).value)
         if stage == "validate" and self.validation is None:
             raise UserError(f"{self.name} has no validation images: use data.validation, or BenchmarkData or DemoData")
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Whole batches of training images, in another order in every epoch.
-
-        Raises:
-            UserError: If the images cannot be shared out to the devices.
-        """
+        """Whole batches of training images, in another order in every epoch."""
         world, rank = self._place()
         dataset = TrainingDataset(self.source, self.indices, self.train_transform)
         sampler = EpochShard(dataset, batch_size=self._batch_size, seed=self.seed, world=world, rank=rank)
@@ -150,30 +138,18 @@ class SourceData(ImageData):
         return self._in_order(self.validation, self.validation_indices, self.transform)
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Not for this.
-
-        Raises:
-            UserError: Always.
-        """
+        """Not for this."""
         self._refuse("test")
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Not for this.
-
-        Raises:
-            UserError: Always.
-        """
+        """Not for this."""
         self._refuse("predict")
 
     def _refuse(self, stage: str) -> NoReturn:
         raise UserError(f"{type(self).__name__} is for fit: to {stage}, use BenchmarkData or DemoData")
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """End the run at an unreadable image, or count it and warn the first time.
-
-        Raises:
-            UserError: If an image could not be read and ``on_bad_image`` is ``error``.
-        """
+        """End the run at an unreadable image, or count it and warn the first time."""
         batch = super().on_before_batch_transfer(batch, dataloader_idx)
         for bad in batch["skipped"]:
             if bad["path"] not in self.skipped:

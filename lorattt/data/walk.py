@@ -70,9 +70,6 @@ def look_below(root: Path) -> Below:
     """Walk through a folder.
 
     Linked folders are followed, except to a folder that holds the link: that walk would not end.
-
-    Raises:
-        UserError: If a folder cannot be read.
     """
     below = Below()
     for folder, subfolders, names in os.walk(root, followlinks=True, onerror=_unreadable):

@@ -3,12 +3,12 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar
 
 from lorattt.data.catalogue import benchmark as find_benchmark
 from lorattt.data.corruptions import CorruptedImages, CorruptionSpec
 from lorattt.data.datamodule import EpisodeData
-from lorattt.data.download import cifar, download
+from lorattt.data.download import CifarImages, download
 from lorattt.data.image_list import read_image_list, write_image_list
 from lorattt.data.images import MAX_PIXELS, check_max_pixels
 from lorattt.data.layouts import Located
@@ -17,7 +17,7 @@ from lorattt.data.notes import note
 from lorattt.data.readers import problems, read_benchmark
 from lorattt.data.source import ImageSource
 from lorattt.data.splits import class_subset, few_shot, keep_classes
-from lorattt.errors import UserError, quoted, shortened
+from lorattt.errors import UserError, shortened
 
 Subset = Literal["all", "base", "new"]
 _CIFAR = ("cifar10", "cifar100")
@@ -76,7 +76,7 @@ class BenchmarkData(EpisodeData):
         if dataset in _CIFAR:
             if classes != "all" or shots is not None or items is not None or path or splits:
                 raise UserError(f"data.dataset {dataset}: classes, shots, items, path and splits are not for CIFAR")
-            source: ImageSource = _found(lambda: cifar(dataset, root, split), dataset, root, fetch)
+            source: ImageSource = _found(lambda: CifarImages(dataset, root, split), dataset, root, fetch)
         else:
             self.template = find_benchmark(dataset).template
             places = {"path": folder_of(path), "splits": folder_of(splits)}
@@ -130,11 +130,7 @@ def tell_problems(dataset: str, listing: Listing, located: Located) -> None:
 
 def part_of(listing: Listing, classes: Subset | list[int | str]) -> Listing:
     """The images of some classes, relabelled from 0."""
-    if isinstance(classes, str):
-        if classes not in get_args(Subset):
-            raise UserError(f"data.classes {quoted(classes)}: use all, base, new, or a list of names or numbers")
-        return class_subset(listing, classes)
-    return keep_classes(listing, classes)
+    return class_subset(listing, classes) if isinstance(classes, str) else keep_classes(listing, classes)
 
 
 def listed_in(file: Path, listing: Listing) -> Listing:

@@ -212,10 +212,7 @@ def _held_out(whole: Listing, train: Listing, val_shots: int | None, seed: int) 
     if train is whole:
         if val_shots is None:
             raise UserError("data.val_shots null: with all images to fit on, say how many of each class to hold out")
-        try:
-            return holdout(whole, per_class=val_shots, seed=seed)
-        except UserError as error:
-            raise UserError(str(error).replace("data.holdout.per_class", "data.val_shots")) from None
+        return holdout(whole, val_shots, seed)
     rest = without(whole, train.items)
     if not rest.items:
         raise UserError(f"{whole.root}: all images are drawn to fit on, none is left to hold out: draw fewer")

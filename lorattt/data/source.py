@@ -47,6 +47,31 @@ class ImageSource(Protocol):
         ...
 
 
+class WrappedImages:
+    """Another source's images, which subclasses read in their own way.
+
+    Args:
+        source: The other source.
+    """
+
+    def __init__(self, source: ImageSource) -> None:
+        self.source = source
+        self.name, self.class_names = source.name, source.class_names
+        self.numbers: Sequence[int] = getattr(source, "numbers", range(len(source)))
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.source)
+
+    def path(self, index: int) -> str:
+        """The other source's path."""
+        return self.source.path(index)
+
+    def label(self, index: int) -> int:
+        """The other source's label."""
+        return self.source.label(index)
+
+
 def spread(count: int, limit: int | None) -> list[int]:
     """At most ``limit`` of ``count`` numbers, evenly spread, so that sorted classes are all represented."""
     if limit is None or limit >= count:

@@ -5,7 +5,6 @@ and the other classes make no difference, and a larger draw of the same seed con
 """
 
 from collections.abc import Collection, Sequence
-from typing import Literal
 
 import torch
 
@@ -66,41 +65,28 @@ def few_shot(listing: Listing, shots: int, seed: int) -> Listing:
     return _with(listing, chosen)
 
 
-def holdout(
-    listing: Listing, *, per_class: int | None = None, fraction: float | None = None, seed: int
-) -> tuple[Listing, Listing]:
-    """Set images of each class aside, for validation.
+def holdout(listing: Listing, per_class: int, seed: int) -> tuple[Listing, Listing]:
+    """Set the same number of images of each class aside, for validation.
 
     Args:
         listing: Labelled images.
-        per_class: How many of each class; or
-        fraction: what share of each class, rounded, so that at least one image stays.
+        per_class: Images of each class, at least 1.
         seed: Seed of the draw.
 
     Returns:
         The rest and the images set aside: disjoint, together the listing, each sorted by label and path.
     """
-    if (per_class is None) == (fraction is None):
-        raise UserError("data.holdout: give one of per_class and fraction")
-    if per_class is not None and per_class < 1:
-        raise UserError(f"data.holdout.per_class {per_class}: must be at least 1")
-    if fraction is not None and not 0 < fraction < 1:
-        raise UserError(f"data.holdout.fraction {fraction}: must be between 0 and 1, both excluded")
     rest: list[Item] = []
     held: list[Item] = []
     for label, items in enumerate(_by_class(listing)):
-        if per_class is not None and len(items) <= per_class:
+        if len(items) <= per_class:
             raise UserError(
-                f"data.holdout.per_class {per_class}: class {label} ({quoted(listing.class_names[label])}) in "
-                f"{listing.root} has {_images(len(items))}, and at least one must stay: hold out fewer"
+                f"data.val_shots {per_class}: class {label} ({quoted(listing.class_names[label])}) in {listing.root} "
+                f"has {_images(len(items))}, and at least one must stay: hold out fewer"
             )
-        # Halves go up, where round() would go to the even number: 1 of 2 and 3 of 5, not 1 and 2.
-        count = per_class if fraction is None else min(int(len(items) * fraction + 0.5), max(len(items) - 1, 0))
         order = _drawn(items, seed, Stream.HOLDOUT)
-        held += order[:count]
-        rest += order[count:]
-    if not held:
-        raise UserError(f"data.holdout.fraction {fraction}: no class of {listing.root} is large enough: raise it")
+        held += order[:per_class]
+        rest += order[per_class:]
     return _with(listing, rest), _with(listing, held)
 
 
@@ -135,7 +121,7 @@ def _relabelled(listing: Listing, labels: Sequence[int]) -> Listing:
     return Listing(listing.root, items, tuple(listing.class_names[label] for label in labels))
 
 
-def class_subset(listing: Listing, subset: Literal["all", "base", "new"]) -> Listing:
+def class_subset(listing: Listing, subset: str) -> Listing:
     """Base or new classes: the first half of the labels (the larger half of an odd number), or the rest.
 
     That is the split of CoCoOp's generalisation from base to new classes (Zhou et al., CVPR 2022).
@@ -144,7 +130,7 @@ def class_subset(listing: Listing, subset: Literal["all", "base", "new"]) -> Lis
         The images of these classes in the listing's order, labelled from 0; the listing itself for ``all``.
     """
     if subset not in ("all", "base", "new"):
-        raise UserError(f"data.classes {quoted(subset)}: must be all, base or new")
+        raise UserError(f"data.classes {quoted(subset)}: use all, base, new, or a list of names or numbers")
     if subset == "all":
         return listing
     count = len(listing.class_names)

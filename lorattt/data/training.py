@@ -10,14 +10,14 @@ from torch.utils.data import DataLoader
 
 from lorattt.data.datamodule import ImageData
 from lorattt.data.epochs import EpochShard, TrainingDataset, TrainTransform
-from lorattt.data.source import UNKNOWN_LABEL, ImageSource, Transform, chosen
+from lorattt.data.source import UNKNOWN_LABEL, ImageSource, Transform, WrappedImages, chosen
 from lorattt.errors import UserError
 
 CACHE_BYTES = 1 << 30
 """How much of the decoded training images is kept in memory on each device, by all its workers together."""
 
 
-class CachedImages:
+class CachedImages(WrappedImages):
     """A source that decodes an image once, as long as there is room; its images are those of the other.
 
     Args:
@@ -26,9 +26,8 @@ class CachedImages:
     """
 
     def __init__(self, source: ImageSource, room: int) -> None:
-        self.name, self.class_names = source.name, source.class_names
-        self.numbers = getattr(source, "numbers", range(len(source)))
-        self._source, self._room = source, room
+        super().__init__(source)
+        self._room = room
         self._kept: dict[int, np.ndarray[Any, Any]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -40,23 +39,11 @@ class CachedImages:
         """How many bytes are kept now."""
         return sum(pixels.nbytes for pixels in self._kept.values())
 
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self._source)
-
-    def path(self, index: int) -> str:
-        """The image's name in results."""
-        return self._source.path(index)
-
-    def label(self, index: int) -> int:
-        """The image's label."""
-        return self._source.label(index)
-
     def read(self, index: int) -> Image.Image:
         """The image, RGB; a copy, so that nobody's changes are kept."""
         if index in self._kept:
             return Image.fromarray(self._kept[index])
-        image = self._source.read(index)
+        image = self.source.read(index)
         size = 3 * image.width * image.height
         if size <= self._room:
             self._kept[index] = np.asarray(image)

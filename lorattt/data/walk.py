@@ -96,11 +96,6 @@ def look_below(root: Path) -> Below:
     return below
 
 
-def images_below(root: Path) -> list[Path]:
-    """Image files relative to the root, sorted; see :func:`look_below`."""
-    return look_below(root).images
-
-
 def is_image(name: str) -> bool:
     """Whether a file of this name counts as an image: not hidden, with the ending of a format that is read."""
     return name.lower().endswith(IMAGE_ENDINGS) and not name.startswith(".")

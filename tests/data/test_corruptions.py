@@ -435,20 +435,13 @@ def test_images_are_brought_to_224_as_for_imagenet_c(index: int) -> None:
     assert source.read(index).tobytes() == corrupt(square, CorruptionSpec("pixelate", 2), 0).tobytes()
 
 
-def test_or_left_as_they_are() -> None:
-    source = CorruptedImages(Scenes(), CorruptionSpec("contrast", 2), seed=0, side=None)
-    assert source.read(1).tobytes() == corrupt(Scenes().read(1), CorruptionSpec("contrast", 2), 0).tobytes()
-    with pytest.raises(UserError, match=r"data\.corruption\.side 0: must be at least 1"):
-        CorruptedImages(Scenes(), CorruptionSpec("contrast", 2), seed=0, side=0)
-
-
 def test_draws_depend_on_seed_and_number_alone() -> None:
     class Greys(Scenes):
         def read(self, index: int) -> Image.Image:
             return flat(128, 8)
 
     def read(order: list[int], seed: int) -> dict[int, bytes]:
-        source = CorruptedImages(Greys(), CorruptionSpec("gaussian_noise", 5), seed, side=None)
+        source = CorruptedImages(Greys(), CorruptionSpec("gaussian_noise", 5), seed)
         return {index: source.read(index).tobytes() for index in order}
 
     forth, back, other = read([0, 1, 2, 3], 7), read([3, 1, 0, 2, 2], 7), read([0, 1, 2, 3], 8)

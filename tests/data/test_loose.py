@@ -11,7 +11,7 @@ from PIL import Image
 
 from lorattt.data.images import UnreadableImageError
 from lorattt.data.loose import ImagesData, UnlabelledImages, find_images, unlabelled_class_names
-from lorattt.data.walk import images_below
+from lorattt.data.walk import look_below
 from lorattt.errors import UserError
 
 NAMES = ["cat", "dog"]
@@ -109,7 +109,7 @@ def test_folders_that_hold_each_other_are_walked_once(here: Path) -> None:
     os.symlink(here / "photos", here / "photos" / "sub" / "up")
     os.symlink(here / "more", here / "photos" / "to more")
     os.symlink(here / "photos", here / "more" / "back")
-    assert [str(path) for path in images_below(here / "photos")] == [
+    assert [str(path) for path in look_below(here / "photos").images] == [
         "a.png",
         "b.jpg",
         "sub/a.gif",

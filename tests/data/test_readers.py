@@ -17,7 +17,7 @@ from miniature import FOLDERS, SPLIT_FILES, Miniature
 
 from lorattt.data.catalogue import BENCHMARKS, benchmark
 from lorattt.data.imagenet_family import imagenet_names
-from lorattt.data.layouts import LAYOUTS, locate, looked_for
+from lorattt.data.layouts import LAYOUTS, find, looked_for
 from lorattt.data.listing import Item, ListedImages
 from lorattt.data.readers import problems, read_benchmark
 from lorattt.data.split_files import read_cars_tables
@@ -75,7 +75,7 @@ def test_images_labels_and_names(key: str, layout: str, trees: Trees) -> None:
     assert len(listing.class_names) == BENCHMARKS[key].classes == len({item.label for item in listing.items})
     assert all((listing.root / item.path).is_file() for item in listing.items)
     assert ListedImages(key, listing).read(0).size == (8, 6)
-    assert locate(benchmark(key), root, "test") == located
+    assert find(benchmark(key), root, "test")[0] == located
     if key in SPLIT_FILES:
         assert located.split_file is not None
         assert located.split_file.name == SPLIT_FILES[key]
@@ -232,7 +232,7 @@ def test_the_first_layout_with_an_image_is_taken(tmp_path: Path) -> None:
 
 def test_folders_that_differ_in_case_are_different_places(tmp_path: Path) -> None:
     written = miniature.write("flowers102", "zero", tmp_path)
-    assert locate(benchmark("flowers102"), tmp_path, "test").folder == written.folder
+    assert find(benchmark("flowers102"), tmp_path, "test")[0].folder == written.folder
     written.folder.parent.rename(tmp_path / "FLOWER102")
     assert "no images of its test split" in refused("flowers102", tmp_path)
 
@@ -243,7 +243,7 @@ def test_a_file_system_that_ignores_case_gives_one_place(tmp_path: Path, monkeyp
     (tmp_path / "dtd").symlink_to(tmp_path / "DTD")
     real = os.listdir
     monkeypatch.setattr(os, "listdir", lambda path: [name for name in real(path) if name != "dtd"])
-    located = locate(benchmark("dtd"), tmp_path, "test")
+    located, _ = find(benchmark("dtd"), tmp_path, "test")
     assert (located.layout, located.folder) == ("tpt", written.folder)
 
 

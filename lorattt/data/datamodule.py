@@ -48,7 +48,7 @@ class ImageData(LightningDataModule):
         self._limit, self._on_bad_image = limit, on_bad_image
         self.fetched_at: float | None = None
 
-    def _place(self) -> tuple[int, int]:
+    def _world_and_rank(self) -> tuple[int, int]:
         """Number of devices, and the number of this one."""
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
@@ -75,7 +75,7 @@ class ImageData(LightningDataModule):
         planner: Planner | None = None,
     ) -> DataLoader[dict[str, Any]]:
         """This device's share of the images, in order; a device without images gets one empty batch."""
-        world, rank = self._place()
+        world, rank = self._world_and_rank()
         dataset = EpisodeDataset(source, indices, transform, planner)
         return self._loader(dataset, ExactShard(dataset, world, rank))
 

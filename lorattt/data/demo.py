@@ -42,7 +42,7 @@ class DemoImages:
         if classes not in _PARTS:
             raise UserError(f"data.classes {quoted(classes)}: use {', '.join(_PARTS)}")
         self._domain, self._severity, self._split, self._seed = domain, severity, split, seed
-        self._draw(0)  # refuses an unknown domain, severity or split now
+        self._draw(0)  # rejects an unknown domain, severity or split now
         chosen = _PARTS[classes]
         self.name = f"demo-{domain}" if classes == "all" else f"demo-{domain}-{classes}"
         self.class_names = [demo.CLASS_NAMES[label] for label in chosen]

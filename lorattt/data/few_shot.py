@@ -24,7 +24,7 @@ class ListedSourceData(SourceData):
     Args:
         name: What results call the dataset.
         train: The images to fit on.
-        validation: The images to validate on, or null for none.
+        validation: The images to validate on, or None for none.
         drawn: The images that were drawn to fit on, if they were.
         max_pixels: The largest width times height that is read.
         kwargs: The other arguments of :class:`SourceData`.

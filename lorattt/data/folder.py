@@ -45,7 +45,7 @@ class ImageFolder(ListedImages):
         if not found:
             raise UserError(
                 f"data.root {root} holds no images: expected files of {FORMATS}, in one folder per class or directly"
-                + (f"; it has {told}" if (told := below.told()) else "")
+                + (f"; it has {told}" if (told := below.left_out_text()) else "")
             )
         loose = [path for path in found if len(path.parts) == 1]
         if loose and len(loose) < len(found):
@@ -59,7 +59,7 @@ class ImageFolder(ListedImages):
             _check_none_empty(root, below, folders)
         elif below.folders:
             note(f"data.root {root}: its folders ({some(below.folders)}) hold no image, and are no classes")
-        if told := below.told():
+        if told := below.left_out_text():
             note(f"data.root {root}: left out {told}; images are files of {FORMATS}")
         place = {folder: label for label, folder in enumerate(folders)}
         items = tuple(Item(str(path), UNKNOWN_LABEL if loose else place[path.parts[0]]) for path in found)

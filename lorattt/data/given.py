@@ -1,4 +1,4 @@
-"""Images that a program gives: paths, PIL images, arrays and tensors, numbered by their place."""
+"""Images from a Python call: paths, PIL images, arrays and tensors, numbered in order."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -33,7 +33,7 @@ class GivenImages:
 
     def __init__(self, images: Iterable[ImageLike] | str | os.PathLike[str]) -> None:
         self.name, self.class_names = "images", list[str]()
-        # Tensors become arrays here and not where they are read: another process could not read a GPU's memory.
+        # Tensors become arrays here, since loader processes cannot read a GPU's memory.
         self._images = [_checked(image, f"images[{index}]") for index, image in enumerate(_listed(images))]
 
     def __len__(self) -> int:
@@ -101,7 +101,7 @@ def _text(path: str | os.PathLike[Any], name: str) -> str:
     text = os.fspath(path)
     if not isinstance(text, str):
         raise UserError(f"{name}: {quoted(path)} is a path in bytes: give os.fsdecode of it")
-    return str.__str__(text)  # of NumPy's texts as well, a text of Python
+    return str.__str__(text)  # also for NumPy's strings
 
 
 def _of_tensor(image: Tensor, name: str) -> Pixels:

@@ -1,4 +1,4 @@
-"""Where the benchmarks lie: the folders of CoOp, TPT, ZERO and torchvision, and which of them is there."""
+"""Find benchmarks in the folder layouts of CoOp, TPT, ZERO and torchvision."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -105,7 +105,7 @@ LOOKS: Final = 32  # how many of the listed images are looked for, to tell wheth
 
 @dataclass(frozen=True)
 class Located:
-    """Where a split of a dataset lies.
+    """The place of a split of a dataset.
 
     Attributes:
         layout: ``coop``, ``tpt``, ``zero`` or ``torchvision``, the first of them where some agree; ``path``

@@ -1,4 +1,4 @@
-"""A user's own images as they lie about: paths, patterns, folders and lists of paths, without labels."""
+"""Unlabelled images from paths, globs, folders or lists."""
 
 import glob
 import os
@@ -54,7 +54,7 @@ class UnlabelledImages:
 
 
 def find_images(images: Sequence[str] | str, key: str = "data.images") -> list[str]:
-    """The files that a user means, in the order given, each file once.
+    """Expand paths, globs, folders and lists into files, in the order given, each file once.
 
     Args:
         images: One or several of: a file, whatever its ending; a folder, searched below for image files,
@@ -72,7 +72,7 @@ def find_images(images: Sequence[str] | str, key: str = "data.images") -> list[s
     found: dict[str, str] = {}
     for entry in entries:
         for path in _expand(os.path.expanduser(entry), key):
-            # A link and its target are one file; links that lead nowhere are told apart by their own names.
+            # A link and its target are one file; broken links are distinguished by their own names.
             same = os.path.realpath(path) if os.path.exists(path) else os.path.abspath(path)
             found.setdefault(same, path)
     return list(found.values())
@@ -99,7 +99,7 @@ def _expand(entry: str, key: str) -> Iterator[str]:
 
 
 def _other_endings(pattern: str, matches: Sequence[str]) -> str:
-    """Files that only another spelling of its format's ending keeps from a pattern, counted: "2 .JPG, 1 .jpeg"."""
+    """Count files that a pattern misses only for the spelling of their ending: "2 .JPG, 1 .jpeg"."""
     stem, ending = os.path.splitext(pattern)
     endings = set(of_the_same_format(ending))  # none, if there is a wildcard in it
     known = set(matches)
@@ -118,9 +118,9 @@ def _file_or_folder(path: str, key: str) -> Iterator[str]:
     if not below.images:
         raise UserError(
             f"{key} {quoted(path)} holds no images: expected files of {FORMATS}"
-            + (f"; it has {told}" if (told := below.told()) else "")
+            + (f"; it has {told}" if (told := below.left_out_text()) else "")
         )
-    if told := below.told():
+    if told := below.left_out_text():
         note(f"{key} {quoted(path)}: left out {told}; images are files of {FORMATS}")
     yield from (os.path.join(path, inner) for inner in below.images)
 

@@ -71,7 +71,7 @@ def _coop_item(file: Path, part: str, entry: Any, names: dict[int, str]) -> Item
                 f"split file {file}: entry {shown} of {quoted(part)} is not [path, label, class name] with a label "
                 "of 0 or more"
             )
-    refuse_leading_out(path, f"split file {file}")
+    check_below_root(path, f"split file {file}")
     name = name.replace("_", " ")
     if names.setdefault(label, name) != name:
         raise UserError(
@@ -81,7 +81,7 @@ def _coop_item(file: Path, part: str, entry: Any, names: dict[int, str]) -> Item
     return Item(path, label)
 
 
-def refuse_leading_out(path: str, where: str) -> None:
+def check_below_root(path: str, where: str) -> None:
     """Raise :class:`UserError` for a path that :func:`lorattt.data.listing.leaves_root` finds outside."""
     if leaves_root(path):
         raise UserError(
@@ -108,7 +108,7 @@ def read_aircraft(folder: Path, split: str) -> SplitList:
             raise UserError(
                 f"{file}: line {quoted(line.strip())} names no variant of variants.txt beside it: fetch both again"
             )
-        refuse_leading_out(number, str(file))
+        check_below_root(number, str(file))
         items.append(Item(f"{number}.jpg", label_of[name]))
     if not items:
         raise UserError(f"{file} lists no images: fetch it again")
@@ -130,7 +130,7 @@ def read_cars_tables(folder: Path, split: str) -> SplitList:
         if row["split"] != split:
             continue
         path = row["filename"]
-        refuse_leading_out(path, str(file))
+        check_below_root(path, str(file))
         label = labels.get(path, "")
         if not label.isdecimal() or int(label) >= len(names):
             raise UserError(

@@ -15,7 +15,7 @@ from lorattt.rng import Stream, episode_keys, fold, uniform
 
 
 def _by_class(listing: Listing) -> list[list[Item]]:
-    """Items of each class, sorted by path; refuses images without a class."""
+    """Items of each class, sorted by path; rejects images without a class."""
     classes: list[list[Item]] = [[] for _ in listing.class_names]
     for item in listing.items:
         if not 0 <= item.label < len(classes):
@@ -34,7 +34,7 @@ def _drawn(items: list[Item], seed: int, stream: int) -> list[Item]:
 
 
 def _with(listing: Listing, items: list[Item]) -> Listing:
-    """The listing with other items, sorted by label and path."""
+    """The listing with these items, sorted by label and path."""
     return Listing(listing.root, tuple(sorted(items, key=lambda item: (item.label, item.path))), listing.class_names)
 
 

@@ -1,4 +1,4 @@
-"""Images to fit on, as Lightning sees them: shuffled and cut anew in every epoch, and images to validate on."""
+"""DataModule for fit: training images, shuffled and cropped anew in every epoch, and validation images."""
 
 import warnings
 from typing import Any, NoReturn
@@ -18,11 +18,11 @@ CACHE_BYTES = 1 << 30
 
 
 class CachedImages(WrappedImages):
-    """A source that decodes an image once, as long as there is room; its images are those of the other.
+    """Keeps decoded images in memory, up to a limit.
 
     Args:
         source: The images.
-        room: How many bytes to keep, at three a pixel. The first images that were read stay.
+        room: Bytes to keep, at three a pixel. The first images that are read are kept.
     """
 
     def __init__(self, source: ImageSource, room: int) -> None:
@@ -31,16 +31,16 @@ class CachedImages(WrappedImages):
         self._kept: dict[int, np.ndarray[Any, Any]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the images, which each process reads itself."""
+        """Without the kept images: each process reads its own."""
         return {**self.__dict__, "_kept": {}, "_room": self._room + self.kept_bytes}
 
     @property
     def kept_bytes(self) -> int:
-        """How many bytes are kept now."""
+        """Bytes that are kept now."""
         return sum(pixels.nbytes for pixels in self._kept.values())
 
     def read(self, index: int) -> Image.Image:
-        """The image, RGB; a copy, so that nobody's changes are kept."""
+        """The image, RGB; a copy, so that changes to it are not kept."""
         if index in self._kept:
             return Image.fromarray(self._kept[index])
         image = self.source.read(index)
@@ -54,7 +54,7 @@ class CachedImages(WrappedImages):
 class SourceData(ImageData):
     """Images to fit on, and images to validate on; subclasses say which.
 
-    The method that uses it sets ``train_transform``, ``transform`` and ``seed`` before the loaders are made: views
+    The method sets ``train_transform``, ``transform`` and ``seed`` before the loaders are made: views
     belong to the method. Without a transform, batches hold ``image``, a list of ``(3, H, W)`` uint8 tensors at their
     own sizes, in place of ``views``.
 
@@ -105,7 +105,7 @@ class SourceData(ImageData):
         self.skipped: dict[str, str] = {}
 
     def setup(self, stage: str) -> None:
-        """Refuse what these images are not for, before anything is computed."""
+        """Reject stages that these images are not for, before anything is computed."""
         if stage in ("test", "predict"):
             self._refuse(TrainerFn(stage).value)
         if stage == "validate" and self.validation is None:
@@ -113,7 +113,7 @@ class SourceData(ImageData):
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Whole batches of training images, in another order in every epoch."""
-        world, rank = self._place()
+        world, rank = self._world_and_rank()
         dataset = TrainingDataset(self.source, self.indices, self.train_transform)
         sampler = EpochShard(dataset, batch_size=self._batch_size, seed=self.seed, world=world, rank=rank)
         return self._loader(dataset, sampler)
@@ -125,11 +125,11 @@ class SourceData(ImageData):
         return self._in_order(self.validation, self.validation_indices, self.transform)
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Not for this."""
+        """Raises :class:`UserError`: these images are for fit."""
         self._refuse("test")
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Not for this."""
+        """Raises :class:`UserError`: these images are for fit."""
         self._refuse("predict")
 
     def _refuse(self, stage: str) -> NoReturn:

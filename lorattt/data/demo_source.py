@@ -17,9 +17,8 @@ class DemoSourceData(SourceData):
         severity: Strength of the shift, 1 to 5.
         val_shots: Validation images of each class; 0 for no validation.
         draw_seed: Which training images.
-        batch_size: Images of a batch, on each device: a step of two devices has twice as many.
         workers: Processes that make views.
-        kwargs: ``limit``, see :class:`SourceData`.
+        kwargs: ``batch_size`` and ``limit``, see :class:`SourceData`.
     """
 
     def __init__(
@@ -31,7 +30,6 @@ class DemoSourceData(SourceData):
         severity: int = 3,
         val_shots: int = 4,
         draw_seed: int = 1,
-        batch_size: int = 32,
         workers: int = 0,
         **kwargs: Any,
     ) -> None:
@@ -49,7 +47,6 @@ class DemoSourceData(SourceData):
         super().__init__(
             CachedImages(train, CACHE_BYTES),
             None if validation is None else CachedImages(validation, CACHE_BYTES),
-            batch_size=batch_size,
             workers=workers,
             prefetch=2,
             on_bad_image="error",

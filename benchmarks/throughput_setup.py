@@ -17,7 +17,7 @@ from lorattt.clip.load import ClipSpec, Dtype, LoadedClip, load_clip
 from lorattt.clip.model import Clip
 from lorattt.data.imagenet_family import imagenet_names
 from lorattt.data.listing import Item, ListedImages, Listing
-from lorattt.data.walk import images_below
+from lorattt.data.walk import look_below
 from lorattt.methods.base import Method
 from lorattt.methods.registry import build_method
 from lorattt.prompts.files import save_prompt
@@ -186,7 +186,7 @@ def photos(folder: Path, count: int, names: list[str]) -> ListedImages:
     Raises:
         SystemExit: If it holds none.
     """
-    found = images_below(folder) if folder.is_dir() else []
+    found = look_below(folder).images if folder.is_dir() else []
     if not found:
         raise SystemExit(f"--images {folder}: no such folder, or no images in it")
     items = tuple(Item(str(found[place % len(found)]), place % len(names)) for place in range(count))

@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
 from lorattt.data.datamodule import EpisodeData
 from lorattt.data.listing import Item, ListedImages, Listing
@@ -13,15 +14,13 @@ class TableData(EpisodeData):
 
     Args:
         table: The file. Paths in it are relative to its folder, labels are class names.
-        batch_size: Images adapted at once. Predictions do not depend on it.
-        workers: Processes that read images and make views.
-        limit: Use only so many images, evenly spread; all where null.
+        kwargs: The arguments of every dataset: ``batch_size``, ``workers``, ``limit``, ...
 
     Raises:
         UserError: If the file cannot be read or has no such columns.
     """
 
-    def __init__(self, table: str, *, batch_size: int = 8, workers: int = 2, limit: int | None = None) -> None:
+    def __init__(self, table: str, **kwargs: Any) -> None:
         file = Path(table).expanduser()
         try:
             with file.open(newline="", encoding="utf-8") as opened:
@@ -32,10 +31,4 @@ class TableData(EpisodeData):
             raise UserError(f"data.table {file}: there is no column {error}: it needs path and label") from error
         names = sorted({label for _, label in rows})
         items = tuple(Item(path, names.index(label)) for path, label in rows)
-        super().__init__(
-            ListedImages(file.stem, Listing(file.parent, items, tuple(names))),
-            batch_size=batch_size,
-            workers=workers,
-            limit=limit,
-            on_bad_image="error",
-        )
+        super().__init__(ListedImages(file.stem, Listing(file.parent, items, tuple(names))), **kwargs)

@@ -14,7 +14,7 @@ from lorattt.clip.load import ClipSpec
 from lorattt.data.class_names import IMAGENET
 from lorattt.data.given import GivenImages, ImageLike
 from lorattt.data.loader import EpisodeLoader
-from lorattt.data.loose import loose_class_names
+from lorattt.data.loose import unlabelled_class_names
 from lorattt.data.source import EpisodeDataset
 from lorattt.errors import UserError, quoted
 from lorattt.methods.base import Method
@@ -169,7 +169,7 @@ def _names(given: Any) -> list[str]:
                 f"class_names {quoted(text)}: no such file; give a list such as ['cat', 'dog'], a .txt or .json file, "
                 f"or {IMAGENET}"
             )
-        return loose_class_names(text, "class_names")
+        return unlabelled_class_names(text, "class_names")
     if isinstance(given, Mapping):
         raise UserError("class_names is a mapping: give a list in label order, such as list(names.values())")
     if isinstance(given, set | frozenset):
@@ -181,7 +181,7 @@ def _names(given: Any) -> list[str]:
     for number, name in enumerate(names, 1):
         if not isinstance(name, str):
             raise UserError(f"class_names: name {number} is {quoted(name)}, not a text: give every class a name")
-    return loose_class_names([str.__str__(name) for name in names], "class_names")
+    return unlabelled_class_names([str.__str__(name) for name in names], "class_names")
 
 
 def _device(device: Any, method: Any) -> torch.device:

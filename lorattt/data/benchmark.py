@@ -3,20 +3,21 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar
 
 from lorattt.data.catalogue import benchmark as find_benchmark
 from lorattt.data.corruptions import CorruptedImages, CorruptionSpec
 from lorattt.data.datamodule import EpisodeData
-from lorattt.data.download import cifar, download
+from lorattt.data.download import CifarImages, download
+from lorattt.data.image_list import read_image_list, write_image_list
 from lorattt.data.images import MAX_PIXELS, check_max_pixels
 from lorattt.data.layouts import Located
 from lorattt.data.listing import ListedImages, Listing
 from lorattt.data.notes import note
 from lorattt.data.readers import problems, read_benchmark
 from lorattt.data.source import ImageSource
-from lorattt.data.splits import class_subset, few_shot, keep_classes, read_items, write_items
-from lorattt.errors import UserError, quoted, shortened
+from lorattt.data.splits import class_subset, few_shot, keep_classes
+from lorattt.errors import UserError, shortened
 
 Subset = Literal["all", "base", "new"]
 _CIFAR = ("cifar10", "cifar100")
@@ -40,20 +41,13 @@ class BenchmarkData(EpisodeData):
         corruption: One of ImageNet-C's corruptions, at a severity from 1 to 5.
         download: Fetch the dataset into ``data_root`` if it is not there, where torchvision can.
         draw_seed: Seed of the drawing of images and of the corruption: which images, not the run's randomness.
-        batch_size: Images adapted at once (E). Predictions do not depend on it.
-        workers: Processes that read images and make views.
-        prefetch: Batches each worker prepares ahead.
-        limit: Use only so many images, evenly spread over the dataset; all where null.
-        on_bad_image: End the run at an unreadable image, or leave it out, count it and list it.
         max_pixels: The largest width times height that is read; above it, an image counts as unreadable.
+        kwargs: The arguments of :class:`ImageData`.
 
     Attributes:
         template: CoOp's prompt for the dataset, with one ``{}``; null for CIFAR.
         drawn: The images of this run, if they were drawn; a run keeps the list in its folder.
         corruption: ``name``, ``severity`` and ``of``, the clean images' name, for ``results.json``; null if clean.
-
-    Raises:
-        UserError: If the dataset is not found or damaged, or a value does not fit it.
     """
 
     def __init__(
@@ -70,12 +64,8 @@ class BenchmarkData(EpisodeData):
         corruption: CorruptionSpec | None = None,
         download: bool = False,
         draw_seed: int = 1,
-        batch_size: int = 8,
-        workers: int = 2,
-        prefetch: int = 2,
-        limit: int | None = None,
-        on_bad_image: Literal["error", "skip"] = "error",
         max_pixels: int = MAX_PIXELS,
+        **kwargs: Any,
     ) -> None:
         check_max_pixels(max_pixels)
         root = Path(data_root).expanduser()
@@ -86,7 +76,7 @@ class BenchmarkData(EpisodeData):
         if dataset in _CIFAR:
             if classes != "all" or shots is not None or items is not None or path or splits:
                 raise UserError(f"data.dataset {dataset}: classes, shots, items, path and splits are not for CIFAR")
-            source: ImageSource = _found(lambda: cifar(dataset, root, split), dataset, root, fetch)
+            source: ImageSource = _found(lambda: CifarImages(dataset, root, split), dataset, root, fetch)
         else:
             self.template = find_benchmark(dataset).template
             places = {"path": folder_of(path), "splits": folder_of(splits)}
@@ -103,19 +93,12 @@ class BenchmarkData(EpisodeData):
         if corruption is not None:
             self.corruption = {"name": corruption.name, "severity": corruption.severity, "of": source.name}
             source = CorruptedImages(source, corruption, draw_seed)
-        super().__init__(
-            source,
-            batch_size=batch_size,
-            workers=workers,
-            limit=limit,
-            on_bad_image=on_bad_image,
-            prefetch=prefetch,
-        )
+        super().__init__(source, **kwargs)
 
     def keep_images(self, file: Path) -> None:
         """Write the list of images that were drawn, if they were, for ``data.items`` of another run."""
         if self.drawn is not None:
-            write_items(self.drawn, file)
+            write_image_list(self.drawn, file)
 
 
 def folder_of(value: str | None) -> Path | None:
@@ -146,25 +129,13 @@ def tell_problems(dataset: str, listing: Listing, located: Located) -> None:
 
 
 def part_of(listing: Listing, classes: Subset | list[int | str]) -> Listing:
-    """The images of some classes, relabelled from 0.
-
-    Raises:
-        UserError: If there are no such classes.
-    """
-    if isinstance(classes, str):
-        if classes not in get_args(Subset):
-            raise UserError(f"data.classes {quoted(classes)}: use all, base, new, or a list of names or numbers")
-        return class_subset(listing, classes)
-    return keep_classes(listing, classes)
+    """The images of some classes, relabelled from 0."""
+    return class_subset(listing, classes) if isinstance(classes, str) else keep_classes(listing, classes)
 
 
 def listed_in(file: Path, listing: Listing) -> Listing:
-    """The images of an earlier run's list, which must be of the same classes as now.
-
-    Raises:
-        UserError: If the list cannot be read, or has other classes or images than ``listing``.
-    """
-    found = read_items(file, listing.root)
+    """The images of an earlier run's list, which must be of the same classes as now."""
+    found = read_image_list(file, listing.root)
     if found.class_names != listing.class_names:
         raise UserError(
             f"data.items {file}: its {len(found.class_names)} classes are not the {len(listing.class_names)} of "

@@ -276,11 +276,7 @@ BENCHMARKS: Final[dict[str, Benchmark]] = {each.key: each for each in _ALL}
 
 
 def benchmark(key: str) -> Benchmark:
-    """The dataset of that name.
-
-    Raises:
-        UserError: If there is none.
-    """
+    """The dataset of that name."""
     if key not in BENCHMARKS:
         # Users write ImageNet-A or Food101: only letters and digits are compared.
         plain = {"".join(filter(str.isalnum, each)): each for each in BENCHMARKS}

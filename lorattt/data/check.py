@@ -71,9 +71,6 @@ def check(
         split: Which images of each.
         paths: Folders of single datasets that lie elsewhere.
         splits: Folder of the split files, if they do not lie beside the data.
-
-    Raises:
-        UserError: If a key does not exist or ``data_root`` is no folder.
     """
     places = dict(paths or {})
     for key in (*keys, *places):

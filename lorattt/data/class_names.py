@@ -1,4 +1,4 @@
-"""The names of classes: from folders, lists and files, and which class gets which."""
+"""Class names from folders, lists and files, and which folder gets which name."""
 
 import os
 import re
@@ -26,35 +26,35 @@ IMAGENET: Final = "imagenet"
 _DIGITS: Final = re.compile("([0-9]+)")
 
 
-def names_of(folders: list[str], source: Sequence[str] | str | None, key: str = "data.class_names") -> list[str]:
+def names_of(folders: list[str], given: Sequence[str] | str | None, key: str = "data.class_names") -> list[str]:
     """Class names in label order.
 
-    Names that are given by position are told with the folders that they are for, unless they are the folders' own.
+    If names are matched to folders by position, a note reports the pairs, unless the names are the folders' own.
 
     Args:
-        folders: The class folders, sorted; empty where there are none, and any number of names will do.
-        source: Null for the folders' names; the names; ``imagenet``, for folders named by wnid; or a file. Its lines,
+        folders: The class folders, sorted; without any, there may be any number of names.
+        given: None for the folders' names; the names; ``imagenet``, for folders named by wnid; or a file. Its lines,
             or the list in it, are names in the order of the folders, or each has its folder in front, as in
             "n01440764 tench" and "12: tench". A JSON object is folder to name.
         key: What messages call the argument.
 
     Raises:
-        UserError: If the file cannot be read, holds no names or what is none, or does not fit the folders, or if it
-            is not certain which name is which folder's.
+        UserError: If the file cannot be read, an entry is not a name, the names do not fit the folders, or it is
+            not certain which name belongs to which folder.
     """
-    if source is None:
+    if given is None:
         return [folder.replace("_", " ") for folder in folders]
-    # A disk of macOS may write an accent as a character of its own, which nobody sees.
+    # File systems of macOS may store an accent as a separate character.
     folders = [normalize("NFC", folder) for folder in folders]
-    if source == IMAGENET:
+    if given == IMAGENET:
         return _looked_up(folders, imagenet_names(), "the ImageNet classes", "folders must be named by wnid")
-    if isinstance(source, str):
-        path, what = Path(os.path.expanduser(source)), f"{key} {source}"
-        if not os.path.isfile(path):  # which a text of any length may be asked
-            raise UserError(f"{key} {quoted(source)}: no such file (and the only built-in list is {IMAGENET!r})")
+    if isinstance(given, str):
+        path, what = Path(os.path.expanduser(given)), f"{key} {given}"
+        if not os.path.isfile(path):  # unlike Path.is_file, it takes a text of any length
+            raise UserError(f"{key} {quoted(given)}: no such file (and the only built-in list is {IMAGENET!r})")
         content = read_name_file(path, what)
     else:
-        what, content = key, NameFile(tuple(source))
+        what, content = key, NameFile(tuple(given))
     if content.mapping is not None:
         mapping = of_pairs(content.mapping, folders)
         check_names(list(mapping.values()), what, list(mapping))
@@ -76,7 +76,7 @@ def names_of(folders: list[str], source: Sequence[str] | str | None, key: str = 
 
 
 def _by_position(names: list[str], folders: list[str], what: str) -> None:
-    """Check and tell which folder gets which name."""
+    """Check names in the order of the folders, and report the pairs."""
     if not folders:
         return
     if len(names) != len(folders):
@@ -99,7 +99,7 @@ def _by_position(names: list[str], folders: list[str], what: str) -> None:
 
 
 def _counts_down(one: str, other: str) -> bool:
-    """Whether two folders first differ in a number, and the first one's is the larger."""
+    """Whether two folders first differ in a number, which is larger in the first one."""
     for place, (left, right) in enumerate(zip(_DIGITS.split(one), _DIGITS.split(other), strict=False)):
         if left != right:
             left, right = left.lstrip("0"), right.lstrip("0")
@@ -108,7 +108,7 @@ def _counts_down(one: str, other: str) -> bool:
 
 
 def _hint(folders: Sequence[str], mapping: dict[str, Any]) -> str:
-    """What to do about a mapping that lacks a folder."""
+    """The fix for a mapping that lacks a folder."""
     if not set(folders).intersection(mapping):
         return f"its keys must be the folders' names, and are {some(mapping)}"
     return "add it to the file"

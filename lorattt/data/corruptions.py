@@ -7,7 +7,6 @@ cannot ship and is left out, and so is the extra corruption ``spatter``: for the
 to be compared with published ones, use the published files.
 """
 
-import difflib
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,7 +17,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import center_crop, resize
 
 from lorattt.data.corruption_ops import OPERATIONS, to_array, to_image
-from lorattt.data.source import ImageSource
+from lorattt.data.source import ImageSource, WrappedImages
+from lorattt.data.text import did_you_mean
 from lorattt.errors import UserError, quoted
 from lorattt.rng import Stream, episode_keys, fold
 
@@ -43,9 +43,6 @@ class CorruptionSpec:
     Attributes:
         name: One of :data:`NAMES`.
         severity: 1 to 5.
-
-    Raises:
-        UserError: If the corruption or the severity does not exist.
     """
 
     name: str
@@ -58,8 +55,7 @@ class CorruptionSpec:
                 "images, or use another"
             )
         if self.name not in NAMES:
-            near = difflib.get_close_matches(self.name, NAMES, n=3)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"use one of {', '.join(NAMES)}"
+            hint = did_you_mean(self.name, NAMES, f"use one of {', '.join(NAMES)}")
             raise UserError(f"no corruption is named {quoted(self.name)}; {hint}")
         if self.severity not in range(1, 6):
             raise UserError(f"corruption {self.name}: severity {quoted(self.severity)} must be 1, 2, 3, 4 or 5")
@@ -70,7 +66,7 @@ def corrupt(image: Image.Image, spec: CorruptionSpec, key: int) -> Image.Image:
 
     Lengths among the constants (blur radii, streaks, flakes of snow) are pixels, published for images of
     224 x 224; they are not scaled, so a larger image is blurred less in proportion. Pixelation, zoom blur,
-    fog and the elastic transform are in proportion to the size. :class:`CorruptedImages` can bring images
+    fog and the elastic transform are in proportion to the size. :class:`CorruptedImages` brings images
     to 224 x 224 first.
 
     Args:
@@ -92,45 +88,26 @@ def corrupt(image: Image.Image, spec: CorruptionSpec, key: int) -> Image.Image:
     return to_image(operation(to_array(image), rng, *constants[spec.severity - 1]))
 
 
-def _middle(image: Image.Image, side: int) -> Image.Image:
-    """The shorter side resized to 8/7 of ``side``, then the middle square: 256 and 224, as in ImageNet-C."""
-    resized = resize(image, [round(side * 8 / 7)], interpolation=InterpolationMode.BILINEAR)
-    middle: Image.Image = center_crop(resized, [side, side])
+def _middle(image: Image.Image) -> Image.Image:
+    """The shorter side resized to 256, then the middle square of 224, as in ImageNet-C."""
+    resized = resize(image, [256], interpolation=InterpolationMode.BILINEAR)
+    middle: Image.Image = center_crop(resized, [SIDE, SIDE])
     return middle
 
 
-class CorruptedImages:
-    """A source with every image corrupted when it is read.
+class CorruptedImages(WrappedImages):
+    """A source with every image resized and cut to 224 x 224, as ImageNet-C's were, and corrupted when it is read.
 
     Args:
         source: The clean images.
         spec: Which corruption.
         seed: Seed of the random draws; an image's draws depend on it and the image's number alone.
-        side: Images are resized and cut to squares of this side first, as ImageNet-C's were made; null takes
-            them as they are read.
-
-    Raises:
-        UserError: If ``side`` is below 1.
     """
 
-    def __init__(self, source: ImageSource, spec: CorruptionSpec, seed: int, side: int | None = SIDE) -> None:
-        if side is not None and side < 1:
-            raise UserError(f"data.corruption.side {side}: must be at least 1, or null for images as they are")
-        self._source, self._spec, self._seed, self._side = source, spec, seed, side
+    def __init__(self, source: ImageSource, spec: CorruptionSpec, seed: int) -> None:
+        super().__init__(source)
+        self._spec, self._seed = spec, seed
         self.name = f"{source.name} ({spec.name} {spec.severity})"
-        self.class_names = source.class_names
-
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self._source)
-
-    def path(self, index: int) -> str:
-        """The clean image's path."""
-        return self._source.path(index)
-
-    def label(self, index: int) -> int:
-        """The image's label."""
-        return self._source.label(index)
 
     def read(self, index: int) -> Image.Image:
         """The corrupted image, RGB.
@@ -138,6 +115,6 @@ class CorruptedImages:
         Raises:
             UnreadableImageError: If the clean image cannot be decoded.
         """
-        image = self._source.read(index)
+        image = self.source.read(index)
         key = fold(episode_keys(self._seed, torch.tensor([index])), Stream.CORRUPTIONS)
-        return corrupt(image if self._side is None else _middle(image, self._side), self._spec, int(key))
+        return corrupt(_middle(image), self._spec, int(key))

@@ -1,4 +1,4 @@
-"""The base of all sources as Lightning sees them: batches of episodes, shared out exactly."""
+"""Base DataModules: batches of episodes, each image on exactly one device."""
 
 import time
 from collections.abc import Collection, Mapping
@@ -14,46 +14,42 @@ from lorattt.errors import UserError
 
 
 class ImageData(LightningDataModule):
-    """What all sources of images share: checked arguments, loaders, and the end at a bad image.
+    """Base of all DataModules: checks their shared arguments, makes loaders, and handles unreadable images.
+
+    Subclasses hand these arguments on as ``**kwargs``.
 
     Args:
-        batch_size: Images of a batch.
+        batch_size: Images adapted at once (E). Predictions do not depend on it.
         workers: Processes that read images and make views.
-        limit: Use only so many images, evenly spread over the dataset; all where null.
-        on_bad_image: End the run at an unreadable image, or leave it out, count it and list it.
         prefetch: Batches each worker prepares ahead.
+        limit: Use only so many images, evenly spread over the dataset; all where null.
+        on_bad_image: ``error`` ends the run at an unreadable image; ``skip`` leaves it out, counts it and reports it.
 
     Attributes:
         fetched_at: When the last batch came from the loader, on the clock of ``time.perf_counter``.
-
-    Raises:
-        UserError: If a number is out of range.
     """
 
     def __init__(
         self,
         *,
-        batch_size: int,
-        workers: int,
-        limit: int | None,
-        on_bad_image: Literal["error", "skip"],
-        prefetch: int,
+        batch_size: int = 8,
+        workers: int = 2,
+        prefetch: int = 2,
+        limit: int | None = None,
+        on_bad_image: Literal["error", "skip"] = "error",
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise UserError(f"data.batch_size {batch_size}: must be at least 1")
-        if workers < 0:
-            raise UserError(f"data.workers {workers}: must be at least 0")
-        if prefetch < 1:
-            raise UserError(f"data.prefetch {prefetch}: must be at least 1")
+        for key, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0), ("prefetch", prefetch, 1)):
+            if value < least:
+                raise UserError(f"data.{key} {value}: must be at least {least}")
         if limit is not None and limit < 1:
             raise UserError(f"data.limit {limit}: must be at least 1, or null for all images")
         self._batch_size, self._workers, self._prefetch = batch_size, workers, prefetch
-        self._on_bad_image = on_bad_image
+        self._limit, self._on_bad_image = limit, on_bad_image
         self.fetched_at: float | None = None
 
-    def _place(self) -> tuple[int, int]:
-        """Number of devices, and which of them this is."""
+    def _world_and_rank(self) -> tuple[int, int]:
+        """Number of devices, and the number of this one."""
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
     def _loader(self, dataset: Dataset[dict[str, Any]], sampler: Sampler[Any]) -> DataLoader[dict[str, Any]]:
@@ -78,79 +74,57 @@ class ImageData(LightningDataModule):
         transform: Transform | None,
         planner: Planner | None = None,
     ) -> DataLoader[dict[str, Any]]:
-        """A loader of these images, each once, on one of the devices; one without images gets an empty batch."""
-        world, rank = self._place()
+        """This device's share of the images, in order; a device without images gets one empty batch."""
+        world, rank = self._world_and_rank()
         dataset = EpisodeDataset(source, indices, transform, planner)
         return self._loader(dataset, ExactShard(dataset, world, rank))
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """End the run at an unreadable image, if asked to.
+        """Raise :class:`UserError` for an unreadable image if ``on_bad_image`` is ``error``.
 
-        Here and not in the worker, where an exception would arrive wrapped in a traceback.
-
-        Raises:
-            UserError: If an image could not be read and ``on_bad_image`` is ``error``.
+        An exception from a worker would arrive wrapped in a traceback.
         """
         self.fetched_at = time.perf_counter()
         if batch["skipped"] and self._on_bad_image == "error":
             bad = batch["skipped"][0]
             raise UserError(
-                f"cannot read image {bad['path']} ({bad['reason']}): mend or remove it, "
-                "or set data.on_bad_image to skip"
+                f"cannot read image {bad['path']} ({bad['reason']}): fix or remove it, or set data.on_bad_image to skip"
             )
         return batch
 
 
 class EpisodeData(ImageData):
-    """Batches of episodes from one source of images; subclasses say which source.
+    """Batches of episodes, for test and predict; subclasses say which images.
 
-    The method that uses it sets ``transform`` before the loaders are made: views belong to the method. Without
+    The method sets ``transform`` before the loaders are made: views belong to the method. Without
     one, batches hold ``image``, a list of ``(3, H, W)`` uint8 tensors at their own sizes, in place of ``views``;
     with a ``planner`` they also hold the ``plan`` by which the method makes the views itself.
 
     Args:
         source: The images.
-        batch_size: Images adapted at once (E). Predictions do not depend on it.
-        workers: Processes that read images and make views.
-        limit: Use only so many images, evenly spread over the dataset; all where null.
-        on_bad_image: End the run at an unreadable image, or leave it out, count it and list it.
-        prefetch: Batches each worker prepares ahead.
+        kwargs: The arguments of :class:`ImageData`.
 
     Attributes:
         class_names: Names in label order; empty where the images have no classes.
     """
 
-    def __init__(
-        self,
-        source: ImageSource,
-        *,
-        batch_size: int,
-        workers: int,
-        limit: int | None,
-        on_bad_image: Literal["error", "skip"],
-        prefetch: int = 2,
-    ) -> None:
-        super().__init__(
-            batch_size=batch_size, workers=workers, limit=limit, on_bad_image=on_bad_image, prefetch=prefetch
-        )
+    def __init__(self, source: ImageSource, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.source = source
         self.name = source.name
         self.class_names = source.class_names
-        self.indices = chosen(source, limit)
+        self.indices = chosen(source, self._limit)
         self.transform: Transform | None = None
         self.planner: Planner | None = None
         self._left: list[int] | None = None
 
     def leave_out(self, done: Mapping[int, str], again: Collection[int]) -> None:
-        """Leave out what earlier attempts of the run classified, from the next loader on.
+        """Skip the images that earlier attempts of the run classified, from the next loader on.
 
         Args:
-            done: Dataset-wide numbers of images that need not be classified again, and their paths.
-            again: Those that could not be read, which come last. The others then make the batches that they would
-                have made in an undisturbed run.
-
-        Raises:
-            UserError: If one of the images is now another, or gone.
+            done: Dataset-wide number to path of the images that are done.
+            again: Images that could not be read. They come last, so that the others form the same batches as in a
+                run without interruption.
         """
         if done:
             known = set(self.indices)
@@ -173,11 +147,7 @@ class EpisodeData(ImageData):
         )
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """All images, labelled.
-
-        Raises:
-            UserError: If the images have no labels.
-        """
+        """All images; raises :class:`UserError` if they have no labels."""
         if not self.class_names or all(self.source.label(index) == UNKNOWN_LABEL for index in self.indices):
             raise UserError(
                 f"{self.name} has no class folders, so no labels to test against: put the images of each class "
@@ -186,7 +156,7 @@ class EpisodeData(ImageData):
         return self._images()
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """All images, labelled."""
+        """The same as :meth:`test_dataloader`."""
         return self.test_dataloader()
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:

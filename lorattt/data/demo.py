@@ -1,6 +1,6 @@
 """The embedded demo as a dataset."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from PIL import Image
 
@@ -32,9 +32,6 @@ class DemoImages:
 
     Attributes:
         numbers: The images' numbers in the stream, rising.
-
-    Raises:
-        UserError: If the domain, the severity or the classes do not exist, or the split has none of these classes.
     """
 
     def __init__(
@@ -45,7 +42,7 @@ class DemoImages:
         if classes not in _PARTS:
             raise UserError(f"data.classes {quoted(classes)}: use {', '.join(_PARTS)}")
         self._domain, self._severity, self._split, self._seed = domain, severity, split, seed
-        self._draw(0)  # refuses an unknown domain, severity or split now
+        self._draw(0)  # rejects an unknown domain, severity or split now
         chosen = _PARTS[classes]
         self.name = f"demo-{domain}" if classes == "all" else f"demo-{domain}-{classes}"
         self.class_names = [demo.CLASS_NAMES[label] for label in chosen]
@@ -98,7 +95,7 @@ class DemoData(EpisodeData):
             the images of a part are labelled from 0 and keep their numbers.
         batch_size: Images adapted at once (E). Predictions do not depend on it.
         workers: Processes that draw images and make views.
-        limit: Use only so many images, evenly spread; all where null.
+        kwargs: ``limit``, see :class:`ImageData`.
     """
 
     def __init__(
@@ -111,12 +108,7 @@ class DemoData(EpisodeData):
         classes: Part = "all",
         batch_size: int = 32,
         workers: int = 1,
-        limit: int | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            DemoImages(domain, severity, images, split, classes),
-            batch_size=batch_size,
-            workers=workers,
-            limit=limit,
-            on_bad_image="error",
-        )
+        source = DemoImages(domain, severity, images, split, classes)
+        super().__init__(source, batch_size=batch_size, workers=workers, prefetch=2, on_bad_image="error", **kwargs)

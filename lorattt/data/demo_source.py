@@ -1,5 +1,7 @@
 """Drawn images to fit a prompt on: few of each class, none of which the tiny CLIP was trained on."""
 
+from typing import Any
+
 from lorattt.data.demo import DemoImages, Part
 from lorattt.data.training import CACHE_BYTES, CachedImages, SourceData
 from lorattt.errors import UserError
@@ -15,12 +17,8 @@ class DemoSourceData(SourceData):
         severity: Strength of the shift, 1 to 5.
         val_shots: Validation images of each class; 0 for no validation.
         draw_seed: Which training images.
-        batch_size: Images of a batch, on each device: a step of two devices has twice as many.
         workers: Processes that make views.
-        limit: Use only so many images of each of the two, evenly spread; all where null.
-
-    Raises:
-        UserError: If a number is out of range, or the domain or the classes do not exist.
+        kwargs: ``batch_size`` and ``limit``, see :class:`SourceData`.
     """
 
     def __init__(
@@ -32,9 +30,8 @@ class DemoSourceData(SourceData):
         severity: int = 3,
         val_shots: int = 4,
         draw_seed: int = 1,
-        batch_size: int = 32,
         workers: int = 0,
-        limit: int | None = None,
+        **kwargs: Any,
     ) -> None:
         if shots < 1:
             raise UserError(f"data.shots {shots}: must be at least 1")
@@ -50,19 +47,16 @@ class DemoSourceData(SourceData):
         super().__init__(
             CachedImages(train, CACHE_BYTES),
             None if validation is None else CachedImages(validation, CACHE_BYTES),
-            batch_size=batch_size,
             workers=workers,
-            limit=limit,
+            prefetch=2,
+            on_bad_image="error",
             cache=False,
+            **kwargs,
         )
         self.name = f"{train.name}-{shots}-shot"
 
     def setup(self, stage: str) -> None:
-        """Draw all images, about 2 ms each, before there are workers.
-
-        Raises:
-            UserError: As :meth:`SourceData.setup`.
-        """
+        """Draw all images, about 2 ms each, before there are workers."""
         super().setup(stage)
         if stage == "fit":
             for index in self.indices:

@@ -7,7 +7,7 @@ from typing import Any, Final
 from PIL import Image
 
 from lorattt.data.catalogue import BENCHMARKS
-from lorattt.errors import UserError, quoted
+from lorattt.errors import UserError, first_line, quoted
 
 # Key -> torchvision's class. The catalogue's other datasets are fetched by hand.
 DOWNLOADABLE: Final[dict[str, str]] = {
@@ -63,7 +63,7 @@ def _torchvision_class(key: str) -> Any:
 
 
 def _failed(key: str, data_root: Path, error: Exception) -> UserError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].strip().rstrip(".")
+    reason = first_line(error).rstrip(".")
     note = f" ({_NOTES[key]})" if key in _NOTES else ""
     return UserError(
         f"{key}: the download into {data_root} failed: {reason}{note}; try again, or fetch it by hand: {_CHECK}"
@@ -77,14 +77,9 @@ class CifarImages:
         key: ``cifar10`` or ``cifar100``.
         data_root: Folder that holds ``cifar-10-batches-py`` or ``cifar-100-python``.
         split: ``train`` or ``test``.
-
-    Raises:
-        UserError: If key or split is unknown, or files are missing or damaged.
     """
 
     def __init__(self, key: str, data_root: Path, split: str) -> None:
-        if key not in ("cifar10", "cifar100"):
-            raise UserError(f"{quoted(key)} is no CIFAR dataset: use cifar10 or cifar100")
         if split not in ("train", "test"):
             raise UserError(f"{key} has no split {quoted(split)}: use train or test")
         dataset_class = _torchvision_class(key)
@@ -93,7 +88,7 @@ class CifarImages:
         except Exception as error:  # RuntimeError where files are missing or their checksums wrong, OSError, pickle's
             raise UserError(
                 f"{data_root / dataset_class.base_folder}: files of {key} are missing or damaged: "
-                "set data.download to true, or mend data.data_root"
+                "set data.download to true, or correct data.data_root"
             ) from error
         self.name = f"{key}-{split}"
         self.class_names = [str(name).replace("_", " ") for name in dataset.classes]
@@ -115,8 +110,3 @@ class CifarImages:
     def read(self, index: int) -> Image.Image:
         """The image, RGB, 32 x 32."""
         return Image.fromarray(self._pixels[index])
-
-
-def cifar(key: str, data_root: Path, split: str) -> CifarImages:
-    """CIFAR-10 or CIFAR-100 as a source of images, see :class:`CifarImages`."""
-    return CifarImages(key, data_root, split)

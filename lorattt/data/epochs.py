@@ -1,4 +1,4 @@
-"""The images of an epoch: in which order, on which device, and each cut for this epoch."""
+"""The images of an epoch: their order, their device, and their crops."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -15,7 +15,6 @@ from lorattt.errors import UserError
 from lorattt.rng import Stream, episode_keys, fold, uniform
 
 TrainTransform = Callable[[Image.Image, int, int], Tensor]
-# Folded into the key of an epoch, so that its order has nothing to do with the crops of image number ``epoch``.
 
 
 class TrainingDataset(Dataset[dict[str, Any]]):
@@ -24,7 +23,7 @@ class TrainingDataset(Dataset[dict[str, Any]]):
     Args:
         source: The images.
         indices: Which of them, by dataset-wide number.
-        transform: Image, dataset-wide number and epoch to ``(1, 3, S, S)`` uint8; null leaves images as decoded.
+        transform: Image, dataset-wide number and epoch to ``(1, 3, S, S)`` uint8; None leaves images as decoded.
     """
 
     def __init__(self, source: ImageSource, indices: list[int], transform: TrainTransform | None) -> None:
@@ -54,10 +53,10 @@ class EpochShard(DistributedSampler[Any]):
     """This device's (epoch, position) pairs, in an order that is a function of (seed, epoch) alone.
 
     The pairs carry the epoch, since workers may live longer than one. Step t of all devices together has the images
-    that one device with ``batch_size * world`` would have. What is left of an epoch after its last whole step is
-    dropped; where there is no whole step, the one that there is has fewer images.
+    of step t of one device with ``batch_size * world``. The rest after the last whole step is dropped; an epoch
+    shorter than one step is one smaller step.
 
-    It is a ``DistributedSampler`` because Lightning leaves those alone and tells them the epoch.
+    A ``DistributedSampler``, because Lightning does not replace those and calls their ``set_epoch``.
 
     Args:
         dataset: The images.

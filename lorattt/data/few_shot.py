@@ -1,16 +1,17 @@
 """Few images of each class to fit on: of a benchmark's training split, or of a user's own folders."""
 
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from lorattt.data.benchmark import Subset, folder_of, listed_in, part_name, part_of, tell_problems
 from lorattt.data.catalogue import benchmark as find_benchmark
 from lorattt.data.folder import ImageFolder
+from lorattt.data.image_list import write_image_list
 from lorattt.data.images import MAX_PIXELS, check_max_pixels
 from lorattt.data.listing import ListedImages, Listing
 from lorattt.data.readers import read_benchmark
 from lorattt.data.source import UNKNOWN_LABEL
-from lorattt.data.splits import at_most, few_shot, holdout, without, write_items
+from lorattt.data.splits import at_most, few_shot, holdout, without
 from lorattt.data.training import SourceData
 from lorattt.errors import UserError, quoted, shortened
 
@@ -23,18 +24,10 @@ class ListedSourceData(SourceData):
     Args:
         name: What results call the dataset.
         train: The images to fit on.
-        validation: The images to validate on, or null for none.
+        validation: The images to validate on, or None for none.
         drawn: The images that were drawn to fit on, if they were.
         max_pixels: The largest width times height that is read.
-        batch_size: See :class:`SourceData`, as the others.
-        workers: The same.
-        prefetch: The same.
-        limit: The same.
-        on_bad_image: The same.
-        cache: The same.
-
-    Raises:
-        UserError: If an image is among both, or as :class:`SourceData`.
+        kwargs: The other arguments of :class:`SourceData`.
     """
 
     def __init__(
@@ -45,12 +38,7 @@ class ListedSourceData(SourceData):
         *,
         drawn: Listing | None,
         max_pixels: int,
-        batch_size: int,
-        workers: int,
-        prefetch: int,
-        limit: int | None,
-        on_bad_image: Literal["error", "skip"],
-        cache: bool,
+        **kwargs: Any,
     ) -> None:
         if validation is not None:
             both = _files(train) & _files(validation)
@@ -63,18 +51,13 @@ class ListedSourceData(SourceData):
         super().__init__(
             ListedImages(name, train, max_pixels),
             None if validation is None else ListedImages(f"{name}-validation", validation, max_pixels),
-            batch_size=batch_size,
-            workers=workers,
-            limit=limit,
-            on_bad_image=on_bad_image,
-            prefetch=prefetch,
-            cache=cache,
+            **kwargs,
         )
 
     def keep_images(self, file: Path) -> None:
         """Write the list of training images that were drawn, if they were, for ``data.items`` of another run."""
         if self.drawn is not None:
-            write_items(self.drawn, file)
+            write_image_list(self.drawn, file)
 
 
 class FewShotData(ListedSourceData):
@@ -94,14 +77,8 @@ class FewShotData(ListedSourceData):
         validation: ``val`` for images of the dataset's validation split, as CoOp; ``holdout`` for images of the
             training split that are not trained on; ``none``.
         val_shots: Validation images of each class, fewer where there are not as many; all where null.
-        batch_size: Images of a batch, on each device: a step of two devices has twice as many.
-        workers: Processes that read images and make views.
-        prefetch: Batches each worker prepares ahead.
-        limit: Use only so many images of each of the two, evenly spread; all where null.
-        on_bad_image: End the run at an unreadable image, or leave it out, count it and warn.
         max_pixels: The largest width times height that is read; above it, an image counts as unreadable.
-        cache: Keep decoded training images in memory, up to a gigabyte on each device, shared out to its workers.
-            Results do not depend on it.
+        kwargs: The other arguments of :class:`SourceData`.
 
     Attributes:
         template: CoOp's prompt for the dataset, with one ``{}``.
@@ -125,13 +102,8 @@ class FewShotData(ListedSourceData):
         draw_seed: int = 1,
         validation: Validation = "val",
         val_shots: int | None = 4,
-        batch_size: int = 32,
-        workers: int = 2,
-        prefetch: int = 2,
-        limit: int | None = None,
-        on_bad_image: Literal["error", "skip"] = "error",
         max_pixels: int = MAX_PIXELS,
-        cache: bool = True,
+        **kwargs: Any,
     ) -> None:
         check_max_pixels(max_pixels)
         _check_validation(validation, val_shots)
@@ -162,12 +134,7 @@ class FewShotData(ListedSourceData):
             held,
             drawn=None if items is not None or train is whole else train,
             max_pixels=max_pixels,
-            batch_size=batch_size,
-            workers=workers,
-            prefetch=prefetch,
-            limit=limit,
-            on_bad_image=on_bad_image,
-            cache=cache,
+            **kwargs,
         )
         self.template = known.template
 
@@ -183,20 +150,11 @@ class FolderSourceData(ListedSourceData):
         items: A list of images that an earlier run wrote, in place of drawing; ``shots`` is not used then.
         draw_seed: Seed of the drawing of images: which images, not the run's randomness.
         val_shots: Validation images of each class, fewer where there are not as many; 0 for no validation.
-        batch_size: Images of a batch, on each device: a step of two devices has twice as many.
-        workers: Processes that read images and make views.
-        prefetch: Batches each worker prepares ahead.
-        limit: Use only so many images of each of the two, evenly spread; all where null.
-        on_bad_image: End the run at an unreadable image, or leave it out, count it and warn.
         max_pixels: The largest width times height that is read; above it, an image counts as unreadable.
-        cache: Keep decoded training images in memory, up to a gigabyte on each device, shared out to its workers.
-            Results do not depend on it.
+        kwargs: The other arguments of :class:`SourceData`.
 
     Attributes:
         drawn: The training images of this run, if they were drawn; a run keeps the list in its folder.
-
-    Raises:
-        UserError: If the folder has no class folders, or a value does not fit it.
     """
 
     def __init__(
@@ -208,13 +166,8 @@ class FolderSourceData(ListedSourceData):
         items: str | None = None,
         draw_seed: int = 1,
         val_shots: int = 4,
-        batch_size: int = 32,
-        workers: int = 2,
-        prefetch: int = 2,
-        limit: int | None = None,
-        on_bad_image: Literal["error", "skip"] = "error",
         max_pixels: int = MAX_PIXELS,
-        cache: bool = True,
+        **kwargs: Any,
     ) -> None:
         if val_shots < 0:
             raise UserError(f"data.val_shots {val_shots}: must be at least 0, which is no validation")
@@ -231,12 +184,7 @@ class FolderSourceData(ListedSourceData):
             held,
             drawn=None if items is not None or train is whole else train,
             max_pixels=max_pixels,
-            batch_size=batch_size,
-            workers=workers,
-            prefetch=prefetch,
-            limit=limit,
-            on_bad_image=on_bad_image,
-            cache=cache,
+            **kwargs,
         )
 
 
@@ -264,10 +212,7 @@ def _held_out(whole: Listing, train: Listing, val_shots: int | None, seed: int) 
     if train is whole:
         if val_shots is None:
             raise UserError("data.val_shots null: with all images to fit on, say how many of each class to hold out")
-        try:
-            return holdout(whole, per_class=val_shots, seed=seed)
-        except UserError as error:
-            raise UserError(str(error).replace("data.holdout.per_class", "data.val_shots")) from None
+        return holdout(whole, val_shots, seed)
     rest = without(whole, train.items)
     if not rest.items:
         raise UserError(f"{whole.root}: all images are drawn to fit on, none is left to hold out: draw fewer")

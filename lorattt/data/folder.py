@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final
 
 from lorattt.data.class_names import names_of
 from lorattt.data.datamodule import EpisodeData
@@ -29,10 +29,6 @@ class ImageFolder(ListedImages):
             file: ``.txt`` with one name per line in that order or with the folder in front of each, ``.json`` with a
             list in that order or an object from folder to name.
         max_pixels: The largest width times height that is read.
-
-    Raises:
-        UserError: If the folder is missing or holds no image, images lie beside class folders, a class folder has
-            none, the folders are the splits of a dataset, or the names do not match the folders.
     """
 
     def __init__(
@@ -49,7 +45,7 @@ class ImageFolder(ListedImages):
         if not found:
             raise UserError(
                 f"data.root {root} holds no images: expected files of {FORMATS}, in one folder per class or directly"
-                + (f"; it has {told}" if (told := below.told()) else "")
+                + (f"; it has {told}" if (told := below.left_out_text()) else "")
             )
         loose = [path for path in found if len(path.parts) == 1]
         if loose and len(loose) < len(found):
@@ -63,7 +59,7 @@ class ImageFolder(ListedImages):
             _check_none_empty(root, below, folders)
         elif below.folders:
             note(f"data.root {root}: its folders ({some(below.folders)}) hold no image, and are no classes")
-        if told := below.told():
+        if told := below.left_out_text():
             note(f"data.root {root}: left out {told}; images are files of {FORMATS}")
         place = {folder: label for label, folder in enumerate(folders)}
         items = tuple(Item(str(path), UNKNOWN_LABEL if loose else place[path.parts[0]]) for path in found)
@@ -72,11 +68,7 @@ class ImageFolder(ListedImages):
 
 
 def _check_level(root: Path, images: Sequence[Path]) -> None:
-    """Reject a folder whose class folders lie one level further down.
-
-    Raises:
-        UserError: If it holds the splits of a dataset, or the one folder that holds the class folders.
-    """
+    """Reject a folder whose class folders lie one level further down."""
     within: dict[str, set[str]] = {}  # folder -> its folders with images, and "" for images of its own
     for path in images:
         within.setdefault(path.parts[0], set()).add(path.parts[1] if len(path.parts) > 2 else "")
@@ -96,11 +88,7 @@ def _check_level(root: Path, images: Sequence[Path]) -> None:
 
 
 def _check_none_empty(root: Path, below: Below, classes: Sequence[str]) -> None:
-    """Reject class folders that hold no image: their classes would be gone.
-
-    Raises:
-        UserError: If there are some.
-    """
+    """Reject class folders that hold no image: their classes would be gone."""
     empty = sorted(set(below.folders).difference(classes))
     if empty:
         held = f"{quoted(empty[0], 60)} has {endings}" if (endings := below.endings(empty[0])) else "nothing in it"
@@ -118,11 +106,8 @@ class ImageFolderData(EpisodeData):
         root: Folder with one folder of images per class, or with images alone (for ``predict``).
         class_names: Names of the classes: null for the folders' names, a list in the order of the sorted
             folders, ``imagenet`` for folders named by wnid, or a ``.txt`` or ``.json`` file.
-        batch_size: Images adapted at once (E). Predictions do not depend on it.
-        workers: Processes that read images and make views.
-        limit: Use only so many images, evenly spread over the dataset; all where null.
-        on_bad_image: End the run at an unreadable image, or leave it out, count it and list it.
         max_pixels: The largest width times height that is read; above it, an image counts as unreadable.
+        kwargs: The arguments of :class:`ImageData`.
     """
 
     def __init__(
@@ -130,16 +115,7 @@ class ImageFolderData(EpisodeData):
         root: str,
         *,
         class_names: list[str] | str | None = None,
-        batch_size: int = 8,
-        workers: int = 2,
-        limit: int | None = None,
-        on_bad_image: Literal["error", "skip"] = "error",
         max_pixels: int = MAX_PIXELS,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            ImageFolder(Path(root).expanduser(), class_names, max_pixels),
-            batch_size=batch_size,
-            workers=workers,
-            limit=limit,
-            on_bad_image=on_bad_image,
-        )
+        super().__init__(ImageFolder(Path(root).expanduser(), class_names, max_pixels), prefetch=2, **kwargs)

@@ -1,4 +1,4 @@
-"""Images that a program gives: paths, PIL images, arrays and tensors, numbered by their place."""
+"""Images from a Python call: paths, PIL images, arrays and tensors, numbered in order."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -29,14 +29,11 @@ class GivenImages:
         images: A list of images, or what :func:`lorattt.data.loose.find_images` takes as one text. A tensor is
             ``(3, H, W)``, ``(1, H, W)`` or ``(H, W)``, on any device; an array is ``(H, W, 3)``, ``(H, W, 1)`` or
             ``(H, W)``. Their numbers are uint8, uint16 of which 65535 is white, bool, or floating-point in ``[0, 1]``.
-
-    Raises:
-        UserError: If it is no list of images, or one of them cannot be an image.
     """
 
     def __init__(self, images: Iterable[ImageLike] | str | os.PathLike[str]) -> None:
         self.name, self.class_names = "images", list[str]()
-        # Tensors become arrays here and not where they are read: another process could not read a GPU's memory.
+        # Tensors become arrays here, since loader processes cannot read a GPU's memory.
         self._images = [_checked(image, f"images[{index}]") for index, image in enumerate(_listed(images))]
 
     def __len__(self) -> int:
@@ -104,7 +101,7 @@ def _text(path: str | os.PathLike[Any], name: str) -> str:
     text = os.fspath(path)
     if not isinstance(text, str):
         raise UserError(f"{name}: {quoted(path)} is a path in bytes: give os.fsdecode of it")
-    return str.__str__(text)  # of NumPy's texts as well, a text of Python
+    return str.__str__(text)  # also for NumPy's strings
 
 
 def _of_tensor(image: Tensor, name: str) -> Pixels:

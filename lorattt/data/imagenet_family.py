@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from lorattt.data.listing import Item
+from lorattt.data.text import read_text
 from lorattt.data.walk import is_image, is_no_class
 from lorattt.errors import UserError, shortened
 
@@ -133,7 +134,7 @@ def _flat_wnids(folder: Path, images: Sequence[str], known: Mapping[str, int]) -
         raise UserError(
             f"{file} does not give ImageNet's {len(known)} wnids the numbers 1 to {len(known)}: fetch it again"
         )
-    numbers = _read(truth).split()
+    numbers = read_text(truth, "fetch it again").split()
     wnids = {}
     for image in images:
         place = int(image[len("ILSVRC2012_val_") :].partition(".")[0])
@@ -150,18 +151,8 @@ def _first_file(places: Sequence[Path], name: str) -> Path | None:
     return next((place / name for place in places if (place / name).is_file()), None)
 
 
-def _read(file: Path) -> str:
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read as text ({error}): fetch it again") from error
-    if "\0" in text:  # Python 3.10's reader of CSV raises for it, later ones take it
-        raise UserError(f"{file} cannot be read as text (it holds NUL bytes): fetch it again")
-    return text
-
-
 def _from_solution(file: Path, images: Sequence[str], known: Mapping[str, int]) -> dict[str, str]:
-    reader = csv.DictReader(_read(file).splitlines())
+    reader = csv.DictReader(read_text(file, "fetch it again").splitlines())
     if not {"ImageId", "PredictionString"} <= set(reader.fieldnames or ()):
         raise UserError(f"{file} has no columns ImageId and PredictionString: fetch it again")
     # An image may show its class several times: "wnid box wnid box", always the same wnid.
@@ -178,7 +169,7 @@ def _from_solution(file: Path, images: Sequence[str], known: Mapping[str, int]) 
 def _from_class_map(file: Path) -> dict[int, str]:
     """Lines of "wnid number name"."""
     found: dict[int, str] = {}
-    for line in _read(file).splitlines():
+    for line in read_text(file, "fetch it again").splitlines():
         words = line.split()
         if len(words) >= 2 and words[1].isdecimal():
             found[int(words[1])] = words[0]

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from lorattt.data.depth import stated_levels, to_grey
 from lorattt.errors import UserError
 
-# The formats that are read, told by content. No other is tried: PostScript, for one, would start another program.
+# The supported formats, recognised by content. No other is tried: PostScript, for one, would start another program.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM")
 Image.init()  # reads Pillow's table of endings
 FORMAT_OF_ENDING = {
@@ -29,7 +29,7 @@ MAX_PIXELS = 100_000_000
 
 # Resized to a model's side, a line of pixels would grow to gigabytes.
 _MAX_RATIO = 1000
-_PILLOW_LIMIT = 178_956_970  # Pillow itself refuses larger images
+_PILLOW_LIMIT = 178_956_970  # Pillow itself rejects larger images
 
 
 class UnreadableImageError(Exception):
@@ -37,11 +37,7 @@ class UnreadableImageError(Exception):
 
 
 def check_max_pixels(value: int) -> int:
-    """The value itself, if it can be a limit.
-
-    Raises:
-        UserError: If it is below 1 or above what Pillow would decode.
-    """
+    """The value itself, if it can be a limit."""
     if not 1 <= value <= _PILLOW_LIMIT:
         raise UserError(f"data.max_pixels {value}: must be from 1 to {_PILLOW_LIMIT}, the most that Pillow decodes")
     return value
@@ -56,7 +52,7 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
     whatever the file.
 
     Args:
-        path: The file; its format is told by its content.
+        path: The file; its format is recognised by its content.
         max_pixels: The largest width times height that is decoded.
 
     Raises:
@@ -121,7 +117,7 @@ def _reason(error: Exception) -> str:
 
 
 def _size_in_header(path: Path) -> tuple[int, int] | None:
-    """Width and height of an image that Pillow refuses to open for its size; None where no format gives one."""
+    """Width and height of an image that Pillow does not open because of its size; None where no format gives one."""
     for _, found in _opened_as(path):
         if isinstance(found, Image.DecompressionBombError):
             return None
@@ -131,7 +127,7 @@ def _size_in_header(path: Path) -> tuple[int, int] | None:
 
 
 def _unidentified(path: Path) -> str:
-    """Why Pillow identifies no image: which format begins like this, and what its reader says."""
+    """Why Pillow does not recognise an image: the format that begins like this, and the error of its reader."""
     for name, found in _opened_as(path):
         # The reader of PPM takes many texts for its own, and says so.
         if isinstance(found, SyntaxError) and not str(found).startswith("not a"):
@@ -142,8 +138,8 @@ def _unidentified(path: Path) -> str:
 def _opened_as(path: Path) -> Iterator[tuple[str, Image.Image | Exception]]:
     """What each of the formats that a file begins like makes of it: an image or an error.
 
-    Asks Pillow's formats one by one, as ``Image.open`` does, which tells neither what they say nor, of an image
-    above its limit, the size. That limit is a global variable: other threads would see it changed.
+    Tries Pillow's formats one by one, as ``Image.open`` does, which reports neither their errors nor the size of an
+    image above its limit. That limit is a global variable, so raising it would affect other threads.
     """
     Image.init()
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Where the benchmarks lie: the folders of CoOp, TPT, ZERO and torchvision, and which of them is there."""
+"""Find benchmarks in the folder layouts of CoOp, TPT, ZERO and torchvision."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -105,7 +105,7 @@ LOOKS: Final = 32  # how many of the listed images are looked for, to tell wheth
 
 @dataclass(frozen=True)
 class Located:
-    """Where a split of a dataset lies.
+    """The place of a split of a dataset.
 
     Attributes:
         layout: ``coop``, ``tpt``, ``zero`` or ``torchvision``, the first of them where some agree; ``path``
@@ -121,7 +121,7 @@ class Located:
     absent: tuple[str, ...] = ()
 
 
-class Place(NamedTuple):
+class Candidate(NamedTuple):
     """A folder to look into: its layout, the dataset's folder, and the images' folder in or at it."""
 
     layout: str
@@ -129,10 +129,10 @@ class Place(NamedTuple):
     folder: Path
 
 
-def locate(
+def find(
     benchmark: Benchmark, data_root: Path, split: str, *, path: Path | None = None, splits: Path | None = None
-) -> Located:
-    """The first place that holds all images of a split that are looked for, else the one that holds most.
+) -> tuple[Located, SplitList | None]:
+    """Find a split: the first place that has all images that are looked for, else the one that has most.
 
     Args:
         benchmark: The dataset.
@@ -141,18 +141,8 @@ def locate(
         path: The dataset's own folder, if it lies elsewhere or has another name; only it is looked at.
         splits: Folder of CoOp's split files, looked at before the places beside the data.
 
-    Raises:
-        UserError: If there is no such split or place, or a file in one is damaged.
-    """
-    return find(benchmark, data_root, split, path=path, splits=splits)[0]
-
-
-def find(
-    benchmark: Benchmark, data_root: Path, split: str, *, path: Path | None = None, splits: Path | None = None
-) -> tuple[Located, SplitList | None]:
-    """:func:`locate`, with what the file that lists the images says; null where class folders do.
-
-    Paths in it are relative to ``Located.folder``.
+    Returns:
+        Where it lies, and the list of its images; None where class folders take the place of a list.
     """
     if split not in benchmark.counts:
         raise UserError(f"{benchmark.key} has no {quoted(split)} split: use {' or '.join(benchmark.counts)}")
@@ -194,20 +184,20 @@ def find(
     )
 
 
-def _places(key: str, root: Path, split: str, path: Path | None) -> Iterator[Place]:
+def _places(key: str, root: Path, split: str, path: Path | None) -> Iterator[Candidate]:
     """Each folder once, under its first layout's name."""
     seen = set()
     inner_split = "train" if split == "train" else "val"  # ImageNet is tested on its validation images
     for layout, (base, inner) in LAYOUTS[key].items():
         inner = inner.format(split=inner_split)
-        place = Place(layout, root / base, root / base / inner)
+        place = Candidate(layout, root / base, root / base / inner)
         if path is not None:
-            place = Place(OWN_PATH, path, path / inner)
+            place = Candidate(OWN_PATH, path, path / inner)
         if place.folder not in seen:
             seen.add(place.folder)
             yield place
     if path is not None and path not in seen:
-        yield Place(OWN_PATH, path, path)
+        yield Candidate(OWN_PATH, path, path)
 
 
 def _exists(root: Path, folder: Path) -> bool:
@@ -230,7 +220,7 @@ def _exists(root: Path, folder: Path) -> bool:
 
 def _reader(
     benchmark: Benchmark, root: Path, split: str, splits: Path | None, looked: list[Path]
-) -> Callable[[Place], SplitList | None]:
+) -> Callable[[Candidate], SplitList | None]:
     """A function that gives the list of a place's images, if there is one; notes in ``looked`` where it was sought."""
     done: dict[Path, SplitList] = {}
 
@@ -241,7 +231,7 @@ def _reader(
             done[file] = load(file)  # several places may share it, and it may be large
         return None if file is None else done[file]
 
-    def read(place: Place) -> SplitList | None:
+    def read(place: Candidate) -> SplitList | None:
         if benchmark.split_file is None:
             lists = [folder / f"images_variant_{split}.txt" for folder in (place.folder.parent, place.folder)]
             return first(lists, lambda file: read_aircraft(file.parent, split))

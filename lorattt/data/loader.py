@@ -1,9 +1,9 @@
-"""Batches from loader processes, handed over without a file system's memory, and without waiting for ever.
+"""A DataLoader that does not need ``/dev/shm`` and does not wait for ever for a lost worker.
 
-A batch of decoded images or views is megabytes. DataLoader sends tensors in files of ``/dev/shm``: a page fault every
-4 kB and a mapping to make for each batch; and where there is no room, a batch that never comes. Here the pixels of a
-batch are put into memory that the workers inherited (``shared``), and only their place is sent. What finds no room
-there, or comes from workers that inherit nothing, is sent by value, through a pipe.
+A batch of decoded images or views has megabytes. DataLoader sends tensors through files in ``/dev/shm``, which costs a
+mapping for each batch and a page fault every 4 kB, and hangs if there is no room. Here workers put the pixels of a
+batch into memory that they inherited (``shared``) and send only its position. What does not fit, or comes from workers
+that inherit nothing, is sent by value through a pipe.
 """
 
 import errno
@@ -21,29 +21,29 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, get_worker_info
 
-from lorattt.data.ahead import SendAhead
+from lorattt.data.prefetch import DevicePrefetcher
 from lorattt.data.shared import SharedRegions
 from lorattt.data.source import collate_episodes, collate_facts
 from lorattt.errors import UserError
 
-# Beside those under way: the batch in use, one that a Trainer fetches ahead, and the one being handed over.
+# Beside those under way: the batch in use, one that a Trainer prefetches, and the one being handed over.
 _SPARE_PIECES = 3
 _NUMBERS = ("label", "index")
 _NO_ROOM = (errno.ENOSPC, errno.ENOSYS, errno.ENOENT, errno.EACCES, errno.EROFS)  # in /dev/shm, or no such place
 _FROM_OUTSIDE = ("Terminated", "Hangup", "Interrupt")
-# A batch of many views may take minutes; a process that has given none for so long has come to a stop.
+# A batch of many views may take minutes; workers without one for so long hang.
 _LOOK_SECONDS = 5
 PATIENCE_SECONDS = 1800
 
 
 class LostWorkerError(UserError):
-    """A worker has died or come to a stop, at no fault of what the user gave: the run may be gone on with."""
+    """A worker has died or hangs through no mistake of the user: the run can be resumed."""
 
 
-class HandOver:
-    """Collates in a worker what :meth:`taken_out` makes a batch of :func:`collate_episodes` in the main process.
+class SharedMemoryCollate:
+    """Collates in a worker; :meth:`taken_out` makes the batch of :func:`collate_episodes` of it in the main process.
 
-    A copy made by pickling, for workers that are not forked, has no shared memory: it sends all by value.
+    A pickled copy, for workers that are not forked, has no shared memory and sends everything by value.
 
     Args:
         workers: How many workers share it.
@@ -76,7 +76,7 @@ class HandOver:
         return {**message, "pixels": np.concatenate(flat) if flat else np.empty(0, np.uint8)}
 
     def taken_out(self, message: dict[str, Any]) -> dict[str, Any]:
-        """In the main process, the batch; pixels in shared memory are read where they lie."""
+        """In the main process, the batch; pixels in shared memory are not copied."""
         kind, shapes = message.pop("kind"), message.pop("shapes")
         if "place" in message:
             assert self.shared is not None
@@ -96,13 +96,13 @@ class HandOver:
 
 
 class EpisodeLoader(DataLoader[dict[str, Any]]):
-    """A DataLoader of episodes that depends on no file system's memory, and ends where its workers do.
+    """A DataLoader of episodes that does not need ``/dev/shm`` and ends when its workers are lost.
 
-    A loader without anything to load gives one batch without episodes: Lightning would leave out the whole loop of a
-    device without batches, and the other devices would wait for it at the end.
+    Without images it gives one empty batch: Lightning would skip the whole loop of a device without batches, and the
+    other devices would wait for it at the end.
 
     Attributes:
-        send_to: A device to which pixels are sent ahead; None leaves that to who uses the batches.
+        send_to: Device to which pixels are prefetched; None leaves pixels on the CPU.
     """
 
     send_to: torch.device | None = None
@@ -117,10 +117,10 @@ class EpisodeLoader(DataLoader[dict[str, Any]]):
 
         Raises:
             UserError: If the workers cannot be started.
-            LostWorkerError: If one of them has died, or they have given nothing for :data:`PATIENCE_SECONDS`.
+            LostWorkerError: If one of them has died, or they have given no batch for :data:`PATIENCE_SECONDS`.
         """
         batches = self._batches()
-        return batches if self.send_to is None else SendAhead(self.send_to)(batches)
+        return batches if self.send_to is None else DevicePrefetcher(self.send_to)(batches)
 
     def _batches(self) -> Iterator[dict[str, Any]]:
         if super().__len__() == 0:
@@ -130,10 +130,10 @@ class EpisodeLoader(DataLoader[dict[str, Any]]):
             self.collate_fn = collate_episodes
             yield from super().__iter__()
             return
-        if not (self.persistent_workers and isinstance(self.collate_fn, HandOver)):
+        if not (self.persistent_workers and isinstance(self.collate_fn, SharedMemoryCollate)):
             # New workers get new memory: that of an earlier, unfinished iteration may still be written to.
-            self.collate_fn = HandOver(self.num_workers, self.prefetch_factor or 1, forked=self._forks())
-        hand_over: HandOver = self.collate_fn
+            self.collate_fn = SharedMemoryCollate(self.num_workers, self.prefetch_factor or 1, forked=self._forks())
+        collate: SharedMemoryCollate = self.collate_fn
         self.timeout = _LOOK_SECONDS
         if not (isinstance(self.worker_init_fn, partial) and self.worker_init_fn.func is _begin_worker):
             self.worker_init_fn = partial(_begin_worker, self.worker_init_fn)
@@ -147,7 +147,7 @@ class EpisodeLoader(DataLoader[dict[str, Any]]):
         workers = frozenset(set(multiprocessing.active_children()) - others) or self._workers
         self._workers = workers if self.persistent_workers else frozenset()
         while (message := _next(source, workers)) is not None:
-            yield hand_over.taken_out(message)
+            yield collate.taken_out(message)
 
     def _forks(self) -> bool:
         """Whether the workers will be forked; so they are on Linux, whatever Python's own default is there."""
@@ -176,11 +176,11 @@ def _next(source: Iterator[dict[str, Any]], workers: Iterable[BaseProcess]) -> d
 
 
 def lost_worker(error: BaseException, workers: Iterable[BaseProcess] = ()) -> str | None:
-    """The line for DataLoader's exception that a worker has died, which comes at any place; None for another.
+    """The message for DataLoader's exception that a worker has died; None for any other exception.
 
     Args:
-        error: The exception, whose text may say which signal it was.
-        workers: The workers, which know it where the text does not.
+        error: The exception. Its text may name the signal.
+        workers: The workers, whose exit codes give the signal if the text does not.
     """
     if not str(error).startswith("DataLoader worker"):
         return None
@@ -195,7 +195,7 @@ def lost_worker(error: BaseException, workers: Iterable[BaseProcess] = ()) -> st
 
 
 def _begin_worker(also: Callable[[int], None] | None, worker: int) -> None:
-    """In a worker: the main process decides what a signal to all processes of the run means, and ends its workers."""
+    """In a worker, ignore signals to all processes of the run: the main process handles them and ends its workers."""
     for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -204,7 +204,7 @@ def _begin_worker(also: Callable[[int], None] | None, worker: int) -> None:
 
 
 def _not_started(workers: int, error: OSError) -> str:
-    """Why workers could not be started. Each needs a few semaphores, which are small files in ``/dev/shm``."""
+    """Why workers could not start. Each needs a few semaphores, which are small files in ``/dev/shm``."""
     room = ""
     if error.errno in _NO_ROOM and sys.platform == "linux":
         room = "make room in /dev/shm (in a container: --shm-size=1g or --ipc=host), or "

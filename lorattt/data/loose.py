@@ -1,11 +1,11 @@
-"""A user's own images as they lie about: paths, patterns, folders and lists of paths, without labels."""
+"""Unlabelled images from paths, globs, folders or lists."""
 
 import glob
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from PIL import Image
 
@@ -14,20 +14,18 @@ from lorattt.data.datamodule import EpisodeData
 from lorattt.data.images import MAX_PIXELS, check_max_pixels, read_image
 from lorattt.data.notes import note
 from lorattt.data.source import UNKNOWN_LABEL
+from lorattt.data.text import read_text
 from lorattt.data.walk import FORMATS, look_below, of_the_same_format
 from lorattt.errors import UserError, quoted
 
 
-class LooseImages:
+class UnlabelledImages:
     """Image files without labels, numbered in the order in which they are given.
 
     Args:
         images: Paths, patterns, folders and ``@`` lists, see :func:`find_images`.
-        class_names: Names, or where they come from, see :func:`loose_class_names`.
+        class_names: Names, or where they come from, see :func:`unlabelled_class_names`.
         max_pixels: The largest width times height that is read.
-
-    Raises:
-        UserError: If nothing is found for an entry of ``images``, or the class names are of no use.
     """
 
     def __init__(
@@ -35,7 +33,7 @@ class LooseImages:
     ) -> None:
         self._max_pixels = check_max_pixels(max_pixels)
         self.name = "images"
-        self.class_names = loose_class_names(class_names)
+        self.class_names = unlabelled_class_names(class_names)
         self._paths = find_images(images)
 
     def __len__(self) -> int:
@@ -56,7 +54,7 @@ class LooseImages:
 
 
 def find_images(images: Sequence[str] | str, key: str = "data.images") -> list[str]:
-    """The files that a user means, in the order given, each file once.
+    """Expand paths, globs, folders and lists into files, in the order given, each file once.
 
     Args:
         images: One or several of: a file, whatever its ending; a folder, searched below for image files,
@@ -74,7 +72,7 @@ def find_images(images: Sequence[str] | str, key: str = "data.images") -> list[s
     found: dict[str, str] = {}
     for entry in entries:
         for path in _expand(os.path.expanduser(entry), key):
-            # A link and its target are one file; links that lead nowhere are told apart by their own names.
+            # A link and its target are one file; broken links are distinguished by their own names.
             same = os.path.realpath(path) if os.path.exists(path) else os.path.abspath(path)
             found.setdefault(same, path)
     return list(found.values())
@@ -101,7 +99,7 @@ def _expand(entry: str, key: str) -> Iterator[str]:
 
 
 def _other_endings(pattern: str, matches: Sequence[str]) -> str:
-    """Files that only another spelling of its format's ending keeps from a pattern, counted: "2 .JPG, 1 .jpeg"."""
+    """Count files that a pattern misses only for the spelling of their ending: "2 .JPG, 1 .jpeg"."""
     stem, ending = os.path.splitext(pattern)
     endings = set(of_the_same_format(ending))  # none, if there is a wildcard in it
     known = set(matches)
@@ -120,21 +118,15 @@ def _file_or_folder(path: str, key: str) -> Iterator[str]:
     if not below.images:
         raise UserError(
             f"{key} {quoted(path)} holds no images: expected files of {FORMATS}"
-            + (f"; it has {told}" if (told := below.told()) else "")
+            + (f"; it has {told}" if (told := below.left_out_text()) else "")
         )
-    if told := below.told():
+    if told := below.left_out_text():
         note(f"{key} {quoted(path)}: left out {told}; images are files of {FORMATS}")
     yield from (os.path.join(path, inner) for inner in below.images)
 
 
 def _listed(name: str, key: str) -> Iterator[str]:
-    path = Path(name).expanduser()
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{key} '@{name}' is not a text file in UTF-8: {error}") from error
-    except OSError as error:
-        raise UserError(f"{key} '@{name}' cannot be read ({error.strerror}): name a text file of paths") from error
+    lines = read_text(Path(name).expanduser(), "name a text file of paths", what=f"{key} '@{name}'").splitlines()
     listed = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
     if not listed:
         raise UserError(f"{key} '@{name}' holds no paths: give one per line")
@@ -146,15 +138,12 @@ def _listed(name: str, key: str) -> Iterator[str]:
         yield from _file_or_folder(line, key)
 
 
-def loose_class_names(names: Sequence[str] | str, key: str = "data.class_names") -> list[str]:
+def unlabelled_class_names(names: Sequence[str] | str, key: str = "data.class_names") -> list[str]:
     """The names an image may get, in label order.
 
     Args:
         names: The names; or ``imagenet``, or a ``.txt`` or ``.json`` file.
         key: What messages call the argument.
-
-    Raises:
-        UserError: If there is no name, one is blank or comes twice, or the file cannot be read.
     """
     if names == IMAGENET:
         return names_of([], IMAGENET)  # two of these names come twice, and are two classes
@@ -181,11 +170,9 @@ class ImagesData(EpisodeData):
             text file with one path per line; one of these or a list.
         class_names: Names of the classes: a list such as ``[cat, dog]``, a ``.txt`` or ``.json`` file, or
             ``imagenet``.
-        batch_size: Images adapted at once (E). Predictions do not depend on it.
-        workers: Processes that read images and make views.
-        limit: Use only so many images, evenly spread; all where null.
-        on_bad_image: End the run at an unreadable image, or leave it out, count it and list it.
+        on_bad_image: ``error`` ends the run at an unreadable image; ``skip`` leaves it out, counts it and reports it.
         max_pixels: The largest width times height that is read; above it, an image counts as unreadable.
+        kwargs: The other arguments of :class:`ImageData`.
     """
 
     def __init__(
@@ -193,16 +180,9 @@ class ImagesData(EpisodeData):
         images: list[str] | str,
         class_names: list[str] | str,
         *,
-        batch_size: int = 8,
-        workers: int = 2,
-        limit: int | None = None,
         on_bad_image: Literal["error", "skip"] = "skip",
         max_pixels: int = MAX_PIXELS,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            LooseImages(images, class_names, max_pixels),
-            batch_size=batch_size,
-            workers=workers,
-            limit=limit,
-            on_bad_image=on_bad_image,
-        )
+        source = UnlabelledImages(images, class_names, max_pixels)
+        super().__init__(source, on_bad_image=on_bad_image, prefetch=2, **kwargs)

@@ -1,4 +1,4 @@
-"""Lists of class names as they are passed around: lines, JSON, Python's writing, with a number or a key in front."""
+"""Parse lists of class names: lines, JSON or Python literals, perhaps with a number or a folder before each name."""
 
 import ast
 import json
@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, Final
 from unicodedata import normalize
 
+from lorattt.data.text import read_text
 from lorattt.errors import UserError, quoted
 
 _WNID: Final = re.compile(r"n[0-9]{8}")
-# A key, what parts it from the name, and the name.
+# Key, separator, name.
 _KEYED: Final = (
     re.compile(r"(?P<key>[^\t,:;=]+?)(?P<mark>\s*[\t,:;=]\s*)(?P<name>\S.*)"),
     re.compile(r"(?P<key>\S+)(?P<mark>\s+)(?P<name>\S.*)"),
@@ -22,12 +23,12 @@ _NUMBERED: Final = re.compile(r"[(\[{]?(?P<number>[0-9]{1,9})(?P<mark>\s*[.):,;=
 
 @dataclass(frozen=True)
 class NameFile:
-    """What a file of names holds.
+    """The content of a file of names.
 
     Attributes:
-        names: The names, in order; empty where it is a mapping.
-        mapping: Key to name; empty where it is a list.
-        lines: Whether the names are lines of text, in which anything may stand in front of a name.
+        names: The names, in order; empty if the file is a mapping.
+        mapping: Key to name; None if the file is a list.
+        lines: Whether the names are lines of text, which may have a number or a folder before the name.
     """
 
     names: tuple[Any, ...] = ()
@@ -36,52 +37,42 @@ class NameFile:
 
 
 def read_name_file(path: Path, what: str) -> NameFile:
-    """The content of a ``.json`` file, or of a text file: lines, or a list or a dict as Python or JSON write it.
+    """Read a ``.json`` file, or a text file: lines, or a list or dict in the syntax of Python or JSON.
 
     Args:
         path: The file.
         what: What messages call it.
-
-    Raises:
-        UserError: If it cannot be read, or holds no names.
     """
-    if path.suffix.lower() in (".yaml", ".yml"):
+    suffix = path.suffix.lower()
+    if suffix in (".yaml", ".yml"):
         raise UserError(f"{what}: YAML is not read here: write one name per line into a .txt file, or JSON")
-    try:
-        # With the mark that Windows' editors put first, or without.
-        text = normalize("NFC", path.read_text(encoding="utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{what} is not a text file in UTF-8 ({error}): save it as UTF-8") from error
-    except OSError as error:
-        raise UserError(f"{what} cannot be read ({error.strerror}): allow reading it") from error
-    if path.suffix.lower() == ".json":
+    text = normalize("NFC", read_text(path, "allow reading it, and save it as UTF-8", what=what))
+    names: list[Any] = []
+    if suffix == ".json":
         try:
             content = json.loads(text, object_pairs_hook=lambda found: _once(found, what))
         except (ValueError, RecursionError) as error:
             raise UserError(f"{what} is not valid JSON: {error}") from error
-    else:
-        content = _literal(text)
-    lines = [line.strip() for line in text.splitlines() if line.strip()] if content is None else []
+    elif (content := _literal(text)) is None:
+        names = [line.strip() for line in text.splitlines() if line.strip()]
     if isinstance(content, dict) and content:
         return NameFile(mapping={str(key): value for key, value in content.items()})
-    names = list(content) if isinstance(content, list | tuple) else lines if path.suffix.lower() != ".json" else []
+    if isinstance(content, list | tuple):
+        names = list(content)
     if not names:
         raise UserError(f"{what} holds no names: one per line, or a JSON list or object")
     return NameFile(tuple(names), lines=content is None)
 
 
 def _once(found: list[tuple[str, Any]], what: str) -> dict[str, Any]:
-    """An object of JSON, of which Python would keep the last of equal keys."""
-    kept: dict[str, Any] = {}
-    for key, value in found:
-        if key in kept:
-            raise UserError(f"{what}: key {quoted(key)} comes twice: remove one")
-        kept[key] = value
-    return kept
+    """Reject a JSON object with equal keys, of which Python would keep the last."""
+    if (twice := _first_twice(key for key, _ in found)) is not None:
+        raise UserError(f"{what}: key {quoted(twice)} comes twice: remove one")
+    return dict(found)
 
 
 def _literal(text: str) -> Any:
-    """A list or dict that is written as in Python or JSON, with or without its brackets; None for other text."""
+    """A list or dict in the syntax of Python or JSON, with or without its brackets; None for other text."""
     body = text.strip()
     lines = [line.strip() for line in body.splitlines() if line.strip()]
     commas = all(line.endswith(",") for line in lines[:-1])
@@ -100,7 +91,11 @@ def _literal(text: str) -> Any:
 
 
 def of_pairs(mapping: dict[str, Any], folders: Sequence[str]) -> dict[str, Any]:
-    """Keras' ``imagenet_class_index.json``, number to [wnid, name], as number or wnid to name; others as they are."""
+    """Convert Keras' ``imagenet_class_index.json``, number to [wnid, name]; other mappings are returned unchanged.
+
+    Returns:
+        Number to name if all folders are such numbers, else wnid to name.
+    """
     pairs = [value for value in mapping.values() if isinstance(value, list | tuple) and len(value) == 2]
     if len(pairs) < len(mapping) or not all(isinstance(wnid, str) and _WNID.fullmatch(wnid) for wnid, _ in pairs):
         return mapping
@@ -110,16 +105,16 @@ def of_pairs(mapping: dict[str, Any], folders: Sequence[str]) -> dict[str, Any]:
 
 
 def keyed(names: Sequence[str], folders: Sequence[str], what: str, *, lines: bool) -> dict[str, str] | None:
-    """Folder to name, where each entry of a list has its folder in front of the name; None where that is not so.
+    """Split entries of the form "folder name" into folder and name; None if they have another form.
 
-    Numbers in front of a folder are taken off, and those behind a wnid, as in ILSVRC's ``map_clsloc.txt``; underscores
-    in a name are spaces. Without folders, ImageNet's wnids count as such.
+    Numbers before a folder and after a wnid, as in ILSVRC's ``map_clsloc.txt``, are dropped; underscores in a name
+    become spaces. Without folders, ImageNet's wnids count as folders.
 
     Args:
         names: The entries.
         folders: The class folders.
         what: What messages call the list.
-        lines: Whether entries are lines of text, rather than names that someone wrote one by one.
+        lines: Whether entries are lines of a text file; else they are names of a list.
 
     Raises:
         UserError: If a folder comes twice, a line has none, or lines can be read in two ways.
@@ -134,13 +129,13 @@ def keyed(names: Sequence[str], folders: Sequence[str], what: str, *, lines: boo
             sure = all(_parts(match["mark"], folders) for match in found)
             if not sure and not set(folders) <= set(keys):
                 continue
-            if not sure and lines:
+            if not sure and not lines:
+                return None
+            if not sure:
                 raise UserError(
                     f"{what}: each line begins with the name of a folder, as {quoted(entries[0])} does: put a tab "
                     "between the folder and the name, or give whole names as a JSON list"
                 )
-            if not sure:
-                return None
             if bad := next((entry for entry in entries if not form.fullmatch(entry)), None):
                 raise UserError(f"{what}: {quoted(bad)} does not begin with a folder, as other lines do: give its name")
             if twice := _first_twice(keys):
@@ -152,28 +147,25 @@ def keyed(names: Sequence[str], folders: Sequence[str], what: str, *, lines: boo
 
 
 def _name_folders(keys: Sequence[str], folders: Sequence[str]) -> bool:
-    """Whether most of the folders are there; without folders, whether all are wnids."""
+    """Whether the keys have most of the folders; without folders, whether all keys are wnids."""
     if not folders:
         return all(map(_WNID.fullmatch, keys))
     return 2 * len(set(folders).intersection(keys)) > len(folders)
 
 
 def _parts(mark: str, folders: Sequence[str]) -> bool:
-    """Whether what is before the mark is a folder, and no part of the name, as in "black swan" and "2 euro"."""
+    """Whether the separator ends a folder's name, unlike the space in "black swan" or "2 euro"."""
     if "," in mark:
         return all(re.search("[0-9]", folder) for folder in folders)
     return bool(mark.strip(" ")) or all(re.search("[0-9]", each) and not each.isdecimal() for each in folders)
 
 
 def check_no_numbers(names: Sequence[str], what: str) -> None:
-    """Reject lines that begin with their own number, or with a wnid, which would go into the texts.
+    """Reject lines that begin with a running number or a wnid, which would end up in the prompts.
 
     Args:
         names: The lines.
         what: What messages call them.
-
-    Raises:
-        UserError: If they do.
     """
     if number := begins_with_numbers(names):
         raise UserError(
@@ -190,10 +182,10 @@ def check_no_numbers(names: Sequence[str], what: str) -> None:
 
 
 def begins_with_numbers(names: Sequence[str]) -> str:
-    """The first of the names, if all begin with a number that is no part of it; else empty.
+    """The first name if all names begin with a number that is not part of the name; else empty.
 
-    That is so for numbers that go up by one from 0 or 1, and for those with a mark behind them, as in "3: tench", all
-    of them different. A first entry that is another may be a table's head.
+    Such numbers count up from 0 or 1, or are all different and followed by a separator, as in "3: tench". The first
+    entry may be the head of a table.
     """
     for entries in (names, names[1:]) if len(names) > 2 else (names,):
         found = [match for match in map(_NUMBERED.fullmatch, entries) if match]
@@ -208,7 +200,7 @@ def begins_with_numbers(names: Sequence[str]) -> str:
 
 
 def _without_numbers(names: list[str]) -> list[str]:
-    """Names without the numbers of ILSVRC in front of them, if all have one and no two the same."""
+    """Drop ILSVRC's numbers before the names, if all names have one and all numbers differ."""
     found = [match for match in map(_NUMBERED.fullmatch, names) if match and not match["mark"].strip()]
     numbers = {int(match["number"]) for match in found}
     return [match["name"] for match in found] if len(numbers) == len(names) else names
@@ -229,15 +221,12 @@ def _first_twice(values: Iterable[str]) -> str | None:
 
 
 def check_names(values: Sequence[Any], what: str, keys: Sequence[str] = ()) -> None:
-    """Reject a blank name, or a value that is no text.
+    """Reject a blank name, or a value that is not a string.
 
     Args:
-        values: What stands where the names should be.
-        what: Where they stand, for the message.
-        keys: The keys of a mapping, which are told instead of numbers.
-
-    Raises:
-        UserError: If one is no name.
+        values: The names.
+        what: What messages call the list.
+        keys: The keys of a mapping, which messages then quote.
     """
     for number, value in enumerate(values):
         if isinstance(value, str) and value.strip():

@@ -1,4 +1,4 @@
-"""What a run says of its data that does not end it."""
+"""Warnings about data that do not end a run."""
 
 from lightning.pytorch.utilities import rank_zero_warn
 

@@ -1,4 +1,4 @@
-"""Read a benchmark: its images, labels and class names, wherever and in whichever layout it lies."""
+"""Read a benchmark in any of its layouts: images, labels and class names."""
 
 import hashlib
 from pathlib import Path
@@ -20,7 +20,7 @@ def read_benchmark(
 
     Class names have spaces where a list has underscores: they go into prompts, and are never used as keys.
     Images come in the order of the file that lists them, else by label and name. Some of them, spread over the list,
-    are looked for; another that is missing is told when it is read.
+    are looked for; another that is missing is reported when it is read.
 
     Args:
         key: One of :data:`lorattt.data.catalogue.BENCHMARKS`.
@@ -73,7 +73,7 @@ def list_problems(known: Benchmark, listing: Listing) -> list[str]:
 
 
 def names_state(known: Benchmark, listing: Listing) -> Names:
-    """Whether class names are the published ones, in their order; ``not known`` where nobody says what these are."""
+    """Whether class names are the published ones, in their order; ``not known`` where none are published."""
     if not known.names_sha1:
         return "not known"
     digest = hashlib.sha1("\n".join(listing.class_names).encode(), usedforsecurity=False).hexdigest()

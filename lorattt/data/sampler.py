@@ -1,4 +1,4 @@
-"""Shares a dataset out to devices: every image exactly once."""
+"""Divides a dataset among devices: every image exactly once."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,11 +10,11 @@ from torch.utils.data.distributed import DistributedSampler
 class ExactShard(DistributedSampler[Any]):
     """Positions rank, rank + world, rank + 2 world, ...: no padding, so shares may differ by one.
 
-    It is a ``DistributedSampler`` because Lightning leaves those alone; any other sampler it would wrap
-    or replace on several devices, and count images twice.
+    A ``DistributedSampler``, because on several devices Lightning would replace any other sampler by one that
+    pads, and images would count twice.
 
     Args:
-        dataset: The dataset to share out.
+        dataset: The dataset.
         world: Number of devices.
         rank: This device's number.
     """

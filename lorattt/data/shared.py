@@ -1,7 +1,7 @@
 """Memory that the main process shares with its loader workers, in pieces that are used again.
 
 It is anonymous memory, which forked workers inherit: it needs no file system, so it does not matter how large
-``/dev/shm`` is (64 MB in a container, unless Docker is told otherwise). Only address space is reserved; a page becomes
+``/dev/shm`` is (64 MB in a container, by Docker's default). Only address space is reserved; a page becomes
 memory when it is first written.
 """
 
@@ -30,7 +30,7 @@ class SharedRegions:
         pieces: How many pieces each region can have at a time.
 
     Attributes:
-        regions: Each worker's memory; empty where there is none to be had.
+        regions: Each worker's memory; empty if there is not enough.
     """
 
     def __init__(self, workers: int, under_way: int, pieces: int) -> None:
@@ -85,7 +85,7 @@ class SharedRegions:
         return start if start + size <= end else None
 
     def take(self, worker: int, piece: int, start: int, size: int) -> Any:
-        """In the main process, the ``(size,)`` bytes of a piece, which is theirs until they are gone."""
+        """In the main process, the ``(size,)`` bytes of a piece, which is not reused before they are freed."""
         self._state[worker, piece] = _TAKEN
         pixels = np.frombuffer(self.regions[worker], np.uint8, size, start)
         weakref.finalize(pixels, self._state.__setitem__, (worker, piece), _FREE).atexit = False

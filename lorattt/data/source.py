@@ -1,4 +1,4 @@
-"""What a set of images is, and the map-style dataset of episodes made of it."""
+"""The interface of an image set, and the map-style dataset of its episodes."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -47,6 +47,31 @@ class ImageSource(Protocol):
         ...
 
 
+class WrappedImages:
+    """Another source's images, which subclasses read in their own way.
+
+    Args:
+        source: The other source.
+    """
+
+    def __init__(self, source: ImageSource) -> None:
+        self.source = source
+        self.name, self.class_names = source.name, source.class_names
+        self.numbers: Sequence[int] = getattr(source, "numbers", range(len(source)))
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.source)
+
+    def path(self, index: int) -> str:
+        """The other source's path."""
+        return self.source.path(index)
+
+    def label(self, index: int) -> int:
+        """The other source's label."""
+        return self.source.label(index)
+
+
 def spread(count: int, limit: int | None) -> list[int]:
     """At most ``limit`` of ``count`` numbers, evenly spread, so that sorted classes are all represented."""
     if limit is None or limit >= count:
@@ -65,8 +90,8 @@ def read_episode(
 ) -> dict[str, Any]:
     """One image as an episode: ``index``, ``path``, ``label``, and ``views``, or ``image`` with its ``plan`` if any.
 
-    The image is an array ``(H, W, 3)`` uint8 that may not be written to, as Pillow gives it: the one copy is made
-    where the batch is. An unreadable image has ``reason`` instead.
+    The image is a read-only array ``(H, W, 3)`` uint8; the batch makes the one copy. An unreadable image has
+    ``reason`` instead.
     """
     item = {"index": index, "path": source.path(index), "label": source.label(index)}
     try:
@@ -85,7 +110,7 @@ class EpisodeDataset(Dataset[dict[str, Any]]):
     Args:
         source: The images.
         indices: Which of them, by dataset-wide number.
-        transform: Image and dataset-wide number to ``(V, 3, S, S)`` uint8 views; null leaves images as decoded.
+        transform: Image and dataset-wide number to ``(V, 3, S, S)`` uint8 views; None leaves images as decoded.
         planner: Plans the views of images that are left as decoded.
     """
 
@@ -108,7 +133,7 @@ class EpisodeDataset(Dataset[dict[str, Any]]):
 
 
 def collate_facts(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """What :func:`collate_episodes` makes of everything but pixels."""
+    """Collate everything but pixels."""
     good = [item for item in items if "reason" not in item]
     facts: dict[str, Any] = {
         "label": torch.tensor([item["label"] for item in good], dtype=torch.long),
@@ -131,7 +156,7 @@ def collate_episodes(items: list[dict[str, Any]]) -> dict[str, Any]:
     batch = collate_facts(items)
     good = [item for item in items if "reason" not in item]
     if good and "image" in good[0]:
-        # Views of rows of pixels, which are used where they lie.
+        # Views of the arrays, without another copy.
         return {**batch, "image": [torch.from_numpy(np.array(item["image"])).permute(2, 0, 1) for item in good]}
     views = torch.stack([item["views"] for item in good]) if good else torch.empty(0, dtype=torch.uint8)
     return {**batch, "views": views}

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from lorattt.data.listing import Item, leaves_root
+from lorattt.data.text import read_text
 from lorattt.errors import UserError, quoted, shortened
+
+_FETCH = "put it there, or fetch the dataset again"
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ def read_coop(file: Path, split: str) -> SplitList:
         UserError: If the file is no such JSON, lacks the split, has a path that leads out of the dataset's
             folder, or if labels are not 0, 1, ... without gaps with one name each.
     """
-    text = _text(file)
+    text = read_text(file, _FETCH)
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -68,7 +71,7 @@ def _coop_item(file: Path, part: str, entry: Any, names: dict[int, str]) -> Item
                 f"split file {file}: entry {shown} of {quoted(part)} is not [path, label, class name] with a label "
                 "of 0 or more"
             )
-    refuse_leading_out(path, f"split file {file}")
+    check_below_root(path, f"split file {file}")
     name = name.replace("_", " ")
     if names.setdefault(label, name) != name:
         raise UserError(
@@ -78,7 +81,7 @@ def _coop_item(file: Path, part: str, entry: Any, names: dict[int, str]) -> Item
     return Item(path, label)
 
 
-def refuse_leading_out(path: str, where: str) -> None:
+def check_below_root(path: str, where: str) -> None:
     """Raise :class:`UserError` for a path that :func:`lorattt.data.listing.leaves_root` finds outside."""
     if leaves_root(path):
         raise UserError(
@@ -90,17 +93,14 @@ def read_aircraft(folder: Path, split: str) -> SplitList:
     """FGVC-Aircraft's lists: ``variants.txt`` names the classes, ``images_variant_<split>.txt`` the images.
 
     A line of the latter is the image's number, a space, and the variant, which may have spaces itself.
-
-    Raises:
-        UserError: If a file is missing, or a line names no variant of ``variants.txt``.
     """
-    variants = [line.strip() for line in _text(folder / "variants.txt").splitlines() if line.strip()]
+    variants = [line.strip() for line in read_text(folder / "variants.txt", _FETCH).splitlines() if line.strip()]
     label_of = {name: label for label, name in enumerate(variants)}
     if len(label_of) < len(variants):
         raise UserError(f"{folder / 'variants.txt'} has a variant twice: fetch it again")
     file = folder / f"images_variant_{split}.txt"
     items = []
-    for line in _text(file).splitlines():
+    for line in read_text(file, _FETCH).splitlines():
         if not line.strip():
             continue
         number, _, name = line.strip().partition(" ")
@@ -108,7 +108,7 @@ def read_aircraft(folder: Path, split: str) -> SplitList:
             raise UserError(
                 f"{file}: line {quoted(line.strip())} names no variant of variants.txt beside it: fetch both again"
             )
-        refuse_leading_out(number, str(file))
+        check_below_root(number, str(file))
         items.append(Item(f"{number}.jpg", label_of[name]))
     if not items:
         raise UserError(f"{file} lists no images: fetch it again")
@@ -121,9 +121,6 @@ def read_cars_tables(folder: Path, split: str) -> SplitList:
 
     ``split_coop.csv`` has columns ``filename`` and ``split``, ``labels.csv`` has ``filename`` and
     ``class_idx``, and ``metadata.csv`` has ``class_name``, a row per class in label order.
-
-    Raises:
-        UserError: If a table is missing, lacks a column, or they do not match.
     """
     file, labels_file = folder / "split_coop.csv", folder / "labels.csv"
     names = [row["class_name"].strip() for row in _rows(folder / "metadata.csv", ("class_name",))]
@@ -133,7 +130,7 @@ def read_cars_tables(folder: Path, split: str) -> SplitList:
         if row["split"] != split:
             continue
         path = row["filename"]
-        refuse_leading_out(path, str(file))
+        check_below_root(path, str(file))
         label = labels.get(path, "")
         if not label.isdecimal() or int(label) >= len(names):
             raise UserError(
@@ -147,21 +144,9 @@ def read_cars_tables(folder: Path, split: str) -> SplitList:
 
 
 def _rows(file: Path, columns: Iterable[str]) -> list[dict[str, str]]:
-    reader = csv.DictReader(_text(file).splitlines())
+    reader = csv.DictReader(read_text(file, _FETCH).splitlines())
     missing = [column for column in columns if column not in (reader.fieldnames or ())]
     if missing:
         raise UserError(f"{file} has no column {quoted(missing[0])}: fetch it again")
     # A short row has None where columns are missing.
     return [{column: row[column] or "" for column in columns} for row in reader]
-
-
-def _text(file: Path) -> str:
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not a text file in UTF-8: fetch it again") from error
-    except OSError as error:
-        raise UserError(f"cannot read {file} ({error.strerror}): put it there, or fetch the dataset again") from error
-    if "\0" in text:  # Python 3.10's reader of CSV raises for it, later ones take it
-        raise UserError(f"{file} is not a text file (it holds NUL bytes): fetch it again")
-    return text

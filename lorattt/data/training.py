@@ -1,7 +1,7 @@
-"""Images to fit on, as Lightning sees them: shuffled and cut anew in every epoch, and images to validate on."""
+"""DataModule for fit: training images, shuffled and cropped anew in every epoch, and validation images."""
 
 import warnings
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from lightning.pytorch.trainer.states import TrainerFn
@@ -10,53 +10,40 @@ from torch.utils.data import DataLoader
 
 from lorattt.data.datamodule import ImageData
 from lorattt.data.epochs import EpochShard, TrainingDataset, TrainTransform
-from lorattt.data.source import UNKNOWN_LABEL, ImageSource, Transform, chosen
+from lorattt.data.source import UNKNOWN_LABEL, ImageSource, Transform, WrappedImages, chosen
 from lorattt.errors import UserError
 
 CACHE_BYTES = 1 << 30
 """How much of the decoded training images is kept in memory on each device, by all its workers together."""
 
 
-class CachedImages:
-    """A source that decodes an image once, as long as there is room; its images are those of the other.
+class CachedImages(WrappedImages):
+    """Keeps decoded images in memory, up to a limit.
 
     Args:
         source: The images.
-        room: How many bytes to keep, at three a pixel. The first images that were read stay.
+        room: Bytes to keep, at three a pixel. The first images that are read are kept.
     """
 
     def __init__(self, source: ImageSource, room: int) -> None:
-        self.name, self.class_names = source.name, source.class_names
-        self.numbers = getattr(source, "numbers", range(len(source)))
-        self._source, self._room = source, room
+        super().__init__(source)
+        self._room = room
         self._kept: dict[int, np.ndarray[Any, Any]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the images, which each process reads itself."""
+        """Without the kept images: each process reads its own."""
         return {**self.__dict__, "_kept": {}, "_room": self._room + self.kept_bytes}
 
     @property
     def kept_bytes(self) -> int:
-        """How many bytes are kept now."""
+        """Bytes that are kept now."""
         return sum(pixels.nbytes for pixels in self._kept.values())
 
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self._source)
-
-    def path(self, index: int) -> str:
-        """The image's name in results."""
-        return self._source.path(index)
-
-    def label(self, index: int) -> int:
-        """The image's label."""
-        return self._source.label(index)
-
     def read(self, index: int) -> Image.Image:
-        """The image, RGB; a copy, so that nobody's changes are kept."""
+        """The image, RGB; a copy, so that changes to it are not kept."""
         if index in self._kept:
             return Image.fromarray(self._kept[index])
-        image = self._source.read(index)
+        image = self.source.read(index)
         size = 3 * image.width * image.height
         if size <= self._room:
             self._kept[index] = np.asarray(image)
@@ -67,7 +54,7 @@ class CachedImages:
 class SourceData(ImageData):
     """Images to fit on, and images to validate on; subclasses say which.
 
-    The method that uses it sets ``train_transform``, ``transform`` and ``seed`` before the loaders are made: views
+    The method sets ``train_transform``, ``transform`` and ``seed`` before the loaders are made: views
     belong to the method. Without a transform, batches hold ``image``, a list of ``(3, H, W)`` uint8 tensors at their
     own sizes, in place of ``views``.
 
@@ -78,12 +65,10 @@ class SourceData(ImageData):
         train: The images to fit on, labelled.
         validation: The images to validate on, of the same classes; null for none.
         batch_size: Images of a batch, on each device: a step of two devices has twice as many.
-        workers: Processes that read images and make views.
         limit: Use only so many images of each of the two, evenly spread; all where null.
-        on_bad_image: End the run at an unreadable image, or leave it out, count it and warn.
-        prefetch: Batches each worker prepares ahead.
         cache: Keep decoded training images in memory, up to a gigabyte on each device, shared out to its workers.
             Results do not depend on it.
+        kwargs: The other arguments of :class:`ImageData`.
 
     Attributes:
         class_names: Names in label order.
@@ -92,10 +77,6 @@ class SourceData(ImageData):
         transform: Image and dataset-wide number to ``(V, 3, S, S)`` uint8, for validation.
         seed: Seed of the order of each epoch.
         skipped: Path and reason of each image that was left out.
-
-    Raises:
-        UserError: If a number is out of range, there are no class names or no images, an image has no label, or the
-            validation images have other classes.
     """
 
     def __init__(
@@ -104,19 +85,15 @@ class SourceData(ImageData):
         validation: ImageSource | None = None,
         *,
         batch_size: int = 32,
-        workers: int = 2,
         limit: int | None = None,
-        on_bad_image: Literal["error", "skip"] = "error",
-        prefetch: int = 2,
         cache: bool = True,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            batch_size=batch_size, workers=workers, limit=limit, on_bad_image=on_bad_image, prefetch=prefetch
-        )
+        super().__init__(batch_size=batch_size, limit=limit, **kwargs)
         self.name = train.name
         self.class_names = train.class_names
         self.template: str | None = None
-        self.source = CachedImages(train, CACHE_BYTES // max(1, workers)) if cache else train
+        self.source = CachedImages(train, CACHE_BYTES // max(1, self._workers)) if cache else train
         self.validation = validation
         self.indices = _labelled(train, limit, "training")
         self.validation_indices = [] if validation is None else _labelled(validation, limit, "validation")
@@ -128,23 +105,15 @@ class SourceData(ImageData):
         self.skipped: dict[str, str] = {}
 
     def setup(self, stage: str) -> None:
-        """Refuse what these images are not for, before anything is computed.
-
-        Raises:
-            UserError: If the stage is ``test`` or ``predict``, or ``validate`` without validation images.
-        """
+        """Reject stages that these images are not for, before anything is computed."""
         if stage in ("test", "predict"):
             self._refuse(TrainerFn(stage).value)
         if stage == "validate" and self.validation is None:
             raise UserError(f"{self.name} has no validation images: use data.validation, or BenchmarkData or DemoData")
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Whole batches of training images, in another order in every epoch.
-
-        Raises:
-            UserError: If the images cannot be shared out to the devices.
-        """
-        world, rank = self._place()
+        """Whole batches of training images, in another order in every epoch."""
+        world, rank = self._world_and_rank()
         dataset = TrainingDataset(self.source, self.indices, self.train_transform)
         sampler = EpochShard(dataset, batch_size=self._batch_size, seed=self.seed, world=world, rank=rank)
         return self._loader(dataset, sampler)
@@ -156,30 +125,18 @@ class SourceData(ImageData):
         return self._in_order(self.validation, self.validation_indices, self.transform)
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Not for this.
-
-        Raises:
-            UserError: Always.
-        """
+        """Raises :class:`UserError`: these images are for fit."""
         self._refuse("test")
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Not for this.
-
-        Raises:
-            UserError: Always.
-        """
+        """Raises :class:`UserError`: these images are for fit."""
         self._refuse("predict")
 
     def _refuse(self, stage: str) -> NoReturn:
         raise UserError(f"{type(self).__name__} is for fit: to {stage}, use BenchmarkData or DemoData")
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """End the run at an unreadable image, or count it and warn the first time.
-
-        Raises:
-            UserError: If an image could not be read and ``on_bad_image`` is ``error``.
-        """
+        """End the run at an unreadable image, or count it and warn the first time."""
         batch = super().on_before_batch_transfer(batch, dataloader_idx)
         for bad in batch["skipped"]:
             if bad["path"] not in self.skipped:

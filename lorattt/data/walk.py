@@ -1,4 +1,4 @@
-"""What lies below a folder: its images, its class folders, and what is left out."""
+"""Walk through a folder: its images, its class folders, and what is left out."""
 
 import os
 from collections import Counter
@@ -10,7 +10,7 @@ from typing import Final, NoReturn
 from lorattt.data.images import FORMAT_OF_ENDING, IMAGE_ENDINGS
 from lorattt.errors import UserError, shortened, some
 
-# Folders that systems and programs make beside or within the user's own, in small letters.
+# Folders that systems and programs make, in lower case.
 _NO_CLASSES: Final = frozenset(
     (
         *("@eadir", "@tmp", "@recycle", "#recycle", "#snapshot"),  # of Synology and QNAP
@@ -18,21 +18,20 @@ _NO_CLASSES: Final = frozenset(
         *("thumbs", "thumbnails", "_thumbs", "_thumbnails"),
     )
 )
-_NO_FILES: Final = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini"))  # of Windows; of nobody's interest
+_NO_FILES: Final = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini"))  # of Windows
 FORMATS: Final = ", ".join(dict.fromkeys(("JPEG", "PNG", *FORMAT_OF_ENDING.values())))
 """The formats that are read, for messages."""
 
 
 @dataclass
 class Below:
-    """What a walk below a folder found.
+    """The result of a walk through a folder.
 
     Attributes:
         images: Image files relative to the folder, sorted.
         folders: Its own folders that may be class folders, sorted.
-        left_out: How many files were left out, by the folder's own folder they lie in ("" for none) and their
-            ending in small letters.
-        passed: How many folders were not looked into, by name: hidden ones, and those that systems make.
+        left_out: Number of files left out, by top-level folder ("" for none) and lower-case ending.
+        passed: Number of folders not searched, by name: hidden ones, and those that systems make.
     """
 
     images: list[Path] = field(default_factory=list)
@@ -53,8 +52,8 @@ class Below:
         ]
         return ", ".join(kinds if len(kinds) <= 6 else [*kinds[:6], f"{len(kinds) - 6} more kinds"])
 
-    def told(self) -> str:
-        """What was left out, as half a sentence; empty where nothing was."""
+    def left_out_text(self) -> str:
+        """What was left out, for a message; empty if nothing was."""
         parts = []
         if self.left_out:
             number = self.left_out.total()
@@ -69,10 +68,7 @@ class Below:
 def look_below(root: Path) -> Below:
     """Walk through a folder.
 
-    Linked folders are followed, except to a folder that holds the link: that walk would not end.
-
-    Raises:
-        UserError: If a folder cannot be read.
+    Links to folders are followed, except to a folder that contains the link.
     """
     below = Below()
     for folder, subfolders, names in os.walk(root, followlinks=True, onerror=_unreadable):
@@ -99,11 +95,6 @@ def look_below(root: Path) -> Below:
     return below
 
 
-def images_below(root: Path) -> list[Path]:
-    """Image files relative to the root, sorted; see :func:`look_below`."""
-    return look_below(root).images
-
-
 def is_image(name: str) -> bool:
     """Whether a file of this name counts as an image: not hidden, with the ending of a format that is read."""
     return name.lower().endswith(IMAGE_ENDINGS) and not name.startswith(".")
@@ -115,7 +106,7 @@ def is_no_class(name: str) -> bool:
 
 
 def of_the_same_format(ending: str) -> Iterator[str]:
-    """All endings of an ending's format, in small letters; none where it is not read."""
+    """All endings of an ending's format, in lower case; none if the format is not supported."""
     known = FORMAT_OF_ENDING.get(ending.lower())
     return (other for other, name in FORMAT_OF_ENDING.items() if known == name)
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from lorattt.data.benchmark import BenchmarkData
 from lorattt.data.corruptions import CorruptionSpec
-from lorattt.data.splits import write_items
+from lorattt.data.image_list import write_image_list
 from lorattt.errors import UserError
 
 
@@ -65,7 +65,7 @@ def test_a_draw_can_be_repeated_from_its_list(root: Path, tmp_path: Path) -> Non
     drawn = data_of(root, shots=1)
     assert drawn.drawn is not None
     assert drawn.name == "eurosat-1-shot"
-    write_items(drawn.drawn, tmp_path / "images.tsv")
+    write_image_list(drawn.drawn, tmp_path / "images.tsv")
     again = data_of(root, items=str(tmp_path / "images.tsv"))
     assert again.source.listing.items == drawn.drawn.items  # type: ignore[attr-defined]
     assert again.drawn is None

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lorattt.data.class_names import names_of
-from lorattt.data.loose import loose_class_names
+from lorattt.data.loose import unlabelled_class_names
 from lorattt.errors import UserError
 
 BIRDS = {"n01530575": "brambling", "n01531178": "goldfinch", "n01532829": "house finch"}
@@ -159,7 +159,7 @@ def test_wnids_of_other_folders(file: Any) -> None:
     assert found == list(FISH.values())
     assert "has a wnid in front of each name" in said[0]
     with pytest.warns(UserWarning, match="a wnid in front"):
-        assert loose_class_names(file(text)) == list(FISH.values())
+        assert unlabelled_class_names(file(text)) == list(FISH.values())
 
 
 def test_keras_class_index(file: Any) -> None:
@@ -244,7 +244,7 @@ def test_other_values_are_no_names(file: Any) -> None:
 def test_a_text_in_place_of_a_file_is_quoted_in_part(length: int) -> None:
     """A list typed as one text; a file system would not even look for a name of this length."""
     text = ", ".join(["cat"] * (length // 5))
-    for call in (lambda: names_of(["a"], text), lambda: loose_class_names(text)):
+    for call in (lambda: names_of(["a"], text), lambda: unlabelled_class_names(text)):
         with pytest.raises(UserError, match="no such file") as caught:
             call()
         assert len(str(caught.value)) < 300

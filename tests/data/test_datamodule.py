@@ -183,7 +183,7 @@ def test_a_bad_image_ends_the_run_by_name() -> None:
     with pytest.raises(UserError) as caught:
         data.on_before_batch_transfer(batches[1], 0)
     assert str(caught.value) == (
-        "cannot read image few/2.png (image file is truncated): mend or remove it, or set data.on_bad_image to skip"
+        "cannot read image few/2.png (image file is truncated): fix or remove it, or set data.on_bad_image to skip"
     )
 
 

@@ -14,7 +14,7 @@ import pytest
 import torchvision.datasets
 
 from lorattt.data.catalogue import BENCHMARKS
-from lorattt.data.download import DOWNLOADABLE, cifar, download
+from lorattt.data.download import DOWNLOADABLE, CifarImages, download
 from lorattt.errors import UserError
 
 CLASSES = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}
@@ -177,7 +177,7 @@ def test_cifar_is_read_from_torchvisions_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, split: str
 ) -> None:
     rows, labels = put_cifar(tmp_path, key, monkeypatch)[split]
-    source = cifar(key, tmp_path, split)
+    source = CifarImages(key, tmp_path, split)
     assert len(source) == len(rows)
     assert source.name == f"{key}-{split}"
     assert source.class_names[1] == ("aquarium fish" if key == "cifar100" else "automobile")
@@ -210,12 +210,10 @@ def test_missing_or_damaged_cifar_files_are_named(tmp_path: Path, monkeypatch: p
         else:
             (folder / ("test_batch" if damage == "file" else "batches.meta")).unlink()
     with pytest.raises(UserError, match="files of cifar10 are missing or damaged: set data.download") as caught:
-        cifar("cifar10", tmp_path, "test")
+        CifarImages("cifar10", tmp_path, "test")
     assert str(caught.value).startswith(str(tmp_path / "cifar-10-batches-py"))
 
 
-def test_unknown_keys_and_splits_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="'cifar' is no CIFAR dataset: use cifar10 or cifar100"):
-        cifar("cifar", tmp_path, "test")
+def test_unknown_splits_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cifar10 has no split 'val': use train or test"):
-        cifar("cifar10", tmp_path, "val")
+        CifarImages("cifar10", tmp_path, "val")

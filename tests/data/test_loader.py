@@ -17,7 +17,7 @@ from PIL import Image
 
 from lorattt.data import loader, shared
 from lorattt.data.images import UnreadableImageError
-from lorattt.data.loader import EpisodeLoader, HandOver, LostWorkerError
+from lorattt.data.loader import EpisodeLoader, LostWorkerError, SharedMemoryCollate
 from lorattt.data.source import EpisodeDataset, collate_episodes
 from lorattt.errors import UserError
 
@@ -139,13 +139,13 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Grows by one for each batch: whether it came in shared memory. None may come as tensors."""
     taken = []
 
-    def spy(self: HandOver, message: dict[str, Any]) -> dict[str, Any]:
+    def spy(self: SharedMemoryCollate, message: dict[str, Any]) -> dict[str, Any]:
         assert not any(isinstance(value, torch.Tensor) for value in message.values())
         taken.append("place" in message)
         return right(self, message)
 
-    right = HandOver.taken_out
-    monkeypatch.setattr(HandOver, "taken_out", spy)
+    right = SharedMemoryCollate.taken_out
+    monkeypatch.setattr(SharedMemoryCollate, "taken_out", spy)
     return taken
 
 
@@ -241,7 +241,7 @@ def test_a_limited_address_space_is_not_used_up(
 
 
 def test_a_copy_by_pickling_has_no_memory() -> None:
-    assert pickle.loads(pickle.dumps(HandOver(1, 2))).shared is None
+    assert pickle.loads(pickle.dumps(SharedMemoryCollate(1, 2))).shared is None
 
 
 # Workers that die, hang or cannot be started

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from lorattt.data.images import UnreadableImageError
-from lorattt.data.loose import ImagesData, LooseImages, find_images, loose_class_names
-from lorattt.data.walk import images_below
+from lorattt.data.loose import ImagesData, UnlabelledImages, find_images, unlabelled_class_names
+from lorattt.data.walk import look_below
 from lorattt.errors import UserError
 
 NAMES = ["cat", "dog"]
@@ -100,7 +100,7 @@ def test_links(here: Path) -> None:
         "more/e.png",
     ]
     assert find_images("more/broken.jpg") == ["more/broken.jpg"]
-    images = LooseImages("more/broken.jpg", NAMES)
+    images = UnlabelledImages("more/broken.jpg", NAMES)
     with pytest.raises(UnreadableImageError, match="No such file"):
         images.read(0)
 
@@ -109,7 +109,7 @@ def test_folders_that_hold_each_other_are_walked_once(here: Path) -> None:
     os.symlink(here / "photos", here / "photos" / "sub" / "up")
     os.symlink(here / "more", here / "photos" / "to more")
     os.symlink(here / "photos", here / "more" / "back")
-    assert [str(path) for path in images_below(here / "photos")] == [
+    assert [str(path) for path in look_below(here / "photos").images] == [
         "a.png",
         "b.jpg",
         "sub/a.gif",
@@ -147,10 +147,10 @@ def test_what_is_not_there_is_named(here: Path, images: list[str] | str, message
 def test_class_names(here: Path) -> None:
     (here / "names.txt").write_text("cat\n\n big dog \n", encoding="utf-8")
     (here / "names.json").write_text(json.dumps({"n1": "cat", "n2": "cow"}), encoding="utf-8")
-    assert loose_class_names([" cat", "dog"]) == NAMES
-    assert loose_class_names("names.txt") == ["cat", "big dog"]
-    assert loose_class_names("names.json") == ["cat", "cow"]
-    assert len(loose_class_names("imagenet")) == 1000
+    assert unlabelled_class_names([" cat", "dog"]) == NAMES
+    assert unlabelled_class_names("names.txt") == ["cat", "big dog"]
+    assert unlabelled_class_names("names.json") == ["cat", "cow"]
+    assert len(unlabelled_class_names("imagenet")) == 1000
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_class_names_of_no_use_are_refused(here: Path, names: list[str] | str, m
     (here / "twice.txt").write_text("cow\ncat\ncow\n", encoding="utf-8")
     (here / "blank.txt").write_text("\n", encoding="utf-8")
     with pytest.raises(UserError, match=message):
-        loose_class_names(names)
+        unlabelled_class_names(names)
 
 
 def test_the_datamodule(here: Path) -> None:
@@ -191,9 +191,9 @@ def test_the_datamodule(here: Path) -> None:
 
 
 def test_the_limit_on_pixels(here: Path) -> None:
-    assert LooseImages("more/odd", NAMES, 12).read(0).size == (4, 3)
+    assert UnlabelledImages("more/odd", NAMES, 12).read(0).size == (4, 3)
     with pytest.raises(UnreadableImageError, match=r"^it has 4 x 3 pixels, more than data\.max_pixels 11"):
-        LooseImages("more/odd", NAMES, 11).read(0)
+        UnlabelledImages("more/odd", NAMES, 11).read(0)
     values: dict[str, Any] = {"images": "photos", "class_names": NAMES}
     for limit in (0, -1, 178_956_971):
         with pytest.raises(UserError, match=rf"^data\.max_pixels {limit}: must be from 1 to 178956970"):

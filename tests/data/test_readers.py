@@ -17,7 +17,7 @@ from miniature import FOLDERS, SPLIT_FILES, Miniature
 
 from lorattt.data.catalogue import BENCHMARKS, benchmark
 from lorattt.data.imagenet_family import imagenet_names
-from lorattt.data.layouts import LAYOUTS, locate, looked_for
+from lorattt.data.layouts import LAYOUTS, find, looked_for
 from lorattt.data.listing import Item, ListedImages
 from lorattt.data.readers import problems, read_benchmark
 from lorattt.data.split_files import read_cars_tables
@@ -75,7 +75,7 @@ def test_images_labels_and_names(key: str, layout: str, trees: Trees) -> None:
     assert len(listing.class_names) == BENCHMARKS[key].classes == len({item.label for item in listing.items})
     assert all((listing.root / item.path).is_file() for item in listing.items)
     assert ListedImages(key, listing).read(0).size == (8, 6)
-    assert locate(benchmark(key), root, "test") == located
+    assert find(benchmark(key), root, "test")[0] == located
     if key in SPLIT_FILES:
         assert located.split_file is not None
         assert located.split_file.name == SPLIT_FILES[key]
@@ -232,7 +232,7 @@ def test_the_first_layout_with_an_image_is_taken(tmp_path: Path) -> None:
 
 def test_folders_that_differ_in_case_are_different_places(tmp_path: Path) -> None:
     written = miniature.write("flowers102", "zero", tmp_path)
-    assert locate(benchmark("flowers102"), tmp_path, "test").folder == written.folder
+    assert find(benchmark("flowers102"), tmp_path, "test")[0].folder == written.folder
     written.folder.parent.rename(tmp_path / "FLOWER102")
     assert "no images of its test split" in refused("flowers102", tmp_path)
 
@@ -243,7 +243,7 @@ def test_a_file_system_that_ignores_case_gives_one_place(tmp_path: Path, monkeyp
     (tmp_path / "dtd").symlink_to(tmp_path / "DTD")
     real = os.listdir
     monkeypatch.setattr(os, "listdir", lambda path: [name for name in real(path) if name != "dtd"])
-    located = locate(benchmark("dtd"), tmp_path, "test")
+    located, _ = find(benchmark("dtd"), tmp_path, "test")
     assert (located.layout, located.folder) == ("tpt", written.folder)
 
 
@@ -350,7 +350,7 @@ def test_a_split_file_goes_before_the_tables(tmp_path: Path) -> None:
         ("labels.csv", "filename,class_idx\ntest/01953.jpg\n", r"class_idx of 'test/01953.jpg' is missing"),
         ("labels.csv", "", r"labels.csv has no column 'filename'"),
         ("metadata.csv", "name\n", r"metadata.csv has no column 'class_name'"),
-        ("metadata.csv", None, r"cannot read .*metadata.csv \(No such file"),
+        ("metadata.csv", None, r"metadata.csv cannot be read \(No such file"),
     ],
 )
 def test_damaged_tables_of_cars_are_refused(file: str, content: str | None, message: str, tmp_path: Path) -> None:
@@ -518,11 +518,9 @@ def test_damaged_ground_truth_is_refused(text: str, number: str, tmp_path: Path)
 def test_label_files_must_be_text(tmp_path: Path) -> None:
     flat(tmp_path / "imagenet" / "val")
     (tmp_path / "imagenet" / "LOC_val_solution.csv").write_bytes(b"\xff\xfe\x00")
-    assert_matches(r"LOC_val_solution\.csv cannot be read as text", refused("imagenet", tmp_path))
+    assert_matches(r"LOC_val_solution\.csv is not a text file in UTF-8", refused("imagenet", tmp_path))
     (tmp_path / "imagenet" / "LOC_val_solution.csv").write_bytes(b"ImageId,PredictionString\n\0\0\n")
-    assert_matches(
-        r"LOC_val_solution\.csv cannot be read as text \(it holds NUL bytes\)", refused("imagenet", tmp_path)
-    )
+    assert_matches(r"LOC_val_solution\.csv is not a text file \(it holds NUL bytes\)", refused("imagenet", tmp_path))
 
 
 # --- refusals -----------------------------------------------------------------------------------------------------
@@ -590,7 +588,7 @@ def test_lists_of_aircraft_that_are_not_there_are_told(tmp_path: Path) -> None:
     miniature.write("fgvc_aircraft", "coop", tmp_path)
     lists = tmp_path / "fgvc_aircraft"
     (lists / "variants.txt").unlink()
-    assert_matches(r"cannot read .*variants\.txt \(No such file", refused("fgvc_aircraft", tmp_path))
+    assert_matches(r"variants\.txt cannot be read \(No such file", refused("fgvc_aircraft", tmp_path))
     (lists / "images_variant_test.txt").unlink()
     message = refused("fgvc_aircraft", tmp_path)
     assert_matches(r"no list of its images at .*fgvc_aircraft/images_variant_test\.txt.*: put it there", message)
@@ -802,5 +800,7 @@ def test_nul_bytes_in_a_table_are_one_line(tmp_path: Path, name: str) -> None:
     }
     for each, text in tables.items():
         (tmp_path / each).write_text(text + "\0" * 9 * (each == name), encoding="utf-8")
-    with pytest.raises(UserError, match=rf"{name} is not a text file \(it holds NUL bytes\): fetch it again"):
+    with pytest.raises(
+        UserError, match=rf"{name} is not a text file \(it holds NUL bytes\): put it there, or fetch the dataset again"
+    ):
         read_cars_tables(tmp_path, "test")

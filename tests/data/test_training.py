@@ -238,7 +238,7 @@ def test_a_bad_image_ends_the_run_or_is_counted_and_left_out() -> None:
     with pytest.raises(UserError) as caught:
         data.on_before_batch_transfer(batch, 0)
     assert str(caught.value) == (
-        "cannot read image several/103.png (image file is truncated): mend or remove it, "
+        "cannot read image several/103.png (image file is truncated): fix or remove it, "
         "or set data.on_bad_image to skip"
     )
     data = data_of(Several(broken=103), batch_size=11, on_bad_image="skip")

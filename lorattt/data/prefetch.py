@@ -1,4 +1,4 @@
-"""Pixels sent to a device while it is at work on the batch before."""
+"""Copies the pixels of the next batch to the device while it works on this one."""
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,15 +11,14 @@ Batch: TypeAlias = dict[str, Any]
 Arrival: TypeAlias = torch.cuda.Event | None
 
 
-class SendAhead:
-    """Fetches each batch and sends its pixels while the one before it is worked on.
+class DevicePrefetcher:
+    """Fetches each batch and copies its pixels to the device during the work on the batch before.
 
-    A thread waits for the loader and puts the pixels of a batch one behind another into pinned memory, which the
-    host alone is busy with; from there one copy takes them to the device, in a stream for copies, beside the work.
-    PyTorch's allocator keeps pinned memory and hands it out again when its copy is over: two buffers come to take
-    turns. What is small, such as labels and plans of views, travels as ever.
+    A thread waits for the loader and gathers the pixels of a batch in pinned memory; one copy in a stream of its own
+    takes them to the device. PyTorch's allocator reuses pinned memory once its copy is done, so two buffers alternate.
+    Small things, such as labels and plans of views, are left to the caller.
 
-    On a CPU the thread fetches and copies as well, without pinned memory and streams.
+    On a CPU the thread does the same without pinned memory and streams.
 
     Args:
         device: Where the batches are used: a CUDA device, or the CPU.
@@ -32,11 +31,11 @@ class SendAhead:
     def __call__(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The batches in their order, ``image`` or ``views`` on the device.
 
-        What goes wrong in fetching a batch is raised at its turn, when those before it have been given.
+        An error in fetching a batch is raised at its turn, after the batches before it.
         """
         source = iter(batches)
-        sent = self._fetch(source)  # here, not in the thread: the loader starts its processes now
-        with ThreadPoolExecutor(1, "send-ahead") as thread:
+        sent = self._fetch(source)  # not in the thread: the loader starts its processes now
+        with ThreadPoolExecutor(1, "prefetch") as thread:
             while sent is not None:
                 following = thread.submit(self._fetch, source)
                 yield self._arrived(*sent)
@@ -49,7 +48,7 @@ class SendAhead:
 
     def _send(self, batch: Batch) -> tuple[Batch, Arrival]:
         batch = dict(batch)
-        with torch.cuda.stream(self._copies):  # nothing without one
+        with torch.cuda.stream(self._copies):  # no effect if None
             if batch.get("image"):
                 batch["image"] = self._send_images(batch["image"])
             if "views" in batch:
@@ -67,16 +66,16 @@ class SendAhead:
         rows = [image.permute(1, 2, 0) for image in images]
         sizes = [image.numel() for image in rows]
         staged = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=self._device.type == "cuda")
-        for place, image in zip(staged.split(sizes), rows, strict=True):
-            place.view(image.shape).copy_(image)
+        for target, image in zip(staged.split(sizes), rows, strict=True):
+            target.view(image.shape).copy_(image)
         arrived = staged.to(self._device, non_blocking=True).split(sizes)
         return [part.view(image.shape).permute(2, 0, 1) for part, image in zip(arrived, rows, strict=True)]
 
     def _arrived(self, batch: Batch, arrival: Arrival) -> Batch:
-        """The batch, for the stream that works on it: what follows there waits for the copy, the host does not."""
+        """The batch, for the current stream, which waits for the copy; the host does not."""
         if arrival is not None:
             here = torch.cuda.current_stream(self._device)
             here.wait_event(arrival)
             for tensor in (*batch.get("image", ()), *batch.get("views", ())):
-                tensor.record_stream(here)  # its memory is not given away before the work here is done with it
+                tensor.record_stream(here)  # its memory is not reused before the work here is done
         return batch

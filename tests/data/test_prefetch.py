@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from lorattt.data import shared
-from lorattt.data.ahead import SendAhead
 from lorattt.data.loader import EpisodeLoader
+from lorattt.data.prefetch import DevicePrefetcher
 from tests.data.test_loader import COUNT, assert_right, batches
 
 CPU = torch.device("cpu")
@@ -35,7 +35,7 @@ def images(number: int) -> list[Tensor]:
 def test_images_arrive_as_they_were(device: torch.device, kind: str) -> None:
     """However their bytes lie: as a decoder leaves them, or channel by channel."""
     sent = [images(number) if kind == "decoded" else [x.contiguous() for x in images(number)] for number in range(5)]
-    found = list(SendAhead(device)({"image": batch, "path": [str(number)]} for number, batch in enumerate(sent)))
+    found = list(DevicePrefetcher(device)({"image": batch, "path": [str(number)]} for number, batch in enumerate(sent)))
     assert [batch["path"] for batch in found] == [[str(number)] for number in range(5)]
     for batch, expected in zip(found, sent, strict=True):
         for image, own in zip(batch["image"], expected, strict=True):
@@ -48,7 +48,7 @@ def test_images_arrive_as_they_were(device: torch.device, kind: str) -> None:
 def test_views_arrive_as_they_were_and_the_rest_is_left_alone(device: torch.device) -> None:
     views, label = torch.arange(2 * 3 * 3 * 4 * 4).byte().view(2, 3, 3, 4, 4), torch.tensor([1, 2])
     given = {"views": views, "label": label, "skipped": [{"index": 3}]}
-    (found,) = SendAhead(device)([given])
+    (found,) = DevicePrefetcher(device)([given])
     assert found["views"].device == device
     assert torch.equal(found["views"].cpu(), views)
     assert found["label"] is label
@@ -64,7 +64,7 @@ def test_one_batch_is_fetched_ahead_and_no_more() -> None:
             asked.append(number)
             yield {"image": images(number), "number": number}
 
-    for batch in SendAhead(CPU)(source()):
+    for batch in DevicePrefetcher(CPU)(source()):
         last = min(batch["number"] + 1, 3)
         wait_until(lambda last=last: asked[-1] == last)  # while this batch is at work
         time.sleep(0.01)
@@ -112,7 +112,7 @@ def test_work_waits_for_the_copy_and_memory_for_the_work(key: str, monkeypatch: 
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: work)
     monkeypatch.setattr(Tensor, "to", sent)
     monkeypatch.setattr(Tensor, "record_stream", lambda self, stream: log.append(f"kept for {stream.name}"))
-    ahead: Any = SendAhead(CPU)
+    ahead: Any = DevicePrefetcher(CPU)
     ahead._copies = copies
     given = images(0) if key == "image" else torch.zeros(3, 2, 3, 4, 4, dtype=torch.uint8)
     (_,) = ahead([{key: given}])
@@ -135,7 +135,7 @@ def test_an_error_waits_for_its_turn() -> None:
         yield {"number": 1}
         raise OSError("the disk is gone")
 
-    given, batches = [], SendAhead(CPU)(source())
+    given, batches = [], DevicePrefetcher(CPU)(source())
     with pytest.raises(OSError, match="the disk is gone"):
         for batch in batches:
             given.append(batch["number"])
@@ -144,12 +144,12 @@ def test_an_error_waits_for_its_turn() -> None:
 
 @pytest.mark.parametrize("batch", [{"image": []}, {"views": torch.empty(0, dtype=torch.uint8)}, {"skipped": [1]}])
 def test_batches_without_images_pass(batch: dict[str, Any]) -> None:
-    (found,) = SendAhead(CPU)([batch])
+    (found,) = DevicePrefetcher(CPU)([batch])
     assert found.keys() == batch.keys()
 
 
 def test_no_batches() -> None:
-    assert list(SendAhead(CPU)([])) == []
+    assert list(DevicePrefetcher(CPU)([])) == []
 
 
 @pytest.mark.parametrize("workers", [0, 2])

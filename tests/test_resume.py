@@ -703,19 +703,38 @@ def test_damage_in_the_middle_costs_its_batch(tmp_path: Path) -> None:
         journal.append([entry(index) for index in batch])
     journal.close()
     lines = path.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 4
     for damage, kept, dropped in (
-        ({2: b"\0" * len(lines[2])}, [0, 1, 4, 5, 6], 1 + 1),  # swallows the line behind it
-        ({3: lines[3][:9] + b"\0\n"}, [0, 1, 4, 5, 6], 2),
-        ({3: b""}, [0, 1, 4, 5, 6], 1),
-        ({0: b""}, [2, 3, 4, 5, 6], 1),
-        ({4: b"[]\n"}, [0, 1, 2, 3, 6], 2),
-        ({4: b"7\n", 6: b"{}\n"}, [0, 1, 2, 3], 3),
+        ({1: b"\0" * len(lines[1])}, [0, 1, 6], 1),  # swallows the line behind it
+        ({1: lines[1][:9] + b"\0\n"}, [0, 1, 4, 5, 6], 1),
+        ({1: b""}, [0, 1, 4, 5, 6], 0),
+        ({0: lines[0].replace(b'"path"', b'"pith"', 1)}, [2, 3, 4, 5, 6], 1),
+        ({2: b"[]\n"}, [0, 1, 2, 3, 6], 1),
+        ({2: b"7\n", 3: b"[{}]\n"}, [0, 1, 2, 3], 2),
+        ({2: b"[[]]\n", 3: b"{}\n"}, [0, 1, 2, 3], 2),
     ):
         path.write_bytes(b"".join(damage.get(number, line) for number, line in enumerate(lines)))
         found = read_journals(tmp_path)
         assert sorted(found.done) == kept
-        if damage != {2: b"\0" * len(lines[2])}:
-            assert found.dropped == dropped
+        assert found.dropped == dropped
+        assert [each["index"] for each in entries_at(found.done[index] for index in kept)] == kept
+
+
+def test_a_journal_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
+    """It had a line per image, which said which of how many of its batch it was."""
+    path = journal_path(tmp_path, 0)
+    old = [{**entry(index), "batch": [index % 2, 2]} for index in range(4)]
+    bad = {"index": 5, "path": "b", "reason": "c", "batch": [0, 1]}
+    path.write_text("".join(json.dumps(each) + "\n" for each in (*old, bad)) + '{"index": 6, "pa', encoding="ascii")
+    assert read_journals(tmp_path).dropped == 1
+    journal = Journal(path)
+    journal.append([entry(6), entry(4)])
+    journal.close()
+    found = read_journals(tmp_path)
+    assert (sorted(found.done), sorted(found.bad), found.dropped) == ([0, 1, 2, 3, 4, 6], [5], 0)
+    order = [6, 0, 4, 3, 1, 2]
+    assert [each["index"] for each in entries_at(found.done[index] for index in order)] == order
+    assert [each["path"] for each in entries_at(found.bad.values())] == ["b"]
 
 
 def test_journals_of_all_devices_count_and_a_later_reading_wins(tmp_path: Path) -> None:

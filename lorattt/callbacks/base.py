@@ -1,18 +1,39 @@
 """One observer for test, validate and predict alike, and how one and several methods are told apart."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
+from lorattt.errors import UserError
+
 _Kind = TypeVar("_Kind", bound=Callback)
+_Value = TypeVar("_Value")
 
 
 def find_callback(trainer: Trainer, kind: type[_Kind]) -> _Kind | None:
     """The Trainer's first callback of this class; None where it has none."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return next((each for each in callbacks if isinstance(each, kind)), None)
+
+
+def on_first_device(trainer: Trainer, do: Callable[[], _Value]) -> _Value:
+    """Call ``do`` on the first device, and return its result on all of them.
+
+    Raises:
+        UserError: On all devices if ``do`` raises it, so that none waits for the one that stopped.
+    """
+    value, problem = None, ""
+    if trainer.is_global_zero:
+        try:
+            value = do()
+        except UserError as error:
+            problem = str(error)
+    value, problem = trainer.strategy.broadcast((value, problem))
+    if problem:
+        raise UserError(problem)
+    return value  # type: ignore[return-value]  # there is one where there is no problem
 
 
 class RunObserver(Callback):

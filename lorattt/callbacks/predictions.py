@@ -9,10 +9,9 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from lorattt.callbacks.base import RunObserver, answers_of, members_of
+from lorattt.callbacks.base import RunObserver, answers_of, members_of, on_first_device
 from lorattt.callbacks.journal import (
     Journal,
-    Journals,
     entries_at,
     journal_path,
     read_journals,
@@ -71,38 +70,28 @@ class PredictionsWriter(RunObserver):
         if stage not in _STAGES:
             return
         self._measures = stage != "predict"
-        done: dict[int, str] = {}
-        again: list[int] = []
-        problem = ""
-        if trainer.is_global_zero:
-            try:
-                found = self._look_back(find_run_folder(trainer), goes_on(trainer))
-                done = {index: place.path for index, place in found.done.items()}
-                again = sorted(found.bad)
-            except UserError as error:
-                problem = str(error)
-        # Every device learns of a refusal, so that none waits for the one that stopped.
-        done, again, right, problem = trainer.strategy.broadcast((done, again, self.right, problem))
-        if problem:
-            raise UserError(problem)
+        done, again, right = on_first_device(
+            trainer, lambda: self._look_back(find_run_folder(trainer), goes_on(trainer))
+        )
         leave_out = getattr(getattr(trainer, "datamodule", None), "leave_out", None)
         if leave_out is not None:
             leave_out(done, again)
             self.resumed, self.right = len(done), right
 
-    def _look_back(self, folder: Path, go_on: bool) -> Journals:
+    def _look_back(self, folder: Path, go_on: bool) -> tuple[dict[int, str], list[int], tuple[int, int, int]]:
+        """Names of the images that are done by number, numbers to try again, and :attr:`right`."""
         with saving(folder, folder):
             self._lock = FolderLock(folder)
             if not go_on:
                 remove_journals(folder)
         found = read_journals(folder)
-        known = [place.right for place in found.done.values() if place.right is not None]
-        self.right = len(known), sum(before for before, _ in known), sum(after for _, after in known)
         if found.done or found.bad or found.dropped:
             dropped = f", {found.dropped} damaged or unfinished lines are left out" if found.dropped else ""
             again = f", {len(found.bad)} that could not be read are tried again" if found.bad else ""
             print(f"going on in {folder}: {len(found.done)} images are done{again}{dropped}")
-        return found
+        known = [place.right for place in found.done.values() if place.right is not None]
+        right = len(known), sum(before for before, _ in known), sum(after for _, after in known)
+        return {index: place.path for index, place in found.done.items()}, sorted(found.bad), right
 
     def started(self, trainer: Trainer, module: Any) -> None:
         """Open this device's journal."""
@@ -160,15 +149,8 @@ class PredictionsWriter(RunObserver):
         counts = torch.tensor([self.classified, self._skipped], device=trainer.strategy.root_device)
         # A sum of integers, exact; it also waits until every device has closed its journal.
         classified, skipped = (int(n) for n in trainer.strategy.reduce(counts, reduce_op="sum"))
-        self.classified, problem = classified, ""
-        if trainer.is_global_zero:
-            try:
-                self._merge(find_run_folder(trainer), module, skipped)
-            except UserError as error:
-                problem = str(error)
-        problem = trainer.strategy.broadcast(problem)
-        if problem:
-            raise UserError(problem)
+        self.classified = classified
+        on_first_device(trainer, lambda: self._merge(find_run_folder(trainer), module, skipped))
 
     def _merge(self, folder: Path, module: Any, skipped: int) -> None:
         found = read_journals(folder)

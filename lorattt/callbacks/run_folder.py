@@ -1,14 +1,16 @@
 """One folder per run, with the configuration that made it."""
 
+import itertools
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
-from lorattt.callbacks.base import find_callback
+from lorattt.callbacks.base import find_callback, on_first_device
 from lorattt.callbacks.journal import PATTERN, journals_in, saving
 from lorattt.callbacks.merge import replaced
 from lorattt.errors import UserError
@@ -51,19 +53,8 @@ class RunFolder(Callback):
         Raises:
             UserError: If the folder that was asked for already holds results, or cannot be made.
         """
-        chosen, problem = "", ""
         self.goes_on = False
-        if trainer.is_global_zero:
-            try:
-                chosen = self._choose(trainer, pl_module)
-            except UserError as error:
-                problem = str(error)
-            except OSError as error:
-                problem = f"the run's folder cannot be made ({error}): name another run.root or run.folder"
-        # Every device learns of a refusal, so that none waits for the one that stopped.
-        chosen, problem = trainer.strategy.broadcast((chosen, problem))
-        if problem:
-            raise UserError(problem)
+        chosen = on_first_device(trainer, lambda: self._choose(trainer, pl_module))
         self.path = Path(chosen)
         # Where Lightning and its callbacks put what nobody gave a place. It was the current folder, which other runs
         # share, or what stood for this one before it was chosen.
@@ -71,7 +62,9 @@ class RunFolder(Callback):
             trainer._default_root_dir = chosen  # type: ignore[attr-defined]  # there is no other way to set it
 
     def _choose(self, trainer: Trainer, pl_module: LightningModule) -> str:
-        if self._folder is not None:
+        try:
+            if self._folder is None:
+                return str(self._next_free(trainer, pl_module))
             folder = Path(self._folder)
             # Without the writer of config.yaml nobody has compared the configurations.
             compared = find_callback(trainer, ConfigWriter) is not None
@@ -80,17 +73,20 @@ class RunFolder(Callback):
                 refuse_used(folder)
             folder.mkdir(parents=True, exist_ok=True)
             return str(folder)
+        except OSError as error:
+            raise UserError(
+                f"the run's folder cannot be made ({error}): name another run.root or run.folder"
+            ) from error
+
+    def _next_free(self, trainer: Trainer, pl_module: LightningModule) -> Path:
         parent = Path(self._root) / run_name(pl_module, "name") / run_name(_datamodule(trainer), "name")
         parent.mkdir(parents=True, exist_ok=True)
-        number = 0
-        while True:
+        for number in itertools.count():
             folder = parent / f"{number:03d}"
-            try:
-                folder.mkdir()  # fails if another run took the number meanwhile
-            except FileExistsError:
-                number += 1
-                continue
-            return str(folder)
+            with suppress(FileExistsError):  # also where another run takes the number meanwhile
+                folder.mkdir()
+                return folder
+        raise AssertionError
 
 
 def results_in(folder: Path) -> list[Path]:

@@ -7,10 +7,9 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from lorattt.callbacks.base import RunObserver
+from lorattt.callbacks.base import RunObserver, on_first_device
 from lorattt.callbacks.run_csv import FIT, InRunFolder
 from lorattt.callbacks.run_folder import find_run_folder, results_in
-from lorattt.errors import UserError
 
 RATE = "train/lr"
 # Of results.json: what says nothing of how the run went, or is the step.
@@ -39,19 +38,14 @@ class RunLog(RunObserver):
         Raises:
             UserError: If one of them cannot; on all devices.
         """
-        problem = ""
-        if trainer.is_global_zero and trainer.loggers:
-            try:
-                for logger in trainer.loggers:
-                    if isinstance(logger, InRunFolder):
-                        logger.place(find_run_folder(trainer))
-                    if self._settings:
-                        logger.log_hyperparams(self._settings)
-            except UserError as error:
-                problem = str(error)
-        # Every device learns of a refusal, so that none waits for the one that stopped.
-        if problem := trainer.strategy.broadcast(problem):
-            raise UserError(problem)
+        on_first_device(trainer, lambda: self._place(trainer))
+
+    def _place(self, trainer: Trainer) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, InRunFolder):
+                logger.place(find_run_folder(trainer))
+            if self._settings:
+                logger.log_hyperparams(self._settings)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Rows from here on are written anew, where the run goes on from a checkpoint or begins again."""

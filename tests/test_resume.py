@@ -7,6 +7,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -630,7 +631,7 @@ def test_from_python_nothing_is_gone_on_with(tmp_path: Path) -> None:
 _HOLD = """
 import fcntl, sys
 file = open("run/run.lock", "w")
-fcntl.lockf(file, fcntl.LOCK_EX)
+fcntl.flock(file, fcntl.LOCK_EX)
 file.write("process 7 on host")
 file.flush()
 print("held", flush=True)
@@ -662,6 +663,27 @@ def test_a_lock_is_released_once_and_taken_again(tmp_path: Path) -> None:
     lock.release()
     assert list(tmp_path.iterdir()) == []
     FolderLock(tmp_path).release()
+
+
+@posix
+def test_a_killed_run_is_free_while_its_workers_live(tmp_path: Path) -> None:
+    ready, write = os.pipe()
+    run = os.fork()
+    if run == 0:
+        lock = FolderLock(tmp_path)
+        if os.fork() == 0:  # a loader's worker
+            os.write(write, b"%d\n" % os.getpid())
+        time.sleep(60)
+        os._exit(int(lock is None))  # held until here
+    worker = int(os.read(ready, 20))
+    try:
+        with pytest.raises(UserError, match=f"in use by another run \\(process {run} on "):
+            FolderLock(tmp_path)
+        os.kill(run, signal.SIGKILL)
+        os.waitpid(run, 0)
+        FolderLock(tmp_path).release()
+    finally:
+        os.kill(worker, signal.SIGKILL)
 
 
 # --- the journal alone --------------------------------------------------------------------------------------------

@@ -250,7 +250,7 @@ def test_a_write_that_fails_is_one_line_and_loses_nothing(forks: Forks, whole: P
     assert ended.codes == [2]
     journal = journal_path(folder, 0)
     assert ended.err[0].splitlines()[-1] == (
-        f"lorattt: error: cannot write {journal} ({os.strerror(errno.EFBIG)}): make room or mend the disk, then give "
+        f"lorattt: error: cannot write {journal} ({os.strerror(errno.EFBIG)}): make room or fix the disk, then give "
         f"the same command with --run.folder {folder}; what was written is kept"
     )
     assert len(ended.err[0].splitlines()) == 1
@@ -497,10 +497,11 @@ def test_the_bar_begins_with_the_accuracy_of_what_is_done(
     seen: list[tuple[int, int, int]] = []
     count = AccuracyBar._count
 
-    def noted(bar: AccuracyBar, *rest: Any) -> None:
-        count(bar, *rest)
-        pace = bar._run.pace
-        seen.append((pace.seen, pace.before, pace.after))
+    def noted(bar: AccuracyBar, *rest: Any) -> Any:
+        found = count(bar, *rest)
+        meter = bar._run.meter
+        seen.append((meter.seen, meter.before, meter.after))
+        return found
 
     monkeypatch.setattr(AccuracyBar, "_count", noted)
     run = cli(*args, "--run.folder", "run")

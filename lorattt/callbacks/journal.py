@@ -58,9 +58,6 @@ class Journal:
 
     Args:
         path: The file; created if there is none.
-
-    Raises:
-        UserError: If it cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -71,11 +68,7 @@ class Journal:
             self._file.truncate(_read(path, Journals()))
 
     def append(self, entries: list[dict[str, Any]]) -> None:
-        """Write a batch. The operating system has it on return, the disk within 30 s or a batch.
-
-        Raises:
-            UserError: If the disk is full or fails.
-        """
+        """Write a batch. The operating system has it on return, the disk within 30 s or a batch."""
         left = memoryview((json.dumps(entries) + "\n").encode("ascii"))
         with saving(self.path, self.path.parent):
             while left:
@@ -85,11 +78,7 @@ class Journal:
                 self._synced = time.monotonic()
 
     def close(self) -> None:
-        """Flush it to the disk and close it.
-
-        Raises:
-            UserError: If the disk is full or fails.
-        """
+        """Flush it to the disk and close it."""
         with saving(self.path, self.path.parent), self._file:
             os.fsync(self._file.fileno())
 
@@ -105,7 +94,7 @@ def journal_path(folder: Path, rank: int) -> Path:
 
 
 def journals_in(folder: Path) -> list[Path]:
-    """The journals of a folder that hold anything, of whatever number of devices."""
+    """The journals of a folder that are not empty."""
     return sorted(path for path in folder.glob(PATTERN) if path.stat().st_size)
 
 
@@ -141,16 +130,12 @@ def entries_at(places: Iterable[Place]) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def saving(path: Path, folder: Path) -> Iterator[None]:
-    """Turn a failure to write ``path`` into a line for the user.
-
-    Raises:
-        UserError: In place of an ``OSError``.
-    """
+    """Turn a failure to write ``path`` into a line for the user."""
     try:
         yield
     except OSError as error:
         raise UserError(
-            f"cannot write {path} ({error.strerror or error}): make room or mend the disk, then give the same command "
+            f"cannot write {path} ({error.strerror or error}): make room or fix the disk, then give the same command "
             f"with --run.folder {folder}; what was written is kept"
         ) from error
 

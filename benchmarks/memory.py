@@ -32,11 +32,11 @@ class MemoryWatch(RunObserver):
         self.readings: list[tuple[int, int]] = []
         self._seen = 0
 
-    def started(self, trainer: Trainer, module: Any) -> None:
+    def on_run_start(self, trainer: Trainer, module: Any) -> None:
         """Nothing was classified yet."""
         self._seen = 0
 
-    def took(self, outputs: Any) -> None:
+    def on_batch_end(self, outputs: Any) -> None:
         """Read, where so many are full again."""
         before, self._seen = self._seen, self._seen + len(outputs["index"])
         if self._seen // self._every > before // self._every:

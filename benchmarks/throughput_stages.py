@@ -17,7 +17,7 @@ from lorattt.clip.vision import VisionTower
 from lorattt.data.datamodule import EpisodeData
 from lorattt.data.loader import EpisodeLoader
 from lorattt.data.source import EpisodeDataset, ImageSource, Transform
-from lorattt.episodes.clock import StageClock
+from lorattt.episodes.clock import StageTimer
 from lorattt.methods.base import Method
 from lorattt.methods.batch import EpisodeBatch, Parts
 from lorattt.methods.shared_views import views_at_once
@@ -165,7 +165,7 @@ def classify_times(
     method.parts = Parts()
 
     def ours() -> None:
-        method.clock = StageClock(device)
+        method.clock = StageTimer(device)
         with method.clock.stage("adapt"):
             method.parts.classify(batch, method.answers)
 

@@ -1,4 +1,4 @@
-"""Which keys of a configuration decide what comes out of a run, and which only how it is run."""
+"""Which keys of a configuration affect the results of a run, and which only how it is run."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,11 @@ _TOP = {"ckpt_path", "profile", "verbose", "weights_only", "return_predictions"}
 _ANYWHERE = {"chunk", "place"}
 
 
-def decides(key: Sequence[str]) -> bool:
-    """Whether predictions or their files may depend on a key of ``test``, ``validate`` or ``predict``.
+def affects_results(key: Sequence[str]) -> bool:
+    """Whether a key of ``test``, ``validate`` or ``predict`` may affect predictions or their files.
 
     Args:
-        key: Its parts from the outermost on, with or without ``init_args``.
+        key: Its parts, outermost first, with or without ``init_args``.
     """
     top, last = key[0], key[-1]
     if top == "trainer":

@@ -65,14 +65,14 @@ def test_waiting_and_bringing_are_told_apart(monkeypatch: pytest.MonkeyPatch) ->
 
     trainer: Any = Trainer()
     times = stages.StageTimes()
-    times.started(trainer, None)
+    times.on_run_start(trainer, None)
     for waited, brought, worked in ((5, 1, 100), (2, 3, 200)):
         now[0] += waited
         trainer.datamodule.fetched_at = now[0]
         now[0] += brought
-        times.begins(trainer)
+        times.on_batch_start(trainer)
         now[0] += worked
-        times.took(None)
+        times.on_batch_end(None)
     spent, halved = times.totals(trainer, None, write=8.0)
     assert spent == {"decode": 7, "transfer": 4, "views": 0, "encode": 0, "adapt": 0, "write": 8}
     assert halved == 0

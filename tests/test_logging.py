@@ -150,7 +150,7 @@ def test_other_commands_rows_stay(tmp_path: Path) -> None:
     logger.log_metrics({"epoch": 0, "train/loss": 1.5}, 0)
     logger.log_metrics({"test/top1_after": 0.5}, 10)
     for command, left in (("predict", 2), ("test", 1), ("fit", 0)):
-        logger.begins(command, 0)
+        logger.start_command(command, 0)
         assert len(table(tmp_path)) == left
 
 
@@ -214,7 +214,7 @@ def test_a_full_disk_is_one_line(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> N
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("lorattt.callbacks.run_csv.replaced", full)
+    monkeypatch.setattr("lorattt.callbacks.run_csv.atomic_write", full)
     run = cli("test", *SMALL, "--run.folder", "run")
     assert run.code == 2
     assert run.err.count("\n") == 1

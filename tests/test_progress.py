@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from conftest import CPU, DEMO, ZERO, Cli
-from lorattt.callbacks import pace, progress
-from lorattt.callbacks.pace import Pace
+from lorattt.callbacks import progress, throughput
 from lorattt.callbacks.progress import AccuracyBar, RichNotes
+from lorattt.callbacks.throughput import ThroughputMeter
 from lorattt.errors import UserError
-from lorattt.show import clock, speed
+from lorattt.show import format_duration, speed
 
 FIT = ["fit", "--model", "CoOp", "--model.clip.model", "lorattt-demo", "--model.clip.pretrained", "demo", *CPU]
 FIT += ["--data", "DemoSourceData", "--data.shots", "1", "--data.val_shots", "1", "--data.limit", "12"]
@@ -31,7 +31,7 @@ class Clock:
 @pytest.fixture
 def seconds(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
-    monkeypatch.setattr(pace.time, "monotonic", found.monotonic)
+    monkeypatch.setattr(throughput.time, "monotonic", found.monotonic)
     return found
 
 
@@ -49,7 +49,7 @@ def _batch(labels: list[int], before: list[int], after: list[int]) -> dict[str, 
 
 
 def test_accuracy_speed_and_time_left(seconds: Clock) -> None:
-    counts = Pace()
+    counts = ThroughputMeter()
     counts.begin(5)
     assert (counts.text, counts.left) == ("", None)
     seconds.now += 4
@@ -61,7 +61,7 @@ def test_accuracy_speed_and_time_left(seconds: Clock) -> None:
 
 
 def test_a_resumed_run_counts_all_in_accuracy_and_its_own_in_speed(seconds: Clock) -> None:
-    counts = Pace()
+    counts = ThroughputMeter()
     counts.begin(2, right=(90, 30, 60))
     seconds.now += 5
     counts.count(_batch([1] * 10, [0] * 10, [1] * 10))
@@ -69,7 +69,7 @@ def test_a_resumed_run_counts_all_in_accuracy_and_its_own_in_speed(seconds: Cloc
 
 
 def test_of_several_devices_it_is_said_whose_it_is(seconds: Clock) -> None:
-    counts = Pace()
+    counts = ThroughputMeter()
     counts.begin(1, world=4)
     seconds.now += 1
     counts.count(_batch([0], [0], [0]))
@@ -77,7 +77,7 @@ def test_of_several_devices_it_is_said_whose_it_is(seconds: Clock) -> None:
 
 
 def test_images_without_labels_and_without_an_end(seconds: Clock) -> None:
-    counts = Pace()
+    counts = ThroughputMeter()
     counts.begin(float("inf"))
     seconds.now += 2
     counts.count(_batch([-1, -1], [0, 0], [0, 0]))
@@ -86,7 +86,7 @@ def test_images_without_labels_and_without_an_end(seconds: Clock) -> None:
 
 @pytest.mark.parametrize(("given", "shown"), [(0.4, "0:00:00"), (61, "0:01:01"), (90_000, "25:00:00")])
 def test_clock(given: float, shown: str) -> None:
-    assert clock(given) == shown
+    assert format_duration(given) == shown
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_log_has_a_line_now_and_then(cli: Cli, monkeypatch: pytest.MonkeyPatch
     assert run.code == 0, run.err
     assert [line[:20] for line in _lines(run.out, "testing")] == ["testing: 0/2 batches", "testing: 2/2 batches"]
     assert "\r" not in run.out
-    monkeypatch.setattr(pace, "SECONDS", 0)
+    monkeypatch.setattr(throughput, "SECONDS", 0)
     run = cli("test", *ZERO, *DEMO)
     first, second, third = _lines(run.out, "testing")
     about = r"top-1 [\d.]+ -> [\d.]+ %, [\d.]+ images/s, 0:00:\d\d left"
@@ -122,13 +122,13 @@ def test_a_log_has_a_line_now_and_then(cli: Cli, monkeypatch: pytest.MonkeyPatch
 
 def test_the_seconds_between_two_lines(cli: Cli, seconds: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """12 batches, each of 20 s: every second one is a line, and speed and time left are those of the clock."""
-    count = Pace.count
+    count = ThroughputMeter.count
 
-    def slow(self: Pace, outputs: Any) -> None:
+    def slow(self: ThroughputMeter, outputs: Any) -> None:
         seconds.now += 20
         count(self, outputs)
 
-    monkeypatch.setattr(Pace, "count", slow)
+    monkeypatch.setattr(ThroughputMeter, "count", slow)
     run = cli("predict", *ZERO, *DEMO, "--data.images", "12", "--data.batch_size", "1")
     assert run.code == 0, run.err
     lines = _lines(run.out, "predicting")
@@ -151,7 +151,7 @@ def test_a_resumed_run_in_a_log(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> No
     with monkeypatch.context() as patch:
         patch.setattr(Journal, "append", limited)
         assert cli(*args).code == 2
-    monkeypatch.setattr(pace, "SECONDS", 0)
+    monkeypatch.setattr(throughput, "SECONDS", 0)
     run = cli(*args)
     lines = _lines(run.out, "testing")
     assert [line.split()[1] for line in lines] == ["4/6", "5/6", "6/6"]
@@ -160,7 +160,7 @@ def test_a_resumed_run_in_a_log(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_fit_in_a_log(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pace, "SECONDS", 0)
+    monkeypatch.setattr(throughput, "SECONDS", 0)
     run = cli(*FIT)
     assert run.code == 0, run.err
     lines = _lines(run.out, "fitting")
@@ -195,7 +195,7 @@ def test_the_losses_of_a_fit_on_a_terminal(cli: Cli, terminal: None) -> None:
 
 
 def test_no_progress(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pace, "SECONDS", 0)
+    monkeypatch.setattr(throughput, "SECONDS", 0)
     assert "testing" not in cli("test", *ZERO, *DEMO, "--trainer.enable_progress_bar", "false").out
 
 
@@ -224,7 +224,7 @@ def test_lightnings_rich_bar(cli: Cli, terminal: None, monkeypatch: pytest.Monke
 
 def test_lightnings_rich_bar_in_a_log(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("rich", reason="rich is not installed")
-    monkeypatch.setattr(pace, "SECONDS", 0)
+    monkeypatch.setattr(throughput, "SECONDS", 0)
     run = cli("predict", *ZERO, *DEMO, "--trainer.callbacks", "RichProgressBar")
     assert run.code == 0, run.err
     lines = [line for line in run.out.splitlines() if "predicting: " in line]

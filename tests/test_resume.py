@@ -7,6 +7,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -249,7 +250,7 @@ def test_a_write_that_fails_is_one_line_and_loses_nothing(forks: Forks, whole: P
     assert ended.codes == [2]
     journal = journal_path(folder, 0)
     assert ended.err[0].splitlines()[-1] == (
-        f"lorattt: error: cannot write {journal} ({os.strerror(errno.EFBIG)}): make room or mend the disk, then give "
+        f"lorattt: error: cannot write {journal} ({os.strerror(errno.EFBIG)}): make room or fix the disk, then give "
         f"the same command with --run.folder {folder}; what was written is kept"
     )
     assert len(ended.err[0].splitlines()) == 1
@@ -496,10 +497,11 @@ def test_the_bar_begins_with_the_accuracy_of_what_is_done(
     seen: list[tuple[int, int, int]] = []
     count = AccuracyBar._count
 
-    def noted(bar: AccuracyBar, *rest: Any) -> None:
-        count(bar, *rest)
-        pace = bar._run.pace
-        seen.append((pace.seen, pace.before, pace.after))
+    def noted(bar: AccuracyBar, *rest: Any) -> Any:
+        found = count(bar, *rest)
+        meter = bar._run.meter
+        seen.append((meter.seen, meter.before, meter.after))
+        return found
 
     monkeypatch.setattr(AccuracyBar, "_count", noted)
     run = cli(*args, "--run.folder", "run")
@@ -630,7 +632,7 @@ def test_from_python_nothing_is_gone_on_with(tmp_path: Path) -> None:
 _HOLD = """
 import fcntl, sys
 file = open("run/run.lock", "w")
-fcntl.lockf(file, fcntl.LOCK_EX)
+fcntl.flock(file, fcntl.LOCK_EX)
 file.write("process 7 on host")
 file.flush()
 print("held", flush=True)
@@ -662,6 +664,27 @@ def test_a_lock_is_released_once_and_taken_again(tmp_path: Path) -> None:
     lock.release()
     assert list(tmp_path.iterdir()) == []
     FolderLock(tmp_path).release()
+
+
+@posix
+def test_a_killed_run_is_free_while_its_workers_live(tmp_path: Path) -> None:
+    ready, write = os.pipe()
+    run = os.fork()
+    if run == 0:
+        lock = FolderLock(tmp_path)
+        if os.fork() == 0:  # a loader's worker
+            os.write(write, b"%d\n" % os.getpid())
+        time.sleep(60)
+        os._exit(int(lock is None))  # held until here
+    worker = int(os.read(ready, 20))
+    try:
+        with pytest.raises(UserError, match=f"in use by another run \\(process {run} on "):
+            FolderLock(tmp_path)
+        os.kill(run, signal.SIGKILL)
+        os.waitpid(run, 0)
+        FolderLock(tmp_path).release()
+    finally:
+        os.kill(worker, signal.SIGKILL)
 
 
 # --- the journal alone --------------------------------------------------------------------------------------------
@@ -703,19 +726,38 @@ def test_damage_in_the_middle_costs_its_batch(tmp_path: Path) -> None:
         journal.append([entry(index) for index in batch])
     journal.close()
     lines = path.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 4
     for damage, kept, dropped in (
-        ({2: b"\0" * len(lines[2])}, [0, 1, 4, 5, 6], 1 + 1),  # swallows the line behind it
-        ({3: lines[3][:9] + b"\0\n"}, [0, 1, 4, 5, 6], 2),
-        ({3: b""}, [0, 1, 4, 5, 6], 1),
-        ({0: b""}, [2, 3, 4, 5, 6], 1),
-        ({4: b"[]\n"}, [0, 1, 2, 3, 6], 2),
-        ({4: b"7\n", 6: b"{}\n"}, [0, 1, 2, 3], 3),
+        ({1: b"\0" * len(lines[1])}, [0, 1, 6], 1),  # swallows the line behind it
+        ({1: lines[1][:9] + b"\0\n"}, [0, 1, 4, 5, 6], 1),
+        ({1: b""}, [0, 1, 4, 5, 6], 0),
+        ({0: lines[0].replace(b'"path"', b'"pith"', 1)}, [2, 3, 4, 5, 6], 1),
+        ({2: b"[]\n"}, [0, 1, 2, 3, 6], 1),
+        ({2: b"7\n", 3: b"[{}]\n"}, [0, 1, 2, 3], 2),
+        ({2: b"[[]]\n", 3: b"{}\n"}, [0, 1, 2, 3], 2),
     ):
         path.write_bytes(b"".join(damage.get(number, line) for number, line in enumerate(lines)))
         found = read_journals(tmp_path)
         assert sorted(found.done) == kept
-        if damage != {2: b"\0" * len(lines[2])}:
-            assert found.dropped == dropped
+        assert found.dropped == dropped
+        assert [each["index"] for each in entries_at(found.done[index] for index in kept)] == kept
+
+
+def test_a_journal_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
+    """It had a line per image, which said which of how many of its batch it was."""
+    path = journal_path(tmp_path, 0)
+    old = [{**entry(index), "batch": [index % 2, 2]} for index in range(4)]
+    bad = {"index": 5, "path": "b", "reason": "c", "batch": [0, 1]}
+    path.write_text("".join(json.dumps(each) + "\n" for each in (*old, bad)) + '{"index": 6, "pa', encoding="ascii")
+    assert read_journals(tmp_path).dropped == 1
+    journal = Journal(path)
+    journal.append([entry(6), entry(4)])
+    journal.close()
+    found = read_journals(tmp_path)
+    assert (sorted(found.done), sorted(found.bad), found.dropped) == ([0, 1, 2, 3, 4, 6], [5], 0)
+    order = [6, 0, 4, 3, 1, 2]
+    assert [each["index"] for each in entries_at(found.done[index] for index in order)] == order
+    assert [each["path"] for each in entries_at(found.bad.values())] == ["b"]
 
 
 def test_journals_of_all_devices_count_and_a_later_reading_wins(tmp_path: Path) -> None:

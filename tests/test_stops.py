@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from conftest import CPU, DEMO, ZERO, Cli, Run
 from forked import Forks, environments
 from lorattt.callbacks.journal import journal_path
-from lorattt.callbacks.stops import _CHILDREN_SECONDS, RunStops, how_it_goes_on
+from lorattt.callbacks.stops import _CHILDREN_SECONDS, RunStops, resume_hint
 from lorattt.methods.coop import CoOp
 from lorattt.methods.zero_shot import ZeroShot
 from lorattt.stopping import STOPS, Stopped, ended_by_signals
@@ -216,7 +216,7 @@ def test_a_fit_never_takes_up_what_another_left(folder: list[str], slurm: Path, 
 def test_the_root_of_lightning_is_the_runs_folder(args: list[str], cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unless the user names another."""
     found = []
-    monkeypatch.setattr(RunStops, "started", lambda self, trainer, module: found.append(trainer.default_root_dir))
+    monkeypatch.setattr(RunStops, "on_run_start", lambda self, trainer, module: found.append(trainer.default_root_dir))
     run = cli("test", *EVAL, *args)
     assert run.code == 0, run.err
     assert found == ["own" if "own" in args else str(run.folder.relative_to(run.cwd))]
@@ -318,7 +318,7 @@ def test_a_signal_to_one_of_two_devices(forks: Forks, tmp_path: Path) -> None:
 
 _STUCK = """
 from lorattt.callbacks.stops import RunStops
-RunStops.started = lambda *_: os.kill(os.getpid(), signal.SIGINT)
+RunStops.on_run_start = lambda *_: os.kill(os.getpid(), signal.SIGINT)
 def stuck(*_):
     open('stuck', 'w').close()
     time.sleep(1000)
@@ -418,7 +418,7 @@ def test_several_processes_are_told_to_go_on_as_they_began(cli: Cli, at_step: An
         strategy = SimpleNamespace(cluster_environment=SimpleNamespace())
         names = ("callbacks", "datamodule", "state", "default_root_dir")
         several = SimpleNamespace(**{name: getattr(trainer, name) for name in names}, strategy=strategy, world_size=4)
-        found.append(how_it_goes_on(several))  # type: ignore[arg-type]
+        found.append(resume_hint(several))  # type: ignore[arg-type]
 
     monkeypatch.setattr(RunStops, "on_exception", told)
     at_step(3, signal.SIGINT)

@@ -1,8 +1,7 @@
-"""The journal of a run: a line an image, appended batch by batch, from which a run that died goes on.
+"""The journal of a run: a line per batch, appended as it is done, from which a run that died resumes.
 
-Each device appends to ``journal.rank<r>.jsonl`` in the run's folder. A line is JSON; ``batch`` says which line of how
-many of its batch it is. A batch counts as whole or not at all: one that was cut short is done again as it was, so
-that its numbers are those of an undisturbed run to the last digit.
+Each device appends to ``journal.rank<r>.jsonl`` in the run's folder. A line is a JSON list, an entry per image. A line
+that was cut short does not count: its batch is done again.
 """
 
 import json
@@ -10,7 +9,7 @@ import math
 import os
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,29 +21,31 @@ SYNC_SECONDS = 30.0
 
 
 class Place(NamedTuple):
-    """Where an image's line stands, and what is asked of it often.
+    """Where the entry of an image is, and what is read of it often.
 
     Attributes:
         file: The journal.
-        offset: The line's first byte.
+        offset: The first byte of the line of its batch.
+        number: Its position in the batch.
         path: The image's name in results.
-        right: Whether the last method's answers, before and after, are right; None where the label is not known.
+        right: Whether the last method is right before and after adaptation; None where the label is not known.
     """
 
     file: Path
     offset: int
+    number: int
     path: str
     right: tuple[bool, bool] | None
 
 
 @dataclass
 class Journals:
-    """What stands in the journals of a folder, of all devices and attempts.
+    """What the journals of a folder hold, of all devices and attempts.
 
     Attributes:
         done: Images that were classified, by dataset-wide number.
         bad: Images that could not be read and were not classified later.
-        dropped: Lines that are damaged, or belong to a batch that is not whole.
+        dropped: Lines that are damaged or unfinished.
     """
 
     done: dict[int, Place] = field(default_factory=dict)
@@ -53,13 +54,10 @@ class Journals:
 
 
 class Journal:
-    """One device's journal, open for appending; what does not belong to a whole batch at its end is cut off.
+    """One device's journal, open for appending; an unfinished line at its end is cut off.
 
     Args:
-        path: The file; made where there is none.
-
-    Raises:
-        UserError: If it cannot be written.
+        path: The file; created if there is none.
     """
 
     def __init__(self, path: Path) -> None:
@@ -67,17 +65,11 @@ class Journal:
         self._synced = time.monotonic()
         with saving(path, path.parent):
             self._file = path.open("ab", buffering=0)
-            self._file.truncate(_scan(path).end)
+            self._file.truncate(_read(path, Journals()))
 
     def append(self, entries: list[dict[str, Any]]) -> None:
-        """Write a batch. It is with the operating system on return, and on the disk within 30 s or a batch.
-
-        Raises:
-            UserError: If the disk is full or fails.
-        """
-        count = len(entries)
-        lines = [json.dumps({**entry, "batch": [place, count]}) + "\n" for place, entry in enumerate(entries)]
-        left = memoryview("".join(lines).encode("ascii"))
+        """Write a batch. The operating system has it on return, the disk within 30 s or a batch."""
+        left = memoryview((json.dumps(entries) + "\n").encode("ascii"))
         with saving(self.path, self.path.parent):
             while left:
                 left = left[self._file.write(left) :]
@@ -86,16 +78,12 @@ class Journal:
                 self._synced = time.monotonic()
 
     def close(self) -> None:
-        """Have it on the disk, and close it.
-
-        Raises:
-            UserError: If the disk is full or fails.
-        """
+        """Flush it to the disk and close it."""
         with saving(self.path, self.path.parent), self._file:
             os.fsync(self._file.fileno())
 
     def abandon(self) -> None:
-        """Close it after a failure, which is told elsewhere."""
+        """Close it after a failure, which is reported elsewhere."""
         with suppress(OSError):
             self._file.close()
 
@@ -106,7 +94,7 @@ def journal_path(folder: Path, rank: int) -> Path:
 
 
 def journals_in(folder: Path) -> list[Path]:
-    """The journals of a folder that hold anything, of whatever number of devices."""
+    """The journals of a folder that are not empty."""
     return sorted(path for path in folder.glob(PATTERN) if path.stat().st_size)
 
 
@@ -117,96 +105,74 @@ def remove_journals(folder: Path) -> None:
 
 
 def read_journals(folder: Path) -> Journals:
-    """Find the whole entries of all journals of a folder."""
+    """Find the entries of all journals of a folder."""
     found = Journals()
     for path in journals_in(folder):
-        scan = _scan(path)
-        found.done |= scan.done
-        found.bad |= scan.bad
-        found.dropped += scan.dropped
+        _read(path, found)
     for index in found.bad.keys() & found.done.keys():  # it could be read in a later attempt
         del found.bad[index]
     return found
 
 
 def entries_at(places: Iterable[Place]) -> Iterator[dict[str, Any]]:
-    """Read entries from where they stand, one at a time."""
-    files: dict[Path, Any] = {}
-    try:
-        for place in places:
-            if place.file not in files:
-                files[place.file] = place.file.open("rb")
-            file = files[place.file]
-            file.seek(place.offset)
-            entry: dict[str, Any] = json.loads(file.readline())
-            yield entry
-    finally:
-        for file in files.values():
-            file.close()
+    """Read entries, one at a time; of each journal, the last batch is kept in memory."""
+    with ExitStack() as files:
+        opened: dict[Path, Any] = {}
+        batches: dict[Path, tuple[int, list[dict[str, Any]]]] = {}
+        for file, offset, number, *_ in places:
+            if file not in opened:
+                opened[file] = files.enter_context(file.open("rb"))
+            if file not in batches or batches[file][0] != offset:
+                opened[file].seek(offset)
+                batches[file] = offset, _entries(opened[file].readline())
+            yield batches[file][1][number]
 
 
 @contextmanager
 def saving(path: Path, folder: Path) -> Iterator[None]:
-    """Turn a failure to write ``path`` into a line for the user.
-
-    Raises:
-        UserError: In place of an ``OSError``.
-    """
+    """Turn a failure to write ``path`` into a line for the user."""
     try:
         yield
     except OSError as error:
         raise UserError(
-            f"cannot write {path} ({error.strerror or error}): make room or mend the disk, then give the same command "
+            f"cannot write {path} ({error.strerror or error}): make room or fix the disk, then give the same command "
             f"with --run.folder {folder}; what was written is kept"
         ) from error
 
 
-@dataclass
-class _Scan(Journals):
-    """One journal.
-
-    Attributes:
-        end: Length up to the end of the last whole batch.
-    """
-
-    end: int = 0
-
-
-def _scan(path: Path) -> _Scan:
-    scan, batch, lines, kept, offset = _Scan(), list[tuple[int, dict[str, Any]]](), 0, 0, 0
+def _read(path: Path, found: Journals) -> int:
+    """Add the entries of one journal; the length up to the end of its last whole line."""
+    end = offset = 0
     with path.open("rb") as file:
         for line in file:
-            start, offset, lines = offset, offset + len(line), lines + 1
-            entry = _parse(line)
-            if entry is None or (batch and entry["batch"] != [len(batch), batch[0][1]["batch"][1]]):
-                batch = []
-            if entry is None or entry["batch"][0] != len(batch):
-                continue
-            batch.append((start, entry))
-            if len(batch) == entry["batch"][1]:
-                for place, each in batch:
-                    found = scan.bad if "reason" in each else scan.done
-                    found[each["index"]] = Place(path, place, each["path"], _right(each))
-                kept, scan.end, batch = kept + len(batch), offset, []
-    scan.dropped = lines - kept
-    return scan
+            entries = _entries(line)
+            for number, entry in enumerate(entries):
+                places = found.bad if "reason" in entry else found.done
+                places[entry["index"]] = Place(path, offset, number, entry["path"], _right(entry))
+            offset += len(line)
+            end = offset if entries else end
+            found.dropped += not entries
+    return end
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
-    """An entry, or None for what is no whole line of a journal."""
-    if not line.endswith(b"\n"):
-        return None
+def _entries(line: bytes) -> list[dict[str, Any]]:
+    """The entries of a line; none if it is damaged or unfinished."""
     try:
-        entry = json.loads(line)
-        whole = isinstance(entry["index"], int) and isinstance(entry["path"], str) and len(entry["batch"]) == 2
-        whole = whole and (isinstance(entry.get("answers"), dict) or isinstance(entry.get("reason"), str))
-    except (ValueError, KeyError, TypeError):
-        return None
-    return entry if whole else None
+        found = json.loads(line) if line.endswith(b"\n") else []
+        entries: list[dict[str, Any]] = [found] if isinstance(found, dict) else found  # earlier: a line per image
+        whole = all(
+            isinstance(each["index"], int)
+            and isinstance(each["path"], str)
+            and (isinstance(each.get("answers"), dict) or isinstance(each.get("reason"), str))
+            for each in entries
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return []
+    return entries if whole else []
 
 
 def first_class(side: dict[str, Any]) -> tuple[int | None, float]:
-    """What an answer predicts, before or after adaptation: a class and its probability; None and NaN if not finite."""
+    """The predicted class, before or after adaptation, and its probability; None and NaN if it is not finite."""
     number, probability = side["top"][0] if side["top"] else (None, math.nan)
     # An earlier version listed classes for an answer that is not finite as well.
     return (number, float(probability)) if math.isfinite(float(probability)) else (None, math.nan)

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lorattt.callbacks.run_csv import InRunFolder
 from lorattt.errors import UserError
 
-# A logger's class, by its last name, to the packages of which one must be there.
+# Logger classes with the packages of which one must be installed.
 _NEEDS: Final[dict[str, tuple[str, ...]]] = {
     "RunTensorBoard": ("tensorboard", "tensorboardX"),
     "TensorBoardLogger": ("tensorboard", "tensorboardX"),
@@ -23,13 +23,10 @@ _WANDB_RUN: Final = re.compile(r"(?:offline-)?run-(\d{8}_\d{6})-(.+)")
 
 
 def check_installed(logger: str) -> None:
-    """Refuse a logger whose package is not installed.
+    """Require that a logger's package is installed.
 
     Args:
-        logger: The class's name or import path; of others than those known here, nothing is asked.
-
-    Raises:
-        UserError: If it is not.
+        logger: The class's name or import path; unknown classes pass.
     """
     name = logger.rpartition(".")[2]
     packages = _NEEDS.get(name, ())
@@ -39,15 +36,11 @@ def check_installed(logger: str) -> None:
 
 def _is_installed(package: str) -> bool:
     found = importlib.util.find_spec(package)
-    return found is not None and found.origin is not None  # without one, a mere folder: W&B leaves some called wandb
+    return found is not None and found.origin is not None  # a mere folder has none: W&B leaves some called wandb
 
 
 class RunTensorBoard(InRunFolder, TensorBoardLogger):
-    """TensorBoard's files in the run's folder: ``tensorboard --logdir runs`` shows each run by its folder's path.
-
-    Raises:
-        UserError: If TensorBoard is not installed.
-    """
+    """TensorBoard's files in the run's folder: ``tensorboard --logdir runs`` shows each run by its folder's path."""
 
     def __init__(self) -> None:
         check_installed("RunTensorBoard")
@@ -77,27 +70,27 @@ class RunTensorBoard(InRunFolder, TensorBoardLogger):
         self._folder = folder
 
     def close_run(self, settings: Mapping[str, Any], values: Mapping[str, float], step: int) -> None:
-        """A row of the table of hyperparameters: the settings, with what came of them."""
+        """Write a row of the table of hyperparameters: the settings and the final values."""
         super().log_hyperparams(dict(settings), {f"end/{key}": value for key, value in values.items()}, step)
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, metrics: Any = None, step: int | None = None) -> None:
-        """Nothing: TensorBoard shows settings beside what came of them, which :meth:`close_run` knows."""
+        """Does nothing: :meth:`close_run` writes settings and final values together."""
 
     @rank_zero_only
     def save(self) -> None:
-        """Have it on the disk; ``config.yaml`` has what Lightning would repeat in a file of its own."""
+        """Flush to the disk, without the hyperparameters that Lightning would write to a file."""
         if self.experiment is not None:
             self.experiment.flush()
 
 
 class RunWandb(InRunFolder, WandbLogger):
-    """Weights & Biases, with its local files in the run's folder. A run that goes on there goes on in W&B.
+    """Weights & Biases, with its local files in the run's folder. A resumed run is resumed in W&B too.
 
     Args:
         project: W&B's project.
-        entity: Whose project; the account's default where null.
-        name: The run's name in W&B; the path of its folder where null.
+        entity: The project's owner; default: the account's.
+        name: The run's name in W&B; default: the path of its folder.
         group: W&B's group of runs.
         tags: W&B's tags.
         offline: Send nothing: ``wandb sync`` sends the folder later. The environment's ``WANDB_MODE=offline`` does
@@ -125,7 +118,7 @@ class RunWandb(InRunFolder, WandbLogger):
 
     @property
     def version(self) -> str | None:
-        """W&B's number of the run, once it has begun."""
+        """W&B's id of the run, once it has begun."""
         return self._id
 
     @property
@@ -137,7 +130,7 @@ class RunWandb(InRunFolder, WandbLogger):
             return super().experiment
         except UserError:
             raise
-        except Exception as error:  # of W&B's many: not logged in, no network, a folder that cannot be written
+        except Exception as error:  # not logged in, no network, a folder that cannot be written
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
                 f"trainer.logger RunWandb: W&B does not start ({reason}): log in with `wandb login`, or send nothing "
@@ -145,7 +138,7 @@ class RunWandb(InRunFolder, WandbLogger):
             ) from error
 
     def place(self, folder: Path) -> None:
-        """Begin W&B's run, or go on with the last one of this folder."""
+        """Start W&B's run, or resume the last one of this folder."""
         if self._experiment is not None and self._folder != folder:  # of another run of the same Trainer
             self._experiment.finish()
             self._experiment = None
@@ -157,11 +150,11 @@ class RunWandb(InRunFolder, WandbLogger):
         _ = self.experiment
 
     def close_run(self, settings: Mapping[str, Any], values: Mapping[str, float], step: int) -> None:
-        """Nothing: W&B keeps the settings from the start, and the last value of everything."""
+        """Does nothing: W&B has the settings from the start, and the last values."""
 
 
 def _last_wandb_run(folder: Path) -> str | None:
-    """W&B's number of the run that an earlier attempt left in this folder, None if there is none."""
+    """W&B's id of the run that an earlier attempt left in this folder; None without one."""
     found = [_WANDB_RUN.fullmatch(path.name) for path in folder.glob("wandb/*run-*")]
     known = sorted((match[1], match[2]) for match in found if match)
     return known[-1][1] if known else None

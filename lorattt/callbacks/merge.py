@@ -1,4 +1,4 @@
-"""From the journals to the files of a finished run, each of which is whole or not there."""
+"""Merges the journals into the files of a finished run; each file is complete or absent."""
 
 import csv
 import json
@@ -31,14 +31,14 @@ _WHEN = ("before", "after")
 
 @dataclass
 class Totals:
-    """What the merged files hold.
+    """Counts and measures of the merged files.
 
     Attributes:
         rows: How many images were classified, by all devices and attempts.
         skipped: How many could not be read.
-        fallbacks: How often adaptation was not finite, by the names of the methods (the empty one for a method alone).
+        fallbacks: How often adaptation was not finite, by method (a single method has the empty name).
         not_finite: How many images had logits that were not finite without adaptation: an overflow of the towers.
-        measures: What the methods' metrics say of all images, by the names of the methods.
+        measures: The metrics over all images, by method.
     """
 
     rows: int = 0
@@ -49,16 +49,13 @@ class Totals:
 
 
 def merge(folder: Path, found: Journals, members: dict[str, Any], class_names: list[str]) -> Totals:
-    """Write ``predictions.csv``, ``predictions.jsonl`` and, if there is anything to list, ``skipped.csv``.
+    """Write ``predictions.csv``, ``predictions.jsonl`` and, if images were skipped, ``skipped.csv``.
 
     Args:
-        folder: The run's folder; of several methods, each has a folder of its name in it.
-        found: What the folder's journals hold.
-        members: The methods by name; their ``metrics`` add up what the journals hold of each image.
+        folder: The run's folder; with several methods, each has a folder of its name in it.
+        found: The folder's journals.
+        members: The methods by name; their ``metrics`` sum the scores in the journals.
         class_names: Names in label order.
-
-    Raises:
-        UserError: If the disk is full.
     """
     totals = Totals(len(found.done), len(found.bad))
     scores: dict[str, list[list[float]]] = {name: [] for name in members}
@@ -74,7 +71,7 @@ def merge(folder: Path, found: Journals, members: dict[str, Any], class_names: l
                 if answer["scores"] is not None:
                     scores[name].append([float(score) for score in answer["scores"]])
         if found.bad:
-            rows = csv.writer(files.enter_context(replaced(folder / _SKIPPED)))
+            rows = csv.writer(files.enter_context(atomic_write(folder / _SKIPPED)))
             rows.writerow(SKIPPED_COLUMNS)
             for bad in entries_at(found.bad[index] for index in sorted(found.bad)):
                 rows.writerow([bad[key] for key in SKIPPED_COLUMNS])
@@ -87,18 +84,18 @@ def merge(folder: Path, found: Journals, members: dict[str, Any], class_names: l
 
 
 class _Files:
-    """One method's predictions; where the answer is not finite there is no class, which an empty field says."""
+    """One method's predictions; the class of an answer that is not finite is an empty field."""
 
     def __init__(self, folder: Path, class_names: list[str], files: ExitStack) -> None:
         # Not every reader of CSV takes a NUL byte.
         self._names = [name.replace("\0", "\\x00") for name in class_names]
         folder.mkdir(parents=True, exist_ok=True)
-        self._table = csv.writer(files.enter_context(replaced(folder / "predictions.csv")))
-        self._lines = files.enter_context(replaced(folder / "predictions.jsonl"))
+        self._table = csv.writer(files.enter_context(atomic_write(folder / "predictions.csv")))
+        self._lines = files.enter_context(atomic_write(folder / "predictions.jsonl"))
         self._table.writerow(COLUMNS)
 
     def write(self, entry: dict[str, Any], answer: dict[str, Any]) -> None:
-        """Write what the method says of an image."""
+        """Write the method's prediction for an image."""
         label = entry["label"]
         first = [first_class(answer[when]) for when in _WHEN]
         shown = [f"{p:.6f}" for _, p in first] + [f"{float(answer[when]['entropy']):.6f}" for when in _WHEN]
@@ -120,11 +117,11 @@ class _Files:
 
 
 @contextmanager
-def replaced(path: Path) -> Iterator[TextIO]:
-    """A text file that takes its name, in place of an older one, when it is whole and on the disk."""
+def atomic_write(path: Path) -> Iterator[TextIO]:
+    """Open a text file that replaces an older one when it is complete and on the disk."""
     part = path.with_name(path.name + ".part")
     try:
-        # A file's name need not be text in UTF-8: what is not is written as an escape.
+        # A file's name need not be valid UTF-8: other bytes are written as escapes.
         with part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             yield file
             file.flush()

@@ -1,4 +1,4 @@
-"""``predictions.csv`` and ``predictions.jsonl``: an entry per image, journalled as they are made, merged at the end."""
+"""``predictions.csv`` and ``predictions.jsonl``: each batch is written to a journal, and all are merged at the end."""
 
 import math
 import time
@@ -9,10 +9,9 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from lorattt.callbacks.base import RunObserver, answers_of, members_of
+from lorattt.callbacks.base import RunObserver, answers_of, members_of, on_first_device
 from lorattt.callbacks.journal import (
     Journal,
-    Journals,
     entries_at,
     journal_path,
     read_journals,
@@ -21,7 +20,7 @@ from lorattt.callbacks.journal import (
 )
 from lorattt.callbacks.lock import FolderLock
 from lorattt.callbacks.merge import SKIPPED_COLUMNS, Totals, merge
-from lorattt.callbacks.run_folder import find_run_folder, find_top_k, goes_on
+from lorattt.callbacks.run_folder import find_run, find_run_folder
 from lorattt.errors import UserError
 from lorattt.ranking import NO_CLASS, top_k
 
@@ -29,24 +28,22 @@ _STAGES = ("validate", "test", "predict")
 
 
 class PredictionsWriter(RunObserver):
-    """Each device appends every batch to a journal of its own; at the end the first one merges them, by index.
+    """Each device appends every batch to its own journal; at the end the first one merges them, by index.
 
-    Labels and predictions are class numbers, names their class names; confidences are probabilities,
-    entropies are in nats. A label that is not known is empty in the CSV and null in the JSON lines, which
-    list the most probable classes of each image. An answer that is not finite has no class: its prediction is empty
-    in the CSV, and its list in the JSON lines. ``skipped.csv`` lists the images that could not be read.
-    Of several methods, each has a folder of its own name with its predictions.
+    Labels and predictions are class numbers; confidences are probabilities, entropies are in nats. An unknown label is
+    empty in the CSV and null in the JSON lines, which list the most probable classes of each image. An answer that is
+    not finite has no class: its prediction is empty in the CSV, and its list in the JSON lines. ``skipped.csv`` lists
+    the images that could not be read. With several methods, each has a folder with its predictions.
 
-    Where the run goes on with another that did not end, what that one's journals hold is left out of the data and
-    merged with the rest; the folder must then be one that all devices see. Stands behind the RunFolder in a
-    Trainer's callbacks.
+    A resumed run leaves out the images in its journals and merges them with the rest; all devices must then see the
+    folder. Comes after RunFolder in a Trainer's callbacks.
 
     Attributes:
-        resumed: How many images were classified by earlier attempts; on all devices, from the setup on.
+        resumed: How many images earlier attempts classified; on all devices, from the setup on.
         right: Of these, how many have a label, and how many of the last method's answers are right before and after.
         classified: Over all devices, how many images this attempt classified; known when the run has ended.
-        seconds: How long this device has written, in seconds.
-        totals: What the merged files hold; on the first device, when the run has ended.
+        seconds: Seconds that this device spent on writing.
+        totals: Counts and measures of the merged files; on the first device, when the run has ended.
     """
 
     def __init__(self) -> None:
@@ -62,7 +59,7 @@ class PredictionsWriter(RunObserver):
         self._merged: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Keep other runs out of the folder, see what earlier attempts left, and tell the data.
+        """Lock the folder, read the journals of earlier attempts, and tell the data which images are done.
 
         Raises:
             UserError: If another run is under way in the folder, or the images are not those of earlier attempts.
@@ -71,51 +68,41 @@ class PredictionsWriter(RunObserver):
         if stage not in _STAGES:
             return
         self._measures = stage != "predict"
-        done: dict[int, str] = {}
-        again: list[int] = []
-        problem = ""
-        if trainer.is_global_zero:
-            try:
-                found = self._look_back(find_run_folder(trainer), goes_on(trainer))
-                done = {index: place.path for index, place in found.done.items()}
-                again = sorted(found.bad)
-            except UserError as error:
-                problem = str(error)
-        # Every device learns of a refusal, so that none waits for the one that stopped.
-        done, again, right, problem = trainer.strategy.broadcast((done, again, self.right, problem))
-        if problem:
-            raise UserError(problem)
+        done, again, right = on_first_device(
+            trainer, lambda: self._look_back(find_run_folder(trainer), find_run(trainer).resumes)
+        )
         leave_out = getattr(getattr(trainer, "datamodule", None), "leave_out", None)
         if leave_out is not None:
             leave_out(done, again)
             self.resumed, self.right = len(done), right
 
-    def _look_back(self, folder: Path, go_on: bool) -> Journals:
+    def _look_back(self, folder: Path, go_on: bool) -> tuple[dict[int, str], list[int], tuple[int, int, int]]:
+        """Names of the images that are done by number, numbers to try again, and :attr:`right`."""
         with saving(folder, folder):
             self._lock = FolderLock(folder)
             if not go_on:
                 remove_journals(folder)
         found = read_journals(folder)
-        known = [place.right for place in found.done.values() if place.right is not None]
-        self.right = len(known), sum(before for before, _ in known), sum(after for _, after in known)
         if found.done or found.bad or found.dropped:
             dropped = f", {found.dropped} damaged or unfinished lines are left out" if found.dropped else ""
             again = f", {len(found.bad)} that could not be read are tried again" if found.bad else ""
             print(f"going on in {folder}: {len(found.done)} images are done{again}{dropped}")
-        return found
+        known = [place.right for place in found.done.values() if place.right is not None]
+        right = len(known), sum(before for before, _ in known), sum(after for _, after in known)
+        return {index: place.path for index, place in found.done.items()}, sorted(found.bad), right
 
-    def started(self, trainer: Trainer, module: Any) -> None:
+    def on_run_start(self, trainer: Trainer, module: Any) -> None:
         """Open this device's journal."""
         self._skipped = self.classified = 0
         self.seconds = 0.0
         self._merged = None
-        self._members, self._top_k = members_of(module), find_top_k(trainer)
+        self._members, self._top_k = members_of(module), find_run(trainer).top_k
         self._journal = Journal(journal_path(find_run_folder(trainer), trainer.global_rank))
 
-    def took(self, outputs: Any) -> None:
+    def on_batch_end(self, outputs: Any) -> None:
         """Write a batch."""
         assert self._journal is not None
-        if outputs["index"].is_cuda:  # reading the answers would wait for them just the same, and seem to be writing
+        if outputs["index"].is_cuda:  # reading the answers waits for them, which is not time spent on writing
             torch.cuda.synchronize(outputs["index"].device)
         began = time.perf_counter()
         entries = self._entries(outputs)
@@ -147,12 +134,12 @@ class PredictionsWriter(RunObserver):
         ranked, known = top_classes(logits, self._top_k), entropies(logits)
         return [{"entropy": _written(entropy), "top": top} for top, entropy in zip(ranked, known, strict=True)]
 
-    def ended(self, trainer: Trainer, module: Any) -> None:
+    def on_run_end(self, trainer: Trainer, module: Any) -> None:
         """Merge the journals of all devices and attempts.
 
         Raises:
-            UserError: If the disk is full, the first device does not see what the others wrote, or no image could be
-                read and there is nothing to measure (``predict`` lists them in ``skipped.csv`` like any others).
+            UserError: If the disk is full, the first device does not see the journals of the others, or ``test`` or
+                ``validate`` could read no image.
         """
         assert self._journal is not None
         self._journal.close()
@@ -160,15 +147,8 @@ class PredictionsWriter(RunObserver):
         counts = torch.tensor([self.classified, self._skipped], device=trainer.strategy.root_device)
         # A sum of integers, exact; it also waits until every device has closed its journal.
         classified, skipped = (int(n) for n in trainer.strategy.reduce(counts, reduce_op="sum"))
-        self.classified, problem = classified, ""
-        if trainer.is_global_zero:
-            try:
-                self._merge(find_run_folder(trainer), module, skipped)
-            except UserError as error:
-                problem = str(error)
-        problem = trainer.strategy.broadcast(problem)
-        if problem:
-            raise UserError(problem)
+        self.classified = classified
+        on_first_device(trainer, lambda: self._merge(find_run_folder(trainer), module, skipped))
 
     def _merge(self, folder: Path, module: Any, skipped: int) -> None:
         found = read_journals(folder)
@@ -183,20 +163,20 @@ class PredictionsWriter(RunObserver):
             remove_journals(folder)  # there is nothing in them to go on with
             raise UserError(
                 f"none of the {len(found.bad)} images could be read (the first: {first['path']}: {first['reason']}): "
-                "mend them, or name others"
+                "fix them, or name others"
             )
         self.totals = merge(folder, found, self._members, list(getattr(module, "class_names", None) or ()))
         self._merged = folder
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """When all files of the run are written, and not before: remove the journals, and let other runs in."""
+        """Remove the journals, now that all files of the run are written, and unlock the folder."""
         if self._merged is not None:
             remove_journals(self._merged)
             self._merged = None
         self._release()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave what was written where it is."""
+        """Keep the journals."""
         if self._journal is not None:
             self._journal.abandon()
             self._journal = None
@@ -230,5 +210,5 @@ def top_classes(logits: Tensor, k: int) -> list[list[tuple[int, float]]]:
 
 
 def _written(value: float) -> float | str:
-    """A number as JSON has it to the last digit; JSON has no NaN, which becomes a text that ``float`` reads."""
+    """A number for JSON, which has no NaN: that becomes a text that ``float`` reads."""
     return value if math.isfinite(value) else str(value)

@@ -1,4 +1,4 @@
-"""How far a run is: accuracy before and after so far, images a second, time left, as a bar or as lines in a log."""
+"""Progress of a run: accuracy before and after so far, images a second, time left; as a bar, or as lines in a log."""
 
 from typing import Any
 
@@ -7,17 +7,18 @@ from lightning.pytorch.callbacks import ProgressBar, RichProgressBar, TQDMProgre
 from lightning.pytorch.trainer.states import TrainerFn
 
 from lorattt.callbacks.base import RunObserver
-from lorattt.callbacks.pace import RunProgress, in_lines
-from lorattt.show import clock
+from lorattt.callbacks.throughput import RunProgress, in_lines
+from lorattt.show import format_duration
 
 _BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
+_RICH = {TrainerFn.TESTING: "test", TrainerFn.VALIDATING: "val", TrainerFn.PREDICTING: "predict"}
 
 
 def progress(callbacks: Any) -> list[Callback]:
-    """What shows the progress of a run beside the callbacks it has.
+    """The callbacks that show the progress of a run.
 
     Args:
-        callbacks: The user's own: one, a list, or none. Their bar takes the place of ours.
+        callbacks: The user's own: one, a list, or none. A progress bar among them replaces ours.
     """
     own = callbacks if isinstance(callbacks, list) else [] if callbacks is None else [callbacks]
     bars = [each for each in own if isinstance(each, ProgressBar)]
@@ -29,10 +30,9 @@ def progress(callbacks: Any) -> list[Callback]:
 class AccuracyBar(TQDMProgressBar):
     """Lightning's bar, with top-1 before and after adaptation so far, images a second and the time left.
 
-    All are of the first device's share, which is said where there are others. Of several methods, it is the last one's
-    accuracy. Where the run goes on with another that did not end, bar and accuracy begin with what that one did, the
-    speed does not. Where the screen is no terminal, a line every 30 s takes the place of the bar; those of
-    a fit have its losses.
+    All are of the first device's share, which the bar says if there are others. Of several methods, it shows the last
+    one's accuracy. Bar and accuracy of a resumed run include what earlier attempts did; the speed does not. Where the
+    screen is no terminal, a line every 30 s replaces the bar; those of a fit have its losses.
     """
 
     def __init__(self) -> None:
@@ -57,12 +57,16 @@ class AccuracyBar(TQDMProgressBar):
             self._lines = False
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> Any:
-        """What a fit shows: its losses, and not a logger's number."""
+        """What a fit shows: its losses, and not a logger's version."""
         return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
 
-    def _begin(self, trainer: Trainer, bar: Any, to_do: float, loader: Any) -> None:
-        """Begin a bar that was just reset with the batches of earlier attempts."""
-        self._run.begin(trainer, to_do, loader, lines=self._lines)
+    def _begin(self, trainer: Trainer, bar: Any) -> None:
+        """Before the first batch, add those of earlier attempts to a bar that was just reset."""
+        if self._run.begun or trainer.state.fn == TrainerFn.FITTING:
+            return
+        self._run.begin(trainer)
+        if self._lines:
+            self._run.show(self._run.line)
         bar.bar_format = _BAR
         if done := self._run.done:
             if bar.total is not None:
@@ -70,91 +74,66 @@ class AccuracyBar(TQDMProgressBar):
             bar.n = bar.initial = done
         bar.refresh()
 
-    def _count(self, bar: Any, outputs: Any) -> None:
-        self._run.pace.count(outputs)
+    def _count(self, trainer: Trainer, bar: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Count a batch and show it; the arguments of the hook, with the batches of earlier attempts in the number."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            return args
+        module, outputs, batch, number, *rest = args
+        self._run.meter.count(outputs)
         if not self.is_disabled:
-            bar.set_postfix_str(self._run.pace.text, refresh=False)
+            bar.set_postfix_str(self._run.meter.text, refresh=False)
+        if self._lines and self._run.due:
+            self._run.show(self._run.line)
+        return module, outputs, batch, number + self._run.done, *rest
 
-    def on_test_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
+    def on_test_batch_start(self, trainer: Trainer, *args: Any, **_: Any) -> None:
         """Begin with what is done."""
-        super().on_test_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
-        if batch_idx == 0:
-            to_do = self.total_test_batches_current_dataloader
-            self._begin(trainer, self.test_progress_bar, to_do, trainer.test_dataloaders)
+        super().on_test_batch_start(trainer, *args)
+        self._begin(trainer, self.test_progress_bar)
 
-    def on_validation_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
+    def on_validation_batch_start(self, trainer: Trainer, *args: Any, **_: Any) -> None:
         """Begin with what is done, unless it belongs to a training."""
-        super().on_validation_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
-        if batch_idx == 0 and trainer.state.fn == TrainerFn.VALIDATING:
-            to_do = self.total_val_batches_current_dataloader
-            self._begin(trainer, self.val_progress_bar, to_do, trainer.val_dataloaders)
+        super().on_validation_batch_start(trainer, *args)
+        self._begin(trainer, self.val_progress_bar)
 
-    def on_predict_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
+    def on_predict_batch_start(self, trainer: Trainer, *args: Any, **_: Any) -> None:
         """Begin with what is done."""
-        super().on_predict_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
-        if batch_idx == 0:
-            to_do = self.total_predict_batches_current_dataloader
-            self._begin(trainer, self.predict_progress_bar, to_do, trainer.predict_dataloaders)
+        super().on_predict_batch_start(trainer, *args)
+        self._begin(trainer, self.predict_progress_bar)
 
-    def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *rest: Any
-    ) -> None:
+    def on_test_batch_end(self, trainer: Trainer, *args: Any, **_: Any) -> None:
         """Count a batch and show."""
-        self._count(self.test_progress_bar, outputs)
-        super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx + self._run.done, *rest)
-        self._tell(trainer)
+        super().on_test_batch_end(trainer, *self._count(trainer, self.test_progress_bar, args))
 
-    def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *rest: Any
-    ) -> None:
+    def on_validation_batch_end(self, trainer: Trainer, *args: Any, **_: Any) -> None:
         """Count a batch and show, unless it belongs to a training."""
-        alone = trainer.state.fn == TrainerFn.VALIDATING
-        if alone:
-            self._count(self.val_progress_bar, outputs)
-        done = self._run.done if alone else 0
-        super().on_validation_batch_end(trainer, pl_module, outputs, batch, batch_idx + done, *rest)
-        if alone:
-            self._tell(trainer)
+        super().on_validation_batch_end(trainer, *self._count(trainer, self.val_progress_bar, args))
 
-    def on_predict_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *rest: Any
-    ) -> None:
+    def on_predict_batch_end(self, trainer: Trainer, *args: Any, **_: Any) -> None:
         """Count a batch and show."""
-        self._count(self.predict_progress_bar, outputs)
-        super().on_predict_batch_end(trainer, pl_module, outputs, batch, batch_idx + self._run.done, *rest)
-        self._tell(trainer)
+        super().on_predict_batch_end(trainer, *self._count(trainer, self.predict_progress_bar, args))
 
     def on_train_start(self, trainer: Trainer, *rest: Any) -> None:
         """Begin."""
         super().on_train_start(trainer, *rest)
         left = (trainer.max_epochs or 0) - trainer.current_epoch
-        self._run.pace.begin(left * self.total_train_batches if left > 0 else None)
+        self._run.meter.begin(left * self.total_train_batches if left > 0 else None)
         if self._lines:
-            self._run.lines.tell(f"fitting: epoch {trainer.current_epoch}, {self.total_train_batches} batches each")
+            self._run.show(f"fitting: epoch {trainer.current_epoch}, {self.total_train_batches} batches each")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Show the losses."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        self._run.pace.batches += 1
-        if self._lines and self._run.lines.due:
+        self._run.meter.batches += 1
+        if self._lines and self._run.due:
             values = self.get_metrics(trainer, pl_module).items()
             shown = [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values]
-            left = self._run.pace.left
-            shown += [] if left is None else [f"{clock(left)} left"]
+            left = self._run.meter.left
+            shown += [] if left is None else [f"{format_duration(left)} left"]
             place = f"epoch {trainer.current_epoch}, {batch_idx + 1}/{self.total_train_batches} batches"
-            self._run.lines.tell(f"fitting: {place}: {', '.join(shown)}")
-
-    def _tell(self, trainer: Trainer) -> None:
-        if self._lines:
-            self._run.tell(trainer)
+            self._run.show(f"fitting: {place}: {', '.join(shown)}")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """End the line, so that the message does not run into the bar."""
@@ -165,44 +144,38 @@ class AccuracyBar(TQDMProgressBar):
 
 
 class RichNotes(RunObserver):
-    """Puts what :class:`AccuracyBar` shows before Lightning's rich bar, or in lines where there is no terminal.
+    """Shows what :class:`AccuracyBar` shows in Lightning's rich bar, or in lines where there is no terminal.
 
     Args:
-        bar: The Trainer's bar; stands before this in its callbacks.
+        bar: The Trainer's bar; comes before this in its callbacks.
     """
 
     def __init__(self, bar: RichProgressBar) -> None:
         self._bar = bar
         self._run = RunProgress()
         self._trainer: Trainer | None = None
-        self._begun = False
 
-    def started(self, trainer: Trainer, module: Any) -> None:
-        """Note whose run it is."""
-        self._trainer, self._begun = trainer, False
+    def on_run_start(self, trainer: Trainer, module: Any) -> None:
+        """Start counting."""
+        self._run = RunProgress()
+        self._trainer = trainer if trainer.is_global_zero else None
 
-    def begins(self, trainer: Trainer) -> None:
+    def on_batch_start(self, trainer: Trainer) -> None:
         """Begin with what is done."""
-        if self._begun or not trainer.is_global_zero:
-            return
-        self._begun = True
-        to_do, loader = {
-            TrainerFn.TESTING: (trainer.num_test_batches, trainer.test_dataloaders),
-            TrainerFn.VALIDATING: (trainer.num_val_batches, trainer.val_dataloaders),
-            TrainerFn.PREDICTING: (trainer.num_predict_batches, trainer.predict_dataloaders),
-        }[TrainerFn(trainer.state.fn)]
-        self._run.begin(trainer, sum(to_do), loader, lines=in_lines())
+        if self._trainer is not None and not self._run.begun:
+            self._run.begin(trainer)
+            if in_lines():
+                self._run.show(self._run.line)
 
-    def took(self, outputs: Any) -> None:
+    def on_batch_end(self, outputs: Any) -> None:
         """Count a batch and show."""
-        trainer = self._trainer
-        if trainer is None or not trainer.is_global_zero:
+        if self._trainer is None:
             return
-        self._run.pace.count(outputs)
+        self._run.meter.count(outputs)
         if in_lines():
-            self._run.tell(trainer)
+            if self._run.due:
+                self._run.show(self._run.line)
             return
-        name = {TrainerFn.TESTING: "test", TrainerFn.VALIDATING: "val", TrainerFn.PREDICTING: "predict"}
-        task = getattr(self._bar, f"{name[TrainerFn(trainer.state.fn)]}_progress_bar_id", None)
+        task = getattr(self._bar, f"{_RICH[TrainerFn(self._trainer.state.fn)]}_progress_bar_id", None)
         if self._bar.progress is not None and task is not None:
-            self._bar.progress.update(task, description=self._run.pace.text)
+            self._bar.progress.update(task, description=self._run.meter.text)

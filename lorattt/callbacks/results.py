@@ -19,7 +19,7 @@ from lorattt import __version__
 from lorattt.calibration import ECE_BINS
 from lorattt.callbacks.base import RunObserver, find_callback, members_of
 from lorattt.callbacks.journal import saving
-from lorattt.callbacks.merge import replaced
+from lorattt.callbacks.merge import atomic_write
 from lorattt.callbacks.predictions import PredictionsWriter
 from lorattt.callbacks.run_folder import RESULTS_FILE, find_run_folder, results_in, run_name
 from lorattt.callbacks.stages import StageTimes
@@ -27,39 +27,42 @@ from lorattt.show import speed
 
 MEASURES = {"top1": "top-1 %", "top5": "top-5 %", "ece": "ECE %", "nll": "NLL"}
 FORMAT = 1
-"""Of ``results.json``, which :mod:`lorattt.report.runs` reads: raised when a key changes its meaning."""
+"""Of ``results.json``, which :mod:`lorattt.report.runs` reads: incremented when a key changes its meaning."""
 
 _DIGITS = {"top1": 2, "top5": 2, "ece": 2, "nll": 4}
 
 
 class ResultsWriter(RunObserver):
-    """Measures the run, writes ``results.json`` and prints the table, on the first device.
+    """Writes ``results.json`` and prints the table, on the first device. Runs after :class:`PredictionsWriter`.
 
-    Runs after :class:`PredictionsWriter`, whose counts it takes. ``images_per_second`` counts from the
-    start of the first batch, model and text features excluded, over all devices; ``peak_memory_bytes`` is
-    the largest of any device: its allocator's on CUDA, the process's resident set elsewhere. Of several
-    methods, each has a file in its folder; ``shared_with`` names the others, and speed and memory are those
-    of all of them together. ``stages`` says where the time went, in seconds, ``not_finite`` how many images the model
-    itself had no finite answer to, ``batches_halved`` how often a batch did not fit the memory. ``ece_bins`` is the
-    number of bins of the calibration error, ``directory`` the folder from which relative paths in the configuration
-    count. Of a run that went on, ``resumed`` images were classified by earlier attempts; speed, stages and memory are
-    those of the last attempt that classified any, the speed 0 where that one wrote no results.
+    Keys of ``results.json`` beside the measures:
+
+    - ``images_per_second``: over all devices, from the first batch on, without loading the model and text features.
+    - ``peak_memory_bytes``: the largest of any device; CUDA's allocator, elsewhere the process's resident set.
+    - ``stages``: seconds of each stage, see :class:`StageTimes`.
+    - ``not_finite``: images whose logits are not finite without adaptation.
+    - ``batches_halved``: how often a batch did not fit the memory.
+    - ``ece_bins``: bins of the calibration error.
+    - ``directory``: the folder that relative paths in the configuration start from.
+    - ``resumed``: images that earlier attempts classified. Speed, stages and memory are those of the last attempt that
+      classified any; the speed is 0 if that one wrote no results.
+    - ``shared_with``: the other methods of the run. Each has a file; speed and memory are those of all together.
     """
 
     def __init__(self) -> None:
         self._started = 0.0
 
-    def started(self, trainer: Trainer, module: Any) -> None:
+    def on_run_start(self, trainer: Trainer, module: Any) -> None:
         """Start the clock."""
         device = trainer.strategy.root_device
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         self._started = time.perf_counter()
 
-    def ended(self, trainer: Trainer, module: Any) -> None:
+    def on_run_end(self, trainer: Trainer, module: Any) -> None:
         """Write the files and print the table."""
         device = trainer.strategy.root_device
-        seconds = time.perf_counter() - self._started  # the devices have met in the merge before
+        seconds = time.perf_counter() - self._started  # the merge before has synchronised the devices
         if (clock := getattr(module, "clock", None)) is not None:
             seconds -= clock.seconds().get("text", 0.0)  # the class texts are encoded after all observers have started
         peak = int(trainer.strategy.reduce(torch.tensor(peak_memory(device), device=device), reduce_op="max"))
@@ -77,7 +80,7 @@ class ResultsWriter(RunObserver):
             "batches_halved": halved,
             "stages": stages,
         }
-        if not counts.classified:  # all was done, and perhaps written down, by an attempt that ended soon after
+        if not counts.classified:  # an earlier attempt classified all images, and may have written results
             course |= _earlier(folder, course)
         rows = []
         for name, member in members.items():
@@ -107,14 +110,14 @@ class ResultsWriter(RunObserver):
                 },
             }
             path = folder / name / RESULTS_FILE
-            with saving(path, folder), replaced(path) as file:
+            with saving(path, folder), atomic_write(path) as file:
                 file.write(json.dumps(_in_json(row), indent=2, allow_nan=False) + "\n")
             rows.append(row)
         print(table_of(rows, folder))
 
 
 def _earlier(folder: Path, course: Mapping[str, Any]) -> dict[str, Any]:
-    """What an earlier attempt wrote of its course in results.json, the same for all methods; nothing if none did."""
+    """Speed and the like from the results.json of an earlier attempt, the same for all methods; empty without one."""
     for path in results_in(folder):
         with suppress(ValueError, KeyError, TypeError):
             row = json.loads(path.read_text(encoding="utf-8"))
@@ -123,7 +126,7 @@ def _earlier(folder: Path, course: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _in_json(row: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN: a measure of answers that are not finite is null."""
+    """JSON has no NaN: it becomes null."""
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
 
 
@@ -165,7 +168,7 @@ def table_of_several(rows: list[dict[str, Any]], folder: Path) -> str:
 
 
 def _scaled(row: dict[str, Any], key: str, when: str) -> float:
-    """A measure as it is shown: in percent, but for NLL; NaN where a file has null."""
+    """A measure as shown: in percent, except NLL; NaN where a file has null."""
     value = row[f"{key}_{when}"]
     return math.nan if value is None else float((1 if key == "nll" else 100) * value)
 
@@ -183,7 +186,7 @@ def _kept(row: dict[str, Any]) -> list[str]:
 
 
 def _troubles(row: dict[str, Any]) -> list[str]:
-    """What did not end the run; results of an earlier version do not tell it."""
+    """Problems that did not end the run; results of an earlier version lack some of them."""
     lines = []
     if count := row["skipped"]:
         lines.append(f"{count} images could not be read")
@@ -203,7 +206,7 @@ def peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":
-        return 0  # nothing in the standard library tells it there
+        return 0  # the standard library cannot read it there
     import resource
 
     usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

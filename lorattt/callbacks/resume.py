@@ -1,4 +1,4 @@
-"""Whether a run may go on in a folder: what the folder's configuration has to do with the one that is asked for."""
+"""Whether a run may resume in a folder: compares the folder's configuration with the one that is given."""
 
 import json
 from collections.abc import Iterator
@@ -9,28 +9,28 @@ import yaml
 
 from lorattt.callbacks.journal import journals_in
 from lorattt.callbacks.results import table_of
-from lorattt.callbacks.run_folder import CONFIG_FILE, refuse_used, results_in
+from lorattt.callbacks.run_folder import CONFIG_FILE, reject_used, results_in
 from lorattt.errors import UserError
-from lorattt.settings import decides
+from lorattt.settings import affects_results
 
 _MOST = 5  # differences that are shown
 _WIDTH = 60  # characters of a value that are shown
 
 
 class RunFinishedError(Exception):
-    """There is nothing left to do; the message is what to show. No mistake."""
+    """Raised when the run is already finished; the message shows its results."""
 
 
 def check_folder(folder: Path, config: str) -> None:
-    """Compare before anything is loaded. An empty or new folder is fine, and so is a run that may go on.
+    """Compare the configurations before anything is loaded. A new or empty folder passes, and a run that may resume.
 
     Args:
-        folder: The folder that was asked for.
-        config: The configuration that was asked for, YAML.
+        folder: The given folder.
+        config: The given configuration, YAML.
 
     Raises:
-        UserError: If the folder holds a run of another configuration, or of none that is known.
-        RunFinishedError: If it holds this very run, finished.
+        UserError: If the folder holds a run of another or an unknown configuration.
+        RunFinishedError: If it holds the same run, finished.
     """
     results, journals = results_in(folder), journals_in(folder)
     if not (results or journals):
@@ -40,7 +40,7 @@ def check_folder(folder: Path, config: str) -> None:
     except (OSError, ValueError, yaml.YAMLError):
         there = None
     if not isinstance(there, dict):
-        refuse_used(folder)
+        reject_used(folder)
     here = yaml.safe_load(config)
     if different := differences(there, here):
         shown = "; ".join(different[:_MOST]) + (f"; and {len(different) - _MOST} more" * (len(different) > _MOST))
@@ -53,15 +53,15 @@ def check_folder(folder: Path, config: str) -> None:
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    """What differs between two configurations that predictions or their files depend on, a text for each key.
+    """The differences between two configurations that affect predictions or their files, a text for each key.
 
-    A key that one of them lacks is null there: later versions have keys that earlier ones had not.
+    A missing key counts as null: later versions have keys that earlier ones did not have.
     """
     one, other = dict(_flat(there)), dict(_flat(here))
     return [
         f"{_spoken(key)}: {_shown(one, key)} there, {_shown(other, key)} now"
         for key in dict.fromkeys([*one, *other])
-        if decides(key) and one.get(key) != other.get(key)
+        if affects_results(key) and one.get(key) != other.get(key)
     ]
 
 

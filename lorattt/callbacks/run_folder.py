@@ -1,16 +1,18 @@
 """One folder per run, with the configuration that made it."""
 
+import itertools
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
-from lorattt.callbacks.base import find_callback
+from lorattt.callbacks.base import find_callback, on_first_device
 from lorattt.callbacks.journal import PATTERN, journals_in, saving
-from lorattt.callbacks.merge import replaced
+from lorattt.callbacks.merge import atomic_write
 from lorattt.errors import UserError
 
 RESULTS_FILE = "results.json"
@@ -23,18 +25,15 @@ class RunFolder(Callback):
 
     Args:
         root: Folder of all runs; a run gets ``root/<method>/<dataset>/<number>``, the next free number.
-        folder: This very folder instead. A run of the same configuration in it that did not end is gone on with.
+        folder: This folder instead. An unfinished run of the same configuration in it is resumed.
         top_k: How many classes ``predictions.jsonl`` gives an image, at most all there are.
-        resume: Whether to go on with a run in ``folder``; refuse a folder that holds one otherwise.
+        resume: Whether to resume a run in ``folder``; otherwise a folder that holds one is an error.
 
     Attributes:
         path: The run's folder, once the run has started; the same on all devices.
         top_k: As given.
         resume: As given.
-        goes_on: Whether the run goes on with another that did not end; known on the first device.
-
-    Raises:
-        UserError: If ``top_k`` is below 1.
+        resumes: Whether the run resumes another; known on the first device.
     """
 
     def __init__(self, root: str = "runs", folder: str | None = None, top_k: int = TOP_K, resume: bool = True) -> None:
@@ -42,67 +41,61 @@ class RunFolder(Callback):
             raise UserError(f"run.top_k {top_k}: must be at least 1")
         self._root, self._folder, self.resume = root, folder, resume
         self.top_k = top_k
-        self.goes_on = False
+        self.resumes = False
         self.path = Path(folder or root)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Choose on one device, tell the others, make the folder.
+        """Choose and make the folder on the first device, and tell the others.
 
         Raises:
             UserError: If the folder that was asked for already holds results, or cannot be made.
         """
-        chosen, problem = "", ""
-        self.goes_on = False
-        if trainer.is_global_zero:
-            try:
-                chosen = self._choose(trainer, pl_module)
-            except UserError as error:
-                problem = str(error)
-            except OSError as error:
-                problem = f"the run's folder cannot be made ({error}): name another run.root or run.folder"
-        # Every device learns of a refusal, so that none waits for the one that stopped.
-        chosen, problem = trainer.strategy.broadcast((chosen, problem))
-        if problem:
-            raise UserError(problem)
+        self.resumes = False
+        chosen = on_first_device(trainer, lambda: self._choose(trainer, pl_module))
         self.path = Path(chosen)
-        # Where Lightning and its callbacks put what nobody gave a place. It was the current folder, which other runs
-        # share, or what stood for this one before it was chosen.
+        # Where Lightning and its callbacks write files without a given path. Until now it was the current folder, which
+        # other runs share, or the folder given.
         if Path(trainer.default_root_dir) == Path(os.path.normpath(self._folder or self._root)):
             trainer._default_root_dir = chosen  # type: ignore[attr-defined]  # there is no other way to set it
 
     def _choose(self, trainer: Trainer, pl_module: LightningModule) -> str:
-        if self._folder is not None:
+        try:
+            if self._folder is None:
+                return str(self._next_free(trainer, pl_module))
             folder = Path(self._folder)
             # Without the writer of config.yaml nobody has compared the configurations.
             compared = find_callback(trainer, ConfigWriter) is not None
-            self.goes_on = self.resume and compared and (folder / CONFIG_FILE).exists() and bool(journals_in(folder))
-            if not self.goes_on:
-                refuse_used(folder)
+            self.resumes = self.resume and compared and (folder / CONFIG_FILE).exists() and bool(journals_in(folder))
+            if not self.resumes:
+                reject_used(folder)
             folder.mkdir(parents=True, exist_ok=True)
             return str(folder)
+        except OSError as error:
+            raise UserError(
+                f"the run's folder cannot be made ({error}): name another run.root or run.folder"
+            ) from error
+
+    def _next_free(self, trainer: Trainer, pl_module: LightningModule) -> Path:
         parent = Path(self._root) / run_name(pl_module, "name") / run_name(_datamodule(trainer), "name")
         parent.mkdir(parents=True, exist_ok=True)
-        number = 0
-        while True:
+        for number in itertools.count():
             folder = parent / f"{number:03d}"
-            try:
-                folder.mkdir()  # fails if another run took the number meanwhile
-            except FileExistsError:
-                number += 1
-                continue
-            return str(folder)
+            with suppress(FileExistsError):  # also where another run takes the number meanwhile
+                folder.mkdir()
+                return folder
+        raise AssertionError
 
 
 def results_in(folder: Path) -> list[Path]:
-    """The results of a finished run; one of several methods has those of each in a folder of its own."""
+    """The results of a finished run; with several methods, each has a folder."""
     return [path for path in (folder / RESULTS_FILE, *sorted(folder.glob(f"*/{RESULTS_FILE}"))) if path.exists()]
 
 
-def refuse_used(folder: Path) -> None:
-    """Refuse a folder that a run would overwrite.
+def reject_used(folder: Path) -> None:
+    """Reject a folder that a run would overwrite.
 
     Raises:
-        UserError: If it holds results, or journals of a run that did not end.
+        UserError: If it holds results, or journals of an unfinished run.
     """
     for found in results_in(folder):
         held = found.relative_to(folder).as_posix()
@@ -120,7 +113,7 @@ class ConfigWriter(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Called by Lightning on the first device, after the folder was made."""
         folder = find_run_folder(trainer)
-        with saving(folder / CONFIG_FILE, folder), replaced(folder / CONFIG_FILE) as file:
+        with saving(folder / CONFIG_FILE, folder), atomic_write(folder / CONFIG_FILE) as file:
             file.write(self.parser.dump(self.config, skip_none=False))
         if keep_images := getattr(_datamodule(trainer), "keep_images", None):
             keep_images(folder / "images.tsv")
@@ -138,25 +131,11 @@ def run_name(thing: Any, attribute: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "run"
 
 
+def find_run(trainer: Trainer) -> RunFolder:
+    """The Trainer's RunFolder; without one, Lightning's root folder, in which no run is resumed."""
+    return find_callback(trainer, RunFolder) or RunFolder(folder=trainer.default_root_dir, resume=False)
+
+
 def find_run_folder(trainer: Trainer) -> Path:
-    """The folder of the run, for other callbacks; Lightning's root folder where there is no RunFolder."""
-    found = find_callback(trainer, RunFolder)
-    return found.path if found else Path(trainer.default_root_dir)
-
-
-def find_top_k(trainer: Trainer) -> int:
-    """How many classes are listed for an image; the default where there is no RunFolder."""
-    found = find_callback(trainer, RunFolder)
-    return found.top_k if found else TOP_K
-
-
-def may_resume(trainer: Trainer) -> bool:
-    """Whether the run would go on in a folder that holds it."""
-    found = find_callback(trainer, RunFolder)
-    return found is not None and found.resume
-
-
-def goes_on(trainer: Trainer) -> bool:
-    """Whether the run goes on with another in its folder; known on the first device."""
-    found = find_callback(trainer, RunFolder)
-    return found is not None and found.goes_on
+    """The folder of the run, for other callbacks."""
+    return find_run(trainer).path

@@ -1,4 +1,4 @@
-"""What the loggers of a run are told: the configuration once, the learning rate, the final measures."""
+"""Logs the configuration, the learning rate and the final measures of a run."""
 
 import json
 from collections.abc import Mapping
@@ -7,23 +7,22 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from lorattt.callbacks.base import RunObserver
+from lorattt.callbacks.base import RunObserver, on_first_device
 from lorattt.callbacks.run_csv import FIT, InRunFolder
 from lorattt.callbacks.run_folder import find_run_folder, results_in
-from lorattt.errors import UserError
 
 RATE = "train/lr"
-# Of results.json: what says nothing of how the run went, or is the step.
+# Keys of results.json that are no measures, or the step.
 _NOT_LOGGED = ("format", "seed", "n", "ece_bins")
 
 
 class RunLog(RunObserver):
-    """Places the loggers of a Trainer in the run's folder and logs what no method does.
+    """Points the loggers of a Trainer to the run's folder and logs what methods do not log.
 
-    Of a fit: the learning rate with each row of losses, and the last row whatever ``trainer.log_every_n_steps``. Of
-    test, validate and predict, at the end: the numbers of ``results.json`` as ``test/top1_after`` and so on (of several
-    methods ``test/<method>/top1_after``), the step being the number of images. Stands behind ``RunFolder`` and
-    ``ResultsWriter``; writes on the first device.
+    For a fit, this is the learning rate with each row of losses, and the last row whatever
+    ``trainer.log_every_n_steps``. For test, validate and predict, it is the numbers of ``results.json`` at the end, as
+    ``test/top1_after`` (with several methods ``test/<method>/top1_after``), at the number of images as the step. Comes
+    after ``RunFolder`` and ``ResultsWriter``; writes on the first device.
 
     Args:
         settings: The configuration, flat, see :func:`flat`.
@@ -34,28 +33,19 @@ class RunLog(RunObserver):
         self._last_row = -1
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let the loggers begin.
+        """Start the loggers."""
+        on_first_device(trainer, lambda: self._place(trainer))
 
-        Raises:
-            UserError: If one of them cannot; on all devices.
-        """
-        problem = ""
-        if trainer.is_global_zero and trainer.loggers:
-            try:
-                for logger in trainer.loggers:
-                    if isinstance(logger, InRunFolder):
-                        logger.place(find_run_folder(trainer))
-                    if self._settings:
-                        logger.log_hyperparams(self._settings)
-            except UserError as error:
-                problem = str(error)
-        # Every device learns of a refusal, so that none waits for the one that stopped.
-        if problem := trainer.strategy.broadcast(problem):
-            raise UserError(problem)
+    def _place(self, trainer: Trainer) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, InRunFolder):
+                logger.place(find_run_folder(trainer))
+            if self._settings:
+                logger.log_hyperparams(self._settings)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Rows from here on are written anew, where the run goes on from a checkpoint or begins again."""
-        self._begins(trainer, FIT, _step(trainer))
+        """Remove the rows that a fit from a checkpoint, or from the start, will write again."""
+        self._start_command(trainer, FIT, _step(trainer))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Log the learning rate of this step."""
@@ -72,8 +62,8 @@ class RunLog(RunObserver):
             self._last_row = step
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the last step, and what came of the settings."""
-        step = max(0, _step(trainer) - 1)  # which has gone on to the step that is not done
+        """Log the last step and the final values."""
+        step = max(0, _step(trainer) - 1)  # Lightning counts the next step already
         known = {name: float(value) for name, value in trainer.callback_metrics.items()}
         losses = {name: value for name, value in known.items() if name.startswith("train/")}
         if losses and self._last_row != step:
@@ -82,7 +72,7 @@ class RunLog(RunObserver):
                 logger.log_metrics({"epoch": epoch, **losses}, step)
         self._close(trainer, known, step)
 
-    def ended(self, trainer: Trainer, module: Any) -> None:
+    def on_run_end(self, trainer: Trainer, module: Any) -> None:
         """Log the measures of the run."""
         if not trainer.is_global_zero or not trainer.loggers:
             return
@@ -95,17 +85,17 @@ class RunLog(RunObserver):
             above = f"{command}/" if path.parent == folder else f"{command}/{path.parent.name}/"
             values |= {above + key: value for key, value in row.items() if key not in _NOT_LOGGED and _is_number(value)}
             images = int(row["n"])
-        self._begins(trainer, command, images)
+        self._start_command(trainer, command, images)
         for logger in trainer.loggers:
             logger.log_metrics(dict(values), images)
         self._close(trainer, values, images)
         for logger in trainer.loggers:
             logger.save()
 
-    def _begins(self, trainer: Trainer, command: str, step: int) -> None:
+    def _start_command(self, trainer: Trainer, command: str, step: int) -> None:
         for logger in trainer.loggers if trainer.is_global_zero else []:
             if isinstance(logger, InRunFolder):
-                logger.begins(command, step)
+                logger.start_command(command, step)
 
     def _close(self, trainer: Trainer, values: Mapping[str, float], step: int) -> None:
         for logger in trainer.loggers if trainer.is_global_zero and values else []:
@@ -116,7 +106,7 @@ class RunLog(RunObserver):
 
 
 def _step(trainer: Trainer) -> int:
-    """The number under which Lightning logs this training step; optimiser steps are others, where a batch has none."""
+    """The number under which Lightning logs this training step; not that of optimiser steps."""
     return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
 
 
@@ -125,9 +115,9 @@ def _is_number(value: Any) -> bool:
 
 
 def flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration by keys as they stand on the command line: numbers, texts, true and false; null is left out.
+    """A configuration by the keys of the command line: numbers, texts, true and false; null is left out.
 
-    A class is under the key that it is given to; lists and what is within them are text.
+    A class is the value of its key; lists are JSON.
     """
     return dict(_pairs(config, ()))
 

@@ -1,4 +1,4 @@
-"""Where the time of a run goes, and what went wrong in it without ending it."""
+"""Seconds of each stage of a run, and how often a batch did not fit the memory."""
 
 import time
 from typing import Any
@@ -12,11 +12,11 @@ STAGES = ("decode", "transfer", "views", "encode", "adapt", "write")
 
 
 class StageTimes(RunObserver):
-    """Seconds of each stage, and how often a batch did not fit the memory. Stands behind what it measures.
+    """Seconds of each stage, and how often a batch did not fit the memory. Comes last in a Trainer's callbacks.
 
-    ``decode`` is what the main process waits for the loader, on a CUDA device until the pixels are on their way as
-    well; ``transfer`` brings the rest of the batch to the device, ``write`` puts answers into the journal. ``views``
-    (where the model makes them itself), ``encode`` and ``adapt`` are the method's own clock: on a CUDA device times of
+    ``decode`` is the time that the main process waits for the loader, on a CUDA device until the transfer of the pixels
+    has started; ``transfer`` is that of the rest of the batch to the device, ``write`` that of the journal. ``views``
+    (if the model makes them), ``encode`` and ``adapt`` come from the method's timer: on a CUDA device they are times of
     the device, which overlap with those of the host.
     """
 
@@ -24,12 +24,12 @@ class StageTimes(RunObserver):
         self._seconds: dict[str, float] = {}
         self._free = 0.0
 
-    def started(self, trainer: Trainer, module: Any) -> None:
-        """The loader starts to work."""
+    def on_run_start(self, trainer: Trainer, module: Any) -> None:
+        """The loader starts."""
         self._seconds = dict.fromkeys(("decode", "transfer"), 0.0)
         self._free = time.perf_counter()
 
-    def begins(self, trainer: Trainer) -> None:
+    def on_batch_start(self, trainer: Trainer) -> None:
         """A batch is on the device: it was waited for, then brought there."""
         now = time.perf_counter()
         fetched = getattr(getattr(trainer, "datamodule", None), "fetched_at", None)
@@ -37,12 +37,12 @@ class StageTimes(RunObserver):
         self._seconds["decode"] += fetched - self._free
         self._seconds["transfer"] += now - fetched
 
-    def took(self, outputs: Any) -> None:
-        """All observers before are done with the batch."""
+    def on_batch_end(self, outputs: Any) -> None:
+        """All callbacks before this one are done with the batch."""
         self._free = time.perf_counter()
 
     def totals(self, trainer: Trainer, module: Any, write: float) -> tuple[dict[str, float], int]:
-        """Seconds of each stage, the mean over devices, and halvings, their sum; call it on every device.
+        """Seconds of each stage (mean over devices) and number of halved batches (sum); call it on every device.
 
         Args:
             trainer: The Trainer.
@@ -56,6 +56,6 @@ class StageTimes(RunObserver):
         halved = 0 if parts is None else parts.halved
         values = torch.tensor([*(own.get(name, 0.0) for name in STAGES), halved], dtype=torch.float64)
         device = trainer.strategy.root_device
-        kind = torch.float32 if device.type == "mps" else torch.float64  # which has no wider one
+        kind = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
         sums = trainer.strategy.reduce(values.to(device, kind), reduce_op="sum").tolist()
         return dict(zip(STAGES, (total / trainer.world_size for total in sums), strict=False)), int(sums[-1])

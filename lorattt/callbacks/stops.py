@@ -1,4 +1,4 @@
-"""A run that is stopped from outside: at a good moment, where it was warned; and the line that says how it goes on."""
+"""Stops a run on a signal, between two batches if it is a warning, and reports the command that resumes it."""
 
 import contextlib
 import shlex
@@ -13,20 +13,20 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from lorattt.callbacks.base import RunObserver
 from lorattt.callbacks.journal import journals_in, read_journals
-from lorattt.callbacks.run_folder import CONFIG_FILE, find_run_folder, may_resume, results_in
+from lorattt.callbacks.run_folder import CONFIG_FILE, find_run, find_run_folder, results_in
 from lorattt.stopping import STOPS, Stopped
 
 _CHILDREN_SECONDS = 20.0
 
 
 class RunStops(RunObserver):
-    """Stops a run that was warned, between two batches or two epochs of a fit, and says how far it came.
+    """Stops a run that was warned, between two batches or two epochs of a fit, and reports how far it is.
 
-    Stands behind the others in a Trainer's callbacks: what they leave, it counts.
+    Comes last in a Trainer's callbacks: it counts the files of the others.
     """
 
-    def started(self, trainer: Trainer, module: Any) -> None:
-        """From now on a warning can wait."""
+    def on_run_start(self, trainer: Trainer, module: Any) -> None:
+        """From now on a warning waits for the end of a batch."""
         self._begin()
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -38,33 +38,21 @@ class RunStops(RunObserver):
         self._begin()
 
     def _begin(self) -> None:
-        # Lightning has just set its own handlers, which wait for other devices and write checkpoints of their own.
+        # Lightning has just set its own handlers, which wait for other devices and write checkpoints.
         STOPS.listen()
         STOPS.patient = True
 
-    def begins(self, trainer: Trainer) -> None:
-        """The batch before is in the journal.
-
-        Raises:
-            Stopped: If a signal asked for it.
-        """
+    def on_batch_start(self, trainer: Trainer) -> None:
+        """The batch before is in the journal."""
         STOPS.check(warning=True)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """A warning waits for the end of the epoch.
-
-        Raises:
-            Stopped: If another signal asked for it.
-        """
+        """A warning waits for the end of the epoch."""
         STOPS.check(warning=False)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The epoch before has its checkpoint.
-
-        Raises:
-            Stopped: If any device was warned.
-        """
-        # All devices stop at the same epoch, whenever each of them learned of it.
+        """The epoch before has its checkpoint."""
+        # All devices stop at the same epoch, whenever each of them was warned.
         STOPS.warned = trainer.strategy.reduce_boolean_decision(STOPS.warned, all=False)
         STOPS.check(warning=True)
 
@@ -73,18 +61,18 @@ class RunStops(RunObserver):
         STOPS.patient = False
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Note how the run goes on, and end the processes that this one started for other devices."""
+        """Note how to resume the run, and end the processes that this one started for other devices."""
         STOPS.patient = False
         stopped = exception.number if isinstance(exception, Stopped) else STOPS.asked
         if stopped:
             _end_children(trainer, stopped)
         if trainer.is_global_zero:
             with contextlib.suppress(OSError):  # the folder may be what is gone
-                STOPS.notice = how_it_goes_on(trainer)
+                STOPS.notice = resume_hint(trainer)
 
 
-def how_it_goes_on(trainer: Trainer) -> str:
-    """How far a run came and the command that goes on with it; nothing where there is nothing to go on from."""
+def resume_hint(trainer: Trainer) -> str:
+    """How far a run is and the command that resumes it; empty if there is nothing to resume."""
     folder = find_run_folder(trainer)
     if not (folder / CONFIG_FILE).exists():
         return ""
@@ -102,7 +90,7 @@ def how_it_goes_on(trainer: Trainer) -> str:
         known = getattr(getattr(trainer, "datamodule", None), "indices", None)
         of_all = "" if known is None else f" of {len(known)}"
         done = f"{len(read_journals(folder).done)}{of_all} images are done and kept"
-        more = [] if may_resume(trainer) else ["--run.resume", "true"]
+        more = [] if find_run(trainer).resume else ["--run.resume", "true"]
     environment = getattr(trainer.strategy, "cluster_environment", None)
     if trainer.world_size > 1 and not isinstance(environment, LightningEnvironment):
         return f"{done}; to go on, give the same command with {shlex.join([*words[4:], *more])}"
@@ -110,7 +98,7 @@ def how_it_goes_on(trainer: Trainer) -> str:
 
 
 def _checkpoint(trainer: Trainer) -> Path | None:
-    """The last whole checkpoint of a fit."""
+    """The last complete checkpoint of a fit."""
     for callback in trainer.checkpoint_callbacks:
         for name in ("last_model_path", "best_model_path"):
             path = getattr(callback, name, "")
@@ -120,7 +108,7 @@ def _checkpoint(trainer: Trainer) -> Path | None:
 
 
 def _end_children(trainer: Trainer, number: int) -> None:
-    """Pass a signal on to the processes of other devices, where Lightning started them, and wait for their end."""
+    """Send a signal to the processes that Lightning started for other devices, and wait for their end."""
     launcher: Any = trainer.strategy.launcher
     children = list(getattr(launcher, "procs", ()))
     if not all(isinstance(child, subprocess.Popen) for child in children):  # spawned or forked: they end with this one

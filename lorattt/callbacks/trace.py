@@ -3,7 +3,7 @@
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerAction, ProfilerActivity, profile
 
 from lorattt.callbacks.base import RunObserver
 from lorattt.callbacks.journal import saving
@@ -21,44 +21,47 @@ class TraceWriter(RunObserver):
     these batches down.
     """
 
+    # Lightning's PyTorchProfiler chooses its folder before the run's folder is known.
+
     def __init__(self) -> None:
-        self._profile: Any = None
-        self._seen = 0
-        self._trainer: Trainer | None = None
+        self._profile: profile | None = None
 
-    def started(self, trainer: Trainer, module: Any) -> None:
+    def on_run_start(self, trainer: Trainer, module: Any) -> None:
         """Begin to record."""
-        self._seen, self._trainer = 0, trainer
-        if trainer.is_global_zero:
-            cuda = [ProfilerActivity.CUDA] if trainer.strategy.root_device.type == "cuda" else []
-            self._profile = profile(activities=[ProfilerActivity.CPU, *cuda])
-            self._profile.start()
+        if not trainer.is_global_zero:
+            return
+        folder, device = find_run_folder(trainer), trainer.strategy.root_device.type
 
-    def took(self, outputs: Any) -> None:
-        """Count the batch; after the last one that is recorded, write."""
-        self._seen += 1
-        if self._seen == _BATCHES:
-            self._write()
+        def write(recorded: profile) -> None:
+            with saving(folder / TRACE_FILE, folder):
+                recorded.export_chrome_trace(str(folder / TRACE_FILE))
+                table = recorded.key_averages().table(sort_by=f"self_{device}_time_total", row_limit=_ROWS)
+                (folder / TABLE_FILE).write_text(table, encoding="utf-8")
+            print(f"\nthe first batches are traced in {folder / TRACE_FILE} and {TABLE_FILE}")
 
-    def ended(self, trainer: Trainer, module: Any) -> None:
-        """Write what a shorter run gave."""
-        self._write()
+        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
+        self._profile = profile(activities=activities, schedule=_schedule, on_trace_ready=write)
+        self._profile.start()
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Stop recording."""
+    def on_batch_end(self, outputs: Any) -> None:
+        """After the last batch that is recorded, the profiler writes."""
+        if self._profile is not None:
+            self._profile.step()
+
+    def on_run_end(self, trainer: Trainer, module: Any) -> None:
+        """Write the trace of a run that was shorter."""
         if self._profile is not None:
             self._profile.stop()
             self._profile = None
 
-    def _write(self) -> None:
-        if self._profile is None or self._trainer is None:
-            return
-        recorded, self._profile = self._profile, None
-        recorded.stop()
-        folder = find_run_folder(self._trainer)
-        device = self._trainer.strategy.root_device.type
-        with saving(folder / TRACE_FILE, folder):
-            recorded.export_chrome_trace(str(folder / TRACE_FILE))
-            table = recorded.key_averages().table(sort_by=f"self_{device}_time_total", row_limit=_ROWS)
-            (folder / TABLE_FILE).write_text(table, encoding="utf-8")
-        print(f"\nthe first {self._seen} batches are traced in {folder / TRACE_FILE} and {TABLE_FILE}")
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Stop recording, and write nothing."""
+        if self._profile is not None:
+            self._profile.on_trace_ready = None
+            self.on_run_end(trainer, pl_module)
+
+
+def _schedule(batch: int) -> ProfilerAction:
+    if batch < _BATCHES - 1:
+        return ProfilerAction.RECORD
+    return ProfilerAction.RECORD_AND_SAVE if batch == _BATCHES - 1 else ProfilerAction.NONE

@@ -1,4 +1,4 @@
-"""What a training of a prompt leaves in its run's folder."""
+"""Callbacks of prompt training: the prompt's file and the checkpoint."""
 
 from typing import Any
 

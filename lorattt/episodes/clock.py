@@ -38,7 +38,7 @@ class _DeviceMark:
         return float(earlier.event.elapsed_time(self.event)) / 1000
 
 
-class StageClock:
+class StageTimer:
     """Adds up the time between marks, for the stage that is under way; a stage within another interrupts it.
 
     On a CUDA device the marks are events in its queue, so the times are those of the device and measuring them holds

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lorattt.clip.load import ClipSpec, load_clip
 from lorattt.clip.templates import TemplateSet, check_templates
-from lorattt.episodes.clock import StageClock
+from lorattt.episodes.clock import StageTimer
 from lorattt.errors import UserError, quoted
 from lorattt.methods.batch import Answer, Answers, EpisodeBatch, EpisodeOutput, EpisodeSource, Parts, about
 from lorattt.methods.metrics import EpisodeMetrics
@@ -101,7 +101,7 @@ class Method(LightningModule):
         self.check_options()
         self.clip = load_clip(clip)
         self.metrics = EpisodeMetrics()
-        self.clock = StageClock()
+        self.clock = StageTimer()
         self.parts = Parts()
         self.register_buffer("text", torch.empty(0), persistent=False)
         self.template: str | None = None
@@ -300,7 +300,7 @@ class Method(LightningModule):
         self._prepare()
 
     def _begin(self) -> None:
-        self.clock, self.parts = StageClock(self.device), Parts()
+        self.clock, self.parts = StageTimer(self.device), Parts()
         with self.clock.stage("text"):
             self._prepare()
 

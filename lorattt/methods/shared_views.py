@@ -10,7 +10,7 @@ from torch import Tensor
 from lorattt.clip.frozen import Scratch
 from lorattt.clip.model import Clip
 from lorattt.clip.vision import VisionTower
-from lorattt.episodes.clock import StageClock
+from lorattt.episodes.clock import StageTimer
 from lorattt.rng import episode_keys
 
 
@@ -53,10 +53,10 @@ class SharedViews:
         *,
         trunks: Iterable[int] = (),
         chunk: int | None = None,
-        clock: StageClock | None = None,
+        clock: StageTimer | None = None,
     ) -> None:
         self.clip, self.views, self.index, self.seed, self.chunk = clip, views, index, seed, chunk
-        self._clock = clock or StageClock()
+        self._clock = clock or StageTimer()
         self._wanted = set(trunks)
         self._pixels: Tensor | None = None
         self._trunks: dict[int, Tensor] = {}

@@ -9,9 +9,10 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
+from filelock import lock_descriptor
 
 from lorattt.errors import UserError, shortened
 from lorattt.sweep.check import check
@@ -218,23 +219,13 @@ def _locked(folder: Path) -> Iterator[tuple[int, ...]]:
     except OSError as error:
         raise UserError(f"out {folder}: cannot be made ({error.strerror}): name another one") from None
     with file:
-        yield (file.fileno(),) if _lock(file) else ()
-
-
-def _lock(file: IO[str]) -> bool:
-    """Whether the file is locked now; false where nothing can be locked."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        folder = Path(file.name).parent
-        raise UserError(f"{folder}: another sweep, or a run that it left, is at work there: wait or end it") from None
-    except OSError:  # a file system without locks
-        return False
-    return True
+        try:
+            if not lock_descriptor(file.fileno(), blocking=False):
+                raise UserError(f"{folder}: another sweep, or a run that it left, is at work there: wait or end it")
+            locked = True
+        except OSError:  # a file system without locks
+            locked = False
+        yield (file.fileno(),) if locked and os.name != "nt" else ()  # Windows passes no descriptors on
 
 
 def _pair(text: str) -> tuple[str, Any]:

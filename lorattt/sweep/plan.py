@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lorattt.errors import UserError
-from lorattt.settings import decides
+from lorattt.settings import affects_results
 from lorattt.sweep.entries import Entry, hint
 from lorattt.sweep.spec import Sweep
 
@@ -207,7 +207,7 @@ def _counts(command: str, key: str) -> bool:
     """Whether what a run gives may depend on a key."""
     if command == FIT:
         return not any(f"{key}.".startswith(f"{each}.") for each in _NOT_OF_FIT)
-    return decides(key.split("."))
+    return affects_results(key.split("."))
 
 
 def _flat(given: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

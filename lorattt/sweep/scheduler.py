@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lorattt.errors import UserError
-from lorattt.show import clock, speed
+from lorattt.show import format_duration, speed
 from lorattt.sweep.folders import Result, State, note, prepare, results_of
 from lorattt.sweep.plan import FIT, Run
 from lorattt.sweep.processes import Process, Slot, command_of, end
@@ -185,7 +185,7 @@ class Scheduler:
         if outcome.state == "failed":
             self._say(f"failed {outcome.run.name}: {outcome.reason}")
         else:
-            parts = [*filter(None, (measured(results),)), clock(outcome.seconds)]
+            parts = [*filter(None, (measured(results),)), format_duration(outcome.seconds)]
             self._say(f"done   {outcome.run.name}: {', '.join(parts)}")
         self._after_each()
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lorattt.episodes import clock as module
-from lorattt.episodes.clock import StageClock
+from lorattt.episodes.clock import StageTimer
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def ticking(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_a_stage_within_another_interrupts_it(ticking: list[float]) -> None:
-    clock = StageClock()
+    clock = StageTimer()
     with clock.stage("adapt"):
         ticking[0] += 1
         with clock.stage("encode"):
@@ -33,7 +33,7 @@ def test_a_stage_within_another_interrupts_it(ticking: list[float]) -> None:
 
 
 def test_a_stage_that_fails_is_counted_and_left(ticking: list[float]) -> None:
-    clock = StageClock()
+    clock = StageTimer()
     with pytest.raises(RuntimeError, match="broken"), clock.stage("adapt"):
         ticking[0] += 5
         raise RuntimeError("broken")
@@ -61,7 +61,7 @@ def test_times_of_a_device_are_read_late(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(module, "_DeviceMark", Counted)
     monkeypatch.setattr(module, "_PENDING", 8)
-    clock = StageClock()
+    clock = StageTimer()
     clock._device = torch.device("cuda")  # as on a machine that has one
     for number in range(100):
         with clock.stage("encode"):

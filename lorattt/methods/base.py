@@ -307,29 +307,26 @@ class Method(LightningModule):
             self.text, self._text_of, self._learnable = other.text, other._text_of, other._learnable
         self._encode_classes()
 
-    def _begin(self) -> None:
+    def on_test_start(self) -> None:
+        """Encode the class texts."""
         self.clock, self.parts = StageClock(self.device), MicroBatcher()
         with self.clock.stage("text"):
             self._encode_classes()
 
-    def on_test_start(self) -> None:
-        """Encode the class texts."""
-        self._begin()
-
-    def on_validation_start(self) -> None:
-        """Encode the class texts."""
-        self._begin()
-
-    def on_predict_start(self) -> None:
-        """Encode the class texts."""
-        self._begin()
+    on_validation_start = on_predict_start = on_test_start
 
     def answers(self, batch: EpisodeBatch) -> Predictions:
         """Predictions for at least one episode, by method name."""
         before, after, fallback = self.classify_views(batch)
         return {"": {"before": before.detach(), "after": after.detach(), "fallback": fallback}}
 
-    def _step(self, batch: EpisodeBatch) -> EpisodeOutput:
+    def empty_prediction(self) -> Prediction:
+        """The prediction for a batch without images."""
+        none = torch.zeros(0, self.text.shape[0], device=self.device)
+        return {"before": none, "after": none, "fallback": torch.zeros(0, dtype=torch.bool, device=self.device)}
+
+    def test_step(self, batch: EpisodeBatch, batch_idx: int) -> EpisodeOutput:
+        """Classify one batch of episodes, labelled or not."""
         if len(batch["index"]):
             with self.clock.stage("adapt"):
                 answer = self.parts.classify(batch, self.answers)[""]
@@ -338,19 +335,4 @@ class Method(LightningModule):
         self.metrics.update(answer["before"], answer["after"], batch["label"])
         return {**batch_metadata(batch), **answer}
 
-    def empty_prediction(self) -> Prediction:
-        """The prediction for a batch without images."""
-        none = torch.zeros(0, self.text.shape[0], device=self.device)
-        return {"before": none, "after": none, "fallback": torch.zeros(0, dtype=torch.bool, device=self.device)}
-
-    def test_step(self, batch: EpisodeBatch, batch_idx: int) -> EpisodeOutput:
-        """Classify one batch of episodes."""
-        return self._step(batch)
-
-    def validation_step(self, batch: EpisodeBatch, batch_idx: int) -> EpisodeOutput:
-        """Classify one batch of episodes."""
-        return self._step(batch)
-
-    def predict_step(self, batch: EpisodeBatch, batch_idx: int) -> EpisodeOutput:
-        """Classify one batch of episodes, labelled or not."""
-        return self._step(batch)
+    validation_step = predict_step = test_step

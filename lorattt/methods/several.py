@@ -116,7 +116,8 @@ class Several(Method):
         """Predictions for at least one episode, by method name."""
         return self.classify_each(self.share(batch))
 
-    def _step(self, batch: EpisodeBatch) -> SeveralOutput:
+    def test_step(self, batch: EpisodeBatch, batch_idx: int) -> SeveralOutput:
+        """Classify one batch of episodes with each method."""
         if len(batch["index"]):
             with self.clock.stage("adapt"):
                 answers = self.parts.classify(batch, self.answers)
@@ -125,6 +126,8 @@ class Several(Method):
         for name, member in self._methods():
             member.metrics.update(answers[name]["before"], answers[name]["after"], batch["label"])
         return {**batch_metadata(batch), **next(iter(answers.values())), "methods": answers}
+
+    validation_step = predict_step = test_step
 
 
 def members_options(methods: Sequence[str], options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

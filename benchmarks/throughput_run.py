@@ -22,7 +22,7 @@ from lorattt.callbacks.stages import StageTimes
 from lorattt.data.datamodule import EpisodeData
 from lorattt.data.source import ImageSource
 from lorattt.methods.base import Method
-from lorattt.methods.batch import Parts
+from lorattt.methods.batch import MicroBatcher
 from lorattt.ranking import NO_CLASS
 
 
@@ -61,7 +61,7 @@ def end_to_end(method: Method, source: ImageSource, settings: Settings, folder: 
         What ``results.json`` says of speed and stages, the pace of the later batches, and predictions.
     """
     device, pace = settings.device, Pace()
-    method.parts = Parts()
+    method.parts = MicroBatcher()
     data = EpisodeData(
         source, batch_size=settings.batch_size, workers=settings.workers, limit=None, on_bad_image="error"
     )

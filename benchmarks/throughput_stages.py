@@ -19,7 +19,7 @@ from lorattt.data.loader import EpisodeLoader
 from lorattt.data.source import EpisodeDataset, ImageSource, Transform
 from lorattt.episodes.clock import StageTimer
 from lorattt.methods.base import Method
-from lorattt.methods.batch import EpisodeBatch, Parts
+from lorattt.methods.batch import EpisodeBatch, MicroBatcher
 from lorattt.methods.shared_views import views_at_once
 from lorattt.views.device import DeviceViews
 
@@ -162,7 +162,7 @@ def classify_times(
         plain: Time a plain forward of the same views through the model's own image tower as well, in turn.
     """
     images = len(batch["index"])
-    method.parts = Parts()
+    method.parts = MicroBatcher()
 
     def ours() -> None:
         method.clock = StageTimer(device)

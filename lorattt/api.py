@@ -18,7 +18,7 @@ from lorattt.data.loose import unlabelled_class_names
 from lorattt.data.source import EpisodeDataset
 from lorattt.errors import UserError, quoted
 from lorattt.methods.base import Method
-from lorattt.methods.batch import EpisodeBatch, Parts, no_memory
+from lorattt.methods.batch import EpisodeBatch, MicroBatcher, no_memory
 from lorattt.methods.registry import METHODS, build_method, convert
 from lorattt.methods.several import Several
 from lorattt.torch_state import known_state
@@ -123,7 +123,7 @@ def classify(
 def _results(
     source: GivenImages, method: Method, names: list[str], top_k: int, size: int, workers: int
 ) -> Iterator[tuple[int, Classification]]:
-    make, parts = method.make_views(), Parts()
+    make, parts = method.make_views(), MicroBatcher()
     on_device = method.makes_views_on(method.device)
     dataset = EpisodeDataset(
         source, list(range(len(source))), None if on_device else make, DeviceViews(make).plan if on_device else None

@@ -13,7 +13,15 @@ from lorattt.clip.load import ClipSpec, load_clip
 from lorattt.clip.templates import TemplateSet, check_templates
 from lorattt.episodes.clock import StageTimer
 from lorattt.errors import UserError, quoted
-from lorattt.methods.batch import Answer, Answers, EpisodeBatch, EpisodeOutput, EpisodeSource, Parts, about
+from lorattt.methods.batch import (
+    EpisodeBatch,
+    EpisodeOutput,
+    EpisodeSource,
+    MicroBatcher,
+    Prediction,
+    Predictions,
+    batch_metadata,
+)
 from lorattt.methods.metrics import EpisodeMetrics
 from lorattt.methods.shared_views import SharedViews
 from lorattt.positions import are_codes, check_order, pairs
@@ -30,7 +38,7 @@ Templates: TypeAlias = TemplateSet | Literal["dataset"] | list[str] | str
 def agree_on_classes(own: Sequence[str] | None, known: Sequence[str]) -> list[str]:
     """The class names of a run: the model's own, else those that the data knows.
 
-    Names that the model has for the data's classes are told with these, as nothing but their order joins them.
+    Where the model's own names differ from the data's, a warning lists the pairs: only their order matches them.
 
     Raises:
         UserError: If both are known and differ in number or order, or one of the model's own is blank.
@@ -51,8 +59,8 @@ def agree_on_classes(own: Sequence[str] | None, known: Sequence[str]) -> list[st
         )
     if known:
         check_order("model.class_names", known, own, "give the names in that order, or leave it null")
-        if told := pairs(known, own):
-            rank_zero_warn(f"model.class_names go to the data's classes one by one: {told}")
+        if differing := pairs(known, own):
+            rank_zero_warn(f"model.class_names go to the data's classes one by one: {differing}")
     return list(own)
 
 
@@ -64,7 +72,7 @@ def _first_of_name(names: Sequence[str]) -> Tensor | None:
 
 
 class Method(LightningModule):
-    """A way to classify the images of a batch, each from its own views; subclasses say which in :meth:`classify`.
+    """Base class: classifies each image of a batch from its own views. Subclasses implement :meth:`classify`.
 
     Args:
         clip: Which CLIP to use; any image tower.
@@ -102,7 +110,7 @@ class Method(LightningModule):
         self.clip = load_clip(clip)
         self.metrics = EpisodeMetrics()
         self.clock = StageTimer()
-        self.parts = Parts()
+        self.parts = MicroBatcher()
         self.register_buffer("text", torch.empty(0), persistent=False)
         self.template: str | None = None
         self._text_of: tuple[list[str], str | list[str] | PromptSpec] | None = None
@@ -124,12 +132,12 @@ class Method(LightningModule):
 
     @property
     def trunk(self) -> int | None:
-        """The first block it adapts, whose inputs it asks of :meth:`SharedViews.encoded`; None for no block."""
+        """The first block that it adapts, for :meth:`SharedViews.encoded`; None if it adapts none."""
         return None
 
     @property
     def view_chunk(self) -> int | None:
-        """Views encoded at a time, where the method has a say in it."""
+        """Views encoded at a time; None for the default."""
         return None
 
     @property
@@ -139,7 +147,7 @@ class Method(LightningModule):
 
     @property
     def takes_gradients(self) -> bool:
-        """Whether this very method, with its options, takes gradients at test time."""
+        """Whether the method, with its options, takes gradients at test time."""
         return self.needs_gradient
 
     def kept(self, views: SharedViews) -> Tensor | None:
@@ -150,7 +158,7 @@ class Method(LightningModule):
         """Classify E images, at least one, from their views.
 
         Args:
-            views: What is known of them; what is asked of it is computed once for all methods.
+            views: Their views, encoded on first use and cached across methods.
 
         Returns:
             Logits before and after adaptation, ``(E, K)`` float32, and ``(E,)`` bool, true where adaptation was
@@ -159,15 +167,15 @@ class Method(LightningModule):
         raise NotImplementedError
 
     def classify_views(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """What :meth:`classify` gives for the views of a batch of at least one episode."""
+        """Classify a batch of at least one episode."""
         return self.evened(*self.classify(self.share(batch)))
 
     def evened(self, before: Tensor, after: Tensor, fallback: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """An answer of :meth:`classify` in which no class has a larger logit than the first class of its name.
+        """The result of :meth:`classify`, with no class above the first class of the same name.
 
-        The texts of such classes are the same, but the sums of their logits may differ in the last bit, and do so in
-        a batch of one image: which of the classes is predicted would then depend on the batch. Classes with contexts
-        of their own have different texts and keep their logits.
+        Classes of one name have the same text, but their logits may differ in the last bit, and do so in a batch of
+        one image: the predicted class would then depend on the batch. Classes with contexts of their own have
+        different texts and keep their logits.
         """
         if self._first_of_name is None or (self._learnable is not None and self._learnable[0].class_specific):
             return before, after, fallback
@@ -175,7 +183,7 @@ class Method(LightningModule):
         return before.minimum(before[:, first]), after.minimum(after[:, first]), fallback
 
     def share(self, batch: EpisodeBatch) -> SharedViews:
-        """The views of a batch, as :meth:`classify` takes them."""
+        """The views of a batch, for :meth:`classify`."""
         trunks = set() if self.trunk is None else {self.trunk}
         return self.shared_views(batch, trunks, self.view_chunk)
 
@@ -225,16 +233,16 @@ class Method(LightningModule):
         self.check_texts()
 
     def make_views(self) -> Views:
-        """What makes the views of an image as this method wants them, for loader workers."""
+        """The callable that makes an image's views for this method, in loader workers."""
         return Views(self.views, self.clip.image_size, self.seed, self.clip.plain_view)
 
     def makes_views_on(self, device: torch.device) -> bool:
-        """Whether the method on that device makes views itself, of images that arrive as they were decoded."""
+        """Whether the method makes the views itself, on that device, from decoded images."""
         place = self.views.place
         return place == "device" or (place == "auto" and device.type == "cuda")
 
     def use_classes(self, names: Sequence[str]) -> None:
-        """Take these class names and encode them, where the model now is: for use without a Trainer.
+        """Set the class names and encode them on the model's device, for use without a Trainer.
 
         Args:
             names: K names, in label order; K columns of logits are theirs.
@@ -243,7 +251,7 @@ class Method(LightningModule):
             UserError: If there is no name.
         """
         self.class_names = list(names)
-        self._prepare()
+        self._encode_classes()
 
     def _templates(self) -> str | list[str]:
         """The templates, with the dataset's own in place of its name."""
@@ -254,7 +262,7 @@ class Method(LightningModule):
         return [self.template]
 
     def check_texts(self) -> None:
-        """Refuse what no class texts can be made of, before anything is encoded.
+        """Validate the templates or the prompt, before anything is encoded.
 
         Raises:
             UserError: If the dataset's own prompt is asked for and it has none, or a prompt does not fit the model
@@ -263,27 +271,27 @@ class Method(LightningModule):
         if self.prompt is None:
             self._templates()
         else:
-            self._join(self.prompt)
+            self._build_prompts(self.prompt)
 
     def learnable(self) -> tuple[ClassPrompts, Tensor]:
         """The class names and the context of the method's prompt, ``(M, d)`` or ``(K, M, d)`` float32."""
         assert self._learnable is not None, "the class list is encoded first"
         return self._learnable
 
-    def _join(self, spec: PromptSpec) -> tuple[ClassPrompts, Tensor]:
+    def _build_prompts(self, spec: PromptSpec) -> tuple[ClassPrompts, Tensor]:
         names = list(self.class_names or ())
         prompt = build_prompt(spec, self.clip, names, self.seed)
         specific = prompt.class_specific
         prompts = ClassPrompts(self.clip, names, prompt.position, prompt.tokens, class_specific=specific)
         return prompts, prompt.context.to(self.clip.text_tower.device)
 
-    def _prepare(self) -> None:
-        """Encode the class list, once per list, where the model now is."""
+    def _encode_classes(self) -> None:
+        """Encode the class names on the model's device, once per list."""
         names = list(self.class_names or ())
         source = self._templates() if self.prompt is None else self.prompt
         if (names, source) != self._text_of:
             if isinstance(source, PromptSpec):
-                self._learnable = prompts, context = self._join(source)
+                self._learnable = prompts, context = self._build_prompts(source)
                 with torch.no_grad():
                     self.text = prompts.features(context)
             else:
@@ -292,57 +300,39 @@ class Method(LightningModule):
         self._first_of_name = _first_of_name(names)
         self.metrics.reset()
 
-    def take_text(self, other: "Method") -> None:
-        """Take the class names of another method of the same model, and what it made of them; start counting."""
+    def copy_class_texts(self, other: "Method") -> None:
+        """Copy the class names and encoded texts of another method of the same model; reset the metrics."""
         self.class_names, self.template = other.class_names, other.template
         if (self.templates, self.prompt) == (other.templates, other.prompt):
             self.text, self._text_of, self._learnable = other.text, other._text_of, other._learnable
-        self._prepare()
-
-    def _begin(self) -> None:
-        self.clock, self.parts = StageTimer(self.device), Parts()
-        with self.clock.stage("text"):
-            self._prepare()
+        self._encode_classes()
 
     def on_test_start(self) -> None:
         """Encode the class texts."""
-        self._begin()
+        self.clock, self.parts = StageTimer(self.device), MicroBatcher()
+        with self.clock.stage("text"):
+            self._encode_classes()
 
-    def on_validation_start(self) -> None:
-        """Encode the class texts."""
-        self._begin()
+    on_validation_start = on_predict_start = on_test_start
 
-    def on_predict_start(self) -> None:
-        """Encode the class texts."""
-        self._begin()
-
-    def answers(self, batch: EpisodeBatch) -> Answers:
-        """What the method says of at least one episode."""
+    def answers(self, batch: EpisodeBatch) -> Predictions:
+        """Predictions for at least one episode, by method name."""
         before, after, fallback = self.classify_views(batch)
         return {"": {"before": before.detach(), "after": after.detach(), "fallback": fallback}}
 
-    def _step(self, batch: EpisodeBatch) -> EpisodeOutput:
-        if len(batch["index"]):
-            with self.clock.stage("adapt"):
-                answer = self.parts.classify(batch, self.answers)[""]
-        else:
-            answer = self.no_answer()
-        self.metrics.update(answer["before"], answer["after"], batch["label"])
-        return {**about(batch), **answer}
-
-    def no_answer(self) -> Answer:
-        """The answer to no image."""
+    def empty_prediction(self) -> Prediction:
+        """The prediction for a batch without images."""
         none = torch.zeros(0, self.text.shape[0], device=self.device)
         return {"before": none, "after": none, "fallback": torch.zeros(0, dtype=torch.bool, device=self.device)}
 
     def test_step(self, batch: EpisodeBatch, batch_idx: int) -> EpisodeOutput:
-        """Classify one batch of episodes."""
-        return self._step(batch)
-
-    def validation_step(self, batch: EpisodeBatch, batch_idx: int) -> EpisodeOutput:
-        """Classify one batch of episodes."""
-        return self._step(batch)
-
-    def predict_step(self, batch: EpisodeBatch, batch_idx: int) -> EpisodeOutput:
         """Classify one batch of episodes, labelled or not."""
-        return self._step(batch)
+        if len(batch["index"]):
+            with self.clock.stage("adapt"):
+                answer = self.parts.classify(batch, self.answers)[""]
+        else:
+            answer = self.empty_prediction()
+        self.metrics.update(answer["before"], answer["after"], batch["label"])
+        return {**batch_metadata(batch), **answer}
+
+    validation_step = predict_step = test_step

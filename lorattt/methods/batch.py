@@ -1,4 +1,4 @@
-"""What the data gives to a method and what a method gives to the callbacks; batches in parts that fit the memory."""
+"""Batch and output types; splitting a batch into parts that fit the device's memory."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeAlias, TypedDict
@@ -14,7 +14,7 @@ _SHARE = 0.8
 
 
 class EpisodeNumbers(TypedDict):
-    """Which images a batch or a step's output is about.
+    """The images of a batch or of a step's output.
 
     Attributes:
         index: ``(E,)`` int64, dataset-wide.
@@ -30,7 +30,7 @@ class EpisodeNumbers(TypedDict):
 
 
 class EpisodeBatch(EpisodeNumbers, total=False):
-    """A batch of E episodes, with their views or with what these are made of.
+    """A batch of E episodes: their views, or the images and plans to make them from.
 
     Attributes:
         views: ``(E, V, 3, S, S)`` uint8; view 0 is the plain one.
@@ -43,8 +43,8 @@ class EpisodeBatch(EpisodeNumbers, total=False):
     plan: ViewPlan
 
 
-class Answer(TypedDict):
-    """What a method says of E images; tensors are detached.
+class Prediction(TypedDict):
+    """A method's predictions for E images; tensors are detached.
 
     Attributes:
         before: ``(E, K)`` float32 logits of the same model and text without adaptation.
@@ -57,33 +57,33 @@ class Answer(TypedDict):
     fallback: Tensor
 
 
-class EpisodeOutput(EpisodeNumbers, Answer):
-    """What a step gives to the callbacks: the answer, and to which images."""
+class EpisodeOutput(EpisodeNumbers, Prediction):
+    """The output of a step, for the callbacks: the prediction and its images."""
 
 
 class EpisodeSource(Protocol):
-    """What a method asks of the data: its class names; and it tells the data how to make views, or to plan them."""
+    """What a method reads from a datamodule (class names) and sets on it (how views are made or planned)."""
 
     class_names: list[str]
     transform: Views | None
     planner: Callable[[int, int, int], ViewPlan] | None
 
 
-def about(batch: EpisodeBatch) -> EpisodeNumbers:
-    """Which images a batch is about, for the step's output."""
+def batch_metadata(batch: EpisodeBatch) -> EpisodeNumbers:
+    """The images of a batch, for the step's output."""
     return {"index": batch["index"], "label": batch["label"], "path": batch["path"], "skipped": batch["skipped"]}
 
 
-Answers: TypeAlias = Mapping[str, Answer]
-"""Answers by the names of methods; a method alone has the empty name."""
+Predictions: TypeAlias = Mapping[str, Prediction]
+"""Predictions by method name; a method alone has the empty name."""
 
 
-class Parts:
+class MicroBatcher:
     """Classifies a batch in parts that fit the memory of the device.
 
     Episodes are independent, so parts change nothing but what is held at a time. On a CUDA device, the first part is
-    one episode, and each part tells how much an episode takes; a part that does not fit is halved, and only that part
-    is done again. On a CPU a batch is one part unless its allocator gives up.
+    one episode, and each part shows how much memory an episode takes; a part that does not fit is halved, and only
+    that part is done again. On a CPU a batch is one part unless its allocator gives up.
 
     Attributes:
         limit: The most episodes of a part; None for the whole batch.
@@ -94,8 +94,8 @@ class Parts:
         self.limit: int | None = None
         self.halved = 0
 
-    def classify(self, batch: EpisodeBatch, answers: Callable[[EpisodeBatch], Answers]) -> Answers:
-        """The answers to all episodes of a batch of at least one.
+    def classify(self, batch: EpisodeBatch, answers: Callable[[EpisodeBatch], Predictions]) -> Predictions:
+        """Classify all episodes of a batch of at least one.
 
         Args:
             batch: The batch.
@@ -107,7 +107,7 @@ class Parts:
         device, total, done = batch["index"].device, len(batch["index"]), 0
         if self.limit is None and device.type == "cuda":
             self.limit = 1
-        found: list[Answers] = []
+        found: list[Predictions] = []
         while done < total:
             size = min(self.limit or total, total - done)
             used = _allocated(device)
@@ -122,10 +122,10 @@ class Parts:
             done += size
             if device.type == "cuda" and not self.halved:
                 self.limit = max(self.limit or 1, _fitting(device, used, size))
-        return found[0] if len(found) == 1 else _join(found)
+        return found[0] if len(found) == 1 else _concatenate(found)
 
-    def _try(self, part: EpisodeBatch, answers: Callable[[EpisodeBatch], Answers]) -> Answers | None:
-        """The answers, or None if there was no memory for them."""
+    def _try(self, part: EpisodeBatch, answers: Callable[[EpisodeBatch], Predictions]) -> Predictions | None:
+        """The predictions, or None if memory did not suffice."""
         try:
             return answers(part)
         except RuntimeError as error:  # which torch.OutOfMemoryError is
@@ -152,7 +152,7 @@ def part_of(batch: EpisodeBatch, first: int, end: int) -> EpisodeBatch:
     return part
 
 
-def _join(found: list[Answers]) -> Answers:
+def _concatenate(found: list[Predictions]) -> Predictions:
     return {
         name: {
             "before": torch.cat([answers[name]["before"] for answers in found]),

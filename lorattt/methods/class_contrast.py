@@ -31,7 +31,7 @@ class ContrastiveTask:
     temperature: float
 
     def __post_init__(self) -> None:
-        """Refuse what there is nothing to tell apart in."""
+        """Require at least two classes."""
         check_temperature(self.temperature)
         if self.views.count < 2:
             raise UserError(
@@ -78,10 +78,6 @@ def choose_classes(present: Tensor, count: int, seed: int, step: int) -> Tensor:
 
 
 def check_temperature(temperature: float) -> None:
-    """Refuse a temperature that nothing can be divided by.
-
-    Raises:
-        UserError: If it is not a finite number above 0.
-    """
+    """Validate that the temperature is positive and finite."""
     if not 0 < temperature < float("inf"):
         raise UserError(f"model.temperature {temperature}: must be a finite number above 0")

@@ -51,7 +51,7 @@ class CoTraining:
 
     @property
     def needs_images(self) -> bool:
-        """Whether a step asks for image features."""
+        """Whether a step needs image features."""
         return bool(self.weights.ce) or self.matching is not None
 
     def learned(self, context: Tensor) -> list[Tensor]:

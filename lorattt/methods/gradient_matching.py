@@ -17,7 +17,7 @@ from lorattt.errors import UserError
 from lorattt.losses.matching import gradient_cosine, matching_direction, matching_loss
 
 Derivative = Literal["exact", "finite"]
-MEND = "use model.derivative finite, which needs none, or model.matching_weight 0"
+FIX = "use model.derivative finite, which needs none, or model.matching_weight 0"
 
 _WRONG = 0.2  # relative; rounding in float32 makes about a thousandth
 
@@ -111,9 +111,9 @@ class GradientMatching(nn.Module):
 
 
 def check_second_derivatives(loss: Callable[[Tensor], Tensor], point: Tensor) -> None:
-    """Refuse, before training, a model whose gradients have no gradient, or a wrong one.
+    """Reject, before training, a model without second derivatives, or with wrong ones.
 
-    Some fused kernels say so; of others autograd just leaves a part out, which finite differences show.
+    Some fused kernels raise; others drop a part of the gradient in silence, which finite differences reveal.
 
     Args:
         loss: A smooth loss, as small as possible.
@@ -128,7 +128,7 @@ def check_second_derivatives(loss: Callable[[Tensor], Tensor], point: Tensor) ->
         (exact,) = exact_product(gradient, gradient, [start])
     except RuntimeError as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
-        raise UserError(f"gradient matching: the text tower has no second derivatives ({reason}): {MEND}") from error
+        raise UserError(f"gradient matching: the text tower has no second derivatives ({reason}): {FIX}") from error
 
     def gradients(value: Tensor) -> Sequence[Tensor]:
         value = value.requires_grad_()
@@ -136,7 +136,7 @@ def check_second_derivatives(loss: Callable[[Tensor], Tensor], point: Tensor) ->
 
     (finite,) = finite_product(gradients, start.detach(), gradient.detach())
     if not torch.linalg.vector_norm(exact - finite) <= _WRONG * torch.linalg.vector_norm(finite):
-        raise UserError(f"gradient matching: second derivatives of the text tower are wrong, by its kernels: {MEND}")
+        raise UserError(f"gradient matching: second derivatives of the text tower are wrong, by its kernels: {FIX}")
 
 
 def exact_product(gradient: Tensor, direction: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:

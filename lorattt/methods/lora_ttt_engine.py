@@ -85,7 +85,7 @@ class LossSpec:
     selection: float = 0.1
 
     def __post_init__(self) -> None:
-        """Refuse weights that leave nothing to minimise."""
+        """Validate that the weights are finite and one is positive."""
         for key in ("mem", "reconstruction"):
             value = getattr(self, key)
             if not 0 <= value < float("inf"):
@@ -96,7 +96,7 @@ class LossSpec:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What adaptation made of E episodes.
+    """The result of adapting to E episodes.
 
     Attributes:
         before: ``(E, K)`` float32 logits of the plain view before adaptation.
@@ -172,9 +172,9 @@ class LoRATTTEngine:
             text: ``(K, D)`` float32 unit class features.
             logit_scale: Scalar factor on cosines.
             keys: ``(E,)`` int64 episode keys: they decide masks and dropout.
-            encoded: What :meth:`encode` made of ``pixels``, if it is there already.
+            encoded: The output of :meth:`encode` for ``pixels``, to compute it once for several methods.
             masks: Which patches to keep, instead of random ones.
-            scores: What views are ranked by, the lowest first; None for the entropy of their logits.
+            scores: Ranks views, lowest score first; None for the entropy of their logits.
             observer: Called at each step with losses and gradients.
 
         Raises:

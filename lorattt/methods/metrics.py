@@ -20,8 +20,8 @@ class EpisodeMetrics(Metric):
     to the sums can also be had alone (:meth:`scores`), written down, and summed later (:meth:`total`): the same
     numbers to the last digit, whatever the order and the number of devices and attempts.
 
-    Which class is predicted is :mod:`lorattt.ranking`'s matter, the bins are :mod:`lorattt.calibration`'s. An answer
-    that is not finite is wrong; calibration error and likelihood of images with such an answer among them are NaN.
+    :mod:`lorattt.ranking` defines the predicted class, :mod:`lorattt.calibration` the bins. A prediction that is not
+    finite counts as wrong; calibration error and likelihood of images with one among them are NaN.
     """
 
     full_state_update = False

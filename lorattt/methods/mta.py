@@ -48,7 +48,7 @@ class MTASpec:
     threshold: float = 1e-6
 
     def __post_init__(self) -> None:
-        """Refuse values without a mode."""
+        """Validate the ranges."""
         if not 0 < self.lambda_y < float("inf"):
             raise UserError(f"mta.lambda_y {self.lambda_y}: must be a finite number above 0")
         if not 0 <= self.lambda_q < float("inf"):

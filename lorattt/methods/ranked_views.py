@@ -1,4 +1,4 @@
-"""Methods that take some of the views: which ones, by confidence or by flatness."""
+"""Base class of methods that keep some of the views, ranked by confidence or by flatness."""
 
 from functools import partial
 from typing import Any
@@ -30,8 +30,8 @@ class RankedViews(Method):
         bank: ``(R, K, D)`` unit class features of the neighbours; empty for confidence.
 
     Raises:
-        UserError: If the rule is of another kind, flatness is described and not asked for, or the templates are
-            no words that could be moved.
+        UserError: If the rule is unknown, ``flatness`` is given without its rule, or the templates have no prompt
+            vectors to move.
     """
 
     bank: Tensor
@@ -75,14 +75,14 @@ class RankedViews(Method):
 
     @property
     def view_scores(self) -> ViewScores | None:
-        """What views are ranked by, the lowest first; None for the entropy of their logits."""
+        """Scores that rank views, lowest first; None for the entropy of their logits."""
         if self.rule == "confidence":
             return None
         scale, sharpness = self.clip.logit_scale, self.flatness.sharpness
         return partial(flatness_scores, bank=self.bank, logit_scale=scale, sharpness=sharpness)
 
     def check_texts(self) -> None:
-        """Refuse what no class texts, or no neighbours of them, can be made of.
+        """Validate the templates or the prompt, and that it has neighbours.
 
         Raises:
             UserError: As for :meth:`Method.check_texts`; or if flatness is asked of a text tower that takes no
@@ -90,14 +90,14 @@ class RankedViews(Method):
         """
         super().check_texts()
         if self.rule == "flatness" and self.prompt is None:
-            self._join(PromptSpec())
+            self._build_prompts(PromptSpec())
 
-    def _prepare(self) -> None:
-        """Encode the class list and the neighbours of its texts, once per list, where the model now is."""
-        super()._prepare()
+    def _encode_classes(self) -> None:
+        """Encode the class names and their neighbours on the model's device, once per list."""
+        super()._encode_classes()
         if self.rule == "flatness" and self._bank_of != self._text_of:
             # The words of ``single`` are a prompt's.
-            prompts, context = self._join(PromptSpec()) if self.prompt is None else self.learnable()
+            prompts, context = self._build_prompts(PromptSpec()) if self.prompt is None else self.learnable()
             spec = self.flatness
             self.bank = neighbour_features(
                 prompts, context, directions=spec.directions, radius=spec.radius, seed=self.seed

@@ -26,7 +26,7 @@ from lorattt.methods.zero_shot import ZeroShot
 METHODS: dict[str, type[Method]] = {
     kind.name: kind for kind in (ZeroShot, LoRATTT, TPT, CTPT, TLLA, SelfTPT, MTA, ZERO, MeanOfViews)
 }
-"""Methods that can be named: one answer to an image each."""
+"""Methods by name; each gives one prediction for an image."""
 
 _LONGEST = 100  # characters of a name that near ones are looked for
 _NEVER_OPTIONS = ("clip", "class_names", "seed")
@@ -59,11 +59,11 @@ def read_options(
     Args:
         name: A name in :data:`METHODS`.
         options: Its own arguments; a mapping for one that is a dataclass becomes that.
-        prefix: What stands before an option's name in messages.
+        prefix: Prefix of an option's name in messages.
         common: Arguments that are given otherwise; they are no options.
 
     Raises:
-        UserError: If the name or an option is unknown, or a value is of no use.
+        UserError: If the name or an option is unknown, or a value is invalid.
     """
     kind = find_method(name)
     hints = arguments_of(kind)
@@ -83,11 +83,11 @@ def build_method(name: str, options: Mapping[str, Any], *, prefix: str = "", **c
     Args:
         name: A name in :data:`METHODS`.
         options: Its own arguments; a mapping for one that is a dataclass becomes that.
-        prefix: What stands before an option's name in messages.
+        prefix: Prefix of an option's name in messages.
         common: Arguments that are given to every method that has them; they are no options.
 
     Raises:
-        UserError: If the name or an option is unknown, or a value is of no use.
+        UserError: If the name or an option is unknown, or a value is invalid.
     """
     own = read_options(name, options, prefix=prefix, common=common)
     kind = find_method(name)

@@ -47,7 +47,7 @@ _HALF_SCALE = 2.0**10
 
 @dataclass(frozen=True)
 class Stage2Report:
-    """What stage 2 did.
+    """The result of stage 2.
 
     Attributes:
         classes: Distinct class names that were contrasted.
@@ -158,7 +158,7 @@ class SelfTPT(Method):
         return not self.ensemble
 
     def check_texts(self) -> None:
-        """Refuse what no class texts can be made of, before anything is encoded.
+        """Validate the prompt and the class names, before anything is encoded.
 
         Raises:
             UserError: As for :meth:`Method.check_texts`; or if stage 2 has fewer than two names to tell apart.
@@ -173,12 +173,12 @@ class SelfTPT(Method):
                 "least two; give more names, or set model.stage2 to false"
             )
 
-    def _prepare(self) -> None:
-        """Encode the class list, and adapt the prompt to it, once per set of names, where the model now is."""
+    def _encode_classes(self) -> None:
+        """Encode the class names and adapt the prompt to them on the model's device, once per set of names."""
         names, places = distinct_names(self.clip, self.class_names or ())
         if names:  # of an empty list, the base speaks
             self._check_names(names)
-        super()._prepare()
+        super()._encode_classes()
         if names != self._distinct_of:
             # Tensors of inference mode, which the Trainer may be in, can have no graph.
             device = self.clip.text_tower.device.type

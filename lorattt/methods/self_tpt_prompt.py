@@ -1,4 +1,4 @@
-"""What stage 1 of Self-TPT leaves for stage 2: a context, a projection head, and how classes were contrasted."""
+"""What stage 2 of Self-TPT reads: a context, a projection head, and how stage 1 contrasted the classes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ TEMPERATURE = 0.07
 
 @dataclass(frozen=True, eq=False)
 class SourcePrompt:
-    """What stage 1 left.
+    """The result of stage 1.
 
     Attributes:
         views: The prompts of a class that are contrasted.
@@ -53,7 +53,7 @@ class SourcePrompt:
         Raises:
             UserError: If the context or the head does not fit the model, or a view has no context.
         """
-        clip.text_tower  # noqa: B018 - refuses a tower that takes no prompt
+        clip.text_tower  # noqa: B018 - rejects a tower that takes no prompt
         prompt = build_prompt(spec, clip, [], seed)
         if prompt.position != "end":
             raise UserError(
@@ -88,7 +88,7 @@ class SourcePrompt:
 def read_source_prompt(
     spec: PromptSpec, class_views: Sequence[ClassView] | None, temperature: float | None, *, contrasts: bool
 ) -> SourcePrompt:
-    """Read what a prompt's file says of the contrast; what is given overrides it.
+    """Read the settings of the contrast from a prompt's file; arguments override them.
 
     Args:
         spec: Where the prompt comes from.
@@ -107,8 +107,8 @@ def read_source_prompt(
             "context for all classes, or use ZeroShot with the classes it was learned for"
         )
     notes = found.notes if found is not None else {}
-    told = [name.strip() for name in notes.get("class_views", ",".join(CLASS_VIEWS)).split(",")]
-    names = told if class_views is None else list(class_views)
+    stated = [name.strip() for name in notes.get("class_views", ",".join(CLASS_VIEWS)).split(",")]
+    names = stated if class_views is None else list(class_views)
     check_class_views(names, f"prompt.file {spec.file}: class_views" if class_views is None else "model.class_views")
     views: tuple[ClassView, ...] = tuple(view for name in names for view in CLASS_VIEWS if view == name)
     if temperature is None:
@@ -127,15 +127,15 @@ def read_source_prompt(
 
 
 def _file(spec: PromptSpec, contrasts: bool) -> PromptFile | None:
-    mend = (
+    fix = (
         "give model.prompt.file with what SelfTPTTraining learned, or set model.stage2 to false for the prompt as it is"
     )
     if spec.file is None:
         if contrasts:
-            raise UserError(f"stage 2 of Self-TPT needs a prompt with a projection head: {mend}")
+            raise UserError(f"stage 2 of Self-TPT needs a prompt with a projection head: {fix}")
         return None
     path = demo.PROMPTS.get(spec.file) or Path(spec.file).expanduser()
     found = load_prompt(path)
     if contrasts and not any(name.startswith(PREFIX) for name in found.extras):
-        raise UserError(f"prompt.file {path}: it has no projection head, which stage 2 of Self-TPT needs: {mend}")
+        raise UserError(f"prompt.file {path}: it has no projection head, which stage 2 of Self-TPT needs: {fix}")
     return found

@@ -37,7 +37,7 @@ from lorattt.errors import UserError, quoted
 from lorattt.methods.batch import EpisodeBatch
 from lorattt.methods.class_contrast import ContrastiveTask, check_temperature, choose_classes
 from lorattt.methods.co_training import ClassifyBy, CoTraining, Weights
-from lorattt.methods.gradient_matching import MEND, Derivative, GradientMatching, check_second_derivatives
+from lorattt.methods.gradient_matching import FIX, Derivative, GradientMatching, check_second_derivatives
 from lorattt.methods.source import PromptTraining
 from lorattt.prompts.class_views import (
     CLASS_VIEWS,
@@ -184,7 +184,7 @@ class SelfTPTTraining(PromptTraining):
         )
 
     def _set_up_matching(self, width: int) -> None:
-        """Make the running sums; refuse a model without the second derivatives that are asked for."""
+        """Make the running sums; reject a model without the second derivatives that it needs."""
         only = None
         if self.separate_contexts and self.classify_by == "end":
             # Of separate contexts, the cross-entropy moves one: what both losses move is compared.
@@ -194,13 +194,13 @@ class SelfTPTTraining(PromptTraining):
         )
         if self.derivative == "exact":
             if self._compiler_ctx is not None:
-                raise UserError(f"gradient matching: a compiled model has no second derivatives: {MEND}")
+                raise UserError(f"gradient matching: a compiled model has no second derivatives: {FIX}")
             two = self.prompts.take(torch.arange(2))
             weights = torch.linspace(-1, 1, 2 * width).view(2, width)
             check_second_derivatives(lambda context: (two.features(context) * weights).sum(), self.started.context)
 
     def on_train_start(self) -> None:
-        """Refuse a number of classes that cannot hold those of a step's images.
+        """Require ``classes_per_step`` to hold the classes of a step's images.
 
         Raises:
             UserError: If it cannot.
@@ -258,7 +258,7 @@ class SelfTPTTraining(PromptTraining):
         return Prompt(context, started.position, started.words, started.model, started.class_names)
 
     def extra_notes(self) -> dict[str, str]:
-        """What the later stages must do alike."""
+        """Settings that the later stages must share."""
         views = ",".join(self.class_views)
         notes = {"temperature": repr(self.temperature), "class_views": views, "template": self.template}
         return {**notes, "classify_by": self.classify_by}

@@ -1,4 +1,4 @@
-"""Several methods in one pass: the views of each image are made and encoded once, and every method answers."""
+"""Several methods in one pass: views are made and encoded once, and every method classifies them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, cast
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lorattt.clip.load import ClipSpec, LoadedClip
 from lorattt.errors import UserError, quoted
 from lorattt.methods.base import Method
-from lorattt.methods.batch import Answer, Answers, EpisodeBatch, EpisodeOutput, about
+from lorattt.methods.batch import EpisodeBatch, EpisodeOutput, Prediction, Predictions, batch_metadata
 from lorattt.methods.registry import build_method, find_method, read_options
 from lorattt.methods.shared_views import SharedViews
 
@@ -18,19 +18,19 @@ _SHARED = ("clip", "class_names", "templates", "prompt", "views", "seed")
 
 
 class SeveralOutput(EpisodeOutput):
-    """What a step gives to the callbacks; beside ``methods``, the answers are those of the first method.
+    """The output of a step, for the callbacks; the keys beside ``methods`` are those of the first method.
 
     Attributes:
-        methods: The answers by the methods' names.
+        methods: The predictions by method name.
     """
 
-    methods: Answers
+    methods: Predictions
 
 
 class Several(Method):
     """Several methods on the same views: as many predictions of each image, for about the time of the slowest.
 
-    Each gives what it would give alone. The model is loaded once, the class texts and the views are encoded once.
+    Each predicts what it would predict alone. The model is loaded once, the class texts and the views are encoded once.
 
     Args:
         methods: Names of the methods, in the order of the table: ``zero_shot``, ``mean_of_views``, ``mta``,
@@ -44,7 +44,7 @@ class Several(Method):
         members: The methods by name; each has ``metrics`` of its own.
 
     Raises:
-        UserError: If a name is unknown or given twice, or an option does not exist or has a value of no use.
+        UserError: If a name is unknown or given twice, or an option does not exist or has an invalid value.
     """
 
     name: ClassVar[str] = "several"
@@ -79,52 +79,55 @@ class Several(Method):
         return any(member.takes_gradients for _, member in self._methods())
 
     def share(self, batch: EpisodeBatch) -> SharedViews:
-        """The views of a batch, which keep what all of the methods will ask for."""
+        """The views of a batch, with the inputs of every block that some method adapts."""
         members = [member for _, member in self._methods()]
         trunks = {member.trunk for member in members} - {None}
         chunk = min((member.view_chunk for member in members if member.view_chunk is not None), default=None)
         return self.shared_views(batch, cast("set[int]", trunks), chunk)
 
-    def classify_each(self, views: SharedViews) -> dict[str, Answer]:
-        """The answers of all methods, by name."""
+    def classify_each(self, views: SharedViews) -> dict[str, Prediction]:
+        """The predictions of all methods, by name."""
         if not all(member.plain_view_alone for _, member in self._methods()):
             _ = views.features  # first: a method of the plain view would encode it for itself
-        answers: dict[str, Answer] = {}
+        answers: dict[str, Prediction] = {}
         for name, member in self._methods():
             before, after, fallback = member.evened(*member.classify(views))
             answers[name] = {"before": before.detach(), "after": after.detach(), "fallback": fallback}
         return answers
 
     def classify(self, views: SharedViews) -> tuple[Tensor, Tensor, Tensor]:
-        """The answer of the first method."""
+        """The prediction of the first method."""
         first = next(iter(self.classify_each(views).values()))
         return first["before"], first["after"], first["fallback"]
 
     def check_texts(self) -> None:
-        """Refuse what no class texts can be made of, for each method."""
+        """Validate the templates or the prompt of each method."""
         super().check_texts()
         for _, member in self._methods():
             member.class_names, member.template = self.class_names, self.template
             member.check_texts()
 
-    def _prepare(self) -> None:
-        super()._prepare()
+    def _encode_classes(self) -> None:
+        super()._encode_classes()
         for _, member in self._methods():
-            member.take_text(self)
+            member.copy_class_texts(self)
 
-    def answers(self, batch: EpisodeBatch) -> Answers:
-        """What each method says of at least one episode."""
+    def answers(self, batch: EpisodeBatch) -> Predictions:
+        """Predictions for at least one episode, by method name."""
         return self.classify_each(self.share(batch))
 
-    def _step(self, batch: EpisodeBatch) -> SeveralOutput:
+    def test_step(self, batch: EpisodeBatch, batch_idx: int) -> SeveralOutput:
+        """Classify one batch of episodes with each method."""
         if len(batch["index"]):
             with self.clock.stage("adapt"):
                 answers = self.parts.classify(batch, self.answers)
         else:
-            answers = {name: self.no_answer() for name, _ in self._methods()}
+            answers = {name: self.empty_prediction() for name, _ in self._methods()}
         for name, member in self._methods():
             member.metrics.update(answers[name]["before"], answers[name]["after"], batch["label"])
-        return {**about(batch), **next(iter(answers.values())), "methods": answers}
+        return {**batch_metadata(batch), **next(iter(answers.values())), "methods": answers}
+
+    validation_step = predict_step = test_step
 
 
 def members_options(methods: Sequence[str], options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -135,7 +138,7 @@ def members_options(methods: Sequence[str], options: Mapping[str, Any]) -> dict[
         options: Arguments by the methods' names, of others as well.
 
     Raises:
-        UserError: If a name is unknown or given twice, or an option does not exist or has a value of no use.
+        UserError: If a name is unknown or given twice, or an option does not exist or has an invalid value.
     """
     if not methods:
         raise UserError("model.methods is empty: name at least one")

@@ -1,4 +1,4 @@
-"""The views of E images: what a method asks of them is computed once and kept for the other methods."""
+"""The views of E images, encoded on first use and cached across methods."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -30,15 +30,15 @@ class EncodedViews:
 class SharedViews:
     """The views of E images, encoded when they are first needed and at most once.
 
-    What it gives carries no graph and belongs to all who ask: change nothing in place.
+    Its tensors have no graph and are shared by all methods: change nothing in place.
 
     Args:
         clip: The model whose image tower encodes.
         views: ``(E, V, 3, S, S)``, view 0 is the plain one: uint8, or normalised and of the tower's dtype.
         index: ``(E,)`` int64, the dataset-wide number of each image.
         seed: The run's seed.
-        trunks: First adapted blocks whose inputs will be asked for by :meth:`encoded`. Named here, they are kept
-            when the views are encoded, whoever needs that first.
+        trunks: First adapted blocks, for :meth:`encoded`. The inputs of blocks named here are kept on the first
+            pass, whichever method causes it.
         chunk: Views encoded at a time: bounds memory, changes nothing else. Null: few enough for a CPU's caches,
             256 on other devices.
         clock: Counts the time of encoding.

@@ -1,4 +1,4 @@
-"""What the methods that learn a prompt from source images share: the handshake, validation, the prompt's file."""
+"""Base class of methods that learn a prompt from source images: set-up with the data, validation, the prompt's file."""
 
 import math
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ from lorattt.views.training import TrainingCrop, TrainingViews
 
 
 class SourceImages(Protocol):
-    """What such a method asks of the data, and tells it."""
+    """What such a method reads from a datamodule and sets on it."""
 
     name: str
     class_names: list[str]
@@ -37,7 +37,7 @@ class SourceImages(Protocol):
 
 
 class PromptTraining(LightningModule):
-    """Learns the context of a prompt, by CoOp's cross-entropy; subclasses say with which recipe.
+    """Learns the context of a prompt, by CoOp's cross-entropy; subclasses define the recipe.
 
     Everything but the context is frozen. The optimiser is CoOp's: SGD, a first part of the epochs at a small constant
     rate, then a cosine, a step of it after each epoch. A checkpoint holds what is learned and the optimiser's state;
@@ -170,11 +170,11 @@ class PromptTraining(LightningModule):
         save_prompt(self.prompt(), path, notes=notes, extras=self.extra_tensors())
 
     def extra_notes(self) -> dict[str, str]:
-        """What else the prompt's file shall say."""
+        """Further metadata of the prompt's file."""
         return {}
 
     def extra_tensors(self) -> dict[str, Tensor]:
-        """What else the prompt's file shall hold, by name."""
+        """Further tensors of the prompt's file, by name."""
         return {}
 
     @torch.no_grad()
@@ -221,7 +221,7 @@ class PromptTraining(LightningModule):
             self.log("val/loss", loss / count)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """What is learned, as the optimiser wants it: with a rate of its own where it is not ``lr``."""
+        """The optimiser's parameter groups, with a rate of their own where it is not ``lr``."""
         return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
@@ -242,7 +242,7 @@ class PromptTraining(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}
 
     def state_names(self) -> set[str]:
-        """Names of what a checkpoint holds of this module: what is learned."""
+        """Names of the learned parameters, which a checkpoint holds."""
         return {name for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
@@ -251,7 +251,7 @@ class PromptTraining(LightningModule):
         return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name in kept}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Take back what is learned.
+        """Load what is learned.
 
         Raises:
             UserError: If the checkpoint is of another training.

@@ -36,7 +36,7 @@ from lorattt.views.selection import FlatnessSpec, flatness_scores, select_lowest
 
 @dataclass(frozen=True)
 class FlatVote:
-    """What the flattest views of E images say.
+    """The vote of the flattest views of E images.
 
     Attributes:
         before: ``(E, K)`` logits of the plain view.
@@ -90,11 +90,7 @@ def stss(
 
 
 def check_views_kept(kept: int, views: int) -> None:
-    """Refuse a number of voters that there cannot be.
-
-    Raises:
-        UserError: If it is not in 1 to ``views``.
-    """
+    """Validate the number of views that vote."""
     if not 1 <= kept <= views:
         raise UserError(f"views_kept {kept} of {views} views: must be from 1 to the number of views")
 

@@ -47,7 +47,7 @@ OPTIMISER = OptimiserSpec(lr=5e-3, weight_decay=0.01)
 
 @dataclass(frozen=True)
 class TunedPrompts:
-    """What tuning made of E episodes.
+    """The result of tuning E episodes.
 
     Attributes:
         before: ``(E, K)`` float32 logits of the plain view with the initial prompt.
@@ -110,7 +110,7 @@ class TPTEngine:
             features: ``(E, V, D)`` unit image features of the views; view 0 is the plain one.
             text: ``(K, D)`` unit class features of the initial context.
             logit_scale: Scalar factor on cosines.
-            scores: What views are ranked by, the lowest first; None for the entropy of their logits.
+            scores: Ranks views, lowest score first; None for the entropy of their logits.
             observer: Called at each step with losses and gradients.
 
         Raises:
@@ -155,11 +155,7 @@ class TPTEngine:
 
 
 def check_steps(steps: int) -> None:
-    """Refuse a number of steps below 0.
-
-    Raises:
-        UserError: If it is.
-    """
+    """Validate the number of steps."""
     if steps < 0:
         raise UserError(f"steps {steps}: must be at least 0")
 

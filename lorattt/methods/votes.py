@@ -1,4 +1,4 @@
-"""Votes of an episode's views, and logits that say what they said."""
+"""Vote counting, and logits whose softmax equals the vote shares."""
 
 import math
 from typing import Literal
@@ -57,17 +57,13 @@ def vote_logits(votes: Tensor, log_mean: Tensor) -> Tensor:
 
 
 def check_vote(vote: str) -> None:
-    """Refuse a vote of another kind.
-
-    Raises:
-        UserError: If it is not soft or hard.
-    """
+    """Validate the kind of vote."""
     if vote not in ("soft", "hard"):
         raise UserError(f"vote {quoted(vote)}: must be soft or hard")
 
 
 def pooled_logits(logits: Tensor, vote: Vote) -> Tensor:
-    """Logits of views taken together.
+    """Logits of several views, pooled.
 
     Args:
         logits: ``(E, n, K)`` of the views that vote.

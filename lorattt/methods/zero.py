@@ -34,7 +34,7 @@ class ZeroSpec:
     ties: Literal["confident", "number"] = "confident"
 
     def __post_init__(self) -> None:
-        """Refuse values without a vote."""
+        """Validate the ranges."""
         if not 0 < self.gamma <= 1:
             raise UserError(f"zero.gamma {self.gamma}: the fraction of views that vote must be in (0, 1]")
         if self.ties not in ("confident", "number"):

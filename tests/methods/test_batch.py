@@ -11,7 +11,7 @@ from lorattt.data.demo import DemoImages
 from lorattt.data.source import EpisodeDataset, collate_episodes
 from lorattt.methods import batch as module
 from lorattt.methods.base import Method
-from lorattt.methods.batch import Answers, EpisodeBatch, Parts, part_of
+from lorattt.methods.batch import EpisodeBatch, MicroBatcher, Predictions, part_of
 from lorattt.methods.lora_ttt import LoRATTT
 from lorattt.methods.several import Several
 from lorattt.methods.tlla import TLLA
@@ -50,7 +50,7 @@ def test_views_made_where_the_model_is_are_those_of_the_workers(method: Method) 
         assert torch.allclose(one.float(), other.float(), atol=1e-5)
 
 
-def answers_of(method: Several, batch: EpisodeBatch, parts: Parts) -> Answers:
+def answers_of(method: Several, batch: EpisodeBatch, parts: MicroBatcher) -> Predictions:
     return parts.classify(batch, method.answers)
 
 
@@ -61,13 +61,13 @@ def test_a_part_that_does_not_fit_is_halved_and_nothing_else_is_done_again(on_de
     whole = method.answers(batch)
     seen: list[list[int]] = []
 
-    def small(part: EpisodeBatch) -> Answers:
+    def small(part: EpisodeBatch) -> Predictions:
         seen.append(part["index"].tolist())
         if len(part["index"]) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
         return method.answers(part)
 
-    parts = Parts()
+    parts = MicroBatcher()
     found = parts.classify(batch, small)
     assert seen == [list(range(7)), [0, 1, 2], [0], [1], [2], [3], [4], [5], [6]]
     assert (parts.limit, parts.halved) == (1, 2)
@@ -81,22 +81,22 @@ def test_a_part_that_does_not_fit_is_halved_and_nothing_else_is_done_again(on_de
 
 
 def test_an_episode_that_does_not_fit_alone_is_an_error() -> None:
-    def never(part: EpisodeBatch) -> Answers:
+    def never(part: EpisodeBatch) -> Predictions:
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:116] DefaultCPUAllocator: can't allocate memory")
 
     with pytest.raises(RuntimeError, match="can't allocate memory"):
-        Parts().classify(numbered(5), never)
+        MicroBatcher().classify(numbered(5), never)
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
     calls = []
 
-    def broken(part: EpisodeBatch) -> Answers:
+    def broken(part: EpisodeBatch) -> Predictions:
         calls.append(part)
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        Parts().classify(numbered(5), broken)
+        MicroBatcher().classify(numbered(5), broken)
     assert len(calls) == 1
 
 
@@ -109,7 +109,7 @@ class Gpu:
     def fitting(self, device: torch.device, used: int, size: int) -> int:
         return max(1, int(0.8 * self.room * size / self.peak))
 
-    def answers(self, part: EpisodeBatch) -> Answers:
+    def answers(self, part: EpisodeBatch) -> Predictions:
         size = len(part["index"])
         if size * self.each > self.room:
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -125,11 +125,11 @@ def test_parts_grow_to_what_fits_on_a_gpu(monkeypatch: pytest.MonkeyPatch, earli
     monkeypatch.setattr(module, "_allocated", lambda device: 0)
     sizes: list[int] = []
 
-    def answers(part: EpisodeBatch) -> Answers:
+    def answers(part: EpisodeBatch) -> Predictions:
         sizes.append(len(part["index"]))
         return gpu.answers(part)
 
-    parts, batch = Parts(), numbered(500)
+    parts, batch = MicroBatcher(), numbered(500)
     batch["index"] = batch["index"].as_subclass(Elsewhere)
     found = parts.classify(batch, answers)[""]
     assert found["after"].squeeze(1).tolist() == list(range(500))

@@ -1,13 +1,12 @@
 """A method from a configuration file, without Lightning's parser."""
 
-import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
 from lorattt.methods.base import Method
-from lorattt.methods.registry import convert
+from lorattt.methods.registry import arguments_of, convert
 
 _Kind = TypeVar("_Kind", bound=Method)
 
@@ -23,5 +22,5 @@ def configured(kind: type[_Kind], config: Path, seed: int, **changes: dict[str, 
     """
     given: dict[str, Any] = yaml.safe_load(config.read_text(encoding="utf-8"))["model"]["init_args"]
     given |= {key: {**given.get(key, {}), **values} for key, values in changes.items()}
-    hints = typing.get_type_hints(kind.__init__)
+    hints = arguments_of(kind)
     return kind(**{key: convert(hints[key], key, value) for key, value in given.items()}, seed=seed)

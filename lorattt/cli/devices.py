@@ -11,7 +11,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Trainer
 
-from lorattt.errors import UserError
+from lorattt.errors import UserError, quoted
 
 _INTEGERS = (
     *("MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK"),
@@ -128,7 +128,7 @@ def check_environment() -> None:
         value = os.environ.get(name)
         if value is not None and not re.fullmatch(r"\s*\d+\s*", value):
             raise UserError(
-                f"the environment's {name} is {value[:40]!r}: it must be a number; set it right, or unset it"
+                f"the environment's {name} is {quoted(value, 40)}: it must be a number; set it right, or unset it"
             )
 
 

@@ -12,6 +12,7 @@ import multiprocessing
 import re
 import signal
 import sys
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from multiprocessing.process import BaseProcess
@@ -106,7 +107,7 @@ class EpisodeLoader(DataLoader[dict[str, Any]]):
     """
 
     send_to: torch.device | None = None
-    _workers: frozenset[BaseProcess] = frozenset()
+    _workers: weakref.WeakSet[BaseProcess] | None = None
 
     def __len__(self) -> int:
         """Number of batches, at least 1."""
@@ -144,8 +145,9 @@ class EpisodeLoader(DataLoader[dict[str, Any]]):
         except OSError as error:
             raise UserError(_not_started(self.num_workers, error)) from error
         # Those of an iteration before, if they are kept.
-        workers = frozenset(set(multiprocessing.active_children()) - others) or self._workers
-        self._workers = workers if self.persistent_workers else frozenset()
+        workers = frozenset(set(multiprocessing.active_children()) - others) or frozenset(self._workers or ())
+        # Weakly: a loader may outlive its workers, whose pipes are to be closed with them.
+        self._workers = weakref.WeakSet(workers) if self.persistent_workers else None
         while (message := _next(source, workers)) is not None:
             yield collate.taken_out(message)
 

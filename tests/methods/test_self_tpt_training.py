@@ -504,7 +504,7 @@ def test_options_without_meaning(options: dict[str, Any], message: str) -> None:
     [
         (["--model.temperature", "0"], "model.temperature 0.0: must be a finite number above 0"),
         (["--model.head.hidden", "0"], "head.hidden 0: must be at least 1"),
-        (["--model.derivative", "numeric"], "model.init_args.derivative: expected one of exact, finite, got numeric"),
+        (["--model.derivative", "numeric"], "model.derivative: expected one of exact, finite, got numeric"),
         (["--model.classes_per_step", "31"], "give at least 32, or null for all 48"),
     ],
 )

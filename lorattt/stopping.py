@@ -81,6 +81,7 @@ class Stops:
             yield
         finally:
             self._owner = 0
+            self._reset()  # what runs later in this process was not asked to stop
             if threading.current_thread() is threading.main_thread():
                 for number, handler in before.items():
                     if handler is not None:  # one that was not set from Python

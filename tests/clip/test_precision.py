@@ -121,6 +121,9 @@ def _load(kind: str, path: Path | None, dtype: Any = "fp32") -> Clip:
 def test_features_in_low_precision(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(1)
     full = _load(kind, None)
+    for name, value in full.model.named_parameters():
+        if name == "text_decoder.text_projection":  # open_clip 3.0 leaves in it what the memory held
+            value.normal_(std=0.02)
     torch.save(full.model.state_dict(), tmp_path / "w.pt")
     size = full.image_size
     pixels = torch.randint(0, 256, (3, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

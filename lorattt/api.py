@@ -1,7 +1,6 @@
 """The Python call: images and class names in, ranked classes out; no Trainer, no files."""
 
 import os
-import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Integral
@@ -16,7 +15,7 @@ from lorattt.data.given import GivenImages, ImageLike
 from lorattt.data.loader import EpisodeLoader
 from lorattt.data.loose import unlabelled_class_names
 from lorattt.data.source import EpisodeDataset
-from lorattt.errors import UserError, quoted
+from lorattt.errors import UserError, first_line, quoted
 from lorattt.methods.base import Method
 from lorattt.methods.batch import EpisodeBatch, MicroBatcher, no_memory
 from lorattt.methods.registry import METHODS, build_method, convert
@@ -195,7 +194,7 @@ def _device(device: Any, method: Any) -> torch.device:
             found = torch.device(device)
             torch.empty(0, device=found)
         except (RuntimeError, AssertionError, TypeError, ValueError) as error:
-            reason = textwrap.shorten((str(error).splitlines() or [""])[0], 150, placeholder=" ...")
+            reason = first_line(error, 150)
             shown = quoted(device if isinstance(device, str) else str(device))
             raise UserError(f"device {shown} cannot be used ({reason}): name another, such as cpu") from error
     if "meta" in (found.type, own and own.type):

@@ -42,7 +42,7 @@ def some(values: Iterable[object], most: int = 3) -> str:
 
 def listed(names: Iterable[object], most: int = 3) -> str:
     """The first of several names as they are, with commas between, and how many more there are."""
-    return _first_of([shortened(" ".join(str(name).split()), 80) for name in names], most)
+    return _first_of([shortened(one_line(name), 80) for name in names], most)
 
 
 def _first_of(texts: list[str], most: int) -> str:
@@ -50,7 +50,12 @@ def _first_of(texts: list[str], most: int) -> str:
     return ", ".join(texts[:most]) + (f" and {more} more" if more > 0 else "")
 
 
-def first_line(error: BaseException) -> str:
-    """What an error says, on one line, at most 200 characters; its type where it says nothing."""
+def one_line(said: object) -> str:
+    """A text, or what an error says, without line breaks and with single spaces."""
+    return " ".join(str(said).split())
+
+
+def first_line(error: BaseException, most: int = 200) -> str:
+    """The first line of what an error says, at most that many characters; its type where it says nothing."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return shortened(" ".join(lines[0].split()), 200)
+    return shortened(one_line(lines[0]), most)

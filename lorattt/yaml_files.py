@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from lorattt.errors import UserError
+from lorattt.errors import UserError, one_line
 
 
 class _Loader(yaml.SafeLoader):
@@ -62,5 +62,5 @@ def load_yaml(path: Path, strict: bool = False) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark else ""
-        reason = " ".join(str(getattr(error, "problem", None) or error).split())
+        reason = one_line(getattr(error, "problem", None) or error)
         raise UserError(f"{path}{place}: {reason}") from None

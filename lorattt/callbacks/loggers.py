@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from lorattt.callbacks.run_csv import InRunFolder
-from lorattt.errors import UserError
+from lorattt.errors import UserError, one_line
 
 # Logger classes with the packages of which one must be installed.
 _NEEDS: Final[dict[str, tuple[str, ...]]] = {
@@ -131,7 +131,7 @@ class RunWandb(InRunFolder, WandbLogger):
         except UserError:
             raise
         except Exception as error:  # not logged in, no network, a folder that cannot be written
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = one_line(error) or type(error).__name__
             raise UserError(
                 f"trainer.logger RunWandb: W&B does not start ({reason}): log in with `wandb login`, or send nothing "
                 "with --trainer.logger.offline true"

@@ -72,7 +72,7 @@ class RunStops(RunObserver):
 
 
 def resume_hint(trainer: Trainer) -> str:
-    """How far a run is and the command that resumes it; empty if there is nothing to resume."""
+    """How far a run is and the command that resumes it; empty if nothing can be resumed."""
     folder = find_run_folder(trainer)
     if not (folder / CONFIG_FILE).exists():
         return ""

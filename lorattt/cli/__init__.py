@@ -48,9 +48,9 @@ from lorattt.callbacks.training import PromptWriter, RunCheckpoint
 from lorattt.cli.checks import check_config_files, check_values
 from lorattt.cli.devices import check_environment, check_processes, device_mistake
 from lorattt.cli.parser import Parser
-from lorattt.cli.report import explain, one_line
+from lorattt.cli.report import explain
 from lorattt.data.loader import LostWorkerError
-from lorattt.errors import UserError, shortened
+from lorattt.errors import UserError, one_line, shortened
 from lorattt.methods.base import Method
 from lorattt.methods.source import PromptTraining
 from lorattt.stopping import STOPS
@@ -120,7 +120,7 @@ class LorattCLI(LightningCLI):
             check_folder(Path(config["run"]["folder"]), self._parser(self.subcommand).dump(config, skip_none=False))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The Trainer with our observers; its refusal of a value is the user's to mend.
+        """The Trainer with our observers; a value that it rejects is the user's mistake.
 
         Raises:
             UserError: If it refuses its arguments.

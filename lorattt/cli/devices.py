@@ -11,7 +11,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Trainer
 
-from lorattt.errors import UserError, quoted
+from lorattt.errors import UserError, one_line, quoted
 
 _INTEGERS = (
     *("MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK"),
@@ -111,7 +111,7 @@ def device_mistake(error: BaseException) -> str | None:
             f"SLURM's variable {error.args[0]} is not set, while SLURM_NTASKS is: start the command with srun, or "
             "unset SLURM_NTASKS"
         )
-    text = " ".join(str(error).split())
+    text = one_line(error)
     for pattern, line in _PATTERNS:
         if found := pattern.search(text):
             return line.format(*found.groups())

@@ -162,7 +162,7 @@ def _read(
     for index in chosen:
         episode = read_episode(data.source, index, make)
         if "reason" in episode:
-            raise UserError(f"cannot read image {episode['path']} ({episode['reason']}): mend or remove it")
+            raise UserError(f"cannot read image {episode['path']} ({episode['reason']}): fix or remove it")
         pictures.append(episode["views"])
         labels.append(int(episode["label"]))
         if crops:

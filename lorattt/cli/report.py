@@ -17,7 +17,7 @@ from lightning.pytorch import Trainer
 from lorattt.cli.devices import device_mistake
 from lorattt.cli.keys import found_class, import_class, import_problem, keys_of, known_classes, near_key
 from lorattt.data.loader import lost_worker
-from lorattt.errors import UserError, shortened
+from lorattt.errors import UserError, one_line, shortened
 
 _TOP = ("seed_everything", "trainer", "model", "data", "run", "profile", "ckpt_path")
 _RUN = ("run.root", "run.folder", "run.top_k", "run.resume")
@@ -67,11 +67,6 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, RuntimeError):
         return lost_worker(error)
     return None
-
-
-def one_line(text: str) -> str:
-    """The text without line breaks."""
-    return " ".join(text.split())
 
 
 def condense(message: str, typed: Sequence[str] = ()) -> str:

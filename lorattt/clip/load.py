@@ -159,12 +159,12 @@ def _check_activation(name: str, config: dict[str, Any], checkpoint_quick: bool,
     plain = name.removesuffix("-quickgelu")
     right = f"{plain}-quickgelu" if checkpoint_quick else plain
     kind = "quick GELU" if checkpoint_quick else "exact GELU"
-    mend = (
+    fix = (
         f"use model {right}"
         if open_clip.get_model_config(right.replace("/", "-")) is not None
         else "open_clip has no such variant of this model; use a checkpoint of the other activation"
     )
-    raise UserError(f"{what} was trained with {kind}, but model {name} is not: {mend}")
+    raise UserError(f"{what} was trained with {kind}, but model {name} is not: {fix}")
 
 
 def _tokenizer(name: str) -> Any:

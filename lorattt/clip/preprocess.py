@@ -13,7 +13,7 @@ import open_clip
 from open_clip import pretrained as tags
 
 from lorattt import demo
-from lorattt.errors import UserError
+from lorattt.errors import UserError, one_line, shortened
 from lorattt.views.plain import Interpolation, ResizeMode
 
 CONFIG_FILE: Final = "open_clip_config.json"
@@ -199,5 +199,4 @@ def _is_number(value: Any) -> bool:
 
 
 def _short(value: Any) -> str:
-    text = " ".join((repr(value) if isinstance(value, str) else _plain(value)).split())
-    return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 3]}..."
+    return shortened(one_line(repr(value) if isinstance(value, str) else _plain(value)), _WIDTH)

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lorattt.errors import UserError
+from lorattt.errors import UserError, first_line
 from lorattt.losses.matching import gradient_cosine, matching_direction, matching_loss
 
 Derivative = Literal["exact", "finite"]
@@ -127,7 +127,7 @@ def check_second_derivatives(loss: Callable[[Tensor], Tensor], point: Tensor) ->
         (gradient,) = torch.autograd.grad(loss(start), start, create_graph=True)
         (exact,) = exact_product(gradient, gradient, [start])
     except RuntimeError as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+        reason = first_line(error, 120)
         raise UserError(f"gradient matching: the text tower has no second derivatives ({reason}): {FIX}") from error
 
     def gradients(value: Tensor) -> Sequence[Tensor]:

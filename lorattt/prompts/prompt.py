@@ -124,16 +124,16 @@ def _from_file(spec: PromptSpec, clip: Clip, class_names: Sequence[str]) -> Prom
 
 
 def _check_classes(path: Path, count: int, known: tuple[str, ...] | None, class_names: Sequence[str]) -> None:
-    mend = "use it with its own list of classes, or a prompt with one context for all"
+    fix = "use it with its own list of classes, or a prompt with one context for all"
     if count != len(class_names):
         raise UserError(
             f"prompt.file {path}: it has a context for each of {count} classes, and the list has {len(class_names)}: "
-            f"{mend}"
+            f"{fix}"
         )
     for label, (theirs, ours) in enumerate(zip(known or class_names, class_names, strict=True)):
         if theirs != ours:
             raise UserError(
-                f"prompt.file {path}: its class {label} is {quoted(theirs)}, and the list says {quoted(ours)}: {mend}"
+                f"prompt.file {path}: its class {label} is {quoted(theirs)}, and the list says {quoted(ours)}: {fix}"
             )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorattt.data.images import UnreadableImageError
-from lorattt.errors import shortened
+from lorattt.errors import one_line, shortened
 from lorattt.report.escape import visible
 from lorattt.report.pictures import Pictures, thumbnail
 from lorattt.report.predictions import WHEN, Predictions
@@ -168,7 +168,7 @@ def _pictures(run: Run, rows: Sequence[int], places: Mapping[int, int]) -> dict[
         try:
             found[str(places[row])] = {"address": thumbnail(source.read(paths[row]))}
         except UnreadableImageError as error:
-            found[str(places[row])] = {"problem": _shown(" ".join(str(error).split()).rstrip("."))}
+            found[str(places[row])] = {"problem": _shown(one_line(error).rstrip("."))}
     return found
 
 

@@ -12,8 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lorattt.errors import UserError, quoted
-from lorattt.report.results_file import one_line
+from lorattt.errors import UserError, one_line, quoted, shortened
 
 WHEN: Final = ("before", "after")
 _NUMBERS: Final = ("index", "label", "prediction_before", "prediction_after")
@@ -184,4 +183,6 @@ def read_ranked(file: Path, take: Callable[[dict[str, Any]], bool]) -> None:
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: is not UTF-8 ({error.reason}): restore the file, or run again") from error
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-        raise UserError(f"{file} line {number}: damaged ({one_line(error)}): restore the file, or run again") from error
+        raise UserError(
+            f"{file} line {number}: damaged ({shortened(one_line(error), 200)}): restore the file, or run again"
+        ) from error

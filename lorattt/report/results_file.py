@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from lorattt.errors import UserError, quoted, shortened
+from lorattt.errors import UserError, one_line, quoted, shortened
 
 FORMAT: Final = 1
 """The newest ``format`` of ``results.json`` that is understood; files without the key are of format 1."""
@@ -32,7 +32,9 @@ def read_results(file: Path) -> dict[str, Any]:
     try:
         row = json.loads(read_text(file))
     except ValueError as error:
-        raise UserError(f"{file}: damaged JSON ({one_line(error)}): restore the file, or run again") from error
+        raise UserError(
+            f"{file}: damaged JSON ({shortened(one_line(error), 200)}): restore the file, or run again"
+        ) from error
     if not isinstance(row, dict):
         raise UserError(f"{file}: not a results.json of lorattt: it holds no object")
     written = row.get("format", 1)
@@ -82,8 +84,3 @@ def read_text(file: Path) -> str:
         raise UserError(f"{file}: is not UTF-8 (byte {error.start}): restore the file, or run again") from error
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror or error})") from error
-
-
-def one_line(error: Exception) -> str:
-    """What an exception says, on one line of a bounded length."""
-    return shortened(" ".join(str(error).split()), 200)

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorattt.calibration import ECE_BINS
-from lorattt.errors import UserError
+from lorattt.errors import UserError, one_line, shortened
 from lorattt.report.predictions import WHEN, Predictions, complete_probabilities, read_predictions
-from lorattt.report.results_file import CORRUPTION, STATED, one_line, read_results, read_text
+from lorattt.report.results_file import CORRUPTION, STATED, read_results, read_text
 
 RESULTS_FILE: Final = "results.json"
 CONFIG_FILE: Final = "config.yaml"
@@ -114,7 +114,9 @@ class Run:
         try:
             found = yaml.safe_load(read_text(file))
         except yaml.YAMLError as error:
-            raise UserError(f"{file}: damaged YAML ({one_line(error)}): restore the file, or remove it") from error
+            raise UserError(
+                f"{file}: damaged YAML ({shortened(one_line(error), 200)}): restore the file, or remove it"
+            ) from error
         if not isinstance(found, dict):
             raise UserError(f"{file}: holds no configuration: restore the file, or remove it")
         return found

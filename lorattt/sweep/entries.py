@@ -128,8 +128,8 @@ def entry_of(given: Any, where: str, more: tuple[str, ...], configs: Configs) ->
         known = ("config", "keys", *more)
         for word in given:
             if word not in known:
-                mend = "put it under keys" if "." in str(word) else f"use {', '.join(known)}"
-                raise UserError(f"{where}.{word}: no such key{hint(word, known) or '; ' + mend}")
+                fix = "put it under keys" if "." in str(word) else f"use {', '.join(known)}"
+                raise UserError(f"{where}.{word}: no such key{hint(word, known) or '; ' + fix}")
         plain = _plain([given.get("config"), keys_of(given.get("keys"), f"{where}.keys")], where, configs)
         fit, seeds, source = given.get("fit"), given.get("seeds"), given.get("source")
         return Entry(

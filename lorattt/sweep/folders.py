@@ -59,8 +59,8 @@ def state_of(run: Run, *, keep: bool = False, redo: bool = False) -> State:
         if redo or (state == "begun" and not _holds_work(run)):
             return "new"
         more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
-        mend = "--redo runs it again" + (", --keep leaves it as it is" if state == "finished" else " from the start")
-        raise UserError(f"{run.folder} was made with other settings: {'; '.join(differences[:3])}{more}; {mend}")
+        fix = "--redo runs it again" + (", --keep leaves it as it is" if state == "finished" else " from the start")
+        raise UserError(f"{run.folder} was made with other settings: {'; '.join(differences[:3])}{more}; {fix}")
     return state
 
 

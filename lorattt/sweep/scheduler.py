@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lorattt.errors import UserError
+from lorattt.errors import UserError, one_line
 from lorattt.show import format_duration, speed
 from lorattt.sweep.folders import Result, State, note, prepare, results_of
 from lorattt.sweep.plan import FIT, Run
@@ -160,7 +160,7 @@ class Scheduler:
             note(run, command, finished=False)
             process = Process(run, slot, command, self._keep_open)
         except (OSError, UserError) as error:
-            self._note(Outcome(run, "failed", reason=f"could not be started: {' '.join(str(error).split())}"))
+            self._note(Outcome(run, "failed", reason=f"could not be started: {one_line(error)}"))
             return None
         self._say(f"start  {run.name}{place}{again}, {self._begun} of {self._total}")
         return process
@@ -176,7 +176,7 @@ class Scheduler:
             results = results_of(run)
             note(run, process.command, finished=True)
         except (OSError, UserError) as error:
-            self._note(Outcome(run, "failed", seconds, " ".join(str(error).split())))
+            self._note(Outcome(run, "failed", seconds, one_line(error)))
             return
         self._note(Outcome(run, "finished", seconds), results)
 

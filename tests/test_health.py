@@ -97,9 +97,19 @@ def test_a_batch_that_does_not_fit_is_halved_and_told(cli: Cli, monkeypatch: pyt
         assert one.split(",")[:5] == other.split(",")[:5]
 
 
-def test_an_image_that_does_not_fit_ends_the_run_with_a_line(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:116] DefaultCPUAllocator: can't allocate memory"),
+    ],
+    ids=["on a GPU", "on a CPU"],
+)
+def test_an_image_that_does_not_fit_ends_the_run_with_a_line(
+    error: RuntimeError, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def never(self: LoRATTT, batch: EpisodeBatch) -> Any:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     monkeypatch.setattr(LoRATTT, "classify_views", never)
     run = cli("test", *LORA, *DEMO)

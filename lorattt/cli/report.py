@@ -10,7 +10,6 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 
@@ -18,6 +17,7 @@ from lorattt.cli.devices import device_mistake
 from lorattt.cli.keys import found_class, import_class, import_problem, keys_of, known_classes, near_key
 from lorattt.data.loader import lost_worker
 from lorattt.errors import UserError, one_line, shortened
+from lorattt.methods.batch import no_memory
 
 _TOP = ("seed_everything", "trainer", "model", "data", "run", "profile", "ckpt_path")
 _RUN = ("run.root", "run.folder", "run.top_k", "run.resume")
@@ -55,7 +55,7 @@ def explain(error: BaseException) -> str | None:
             # From a loader's worker the message comes with the worker's traceback before it.
             return one_line(str(cause).rsplit(f"{type(cause).__name__}: ", 1)[-1])
         cause = cause.__cause__
-    if isinstance(error, torch.OutOfMemoryError):
+    if isinstance(error, RuntimeError) and no_memory(error):
         return (
             "the device is out of memory, for one image at a time as well: use a smaller model.views.number, "
             "model.chunk where the method has it, or model.clip.dtype bf16"

@@ -5,9 +5,10 @@ import difflib
 import numbers
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from contextlib import suppress
-from typing import Any, Literal, Union
+from functools import cache
+from typing import Any, Literal, Union, cast
 
 from jsonargparse import ArgumentParser
 
@@ -91,7 +92,8 @@ def build_method(name: str, options: Mapping[str, Any], *, prefix: str = "", **c
     """
     own = read_options(name, options, prefix=prefix, common=common)
     kind = find_method(name)
-    return kind(**{key: value for key, value in common.items() if key in arguments_of(kind)}, **own)
+    accepted = arguments_of(kind)
+    return kind(**{key: value for key, value in common.items() if key in accepted}, **own)
 
 
 def _nearest(key: Any, known: Iterable[str], prefix: str = "") -> str:
@@ -99,12 +101,17 @@ def _nearest(key: Any, known: Iterable[str], prefix: str = "") -> str:
     return f"did you mean {prefix}{near[0]}?" if near else ""
 
 
-def arguments_of(kind: type) -> dict[str, Any]:
+def arguments_of(kind: type) -> Mapping[str, Any]:
     """The types of a class's arguments by name, with those that it hands on to its bases by ``**kwargs``."""
+    return _arguments_of(cast(Hashable, kind))  # mypy does not know that classes are
+
+
+@cache  # a parser is made for it, which takes 10 ms
+def _arguments_of(kind: Any) -> Mapping[str, Any]:
     hints: dict[str, Any] = {}
     for each in reversed(kind.__mro__):
         with suppress(NameError, TypeError):  # of a user's class: names that exist for type checkers alone
-            hints |= typing.get_type_hints(each.__init__)  # type: ignore[misc]
+            hints |= typing.get_type_hints(each.__init__)
     return {name: hints.get(name, Any) for name in ArgumentParser().add_class_arguments(kind, fail_untyped=False)}
 
 

@@ -26,6 +26,11 @@ def bin_of(millionths: Any, bins: int = ECE_BINS) -> Any:
     return ((millionths * bins + UNIT - 1) // UNIT - 1).clip(0, bins - 1)
 
 
+def millionths(confidence: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Confidences of any shape as ``predictions.csv`` has them, in whole numbers of millionths."""
+    return np.rint(confidence * UNIT).astype(np.int64)
+
+
 def calibration_error(right: NDArray[np.bool_], confidence: NDArray[np.float64], bins: int = ECE_BINS) -> float:
     """Mean over the images of the gap between mean confidence and accuracy in their bin.
 
@@ -39,7 +44,7 @@ def calibration_error(right: NDArray[np.bool_], confidence: NDArray[np.float64],
     """
     if not len(right) or not np.isfinite(confidence).all():
         return math.nan
-    millionths = np.rint(confidence * UNIT).astype(np.int64)
-    # Whole numbers far below 2**53: their sums in float64 are exact.
-    gaps = np.bincount(bin_of(millionths, bins), weights=millionths - UNIT * right.astype(np.int64), minlength=bins)
+    whole = millionths(confidence)
+    # Far below 2**53: their sums in float64 are exact.
+    gaps = np.bincount(bin_of(whole, bins), weights=whole - UNIT * right.astype(np.int64), minlength=bins)
     return float(np.abs(gaps).sum() / (UNIT * len(right)))

@@ -979,4 +979,5 @@ def test_a_key_of_the_command_line_arrives_as_it_was_typed(
     _sweep_of()
     assert main(["sweep.yaml", "--dry-run", "--key", f"data.root={text}"], ["program"]) == 0
     commands = [shlex.split(line) for line in capsys.readouterr().out.splitlines() if not line.startswith("#")]
+    assert commands
     assert all(f"--data.root={text}" in words for words in commands)

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lorattt.calibration import UNIT, bin_of
+from lorattt.calibration import bin_of, millionths
 from lorattt.report.measures import by_confidence, mean_and_deviation
 from lorattt.report.rows import Row, as_text, settings
 from lorattt.report.tables import Measured
@@ -32,7 +32,7 @@ def reliability(right: NDArray[np.bool_], confidence: Values, bins: int) -> tupl
     Returns:
         Mean confidence, accuracy and share of the images, ``(B,)`` each, by rising confidence.
     """
-    place = bin_of(np.rint(UNIT * confidence).astype(np.int64), bins)
+    place = bin_of(millionths(confidence), bins)
     counts = np.bincount(place, minlength=bins)
     there = counts > 0
     means = [np.bincount(place, weights=each, minlength=bins)[there] / counts[there] for each in (confidence, right)]

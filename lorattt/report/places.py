@@ -8,6 +8,7 @@ from lorattt.report.runs import Run
 
 _FILES: Final = ("root", "data_root", "path", "splits", "items", "class_names")
 """Of the data's arguments, those that name a file or a folder."""
+_BUILT_IN_LIST: Final = "imagenet"  # of class_names, see data.class_names, which needs torch
 
 
 def bases(run: Run) -> list[Path]:
@@ -45,7 +46,8 @@ def data_of(run: Run) -> tuple[str, dict[str, Any]]:
     """The class of the run's data, without its module, and its arguments, with resolved paths."""
     arguments = dict(run.configured("data", "init_args"))
     for key in _FILES:
-        if isinstance(arguments.get(key), str):
+        named = key == "class_names" and arguments.get(key) == _BUILT_IN_LIST
+        if isinstance(arguments.get(key), str) and not named:
             arguments[key] = str(lead(run, arguments[key]))
     return str(run.configured("data").get("class_path", "")).rpartition(".")[2], arguments
 

@@ -11,7 +11,6 @@ from lorattt.report.runs import Run
 
 # Settings that affect only speed or memory, and the seed: runs of one row may differ in them.
 _WITHOUT_EFFECT: Final = frozenset(("seed", "chunk", "view_chunk"))
-_SHARED: Final = ("clip", "class_names", "templates", "prompt", "views")  # by several methods of one run
 _LISTED = 3
 
 
@@ -75,13 +74,9 @@ def gather(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
 
 def settings(run: Run) -> dict[str, Any]:
     """The method's settings in the configuration, by dotted keys; empty without a configuration."""
-    arguments = run.configured("model", "init_args")
-    if not arguments:
+    if not run.configured("model", "init_args"):
         return {}
-    if run.is_member:
-        shared: dict[str, Any] = {key: arguments[key] for key in _SHARED if key in arguments}
-        arguments = {**shared, **run.configured("model", "init_args", "options", run.method)}
-    return {**_flat(arguments), "trainer.precision": run.configured("trainer").get("precision")}
+    return {**_flat(run.method_arguments), "trainer.precision": run.configured("trainer").get("precision")}
 
 
 def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:

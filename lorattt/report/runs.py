@@ -25,6 +25,8 @@ RESULTS_FILE: Final = "results.json"
 CONFIG_FILE: Final = "config.yaml"
 PREDICTIONS_FILE: Final = "predictions.csv"
 RANKED_FILE: Final = "predictions.jsonl"
+SHARED_ARGUMENTS: Final[tuple[str, ...]] = ("clip", "class_names", "templates", "prompt", "views")
+"""Arguments that several methods of one run share."""
 
 # Files of each device while the run is not finished.
 _PARTS: Final = ("*.rank*.csv", "*.rank*.jsonl")
@@ -127,6 +129,15 @@ class Run:
         for key in keys:
             found = found.get(key) if isinstance(found, dict) else None
         return found if isinstance(found, dict) else {}
+
+    @property
+    def method_arguments(self) -> dict[str, Any]:
+        """The method's own arguments, of one of several methods with those that all of them share."""
+        stated = self.configured("model", "init_args")
+        if not self.is_member:
+            return dict(stated)
+        shared = {key: stated[key] for key in SHARED_ARGUMENTS if key in stated}
+        return {**shared, **self.configured("model", "init_args", "options", self.method)}
 
     @cached_property
     def predictions(self) -> Predictions:

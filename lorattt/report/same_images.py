@@ -24,7 +24,8 @@ def of_same_images(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     for run in runs:
         other = largest[run.dataset]
         mine, theirs = run.predictions, other.predictions
-        _check_common(run, other)
+        if run is not other:
+            _check_common(run, other)
         if not np.array_equal(mine.index, theirs.index):
             notes.append(
                 f"{run.folder}: left out, as its {len(mine.index):,} images of {run.dataset} are not the "

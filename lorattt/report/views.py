@@ -15,14 +15,13 @@ from PIL import Image, ImageDraw
 from lorattt.errors import UserError
 from lorattt.report.pictures import thumbnail
 from lorattt.report.places import data_of
-from lorattt.report.runs import Run
+from lorattt.report.runs import SHARED_ARGUMENTS, Run
 
 _DATA: Final = {
     "DemoData": "lorattt.data.demo",
     "BenchmarkData": "lorattt.data.benchmark",
     "ImageFolderData": "lorattt.data.folder",
 }
-_SHARED: Final = ("clip", "class_names", "templates", "prompt", "views")
 _TOLERANCE: Final = 0.01  # of a confidence: another machine adds up in another order, and a run may have rounded
 _COLUMNS: Final = 8
 _TILE: Final = 72
@@ -74,12 +73,8 @@ def _data(run: Run) -> Any:
 def _method(run: Run) -> Any:
     from lorattt.methods.registry import build_method, find_method
 
-    stated = run.config.get("model")
-    arguments = dict((stated.get("init_args") if isinstance(stated, dict) else None) or {})
-    if run.is_member:
-        own = (arguments.get("options") or {}).get(run.method) or {}
-        arguments = {**{key: arguments[key] for key in _SHARED if key in arguments}, **own}
-    shared = {key: arguments.pop(key) for key in _SHARED if key in arguments}
+    arguments = run.method_arguments
+    shared = {key: arguments.pop(key) for key in SHARED_ARGUMENTS if key in arguments}
     # Several methods share a null for what is another method's default.
     common = {key: value for key, value in shared.items() if value is not None}
     return build_method(

@@ -13,6 +13,7 @@ from run_files import change_results, write_run
 from lorattt.data.images import UnreadableImageError
 from lorattt.report.command import main
 from lorattt.report.pictures import Pictures
+from lorattt.report.places import data_of
 from lorattt.report.runs import find_runs
 
 RED, BLUE = (200, 10, 10), (10, 10, 200)
@@ -104,3 +105,19 @@ def test_results_that_do_not_say_it(tmp_path: Path, stated: object) -> None:
     (run,) = find_runs([str(folder)])
     with pytest.raises(UnreadableImageError, match="no folder photos of images"):
         Pictures(run).read("a.png")
+
+
+def test_the_word_for_imagenets_names_is_no_file(tmp_path: Path) -> None:
+    """A folder of that name may lie where the run was started: it is the data's root."""
+    data = {**FOLDER, "init_args": {"root": "imagenet", "class_names": "imagenet"}}
+    run = project(tmp_path, "runs/lora_ttt/photos/000", {"root": "runs"}, data)
+    (tmp_path / "imagenet").mkdir()
+    (tmp_path / "names.txt").touch()
+    (found,) = find_runs([str(run)])
+    _, arguments = data_of(found)
+    assert arguments == {"root": str(tmp_path / "imagenet"), "class_names": "imagenet"}
+    stated = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    stated["data"]["init_args"]["class_names"] = "names.txt"
+    (run / "config.yaml").write_text(yaml.safe_dump(stated), encoding="utf-8")
+    (found,) = find_runs([str(run)])
+    assert data_of(found)[1]["class_names"] == str(tmp_path / "names.txt")

@@ -981,3 +981,15 @@ def test_a_key_of_the_command_line_arrives_as_it_was_typed(
     commands = [shlex.split(line) for line in capsys.readouterr().out.splitlines() if not line.startswith("#")]
     assert commands
     assert all(f"--data.root={text}" in words for words in commands)
+
+
+def test_the_check_of_a_command_line_leaves_the_runs_folder_to_the_sweep(tmp_path: Path) -> None:
+    """With --redo the folder of another run is cleared later; a warning before an error is not part of it."""
+    run = ["test", "-c", str(ROOT / "lightning_configs" / "demo" / "zero_shot.yaml"), "--run.folder", str(tmp_path)]
+    (tmp_path / "config.yaml").write_text("model: {class_path: Another}\n", encoding="utf-8")
+    (tmp_path / "results.json").write_text("{}", encoding="utf-8")
+    assert problem(run) is None
+    found = problem([*run, "--model.templatez", "single"])
+    assert found
+    assert "templatez" in found
+    assert not found.startswith("lorattt: ")

@@ -113,8 +113,16 @@ class LorattCLI(LightningCLI):
         for logger in loggers if isinstance(loggers, list) else [loggers]:
             if isinstance(logger, Namespace):
                 check_installed(logger["class_path"])
-        if self.subcommand not in ("validate", "test", "predict"):
-            return
+        if self.subcommand in ("validate", "test", "predict"):
+            self.check_run_folder()
+
+    def check_run_folder(self) -> None:
+        """Compare the configuration with that of the run that the folder holds, if it holds one.
+
+        Raises:
+            UserError: If it is of another run.
+            RunFinishedError: If it is of this run, finished.
+        """
         config = self.config[self.subcommand]
         if config["run"]["folder"] is not None and config["run"]["resume"]:
             check_folder(Path(config["run"]["folder"]), self._parser(self.subcommand).dump(config, skip_none=False))

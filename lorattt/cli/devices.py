@@ -1,7 +1,8 @@
 """Mistakes about processes, tasks and devices as one line in the words of the command line.
 
 Lightning and its environments raise them as whatever exception was at hand, with a text for programmers. Only the
-text tells them apart, so it is read here; ``tests/test_devices.py`` holds it against the versions that are installed.
+text tells them apart, so it is read here; ``tests/test_device_mistakes.py`` compares it with that of the installed
+versions.
 """
 
 import os

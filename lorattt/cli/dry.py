@@ -34,6 +34,9 @@ class _DryCLI(LorattCLI):
         super().before_instantiate_classes()
         raise _Parsed
 
+    def check_run_folder(self) -> None:
+        """The sweep judges its runs' folders itself: with --redo it clears them first."""
+
 
 def problem(words: Sequence[str]) -> str | None:
     """What is wrong with a command line, as the command itself would say; None for nothing."""
@@ -45,7 +48,8 @@ def problem(words: Sequence[str]) -> str | None:
         return None
     except SystemExit as end:
         if end.code:
-            return said.getvalue().strip().removeprefix("lorattt: error: ") or f"exit code {end.code}"
+            lines = said.getvalue().strip().splitlines()  # the error comes last, behind any warnings
+            return (lines[-1] if lines else f"exit code {end.code}").removeprefix("lorattt: error: ")
     return None
 
 

@@ -168,19 +168,21 @@ class Method(LightningModule):
 
     def classify_views(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Classify a batch of at least one episode."""
-        return self.evened(*self.classify(self.share(batch)))
+        found = self.prediction_of(self.share(batch))
+        return found["before"], found["after"], found["fallback"]
 
-    def evened(self, before: Tensor, after: Tensor, fallback: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The result of :meth:`classify`, with no class above the first class of the same name.
+    def prediction_of(self, views: SharedViews) -> Prediction:
+        """The result of :meth:`classify`, detached, with no class above the first class of the same name.
 
         Classes of one name have the same text, but their logits may differ in the last bit, and do so in a batch of
         one image: the predicted class would then depend on the batch. Classes with contexts of their own have
         different texts and keep their logits.
         """
-        if self._first_of_name is None or (self._learnable is not None and self._learnable[0].class_specific):
-            return before, after, fallback
-        first = self._first_of_name.to(before.device)
-        return before.minimum(before[:, first]), after.minimum(after[:, first]), fallback
+        before, after, fallback = self.classify(views)
+        first = self._first_of_name
+        if first is not None and not (self._learnable is not None and self._learnable[0].class_specific):
+            before, after = before.minimum(before[:, first]), after.minimum(after[:, first])
+        return {"before": before.detach(), "after": after.detach(), "fallback": fallback}
 
     def share(self, batch: EpisodeBatch) -> SharedViews:
         """The views of a batch, for :meth:`classify`."""
@@ -297,7 +299,8 @@ class Method(LightningModule):
             else:
                 self.text = self.clip.text_features(names, source)
             self._text_of = (names, source)
-        self._first_of_name = _first_of_name(names)
+        first = _first_of_name(names)
+        self._first_of_name = None if first is None else first.to(self.text.device)
         self.metrics.reset()
 
     def copy_class_texts(self, other: "Method") -> None:
@@ -318,7 +321,7 @@ class Method(LightningModule):
     def answers(self, batch: EpisodeBatch) -> Predictions:
         """Predictions for at least one episode, by method name."""
         before, after, fallback = self.classify_views(batch)
-        return {"": {"before": before.detach(), "after": after.detach(), "fallback": fallback}}
+        return {"": {"before": before, "after": after, "fallback": fallback}}
 
     def empty_prediction(self) -> Prediction:
         """The prediction for a batch without images."""

@@ -62,7 +62,7 @@ from lorattt.losses.reconstruction import class_token_reconstruction
 from lorattt.methods.shared_views import EncodedViews, encode_views, views_at_once
 from lorattt.rng import Stream, fold
 from lorattt.views.masking import kept_count, random_kept_patches
-from lorattt.views.selection import ViewScores, select_confident, select_lowest, selection_size, take_views
+from lorattt.views.selection import ViewScores, select_views, selection_size, take_views
 
 # (step, view numbers (E, n)) -> patches to keep (E, n, P')
 Masks = Callable[[int, Tensor], Tensor]
@@ -195,10 +195,7 @@ class LoRATTTEngine:
                 # The adapters have moved: select anew, as the authors' loop does.
                 whole = self._class_tokens(trunk, self.tuner.adapter(parameters))
                 logits = self._logits(whole, text, logit_scale)
-            if scores is None:
-                selected = select_confident(logits, count)
-            else:
-                selected = select_lowest(scores(self._features(whole, text), logits), count)
+            selected = select_views(logits, count, scores and scores(self._features(whole, text), logits))
             chosen.append(selected)
             target = take_views(whole, selected)
             total = torch.zeros(episodes, device=pixels.device)

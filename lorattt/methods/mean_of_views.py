@@ -8,7 +8,7 @@ from torch import Tensor
 from lorattt.methods.ranked_views import RankedViews
 from lorattt.methods.shared_views import SharedViews
 from lorattt.methods.votes import Vote, check_vote, pooled_logits
-from lorattt.views.selection import select_confident, select_lowest, selection_size, take_views
+from lorattt.views.selection import select_views, selection_size, take_views
 
 
 @torch.no_grad()
@@ -29,8 +29,7 @@ def mean_of_views(logits: Tensor, selection: float, vote: Vote = "soft", *, scor
         UserError: If the selection keeps no view.
     """
     size = selection_size(logits.shape[1], selection)
-    chosen = select_confident(logits, size) if scores is None else select_lowest(scores, size)
-    return pooled_logits(take_views(logits, chosen), vote)
+    return pooled_logits(take_views(logits, select_views(logits, size, scores)), vote)
 
 
 class MeanOfViews(RankedViews):
@@ -66,7 +65,7 @@ class MeanOfViews(RankedViews):
         """Logits ``(E, K)`` of the plain view and of the confident views, and fallbacks ``(E,)``."""
         logits = self.clip.logit_scale * views.features @ self.text.T
         rank = self.view_scores
-        scores = None if rank is None else rank(views.features, logits)
+        scores = rank and rank(views.features, logits)
         after = mean_of_views(logits, self.selection, self.vote, scores=scores)
         fallback = ~after.isfinite().all(dim=-1)
         return logits[:, 0], torch.where(fallback.unsqueeze(-1), logits[:, 0], after), fallback

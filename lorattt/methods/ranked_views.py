@@ -12,7 +12,7 @@ from lorattt.methods.base import Method
 from lorattt.methods.shared_views import SharedViews
 from lorattt.prompts.neighbours import neighbour_features
 from lorattt.prompts.prompt import PromptSpec
-from lorattt.views.selection import FlatnessSpec, Rule, ViewScores, flatness_scores, select_confident, select_lowest
+from lorattt.views.selection import FlatnessSpec, Rule, ViewScores, flatness_scores, select_views
 
 
 class RankedViews(Method):
@@ -69,9 +69,7 @@ class RankedViews(Method):
         """``(E, n)`` int64, the views that the method keeps, in the order of its ranking."""
         logits, scores = self.clip.logit_scale * views.features @ self.text.T, self.view_scores
         count = self.kept_count(views.number)
-        return (
-            select_confident(logits, count) if scores is None else select_lowest(scores(views.features, logits), count)
-        )
+        return select_views(logits, count, scores and scores(views.features, logits))
 
     @property
     def view_scores(self) -> ViewScores | None:

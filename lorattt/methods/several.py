@@ -89,11 +89,7 @@ class Several(Method):
         """The predictions of all methods, by name."""
         if not all(member.plain_view_alone for _, member in self._methods()):
             _ = views.features  # first: a method of the plain view would encode it for itself
-        answers: dict[str, Prediction] = {}
-        for name, member in self._methods():
-            before, after, fallback = member.evened(*member.classify(views))
-            answers[name] = {"before": before.detach(), "after": after.detach(), "fallback": fallback}
-        return answers
+        return {name: member.prediction_of(views) for name, member in self._methods()}
 
     def classify(self, views: SharedViews) -> tuple[Tensor, Tensor, Tensor]:
         """The prediction of the first method."""

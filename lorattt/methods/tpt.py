@@ -35,8 +35,7 @@ from lorattt.prompts.prompt import PromptSpec
 from lorattt.views.crops import ViewSpec
 from lorattt.views.selection import (
     ViewScores,
-    select_confident,
-    select_lowest,
+    select_views,
     selection_size,
     take_views,
 )
@@ -119,7 +118,7 @@ class TPTEngine:
         episodes = len(features)
         view_logits = logit_scale * features @ text.T
         size = selection_size(features.shape[1], self.selection)
-        selected = select_lowest(scores(features, view_logits), size) if scores else select_confident(view_logits, size)
+        selected = select_views(view_logits, size, scores and scores(features, view_logits))
         confident = take_views(features, selected)
         context = self.context.detach().expand(episodes, *self.context.shape).clone().requires_grad_()
 

@@ -103,19 +103,20 @@ def _sheet(run: Run, source: Any, method: Any, row: int, device: Any) -> dict[st
         return {"about": f"No views: {error}"}
     batch = {"views": views.unsqueeze(0).to(device), "index": torch.tensor([index], device=device)}
     shared = method.share(batch)
-    before, after, _ = method.evened(*method.classify(shared))
-    for when, logits in (("before", before), ("after", after)):
-        sure = logits[0].detach().float().softmax(-1).max()
+    found = method.prediction_of(shared)
+    for when in ("before", "after"):
+        logits = found[when]
+        sure = logits[0].float().softmax(-1).max()
         stated = float(run.predictions.confidence[when][row])
         same = int(top_k(logits, 1)) == int(run.predictions.prediction[when][row])
         if not (same and abs(float(sure) - stated) <= _TOLERANCE):
             text = f"No views: computed again, the prediction {when} is not the one that the run wrote down"
             return {"about": f"{text} (confidence {float(sure):.4f}, was {stated:.4f})."}
-    found = method.kept(shared)
-    kept: list[int] = [] if found is None else found[0].tolist()
+    chosen = method.kept(shared)
+    kept: list[int] = [] if chosen is None else chosen[0].tolist()
     number = views.shape[0]
     about = f"All {number} views, the plain one first, then by rows. "
-    if found is None:
+    if chosen is None:
         about += "The method has no rule that keeps some of them."
     else:
         listed = ", ".join(map(str, kept))

@@ -66,7 +66,21 @@ def select_confident(logits: Tensor, size: int) -> Tensor:
     Returns:
         ``(*episode, size)`` int64. Equal entropies keep the order of the views.
     """
-    return select_lowest(entropy(logits), size)
+    return select_views(logits, size)
+
+
+def select_views(logits: Tensor, size: int, scores: Tensor | None = None) -> Tensor:
+    """Indices of the views of lowest score, lowest first.
+
+    Args:
+        logits: ``(*episode, V, K)``.
+        size: How many to keep.
+        scores: ``(*episode, V)``; None for the entropy of the logits.
+
+    Returns:
+        ``(*episode, size)`` int64. Equal scores keep the order of the views.
+    """
+    return select_lowest(entropy(logits) if scores is None else scores, size)
 
 
 def select_lowest(scores: Tensor, size: int) -> Tensor:

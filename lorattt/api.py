@@ -10,7 +10,6 @@ import torch
 
 from lorattt.callbacks.predictions import top_classes
 from lorattt.clip.load import ClipSpec
-from lorattt.data.class_names import IMAGENET
 from lorattt.data.given import GivenImages, ImageLike
 from lorattt.data.loader import EpisodeLoader
 from lorattt.data.loose import unlabelled_class_names
@@ -162,13 +161,7 @@ def _whole(key: str, value: Any, least: int, most: int | None = None) -> int:
 def _names(given: Any) -> list[str]:
     """The class names in label order, each a text of Python."""
     if isinstance(given, str | os.PathLike) and isinstance(os.fspath(given), str):
-        text = str.__str__(os.fspath(given))
-        if text != IMAGENET and not os.path.isfile(os.path.expanduser(text)):
-            raise UserError(
-                f"class_names {quoted(text)}: no such file; give a list such as ['cat', 'dog'], a .txt or .json file, "
-                f"or {IMAGENET}"
-            )
-        return unlabelled_class_names(text, "class_names")
+        return unlabelled_class_names(str.__str__(os.fspath(given)), "class_names", "['cat', 'dog']")
     if isinstance(given, Mapping):
         raise UserError("class_names is a mapping: give a list in label order, such as list(names.values())")
     if isinstance(given, set | frozenset):

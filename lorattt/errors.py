@@ -55,6 +55,15 @@ def one_line(said: object) -> str:
     return " ".join(str(said).split())
 
 
+ERROR = "lorattt: error:"
+"""With this the line begins that a command ends with."""
+
+
+def error_line(said: object) -> str:
+    """The one line that a command ends with, of bounded length."""
+    return f"{ERROR} {shortened(one_line(said), 2000)}"
+
+
 def first_line(error: BaseException, most: int = 200) -> str:
     """The first line of what an error says, at most that many characters; its type where it says nothing."""
     lines = str(error).strip().splitlines() or [type(error).__name__]

@@ -42,11 +42,7 @@ for _tag, _words, _first in (
 
 
 def load_yaml(path: Path, strict: bool = False) -> Any:
-    """The contents of a YAML file.
-
-    Args:
-        path: The file.
-        strict: Reject a key that is given twice in one mapping, and leave as a text what only YAML 1.1 reads otherwise.
+    """The contents of a YAML file, see :func:`parse_yaml`.
 
     Raises:
         UserError: If it cannot be read, is not UTF-8 or no YAML.
@@ -57,6 +53,20 @@ def load_yaml(path: Path, strict: bool = False) -> Any:
         raise UserError(f"{path}: not UTF-8 text") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    return parse_yaml(text, path, strict)
+
+
+def parse_yaml(text: str, path: Path, strict: bool = False) -> Any:
+    """What a YAML file holds.
+
+    Args:
+        text: The text of the file.
+        path: The file, for messages.
+        strict: Reject a key that is given twice in one mapping, and leave as a text what only YAML 1.1 reads otherwise.
+
+    Raises:
+        UserError: If the text is no YAML.
+    """
     try:
         return yaml.load(text, _Loader if strict else yaml.SafeLoader)
     except yaml.YAMLError as error:

@@ -50,7 +50,7 @@ from lorattt.cli.devices import check_environment, check_processes, device_mista
 from lorattt.cli.parser import Parser
 from lorattt.cli.report import explain
 from lorattt.data.loader import LostWorkerError
-from lorattt.errors import UserError, one_line, shortened
+from lorattt.errors import UserError, error_line, one_line, shortened
 from lorattt.methods.base import Method
 from lorattt.methods.source import PromptTraining
 from lorattt.stopping import STOPS
@@ -249,7 +249,7 @@ def main(args: ArgsType = None, cli: type[LorattCLI] = LorattCLI) -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"lorattt: error: {shortened(message, 2000)}", file=sys.stderr)
+    print(error_line(message), file=sys.stderr)
     raise SystemExit(2)
 
 
@@ -261,4 +261,4 @@ def _warn(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    print(f"lorattt: warning: {shortened(one_line(str(message)), 2000)}", file=file or sys.stderr)
+    print(f"lorattt: warning: {shortened(one_line(message), 2000)}", file=file or sys.stderr)

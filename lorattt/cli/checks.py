@@ -11,7 +11,7 @@ from lorattt.cli.keys import BASES, import_class, known_classes
 from lorattt.errors import UserError
 from lorattt.methods.registry import arguments_of
 from lorattt.methods.several import Several, members_options
-from lorattt.yaml_files import load_yaml
+from lorattt.yaml_files import parse_yaml
 
 _COMMANDS = ("fit", "validate", "test", "predict")
 _CONFIG = ("-c", "--config")
@@ -50,7 +50,7 @@ def check_config_files(args: Sequence[Any]) -> None:
             raise UserError(f"config {path} cannot be read ({error.strerror}): name a YAML file") from error
         if not text.strip():
             raise UserError(f"config {path} is empty: name a YAML file with keys, or leave it out")
-        contents = load_yaml(path, strict=True)
+        contents = parse_yaml(text, path, strict=True)
         model = contents.get("model") if isinstance(contents, dict) else None
         given = model.get("init_args") if isinstance(model, dict) else None
         if isinstance(given, dict) and "seed" in given:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from lorattt.cli import LorattCLI, main
+from lorattt.errors import ERROR
 
 
 class _Parsed(Exception):
@@ -49,7 +50,7 @@ def problem(words: Sequence[str]) -> str | None:
     except SystemExit as end:
         if end.code:
             lines = said.getvalue().strip().splitlines()  # the error comes last, behind any warnings
-            return (lines[-1] if lines else f"exit code {end.code}").removeprefix("lorattt: error: ")
+            return (lines[-1] if lines else f"exit code {end.code}").removeprefix(f"{ERROR} ")
     return None
 
 

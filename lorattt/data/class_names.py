@@ -60,7 +60,7 @@ def names_of(folders: list[str], given: Sequence[str] | str | None, key: str = "
         check_names(list(mapping.values()), what, list(mapping))
         return _looked_up(folders, mapping, what, _hint(folders, mapping))
     check_names(content.names, what)
-    names = [name.strip() for name in content.names] if content.lines else list(content.names)
+    names = list(content.names)
     by_folder = keyed(names, folders, what, lines=content.lines)
     if by_folder is not None:
         found = _looked_up(folders, by_folder, what, "add it to the list")

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from lorattt.data.catalogue import BENCHMARKS
-from lorattt.errors import UserError, shortened
+from lorattt.errors import UserError, error_line
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -18,7 +18,7 @@ def main(arguments: Sequence[str]) -> int:
         The exit code: 0; 1 if something is missing; 2 for a user's mistake.
     """
     if list(arguments[:1]) == ["corruption-error"]:
-        print("lorattt: error: data corruption-error: the report has it: lorattt report RUNS", file=sys.stderr)
+        print(error_line("data corruption-error: the report has it: lorattt report RUNS"), file=sys.stderr)
         return 2
     given = _parser().parse_args(arguments)
     from lorattt.data import check  # with numpy and Pillow, which --help need not wait for
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
             splits=given.splits,
         )
     except UserError as error:
-        print(f"lorattt: error: {shortened(str(error), 2000)}", file=sys.stderr)
+        print(error_line(error), file=sys.stderr)
         return 2
     print(json.dumps([asdict(each) for each in findings], indent=2) if given.json else check.table(findings))
     return 0 if all(each.state == "complete" for each in findings) else 1

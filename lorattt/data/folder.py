@@ -107,7 +107,7 @@ class ImageFolderData(EpisodeData):
         class_names: Names of the classes: null for the folders' names, a list in the order of the sorted
             folders, ``imagenet`` for folders named by wnid, or a ``.txt`` or ``.json`` file.
         max_pixels: The largest width times height that is read; above it, an image counts as unreadable.
-        kwargs: The arguments of :class:`ImageData`.
+        kwargs: The arguments of :class:`ImageData` except ``prefetch``.
     """
 
     def __init__(

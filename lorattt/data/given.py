@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lorattt.data.images import MAX_PIXELS, read_image, upright_rgb
+from lorattt.data.images import read_image, upright_rgb
 from lorattt.data.loose import find_images
 from lorattt.data.source import UNKNOWN_LABEL
 from lorattt.errors import UserError, quoted
@@ -58,12 +58,12 @@ class GivenImages:
         image = self._images[index]
         if isinstance(image, str):
             return read_image(Path(os.path.expanduser(image)))
-        return upright_rgb(Image.fromarray(image) if isinstance(image, np.ndarray) else image, MAX_PIXELS)
+        return upright_rgb(Image.fromarray(image) if isinstance(image, np.ndarray) else image)
 
 
 def _listed(images: Any) -> list[Any]:
     if isinstance(images, str | os.PathLike):
-        return [*find_images(_text(images, "images"), "images")]
+        return find_images(_text(images, "images"), "images")
     if isinstance(images, Image.Image) or (isinstance(images, Tensor | np.ndarray) and 1 < images.ndim < 4):
         raise UserError("images is one image: give a list, such as [image]")
     if isinstance(images, set | frozenset | Mapping):

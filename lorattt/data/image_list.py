@@ -7,7 +7,7 @@ import csv
 import io
 from pathlib import Path
 
-from lorattt.data.listing import Item, Listing, leaves_root
+from lorattt.data.listing import Item, Listing, first_gap, leaves_root
 from lorattt.data.source import UNKNOWN_LABEL
 from lorattt.data.text import read_text
 from lorattt.errors import UserError, quoted
@@ -76,8 +76,7 @@ def read_image_list(file: Path, root: Path) -> Listing:
                 items.append(Item(path, label))
     except csv.Error as error:
         raise UserError(f"{file} line {rows.line_num}: {error}: correct it, or give the list of a run") from error
-    gap = next((label for label in range(len(names)) if label not in names), None)
-    if gap is not None:
+    if (gap := first_gap(names)) is not None:
         raise UserError(f"{file}: labels go up to {max(names)} but none is {gap}: they must be 0, 1, ... without gaps")
     return Listing(root, tuple(items), tuple(names[label] for label in range(len(names))))
 

@@ -141,7 +141,6 @@ def _opened_as(path: Path) -> Iterator[tuple[str, Image.Image | Exception]]:
     Tries Pillow's formats one by one, as ``Image.open`` does, which reports neither their errors nor the size of an
     image above its limit. That limit is a global variable, so raising it would affect other threads.
     """
-    Image.init()
     with path.open("rb") as file:
         prefix = file.read(16)
         for name in _FORMATS:

@@ -1,7 +1,7 @@
 """Labelled images as a list of relative paths: what a reader of any layout gives, and what splits work on."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -37,6 +37,11 @@ class Listing:
     root: Path
     items: tuple[Item, ...]
     class_names: tuple[str, ...]
+
+
+def first_gap(labels: Collection[int]) -> int | None:
+    """The first number missing from labels that must be 0, 1, ...; None if they are."""
+    return next((label for label in range(len(labels)) if label not in labels), None)
 
 
 def leaves_root(path: str) -> bool:

@@ -138,19 +138,21 @@ def _listed(name: str, key: str) -> Iterator[str]:
         yield from _file_or_folder(line, key)
 
 
-def unlabelled_class_names(names: Sequence[str] | str, key: str = "data.class_names") -> list[str]:
+def unlabelled_class_names(
+    names: Sequence[str] | str, key: str = "data.class_names", example: str = "'[cat, dog]'"
+) -> list[str]:
     """The names an image may get, in label order.
 
     Args:
         names: The names; or ``imagenet``, or a ``.txt`` or ``.json`` file.
         key: What messages call the argument.
+        example: How a list is written where the argument is given.
     """
     if names == IMAGENET:
         return names_of([], IMAGENET)  # two of these names come twice, and are two classes
     if isinstance(names, str) and not os.path.isfile(os.path.expanduser(names)):
         raise UserError(
-            f"{key} {quoted(names)}: no such file; give a list such as '[cat, dog]', a .txt or .json file, or "
-            f"{IMAGENET}"
+            f"{key} {quoted(names)}: no such file; give a list such as {example}, a .txt or .json file, or {IMAGENET}"
         )
     where = f"{key} {names}" if isinstance(names, str) else key
     found = [name.strip() for name in names_of([], names, key)]
@@ -172,7 +174,7 @@ class ImagesData(EpisodeData):
             ``imagenet``.
         on_bad_image: ``error`` ends the run at an unreadable image; ``skip`` leaves it out, counts it and reports it.
         max_pixels: The largest width times height that is read; above it, an image counts as unreadable.
-        kwargs: The other arguments of :class:`ImageData`.
+        kwargs: The other arguments of :class:`ImageData` except ``prefetch``.
     """
 
     def __init__(

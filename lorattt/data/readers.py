@@ -55,7 +55,8 @@ def problems(known: Benchmark, listing: Listing, located: Located) -> list[str]:
             f"missing, the first is {shortened(located.absent[0])}: lorattt data check --datasets {known.key} "
             "counts all"
         )
-    return found + list_problems(known, listing)
+    # Folders, and class names of ours, have none of a list's problems.
+    return found if located.split_file is None else found + list_problems(known, listing)
 
 
 def list_problems(known: Benchmark, listing: Listing) -> list[str]:

@@ -47,6 +47,12 @@ class ImageSource(Protocol):
         ...
 
 
+def numbers_of(source: ImageSource) -> Sequence[int]:
+    """The dataset-wide numbers of a source's images; their places where it has none of its own."""
+    found: Sequence[int] = getattr(source, "numbers", range(len(source)))
+    return found
+
+
 class WrappedImages:
     """Another source's images, which subclasses read in their own way.
 
@@ -57,7 +63,7 @@ class WrappedImages:
     def __init__(self, source: ImageSource) -> None:
         self.source = source
         self.name, self.class_names = source.name, source.class_names
-        self.numbers: Sequence[int] = getattr(source, "numbers", range(len(source)))
+        self.numbers = numbers_of(source)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -81,7 +87,7 @@ def spread(count: int, limit: int | None) -> list[int]:
 
 def chosen(source: ImageSource, limit: int | None) -> list[int]:
     """The dataset-wide numbers of at most ``limit`` images, evenly spread."""
-    numbers: Sequence[int] = getattr(source, "numbers", range(len(source)))
+    numbers = numbers_of(source)
     return [numbers[position] for position in spread(len(source), limit)]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorattt.data.listing import Item, leaves_root
+from lorattt.data.listing import Item, first_gap, leaves_root
 from lorattt.data.text import read_text
 from lorattt.errors import UserError, quoted, shortened
 
@@ -52,8 +52,7 @@ def read_coop(file: Path, split: str) -> SplitList:
         if not isinstance(entries, list):
             raise UserError(f"split file {file}: {quoted(part)} is no list of images: fetch it again")
         items[part] = [_coop_item(file, part, entry, names) for entry in entries]
-    gap = next((label for label in range(len(names)) if label not in names), None)
-    if gap is not None:
+    if (gap := first_gap(names)) is not None:
         raise UserError(
             f"split file {file} has labels up to {max(names)} but none is {gap}: labels must be 0, 1, ... without gaps"
         )

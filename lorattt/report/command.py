@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from lorattt.errors import UserError, one_line, shortened
+from lorattt.errors import UserError, error_line
 
 _IMAGES = 24
 _ROWS = 100_000
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
         )
         write_report(report, folder, given.format, more)
     except UserError as error:
-        _print(f"lorattt: error: {shortened(one_line(error), 2000)}", sys.stderr)
+        _print(error_line(error), sys.stderr)
         return 2
     # The other formats show the notes themselves.
     for line in [*messages, *(report.notes if given.format == "latex" else [])]:

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from filelock import lock_descriptor
 
-from lorattt.errors import UserError, one_line, shortened
+from lorattt.errors import UserError, error_line
 from lorattt.sweep.check import check
 from lorattt.sweep.folders import Result, State, replace, results_of, state_of
 from lorattt.sweep.plan import Run, argument, plan, select
@@ -49,7 +49,7 @@ def main(
             program, checker = [sys.executable, "-m", "lorattt"], checker or [sys.executable, "-m", "lorattt.cli.dry"]
         return _sweep(given, program, checker)
     except UserError as error:
-        print(f"lorattt: error: {shortened(one_line(error), 2000)}", file=sys.stderr)
+        print(error_line(error), file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of a pipe, such as head, has had enough; the runs have been ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the exit's own flush would fail again

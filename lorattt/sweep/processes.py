@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from lorattt.errors import ERROR
 from lorattt.sweep.folders import LOG_FILE
 from lorattt.sweep.plan import FIT, Run
 
-ERROR = "lorattt: error:"
 _TAIL = 65536
 _LONGEST_REASON = 500
 

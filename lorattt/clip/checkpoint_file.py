@@ -13,10 +13,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from lorattt.errors import UserError, first_line, listed, shortened
+from lorattt.errors import UserError, first_line, listed, quoted, shortened
 
 # What programs put beside the weights that torch's loader does not know, though nothing in it can run.
 _HARMLESS: list[Any] = [argparse.Namespace]
+CONFIG_FILE = "open_clip_config.json"
+"""What open_clip leaves beside the weights of a model that it publishes."""
 _WEIGHTS_ENDINGS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz")
 # What a file without weights begins with, what it is, and what to do.
 _OTHERS: tuple[tuple[bytes, str, str], ...] = (
@@ -62,13 +64,33 @@ def activation_of(path: Path) -> bool | None:
     """
     if _is_archive(path):
         return True
-    config = path.parent / "open_clip_config.json"
-    if not config.is_file():
-        return None
+    stated = config_beside(path).get("model_cfg")
+    return None if stated is None else bool(stated.get("quick_gelu", False))
+
+
+def config_beside(weights: Path) -> dict[str, dict[str, Any]]:
+    """``model_cfg`` and ``preprocess_cfg`` of the configuration file beside the weights, those that it has.
+
+    Raises:
+        UserError: If the file cannot be read, or is not made of such mappings.
+    """
+    path = weights.parent / CONFIG_FILE
+    if not path.is_file():
+        return {}
     try:
-        return bool(json.loads(config.read_text(encoding="utf-8"))["model_cfg"].get("quick_gelu", False))
-    except (ValueError, KeyError, AttributeError, TypeError):
-        return None
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path}: it cannot be read as JSON ({first_line(error, 80)}): fetch it again, or remove it"
+        ) from error
+    sections = config if isinstance(config, dict) else {}
+    found = {key: sections[key] for key in ("model_cfg", "preprocess_cfg") if sections.get(key) is not None}
+    for what, value in (("the file", {} if config is None else config), *found.items()):
+        if not isinstance(value, dict):
+            raise UserError(
+                f"{path}: {what} must be a mapping of keys to values, not {quoted(value, 80)}: fetch it again"
+            )
+    return found
 
 
 def read_checkpoint(path: Path) -> Mapping[Any, Any]:

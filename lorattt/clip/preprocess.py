@@ -3,7 +3,6 @@
 Weights do not say how the images were made that they were trained on. So what is not known is assumed aloud.
 """
 
-import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,11 +12,9 @@ import open_clip
 from open_clip import pretrained as tags
 
 from lorattt import demo
+from lorattt.clip.checkpoint_file import CONFIG_FILE, config_beside
 from lorattt.errors import UserError, one_line, shortened
 from lorattt.views.plain import Interpolation, ResizeMode
-
-CONFIG_FILE: Final = "open_clip_config.json"
-"""What open_clip leaves beside the weights of a model that it publishes."""
 
 KEYS: Final = ("mean", "std", "resize_mode", "interpolation")
 """Keys of ``model.clip`` that override the model's own preprocessing."""
@@ -65,7 +62,7 @@ def resolve_preprocess(name: str, weights: str | Path | None, given: Mapping[str
         known = _of_tag(name, weights) | known
     else:
         if weights is not None:
-            known = _beside(weights.parent / CONFIG_FILE, name, skip=known) | known
+            known = _beside(weights, name, skip=known) | known
         known = _in_common(name) | known
         if unknown := [key for key in KEYS if key not in known]:
             warnings.warn(_assumption(name, weights, unknown), stacklevel=3)
@@ -118,18 +115,12 @@ def _in_common(name: str) -> dict[str, Any]:
     return {key: known[0][key] for key in KEYS if known and all(other[key] == known[0][key] for other in known)}
 
 
-def _beside(path: Path, name: str, skip: Mapping[str, Any]) -> dict[str, Any]:
-    """What a model's configuration file says, but for the keys to skip; nothing if there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: it cannot be read as JSON ({_short(error)}): fetch it again, or remove it") from error
-    config = _mapping(config, f"{path}: the file")
-    _check_model(_mapping(config.get("model_cfg"), f"{path}: model_cfg"), name, path)
+def _beside(weights: Path, name: str, skip: Mapping[str, Any]) -> dict[str, Any]:
+    """What the configuration file beside the weights says, but for the keys to skip; nothing if there is none."""
+    path, config = weights.parent / CONFIG_FILE, config_beside(weights)
+    _check_model(config.get("model_cfg", {}), name, path)
     where = f"{path}: preprocess_cfg"
-    stated = _readable(_mapping(config.get("preprocess_cfg"), where))
+    stated = _readable(config.get("preprocess_cfg", {}))
     found: dict[str, Any] = {
         key: checked(key, stated[key], f"{where}.{key}") for key in KEYS if key in stated and key not in skip
     }
@@ -140,14 +131,6 @@ def _beside(path: Path, name: str, skip: Mapping[str, Any]) -> dict[str, Any]:
             raise UserError(f"{where}.fill_color {_short(fill)}: must be a whole number from 0 to 255")
         found["fill_color"] = fill
     return found
-
-
-def _mapping(value: Any, where: str) -> Mapping[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise UserError(f"{where} must be a mapping of keys to values, not {_short(value)}: fetch it again")
-    return value
 
 
 def _check_model(stated: Mapping[str, Any], name: str, path: Path) -> None:

@@ -19,8 +19,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from lorattt import demo
+from lorattt.clip.checkpoint_file import CONFIG_FILE
 from lorattt.clip.load import ClipSpec, LoadedClip, load_clip
-from lorattt.clip.preprocess import CONFIG_FILE, KEYS, OPENAI, resolve_preprocess
+from lorattt.clip.preprocess import KEYS, OPENAI, resolve_preprocess
 from lorattt.errors import UserError
 from lorattt.methods.registry import convert
 from lorattt.views.crops import ViewSpec

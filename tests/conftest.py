@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import open_clip
 import pytest
 import torch
 from PIL import Image
 
 from lorattt.__main__ import main
+from tiny_models import add_models
 
 torch.set_num_threads(1)
 # Pytest shows deprecations, which the command line does not; jsonargparse's would come once a process, in whichever
@@ -90,11 +90,8 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 @pytest.fixture(scope="session")
 def small_models(tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = tmp_path_factory.mktemp("models")
-    for name, vision in _MODELS.items():
-        config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": _TEXT}
-        (folder / f"{name}.json").write_text(json.dumps(config), encoding="utf-8")
-    open_clip.add_model_config(folder)
+    configs = {name: {"embed_dim": 16, "vision_cfg": vision, "text_cfg": _TEXT} for name, vision in _MODELS.items()}
+    add_models(tmp_path_factory.mktemp("models"), configs)
 
 
 @pytest.fixture

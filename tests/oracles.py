@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-import open_clip
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from tiny_models import tokenizer
 
 
 def plain_texts(model: Any, names: Sequence[str], context: Tensor) -> Tensor:
@@ -19,7 +20,7 @@ def plain_texts(model: Any, names: Sequence[str], context: Tensor) -> Tensor:
         names: K names.
         context: ``(4, d)``, or ``(K, 4, d)`` for one of each class.
     """
-    tokens = open_clip.get_tokenizer("ViT-B-32")([f"a photo of a {name}." for name in names])
+    tokens = tokenizer()([f"a photo of a {name}." for name in names])
     embedded = model.token_embedding(tokens)
     x = torch.cat([embedded[:, :1], context.expand(len(names), -1, -1), embedded[:, 5:]], dim=1)
     x = model.ln_final(model.transformer(x + model.positional_embedding, attn_mask=model.attn_mask))

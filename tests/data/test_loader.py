@@ -235,7 +235,7 @@ def test_pieces_lie_where_there_is_room_and_never_on_each_other(monkeypatch: pyt
 def test_a_limited_address_space_is_not_used_up(
     limit: int, workers: int, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    resource = pytest.importorskip("resource")
+    resource = pytest.importorskip("resource", reason="limits of an address space are POSIX's")
     monkeypatch.setattr(resource, "getrlimit", lambda what: (limit, limit))
     assert shared._wanted(workers) == size
 
@@ -264,7 +264,7 @@ class Fatal(Sized):
         return super().read(index)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="what the system says of a process that was killed")
+@pytest.mark.skipif(sys.platform != "linux", reason="the line has the names that Linux gives to signals")
 @pytest.mark.parametrize(
     ("what", "ahead", "message"),
     [
@@ -322,7 +322,7 @@ def test_a_slow_batch_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
         (errno.EAGAIN, r"\): set data.workers to fewer, or 0$"),
     ],
 )
-@pytest.mark.skipif(sys.platform != "linux", reason="/dev/shm is Linux's")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /dev/shm")
 def test_workers_that_cannot_be_started(code: int, fix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise OSError(code, os.strerror(code))
@@ -332,10 +332,9 @@ def test_workers_that_cannot_be_started(code: int, fix: str, monkeypatch: pytest
         list(batches(2, 2))
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="this system has no SIGUSR1")
 def test_workers_leave_signals_to_the_main_process() -> None:
     """Ctrl-C and a scheduler's warning reach all processes of a run; the main process decides what they mean."""
-    if not hasattr(signal, "SIGUSR1"):
-        pytest.skip("no such signal")
     for what in ("SIGINT", "SIGUSR1"):
         data = EpisodeLoader(EpisodeDataset(Warned(what), list(range(20)), None), batch_size=5, num_workers=1)
         assert [len(batch["path"]) for batch in data] == [5, 4, 5, 4]

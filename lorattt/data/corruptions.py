@@ -18,8 +18,8 @@ from torchvision.transforms.functional import center_crop, resize
 
 from lorattt.data.corruption_ops import OPERATIONS, to_array, to_image
 from lorattt.data.source import ImageSource, WrappedImages
-from lorattt.data.text import did_you_mean
 from lorattt.errors import UserError, quoted
+from lorattt.inputs import did_you_mean
 from lorattt.rng import Stream, episode_keys, fold
 
 EXTRA: Final[tuple[str, ...]] = ("speckle_noise", "gaussian_blur", "saturate")

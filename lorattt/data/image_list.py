@@ -9,8 +9,8 @@ from pathlib import Path
 
 from lorattt.data.listing import Item, Listing, first_gap, leaves_root
 from lorattt.data.source import UNKNOWN_LABEL
-from lorattt.data.text import read_text
 from lorattt.errors import UserError, quoted
+from lorattt.inputs import read_text
 
 _COLUMNS = ["path", "label", "class_name"]
 # The format of earlier versions: two more lines of comments follow, and nothing is quoted.

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from lorattt.data.listing import Item
-from lorattt.data.text import read_text
 from lorattt.data.walk import is_image, is_no_class
 from lorattt.errors import UserError, shortened
+from lorattt.inputs import read_text
 
 _FLAT: Final = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 _SOLUTION: Final = "LOC_val_solution.csv"

@@ -14,9 +14,9 @@ from lorattt.data.datamodule import EpisodeData
 from lorattt.data.images import MAX_PIXELS, check_max_pixels, read_image
 from lorattt.data.notes import note
 from lorattt.data.source import UNKNOWN_LABEL
-from lorattt.data.text import read_text
 from lorattt.data.walk import FORMATS, look_below, of_the_same_format
 from lorattt.errors import UserError, quoted
+from lorattt.inputs import read_text
 
 
 class UnlabelledImages:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 from unicodedata import normalize
 
-from lorattt.data.text import read_text
 from lorattt.errors import UserError, quoted
+from lorattt.inputs import read_text
 
 _WNID: Final = re.compile(r"n[0-9]{8}")
 # Key, separator, name.

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lorattt.data.listing import Item, first_gap, leaves_root
-from lorattt.data.text import read_text
 from lorattt.errors import UserError, quoted, shortened
+from lorattt.inputs import read_text
 
 _FETCH = "put it there, or fetch the dataset again"
 

@@ -9,8 +9,8 @@ from collections.abc import Collection, Sequence
 import torch
 
 from lorattt.data.listing import Item, Listing
-from lorattt.data.text import did_you_mean
 from lorattt.errors import UserError, quoted
+from lorattt.inputs import did_you_mean
 from lorattt.rng import Stream, episode_keys, fold, uniform
 
 

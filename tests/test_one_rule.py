@@ -67,7 +67,7 @@ def from_csv(rows: list[dict[str, str]], when: str) -> dict[str, float]:
 def assert_all_follow(run: Run, rows: list[dict[str, str]], stated: dict[str, Any], said: dict[str, Any]) -> None:
     """results.json, the table on the screen, the JSON lines and the report against the CSV."""
     assert stated["ece_bins"] == 20
-    with (run.folder / "predictions.jsonl").open(encoding="utf-8") as file:
+    with (run.method_folder / "predictions.jsonl").open(encoding="utf-8") as file:
         lines = [json.loads(line) for line in file]
     for when in ("before", "after"):
         counted = from_csv(rows, when)

@@ -17,23 +17,24 @@ from lightning.pytorch import Trainer
 
 from lorattt import __version__
 from lorattt.calibration import ECE_BINS
-from lorattt.callbacks.base import RunObserver, find_callback, members_of
+from lorattt.callbacks.base import RunObserver, dataset_name, find_callback, methods_of
 from lorattt.callbacks.journal import saving
 from lorattt.callbacks.merge import atomic_write
 from lorattt.callbacks.predictions import PredictionsWriter
-from lorattt.callbacks.run_folder import RESULTS_FILE, find_run_folder, results_in, run_name
+from lorattt.callbacks.run_folder import RESULTS_FILE, find_run_folder, results_in
 from lorattt.callbacks.stages import StageTimes
 from lorattt.show import speed
 
 MEASURES = {"top1": "top-1 %", "top5": "top-5 %", "ece": "ECE %", "nll": "NLL"}
-FORMAT = 1
-"""Of ``results.json``, which :mod:`lorattt.report.runs` reads: incremented when a key changes its meaning."""
+FORMAT = 2
+"""Of ``results.json``, which :mod:`lorattt.report.runs` reads: incremented when a key or the layout of a run's folder
+changes its meaning. Since 2, ``<run's folder>/<method>/`` has a method's files, also where it is the only one."""
 
 _DIGITS = {"top1": 2, "top5": 2, "ece": 2, "nll": 4}
 
 
 class ResultsWriter(RunObserver):
-    """Writes ``results.json`` and prints the table, on the first device. Runs after :class:`PredictionsWriter`.
+    """Writes each method's ``results.json`` and prints the table, on the first device; after PredictionsWriter.
 
     Keys of ``results.json`` beside the measures:
 
@@ -46,7 +47,7 @@ class ResultsWriter(RunObserver):
     - ``directory``: the folder that relative paths in the configuration start from.
     - ``resumed``: images that earlier attempts classified. Speed, stages and memory are those of the last attempt that
       classified any; the speed is 0 if that one wrote no results.
-    - ``shared_with``: the other methods of the run. Each has a file; speed and memory are those of all together.
+    - ``shared_with``: the other methods of the run; speed and memory are those of all together.
     """
 
     def __init__(self) -> None:
@@ -66,7 +67,7 @@ class ResultsWriter(RunObserver):
         if (clock := getattr(module, "clock", None)) is not None:
             seconds -= clock.seconds().get("text", 0.0)  # the class texts are encoded after all observers have started
         peak = int(trainer.strategy.reduce(torch.tensor(peak_memory(device), device=device), reduce_op="max"))
-        members = members_of(module)
+        methods = methods_of(module)
         counts, times = find_callback(trainer, PredictionsWriter), find_callback(trainer, StageTimes)
         assert counts is not None, "results are of what was written"
         stages, halved = ({}, 0) if times is None else times.totals(trainer, module, counts.seconds)
@@ -83,12 +84,12 @@ class ResultsWriter(RunObserver):
         if not counts.classified:  # an earlier attempt classified all images, and may have written results
             course |= _earlier(folder, course)
         rows = []
-        for name, member in members.items():
+        for name, method in methods.items():
             measures = totals.measures[name]
             row = {
                 "format": FORMAT,
-                "method": run_name(member, "name"),
-                "dataset": run_name(getattr(trainer, "datamodule", None), "name"),
+                "method": name,
+                "dataset": dataset_name(trainer),
                 "backbone": module.clip.name,
                 "preprocessing": module.clip.preprocess,
                 "corruption": getattr(getattr(trainer, "datamodule", None), "corruption", None),
@@ -100,8 +101,8 @@ class ResultsWriter(RunObserver):
                 "fallbacks": totals.fallbacks[name],
                 "not_finite": totals.not_finite[name],
                 "skipped": totals.skipped,
-                **({"stage2": asdict(done)} if (done := getattr(member, "stage2_report", None)) else {}),
-                **({"shared_with": [other for other in members if other != name]} if name else {}),
+                **({"stage2": asdict(done)} if (done := getattr(method, "stage2_report", None)) else {}),
+                "shared_with": [other for other in methods if other != name],
                 "directory": str(Path.cwd()),
                 "versions": {
                     "lorattt": __version__,
@@ -132,7 +133,7 @@ def _in_json(row: dict[str, Any]) -> dict[str, Any]:
 
 def table_of(rows: list[dict[str, Any]], folder: Path) -> str:
     """The results of a run of one method or of several as text."""
-    return table_of_several(rows, folder) if "shared_with" in rows[0] else table(rows[0], folder)
+    return table_of_several(rows, folder) if len(rows) > 1 else table(rows[0], folder)
 
 
 def table(row: dict[str, Any], folder: Path) -> str:

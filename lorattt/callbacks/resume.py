@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from lorattt.callbacks.journal import journals_in
+from lorattt.callbacks.journal import journals_in, of_format_1
 from lorattt.callbacks.results import table_of
 from lorattt.callbacks.run_folder import CONFIG_FILE, reject_used, results_in
 from lorattt.errors import UserError
@@ -41,6 +41,11 @@ def check_folder(folder: Path, config: str) -> None:
         there = None
     if not isinstance(there, dict):
         reject_used(folder)
+    if of_format_1(folder):
+        raise UserError(
+            f"run.folder {folder} holds an unfinished run of an earlier version of lorattt: finish it with that "
+            "version, or name another run.folder"
+        )
     here = yaml.safe_load(config)
     if different := differences(there, here):
         shown = "; ".join(different[:_MOST]) + (f"; and {len(different) - _MOST} more" * (len(different) > _MOST))

@@ -80,9 +80,9 @@ class RunLog(RunObserver):
         folder = find_run_folder(trainer)
         values: dict[str, float] = {}
         images = 0
-        for path in results_in(folder):
+        for path in (files := results_in(folder)):
             row = json.loads(path.read_text(encoding="utf-8"))
-            above = f"{command}/" if path.parent == folder else f"{command}/{path.parent.name}/"
+            above = f"{command}/{path.parent.name}/" if len(files) > 1 else f"{command}/"
             values |= {above + key: value for key, value in row.items() if key not in _NOT_LOGGED and _is_number(value)}
             images = int(row["n"])
         self._start_command(trainer, command, images)

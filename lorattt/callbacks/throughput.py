@@ -44,7 +44,7 @@ class ThroughputMeter:
     def count(self, outputs: Any) -> None:
         """Count a batch; of several methods the last one's answers."""
         label = outputs["label"]
-        answer = list(answers_of(outputs).values())[-1]
+        answer = answers_of(outputs)[-1]
         self.seen += int((label >= 0).sum())
         self.before += int(is_right(answer["before"], label).sum())
         self.after += int(is_right(answer["after"], label).sum())

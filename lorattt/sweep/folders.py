@@ -24,7 +24,7 @@ class Result:
     """What one method of a run measured.
 
     Attributes:
-        member: Its name among the several methods of a run; empty if it is the only one.
+        member: The method's name among several of a run; empty if it is the only one.
         n: Images.
         before: Top-1 without adaptation, as a fraction; None where nothing is labelled.
         after: Top-1.
@@ -95,31 +95,30 @@ def results_of(run: Run) -> list[Result]:
     """
     if run.command == FIT:
         return []
-    own = run.folder / run.product
-    files = [own] if own.exists() else _results_of_members(run)
-    if not files:
+    if not (files := _results_files(run)):
         raise UserError(f"{run.folder} has no {run.product}")
-    return [_result(path, "" if path == own else path.parent.name) for path in files]
+    return [_result(run, path, path.parent.name if len(files) > 1 else "") for path in files]
 
 
-def _result(path: Path, member: str) -> Result:
+def _result(run: Run, path: Path, member: str) -> Result:
     try:
         row = json.loads(path.read_text(encoding="utf-8"))
         before, after = (None if row.get(key) is None else float(row[key]) for key in ("top1_before", "top1_after"))
         n, speed = int(row["n"]), float(row["images_per_second"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{path} is damaged: remove the folder {path.parent} to run it again") from None
+        raise UserError(f"{path} is damaged: remove the folder {run.folder} to run it again") from None
     return Result(member, n, before, after, n / speed if speed > 0 else math.nan)
 
 
-def _results_of_members(run: Run) -> list[Path]:
-    """In the order of ``model.methods``."""
+def _results_files(run: Run) -> list[Path]:
+    """In the order of ``model.methods``; format 1 had that of the only method in the run's folder."""
     order: list[str] = []
     for place, value in run.settings.items():
         if place.endswith(("model.methods", "model.init_args.methods")) and isinstance(value, list):
             order = order or value
     ranks = {name: rank for rank, name in enumerate(order)}
-    return sorted(run.folder.glob(f"*/{run.product}"), key=lambda p: (ranks.get(p.parent.name, len(ranks)), p))
+    files = [*run.folder.glob(run.product), *run.folder.glob(f"*/{run.product}")]
+    return sorted(files, key=lambda p: (ranks.get(p.parent.name, len(ranks)), p))
 
 
 def _is_finished(run: Run, written: dict[str, Any]) -> bool:
@@ -127,7 +126,7 @@ def _is_finished(run: Run, written: dict[str, Any]) -> bool:
         return (run.folder / run.product).exists()
     # A run removes its journals when all of its files are written, those of each of several methods too.
     ended = written["finished"] is True or not any(path.stat().st_size for path in run.folder.glob(_JOURNALS))
-    return ended and ((run.folder / run.product).exists() or bool(_results_of_members(run)))
+    return ended and bool(_results_files(run))
 
 
 def _holds_work(run: Run) -> bool:

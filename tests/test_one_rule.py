@@ -92,7 +92,7 @@ def test_all_numbers_follow_from_the_predictions(
 ) -> None:
     data = folder_of(tmp_path / "images", classes)
     more = ["--data.workers", "0", "--data.batch_size", batch_size, "--run.folder", "run", *CPU]
-    monkeypatch.setattr("lorattt.callbacks.throughput.SECONDS", 0)
+    monkeypatch.setattr("lorattt.callbacks.progress.SECONDS", 0)
     run = cli("test", "--model", "MeanOfViews", *MODEL, "--model.views.number", "10", *data, *more)
     assert run.code == 0, run.err
     assert main(["run", "--no-plots", "--format", "markdown", "--out", "out"]) == 0

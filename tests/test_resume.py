@@ -24,7 +24,7 @@ from forked import Forks, environments
 from lorattt.callbacks.journal import Journal, entries_at, journal_path, journals_in, read_journals
 from lorattt.callbacks.lock import LOCK_FILE, FolderLock
 from lorattt.callbacks.predictions import PredictionsWriter
-from lorattt.callbacks.progress import AccuracyBar
+from lorattt.callbacks.progress import RunProgress
 from lorattt.callbacks.results import ResultsWriter
 from lorattt.callbacks.resume import differences
 from lorattt.callbacks.run_folder import RunFolder
@@ -499,15 +499,13 @@ def test_the_bar_begins_with_the_accuracy_of_what_is_done(
     args = demo(6)
     die_after(2, *args, "--run.folder", "run")
     seen: list[tuple[int, int, int]] = []
-    count = AccuracyBar._count
+    count = RunProgress.count
 
-    def noted(bar: AccuracyBar, *rest: Any) -> Any:
-        found = count(bar, *rest)
-        meter = bar._run.meter
-        seen.append((meter.seen, meter.before, meter.after))
-        return found
+    def noted(bar: RunProgress, *rest: Any) -> None:
+        count(bar, *rest)
+        seen.append((bar._labelled, bar._before, bar._after))
 
-    monkeypatch.setattr(AccuracyBar, "_count", noted)
+    monkeypatch.setattr(RunProgress, "count", noted)
     run = cli(*args, "--run.folder", "run")
     hits = [sum(row[f"prediction_{when}"] == row["label"] for row in run.rows) for when in ("before", "after")]
     assert seen == [(6, *hits)]

@@ -64,16 +64,7 @@ def sample_augmix(spec: ViewSpec, *, seed: int, index: int) -> list[AugMixParams
 
 
 def augmix(view: Image.Image, params: AugMixParams, severity: int) -> Tensor:
-    """Apply the chains to a view.
-
-    Args:
-        view: An RGB image.
-        params: The chains drawn for it.
-        severity: 1 to 10.
-
-    Returns:
-        ``(3, H, W)`` uint8.
-    """
+    """Apply chains of severity 1 to 10 to an RGB view: ``(3, H, W)`` uint8."""
     mixed: Tensor = torch.zeros(3, view.height, view.width, dtype=torch.float64)
     for chain in range(_CHAINS):
         image = view

@@ -1,4 +1,4 @@
-"""Random patch masks: which patches of a view the image encoder gets to see."""
+"""Random patch masks: which patches of a view the image encoder sees."""
 
 import torch
 from torch import Tensor
@@ -8,11 +8,7 @@ from lorattt.rng import fold, uniform
 
 
 def kept_count(patches: int, mask_ratio: float) -> int:
-    """How many patches stay: ``int(patches * (1 - mask_ratio))``, 49 of 196 for 0.75.
-
-    Raises:
-        UserError: If the ratio is not in ``(0, 1)`` or no patch would stay.
-    """
+    """How many patches stay: ``int(patches * (1 - mask_ratio))``, 49 of 196 for 0.75; a UserError if none."""
     if not 0 < mask_ratio < 1:
         raise UserError(f"mask_ratio {mask_ratio}: must be between 0 and 1, both excluded")
     count = int(patches * (1 - mask_ratio))
@@ -24,7 +20,7 @@ def kept_count(patches: int, mask_ratio: float) -> int:
 def random_kept_patches(keys: Tensor, views: Tensor, patches: int, count: int) -> Tensor:
     """A uniformly random subset of patch positions for each view, its own draw per view.
 
-    A function of (key, view number) alone, so a view has the same mask wherever it stands in the selection.
+    A function of (key, view number) alone: a view's mask does not depend on its place in the selection.
 
     Args:
         keys: ``(E,)`` int64 episode keys.

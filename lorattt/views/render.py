@@ -1,7 +1,7 @@
-"""Views as pixels, on the CPU: applies sampled parameters to a PIL image with torchvision.
+"""Views as pixels, on the CPU: sampled parameters applied to a PIL image with torchvision.
 
-The image stays 8-bit throughout, as in the authors' loaders: PIL resamples with antialiasing and
-rounds, and normalisation happens later, where the model is.
+The image stays 8-bit throughout, as in the authors' loaders: PIL resamples with antialiasing and rounds; it is
+normalised later, where the model is.
 """
 
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ class Views:
         spec: Number of views and how they are cut.
         size: Side of a view, in pixels.
         seed: The run's seed.
-        plain: How view 0 is made: as the model's own preprocessing does. The others are the papers' crops, bilinear.
+        plain: How view 0 is made: by the model's own preprocessing. The others are the papers' crops, bilinear.
     """
 
     spec: ViewSpec
@@ -34,15 +34,7 @@ class Views:
     plain: PlainView = field(default_factory=PlainView)
 
     def __call__(self, image: Image.Image, index: int) -> Tensor:
-        """Make the views of the sample of that dataset-wide number.
-
-        Args:
-            image: An RGB image of any size.
-            index: The sample's dataset-wide number.
-
-        Returns:
-            ``(V, 3, size, size)`` uint8.
-        """
+        """``(V, 3, size, size)`` uint8 views of an RGB image, the sample of that dataset-wide number."""
         views = [F.pil_to_tensor(self.plain_view(image))]
         crops = sample_crops(self.spec, image.height, image.width, seed=self.seed, index=index)
         mixes = sample_augmix(self.spec, seed=self.seed, index=index) if self.spec.augmix else None

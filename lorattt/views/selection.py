@@ -1,4 +1,4 @@
-"""Which views of an episode take part: the most confident ones, or those where the entropy is flat in the prompt."""
+"""Selection of views: the most confident ones, or those whose entropy is flat around the prompt."""
 
 import math
 from collections.abc import Callable
@@ -9,16 +9,17 @@ import torch
 from torch import Tensor
 
 from lorattt.errors import UserError
+from lorattt.inputs import at_least
 from lorattt.losses.entropy import entropy
 
 Rule = Literal["confidence", "flatness"]
 ViewScores: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""Features ``(E, V, D)`` and logits ``(E, V, K)`` of the views to scores ``(E, V)``; the lowest are taken."""
+"""Features ``(E, V, D)`` and logits ``(E, V, K)`` of the views to scores ``(E, V)``; the lowest are selected."""
 
 
 @dataclass(frozen=True)
 class FlatnessSpec:
-    """How flatness is measured; defaults are TLLA's, with directions where the paper says nothing.
+    """How flatness is measured; defaults are TLLA's, except for the directions, which the paper does not give.
 
     Args:
         directions: R, the number of random directions in which the prompt is moved.
@@ -31,20 +32,15 @@ class FlatnessSpec:
     sharpness: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse values that measure nothing."""
-        if self.directions < 1:
-            raise UserError(f"directions {self.directions}: must be at least 1")
+        """Check the ranges."""
+        at_least(1, directions=self.directions)
         for key in ("radius", "sharpness"):
             if not 0 <= getattr(self, key) < float("inf"):
                 raise UserError(f"{key} {getattr(self, key)}: must be a finite number of at least 0")
 
 
 def selection_size(views: int, fraction: float) -> int:
-    """How many views ``fraction`` keeps: ``int(views * fraction)``, 6 of 64 for 0.1.
-
-    Raises:
-        UserError: If none would be kept, or the fraction is not in ``(0, 1]``.
-    """
+    """How many views ``fraction`` keeps: ``int(views * fraction)``, 6 of 64 for 0.1; a UserError if none."""
     if not 0 < fraction <= 1:
         raise UserError(f"selection {fraction}: the fraction of views to keep must be in (0, 1]")
     size = int(views * fraction)
@@ -57,41 +53,24 @@ def selection_size(views: int, fraction: float) -> int:
 
 
 def select_confident(logits: Tensor, size: int) -> Tensor:
-    """Indices of the views of lowest entropy, lowest first (confidence selection of TPT, section 3.2).
+    """``(*episode, size)`` int64 indices of the views of lowest entropy, lowest first (TPT, section 3.2).
 
     Args:
         logits: ``(*episode, V, K)``.
         size: How many to keep.
-
-    Returns:
-        ``(*episode, size)`` int64. Equal entropies keep the order of the views.
     """
-    return select_views(logits, size)
+    return select_lowest(entropy(logits), size)
 
 
 def select_views(logits: Tensor, size: int, scores: Tensor | None = None) -> Tensor:
-    """Indices of the views of lowest score, lowest first.
-
-    Args:
-        logits: ``(*episode, V, K)``.
-        size: How many to keep.
-        scores: ``(*episode, V)``; None for the entropy of the logits.
-
-    Returns:
-        ``(*episode, size)`` int64. Equal scores keep the order of the views.
-    """
+    """As :func:`select_lowest` for scores ``(*episode, V)``, or as :func:`select_confident` without."""
     return select_lowest(entropy(logits) if scores is None else scores, size)
 
 
 def select_lowest(scores: Tensor, size: int) -> Tensor:
-    """Indices of the lowest scores, lowest first.
+    """``(*episode, size)`` int64 indices of the lowest of ``(*episode, V)`` scores, lowest first, NaN last.
 
-    Args:
-        scores: ``(*episode, V)``; one that is not a number comes last.
-        size: How many to keep.
-
-    Returns:
-        ``(*episode, size)`` int64. Equal scores keep the order of the views.
+    Equal scores keep the order of the views.
     """
     return torch.argsort(scores, dim=-1, stable=True)[..., :size]
 
@@ -100,7 +79,7 @@ def select_lowest(scores: Tensor, size: int) -> Tensor:
 def flatness_scores(
     features: Tensor, logits: Tensor, bank: Tensor, logit_scale: Tensor, sharpness: float = 1.0
 ) -> Tensor:
-    """How high the entropy of each view is, or gets, around the prompt (STSS of TLLA, eq. 5).
+    """Entropy of each view at the prompt and around it (STSS of TLLA, eq. 5).
 
     With H_0 a view's entropy and H_r that with the r-th neighbour of the prompt, its score is
     H_0 + sharpness * (max_r H_r - H_0). The neighbours take turns, so that memory does not grow with R.
@@ -124,13 +103,5 @@ def flatness_scores(
 
 
 def take_views(x: Tensor, selected: Tensor) -> Tensor:
-    """Gather the selected views of every episode.
-
-    Args:
-        x: ``(E, V, *)``.
-        selected: ``(E, n)`` int64.
-
-    Returns:
-        ``(E, n, *)``.
-    """
+    """Gather the views ``(E, n)`` int64 of each episode from ``(E, V, *)``: ``(E, n, *)``."""
     return x[torch.arange(x.shape[0], device=x.device).unsqueeze(-1), selected]

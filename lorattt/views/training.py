@@ -24,9 +24,6 @@ class TrainingCrop:
         ratio: Smallest and largest width-to-height ratio of the crop.
         flip: Probability that the crop is mirrored.
         interpolation: How the crop is resized.
-
-    Raises:
-        UserError: If a value is none that a crop can be made from.
     """
 
     scale: tuple[float, float] = (0.08, 1.0)
@@ -35,7 +32,7 @@ class TrainingCrop:
     interpolation: Interpolation = "bicubic"
 
     def __post_init__(self) -> None:
-        """Refuse what :class:`ViewSpec` refuses, under this class's name."""
+        """Check what :class:`ViewSpec` checks, under this class's name."""
         try:
             self.as_views()
         except UserError as error:
@@ -65,15 +62,10 @@ class TrainingViews:
     seed: int = 0
 
     def __call__(self, image: Image.Image, index: int, epoch: int) -> Tensor:
-        """Cut the sample of that dataset-wide number: a function of (seed, index, epoch) alone.
-
-        Args:
-            image: An RGB image of any size.
-            index: The sample's dataset-wide number.
-            epoch: Number of the epoch, from 0.
+        """Cut an RGB image, the sample of that dataset-wide number, in an epoch counted from 0.
 
         Returns:
-            ``(1, 3, size, size)`` uint8.
+            ``(1, 3, size, size)`` uint8, a function of (seed, index, epoch).
         """
         # The sample's own key stands for the seed, and the epoch for the sample.
         key = int(fold(episode_keys(self.seed, torch.tensor([index])), Stream.TRAINING_CROPS))

@@ -17,9 +17,8 @@ Tokenizer = Callable[[list[str]], Tensor]
 def encode_text(model: Any, tokens: Tensor) -> Tensor:
     """Text features of token sequences, cut after the last end-of-text token of the batch.
 
-    The text tower of CLIP is causal and pools at the end-of-text token, so what stands behind it is read
-    by nothing and the cut is exact. Towers of another make (bidirectional, or pooled elsewhere) get the
-    whole sequences.
+    The text tower of CLIP is causal and pools at the end-of-text token: nothing reads the tokens behind it, so the cut
+    is exact. Other towers (bidirectional, or pooled elsewhere) get the whole sequences.
 
     Args:
         model: An open_clip model.
@@ -34,11 +33,11 @@ def encode_text(model: Any, tokens: Tensor) -> Tensor:
     tower = TextTower(model, "the model")
     ends = tokens.argmax(dim=-1)
     tokens = tokens[:, : int(ends.max()) + 1]
-    return tower.encode(None, tower.embed(tokens).unsqueeze(0), ends=ends).squeeze(0)
+    return tower.encode((), tower.embed(tokens).unsqueeze(0), ends=ends).squeeze(0)
 
 
 def word_ids(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a text alone, without start and end, however many: the tokenizer's own call would cut them."""
+    """All token ids of a text, without start and end; the tokenizer's own call would cut them."""
     found: list[int] = tokenizer.encode(text)
     return found
 
@@ -65,8 +64,8 @@ def class_features(
         ``(K, D)`` float32 on the model's device.
 
     Raises:
-        UserError: If there is no class or no template, a template has no single ``{}``, a text is longer than
-            the tower's sequences, or features are not finite.
+        UserError: If there is no class or template, a template has no single ``{}``, a text is too long for the tower,
+            or features are not finite.
     """
     if not class_names:
         raise UserError("the class list is empty: give at least one class name")
@@ -95,7 +94,7 @@ def class_features(
 
 
 def _require_whole_texts(tokenizer: Any, texts: Sequence[str], tokens: Tensor) -> None:
-    """Reject a text that the tokenizer has cut: what is lost is the end, and with it perhaps the class name."""
+    """Reject a text that the tokenizer has cut: the class name may be lost with the end."""
     longest = tokens.shape[1]
     for text, needed in _lengths(tokenizer, texts, tokens):
         if needed > longest:
@@ -106,7 +105,7 @@ def _require_whole_texts(tokenizer: Any, texts: Sequence[str], tokens: Tensor) -
 
 
 def _lengths(tokenizer: Any, texts: Sequence[str], tokens: Tensor) -> Iterator[tuple[str, int]]:
-    """Texts with the number of tokens that each needs, those left out that surely fit."""
+    """Texts that may not fit, with the number of tokens that each needs."""
     if hasattr(tokenizer, "sot_token_id"):  # CLIP's own
         for row in tokens[:, -1].nonzero().flatten().tolist():  # the others have room left
             yield texts[row], len(word_ids(tokenizer, texts[row])) + 2

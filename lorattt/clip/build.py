@@ -1,4 +1,4 @@
-"""Models and tokenizers by open_clip's names, before their weights are loaded. Any dtype gives features, not errors."""
+"""Models and tokenizers by open_clip's names; weights are loaded later."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -33,11 +33,7 @@ _SPECIAL = ("<start_of_text>", "<end_of_text>")
 
 
 def model_config(name: str) -> dict[str, Any]:
-    """open_clip's configuration of a model.
-
-    Raises:
-        UserError: If open_clip knows no model of that name.
-    """
+    """open_clip's configuration of a model; a UserError if it has none of that name."""
     if name == demo.MODEL_NAME:
         return dict(demo.MODEL_CONFIG)
     if ":" in name:  # open_clip would ask a hub for it
@@ -54,11 +50,7 @@ def model_config(name: str) -> dict[str, Any]:
 
 
 def build_model(name: str, tag: str | None, dtype: Dtype) -> tuple[nn.Module, Path | None]:
-    """A model in that dtype with random weights, and the file of its tag, which open_clip fetches.
-
-    Raises:
-        UserError: If the model cannot be made in that dtype, or its weights cannot be fetched.
-    """
+    """A model in that dtype with random weights, and the file of its tag, which open_clip fetches."""
     low = _LOW[dtype]
     if name == demo.MODEL_NAME:
         model: nn.Module = open_clip.CLIP(**demo.MODEL_CONFIG, cast_dtype=low)
@@ -125,11 +117,7 @@ def build_architecture(config: Mapping[str, Any]) -> nn.Module:
 
 
 def build_tokenizer(name: str) -> Any:
-    """The tokenizer of a model.
-
-    Raises:
-        UserError: If it needs a package that is not installed, or a file that cannot be fetched.
-    """
+    """The tokenizer of a model; a UserError if it needs a package or a file that is not there."""
     if name == demo.MODEL_NAME:
         return truncated_tokenizer(demo.MERGES, model_config(name)["text_cfg"]["context_length"])
     try:
@@ -146,16 +134,11 @@ def build_tokenizer(name: str) -> Any:
 
 
 def truncated_tokenizer(merges: int, context_length: int) -> SimpleTokenizer:
-    """CLIP's own byte-pair tokenizer with only the first merges of its table.
+    """CLIP's own byte-pair tokenizer with only the first ``merges`` of its table, which cuts longer texts.
 
-    Merges are ordered by frequency, so common words stay whole and rare ones fall into more pieces, down
-    to single bytes: any text can be encoded. Ids are those of the full tokenizer, except that the start
-    and end of text move down to ``512 + merges`` and ``512 + merges + 1``; the end stays the largest id,
-    which is how CLIP's text tower finds it.
-
-    Args:
-        merges: How many merges to keep; the vocabulary has ``512 + merges + 2`` entries.
-        context_length: Tokens of a sequence, start and end included; longer texts are cut.
+    Merges are ordered by frequency, so common words stay whole and rare ones fall into more pieces, down to single
+    bytes: any text can be encoded. Ids are those of the full tokenizer, except that the start and end of text move down
+    to ``512 + merges`` and ``512 + merges + 1``; the end stays the largest id, by which CLIP's text tower finds it.
     """
     tokenizer = SimpleTokenizer(context_length=context_length)
     kept = _BYTES + merges

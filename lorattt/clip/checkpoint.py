@@ -1,4 +1,4 @@
-"""Put weights into a model: from a checkpoint file, each one checked, or from a tag's file as open_clip does it."""
+"""Load weights into a model: from a checkpoint file, each one checked, or from a tag's file as open_clip does it."""
 
 import warnings
 from collections.abc import Mapping
@@ -28,14 +28,9 @@ _TRAINING = ("opt", "sched", "lr_", "scaler", "amp", "rng", "loops", "callbacks"
 def load_file(model: nn.Module, path: Path, name: str) -> None:
     """Load a checkpoint file into a model of open_clip, in the model's dtype.
 
-    Weights may lie below keys (``state_dict``, ``model`` and the like), and their names may all begin with something
-    (``module.``, ``model.``). They have to be those of the model: all names, all shapes, finite values. Position
-    embeddings are not resized.
-
-    Args:
-        model: The model.
-        path: The file: safetensors, a checkpoint of PyTorch, OpenAI's archive, or Google's ``.npz`` of SigLIP.
-        name: The model's name, for messages.
+    The file is in safetensors, a checkpoint of PyTorch, OpenAI's archive, or Google's ``.npz`` of SigLIP. Weights may
+    lie below keys (``state_dict``, ``model`` and the like), and their names may share a prefix (``module.``,
+    ``model.``). Names and shapes have to be the model's; position embeddings are not resized.
 
     Raises:
         UserError: If the file cannot be read, has no such weights, or has more than one set of them.
@@ -89,7 +84,8 @@ def _find_weights(model: nn.Module, path: Path, name: str) -> Mapping[str, Tenso
         reason = explain_misfit(dicts, shapes, name, activation_of(path))
         raise UserError(f"checkpoint {path} does not fit model {name}: {reason}")
     first, *more = fitting
-    if any(not _equal(first, other) for other in more):
+    read = [name for name in first.tensors if is_read(name)]
+    if any(not torch.equal(first.tensors[name], other.tensors[name]) for other in more for name in read):
         raise UserError(
             f"checkpoint {path} holds {len(fitting)} sets of weights that fit model {name} "
             f"({listed([each.where for each in fitting])}): save the one to use as a file of its own"
@@ -99,7 +95,7 @@ def _find_weights(model: nn.Module, path: Path, name: str) -> Mapping[str, Tenso
 
 
 def _from_apple(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> Mapping[str, Tensor]:
-    """Names of open_clip for those of Apple's own MobileCLIP; other tensors as they are."""
+    """open_clip's names for those of Apple's own MobileCLIP; other tensors as they are."""
     try:
         converted: Mapping[str, Tensor] = convert_state_dict(model, tensors)
     except (RuntimeError, KeyError, AttributeError, TypeError, ValueError) as error:
@@ -110,21 +106,15 @@ def _from_apple(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> 
     return converted
 
 
-def _equal(first: WeightSet, second: WeightSet) -> bool:
-    return all(torch.equal(t, second.tensors[name]) for name, t in first.tensors.items() if is_read(name))
-
-
 def _report_unused(dicts: Dicts, used: list[WeightSet], path: Path) -> None:
     """Warn of tensors that are not the model's, such as a prompt learner's, but not of an optimiser's."""
-    beginnings: dict[tuple[str, ...], tuple[str, ...]] = {}
-    for each in used:
-        beginnings[each.keys] = (*beginnings.get(each.keys, ()), each.beginning)
+    prefixes = {each.keys: tuple(e.prefix for e in used if e.keys == each.keys) for each in used}
     unused = [
         ".".join((*keys, name))
         for keys, tensors in dicts.items()
-        if keys in beginnings or not keys or not keys[0].lower().startswith(_TRAINING)
+        if keys in prefixes or not keys or not keys[0].lower().startswith(_TRAINING)
         for name in tensors
-        if is_read(name) and not name.startswith(beginnings.get(keys, ()))
+        if is_read(name) and not name.startswith(prefixes.get(keys, ()))
     ]
     if unused:
         warnings.warn(

@@ -15,17 +15,17 @@ from safetensors.torch import load_file
 
 from lorattt.errors import UserError, first_line, listed, quoted, shortened
 
-# What programs put beside the weights that torch's loader does not know, though nothing in it can run.
+# Harmless objects that programs put beside the weights, which torch's weights-only loader does not know.
 _HARMLESS: list[Any] = [argparse.Namespace]
 CONFIG_FILE = "open_clip_config.json"
-"""What open_clip leaves beside the weights of a model that it publishes."""
+"""open_clip's file beside the weights of a model that it publishes."""
 _WEIGHTS_ENDINGS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz")
 FAULTS: tuple[type[Exception], ...] = (
     *(pickle.UnpicklingError, SafetensorError, zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError),
     *(MemoryError, LookupError, StopIteration, AttributeError, TypeError, AssertionError),
 )
-"""What libraries raise of files that are damaged, or another model's: whatever the damage leads to."""
-# What a file without weights begins with, what it is, and what to do.
+"""Errors of libraries with files that are damaged or another model's."""
+# First bytes of files that are no weights, what they are, and what to do.
 _OTHERS: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs", "it is a pointer of Git LFS, not the file itself", "run 'git lfs pull'"),
     (b"<", "it is a web page, and no checkpoint of PyTorch", "fetch it again"),

@@ -27,22 +27,16 @@ _DEPTH = 4
 
 @dataclass(frozen=True)
 class WeightSet:
-    """Tensors of one dict whose names begin alike.
+    """Tensors of one dict, by :func:`plain_name`, whose names in the file share a prefix such as ``module.``."""
 
-    Attributes:
-        keys: Of the dict in the file; none where the file is that dict.
-        beginning: What their names begin with, such as ``module.``; may be empty.
-        tensors: By :func:`plain_name`, without their beginning.
-    """
-
-    keys: tuple[str, ...]
-    beginning: str
+    keys: tuple[str, ...]  # of the dict in the file; none where the file is that dict
+    prefix: str  # may be empty
     tensors: Mapping[str, Tensor]
 
     @property
     def where(self) -> str:
         """Where they are in the file, in words."""
-        return ".".join((*self.keys, f"{self.beginning}*" if self.beginning else "")).strip(".") or "the file itself"
+        return ".".join((*self.keys, f"{self.prefix}*" if self.prefix else "")).strip(".") or "the file itself"
 
     def names_of(self, shapes: Shapes) -> int:
         """How many of a model's names they have."""
@@ -98,7 +92,7 @@ def _fits(name: str, tensor: Tensor, shape: torch.Size | None) -> bool:
 
 
 def _sets(keys: tuple[str, ...], tensors: Mapping[str, Tensor], shapes: Shapes) -> Iterator[WeightSet]:
-    """The dict's tensors for each beginning that gives some of them names of the model, the most names first."""
+    """The dict's tensors for each prefix that gives some of them names of the model, the most names first."""
     wanted = {plain_name(name) for name in shapes}
     votes: Counter[str] = Counter({"": 0})
     for name in tensors:
@@ -106,22 +100,18 @@ def _sets(keys: tuple[str, ...], tensors: Mapping[str, Tensor], shapes: Shapes) 
         for place in range(len(parts)):
             if plain_name(".".join(parts[place:])) in wanted:
                 votes["".join(f"{part}." for part in parts[:place])] += 1
-    for beginning, _ in votes.most_common():
-        inside = [name for name in tensors if name.startswith(beginning)]
-        named = {plain_name(name[len(beginning) :]): tensors[name] for name in inside}
+    for prefix, _ in votes.most_common():
+        inside = [name for name in tensors if name.startswith(prefix)]
+        named = {plain_name(name[len(prefix) :]): tensors[name] for name in inside}
         if len(named) < len(inside):  # a name with and without "text.": neither is known to be the right one
-            named = {name[len(beginning) :]: tensors[name] for name in inside}
-        yield WeightSet(keys, beginning, named)
+            named = {name[len(prefix) :]: tensors[name] for name in inside}
+        yield WeightSet(keys, prefix, named)
 
 
 def explain_misfit(dicts: Dicts, shapes: Shapes, model: str, quick_gelu: bool | None) -> str:
-    """Why no set of tensors in a file fits a model, and what to do; one sentence without a full stop.
+    """Why no set of tensors in a file fits the model of that name, and what to do; one sentence without a full stop.
 
-    Args:
-        dicts: What the file holds, at least one dict.
-        shapes: The model's, by its names.
-        model: The model's name.
-        quick_gelu: The activation that the file is known to need; None where it does not say.
+    ``quick_gelu`` is the activation that the file needs, None where that is unknown.
     """
     names = [name for tensors in dicts.values() for name in tensors]
     if any("vision_model.encoder." in name or "text_model.encoder." in name for name in names):

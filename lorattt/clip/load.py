@@ -57,12 +57,7 @@ class ClipSpec:
 
 
 class LoadedClip(ClipSpec):
-    """A CLIP that is loaded already, in place of a :class:`ClipSpec`: several methods can share it.
-
-    Args:
-        clip: What :func:`load_clip` returns for it.
-        spec: What it was loaded from.
-    """
+    """A CLIP that is loaded already from ``spec``, in place of a :class:`ClipSpec`: several methods can share it."""
 
     clip: Clip
 
@@ -74,9 +69,9 @@ def load_clip(spec: ClipSpec) -> Clip:
     """Build the model, load its weights, freeze it and put it in evaluation mode, on the CPU.
 
     Raises:
-        UserError: If the model or the tag is unknown, the file is missing, damaged or of another model, its
-            activation (quick GELU) is not the model's, its tokenizer needs what is not there, or the file
-            ``open_clip_config.json`` beside the weights is of no use.
+        UserError: If the model or the tag is unknown; the file or the ``open_clip_config.json`` beside it is missing,
+            damaged or of another model; the weights' activation (quick GELU) is not the model's; the tokenizer needs a
+            package or file that is not there.
     """
     if isinstance(spec, LoadedClip):
         return spec.clip

@@ -6,7 +6,7 @@ read. All of it is exact.
 """
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from open_clip import CLIP, CustomTextCLIP
@@ -23,9 +23,8 @@ from lorattt.errors import UserError
 # two LayerNorms, q, k and v as the products want them, and the hidden layer of the MLP. Measured 8.3 to 8.8 in
 # float32; in half precision, where a LayerNorm reads a float32 copy, 10.1 to 11.6.
 _KEPT_WIDTHS = 12
-# The share of the available memory that the graph may take; its gradients and temporaries need the rest.
-_SHARE = 0.5
-# Tokens at a time where memory does not decide: temporaries of so many stay in a CPU's caches.
+_SHARE = 0.5  # of the available memory that the graph may take; its gradients and temporaries need the rest
+# Tokens at a time where memory does not decide: their temporaries stay in a CPU's caches.
 _TOKENS_AT_A_TIME = {"cpu": 2048, "cuda": 65536}
 
 
@@ -51,13 +50,7 @@ def find_text_parts(model: Any) -> Any | None:
 
 
 class TextTower:
-    """A causal text tower at the level of tokens, on open_clip's own parameters.
-
-    It holds no parameter itself and follows the model to any device.
-
-    Args:
-        model: An open_clip model.
-        name: What to call it in messages.
+    """A causal text tower at the level of tokens, on an open_clip model's own parameters, wherever they are.
 
     Raises:
         UserError: If the tower is not causal with end-of-text pooling.
@@ -86,14 +79,12 @@ class TextTower:
     @property
     def dtype(self) -> torch.dtype:
         """What the blocks compute in."""
-        found: torch.dtype = self._parts.transformer.get_cast_dtype()
-        return found
+        return cast("torch.dtype", self._parts.transformer.get_cast_dtype())
 
     @property
     def device(self) -> torch.device:
         """Where the tower is."""
-        found: torch.device = self._parts.token_embedding.weight.device
-        return found
+        return cast("torch.device", self._parts.token_embedding.weight.device)
 
     @property
     def _blocks(self) -> list[ResidualAttentionBlock]:
@@ -130,8 +121,8 @@ class TextTower:
 
         Args:
             prefix: What :meth:`begin` returned, or empty.
-            rest: ``(E, K, S, d)`` embeddings of what follows, end-of-text included. Either E may be 1 and
-                then serves all episodes. Positions are added here.
+            rest: ``(E, K, S, d)`` embeddings of what follows, end-of-text included, without positions. Either E may be
+                1 and then serves all episodes.
             ends: ``(K,)`` int64, the place of each sequence's end-of-text token in ``rest``; None: the last place.
             chunk: Sequences at a time; None for what the memory and the device's caches suggest.
             checkpointed: Whether the graph keeps only each chunk's input and computes the rest again in the backward

@@ -18,35 +18,20 @@ from lorattt.views.crops import ViewSpec, view_keys
 
 _CHAINS, _LONGEST = 3, 3
 OPERATIONS = (
-    "autocontrast",
-    "equalize",
-    "posterize",
-    "rotate",
-    "solarize",
-    "shear_x",
-    "shear_y",
-    "translate_x",
-    "translate_y",
+    *("autocontrast", "equalize", "posterize", "rotate", "solarize"),
+    *("shear_x", "shear_y", "translate_x", "translate_y"),
 )
 
 
 @dataclass(frozen=True)
 class AugMixParams:
-    """The chains of one view.
+    """The chains of one view."""
 
-    Attributes:
-        operations: ``(3, 3)`` int64 numbers of :data:`OPERATIONS`; -1 past a chain's end.
-        levels: ``(3, 3)`` float64 strengths in ``[0, 1)``.
-        signs: ``(3, 3)`` bool, true where a geometric operation goes the other way.
-        weights: ``(3,)`` float64 chain weights, summing to 1.
-        keep: Weight of the unchanged view, in ``[0, 1)``.
-    """
-
-    operations: Tensor
-    levels: Tensor
-    signs: Tensor
-    weights: Tensor
-    keep: float
+    operations: Tensor  # (3, 3) int64 numbers of OPERATIONS; -1 past a chain's end
+    levels: Tensor  # (3, 3) float64 strengths in [0, 1)
+    signs: Tensor  # (3, 3) bool, true where a geometric operation goes the other way
+    weights: Tensor  # (3,) float64 chain weights, summing to 1
+    keep: float  # weight of the unchanged view, in [0, 1)
 
 
 def sample_augmix(spec: ViewSpec, *, seed: int, index: int) -> list[AugMixParams]:

@@ -60,15 +60,10 @@ class ViewSpec:
 
 @dataclass(frozen=True)
 class CropParams:
-    """The random crops of one image.
+    """The random crops of one image."""
 
-    Attributes:
-        boxes: ``(V - 1, 4)`` int64: top, left, height, width, in pixels of the image.
-        flips: ``(V - 1,)`` bool.
-    """
-
-    boxes: Tensor
-    flips: Tensor
+    boxes: Tensor  # (V - 1, 4) int64: top, left, height, width, in pixels of the image
+    flips: Tensor  # (V - 1,) bool
 
 
 def view_keys(seed: int, index: int, views: int, stream: Stream) -> Tensor:
@@ -101,11 +96,6 @@ def sample_crops(spec: ViewSpec, height: int, width: int, *, seed: int, index: i
 
 def _central_box(spec: ViewSpec, height: int, width: int) -> Tensor:
     """Torchvision's fall-back: the largest central crop whose ratio is allowed; unlike torchvision's, never empty."""
-    ratio = width / height
-    if ratio < spec.ratio[0]:
-        w, h = width, max(1, min(height, round(width / spec.ratio[0])))
-    elif ratio > spec.ratio[1]:
-        w, h = max(1, min(width, round(height * spec.ratio[1]))), height
-    else:
-        w, h = width, height
+    w = max(1, min(width, round(height * spec.ratio[1])))
+    h = max(1, min(height, round(width / spec.ratio[0])))
     return torch.tensor([(height - h) // 2, (width - w) // 2, h, w])

@@ -24,42 +24,25 @@ from lorattt.views.resample import crop_spans, most_taps, plain_spans, resample,
 
 
 class Cut(NamedTuple):
-    """Views of one image that are resampled together.
+    """Views of one image that are resampled together."""
 
-    Attributes:
-        first: The first of them in the image's row of ``ViewPlan.places``.
-        end: One past the last.
-        kernel: How they are resampled.
-        rows_first: Whether their rows are resampled before their columns.
-        taps: How many pixels weigh on an output at most.
-        border: Left, top, right and bottom margin of the views, in pixels, where they have one.
-    """
-
-    first: int
-    end: int
+    first: int  # the first of them in the image's row of ViewPlan.places
+    end: int  # one past the last
     kernel: Interpolation
-    rows_first: bool
-    taps: int
-    border: tuple[int, int, int, int] | None = None
+    rows_first: bool  # rows are resampled before columns
+    taps: int  # how many pixels weigh on an output at most
+    border: tuple[int, int, int, int] | None = None  # left, top, right and bottom margin, in pixels
 
 
 @dataclass(frozen=True)
 class ViewPlan(Planned):
-    """Where the pixels of the views of E images come from, and what is done to them.
+    """Where the pixels of the views of E images come from, and what is done to them."""
 
-    Attributes:
-        sizes: Height and width of each image.
-        cuts: For each image, its views in groups.
-        spans: ``(E, 2, V, 5)`` int64 spans of rows and of columns, see :mod:`lorattt.views.resample`.
-        places: ``(E, V)`` int64 view numbers, in the order of the groups.
-        chains: AugMix of the V - 1 random crops of each image; None without.
-    """
-
-    sizes: list[tuple[int, int]]
-    cuts: list[list[Cut]]
-    spans: Tensor
-    places: Tensor
-    chains: Chains | None
+    sizes: list[tuple[int, int]]  # height and width of each image
+    cuts: list[list[Cut]]  # for each image, its views in groups
+    spans: Tensor  # (E, 2, V, 5) int64 spans of rows and of columns, see lorattt.views.resample
+    places: Tensor  # (E, V) int64 view numbers, in the order of the groups
+    chains: Chains | None  # AugMix of the V - 1 random crops of each image
 
 
 class Normalization(NamedTuple):
@@ -76,11 +59,9 @@ class Normalization(NamedTuple):
 
 @dataclass(frozen=True)
 class DeviceViews:
-    """Makes the views of a batch of images on any device that has float64.
+    """Makes the views of a batch of images, as ``views`` does on a CPU, on any device that has float64.
 
-    Args:
-        views: What makes them on a CPU: number of views and how they are cut, size, seed and the plain view.
-        memory: Bytes that temporaries may take, about; changes nothing else.
+    ``memory`` bounds the bytes of temporaries, about; it changes nothing else.
     """
 
     views: Views
@@ -105,18 +86,10 @@ class DeviceViews:
 
     @torch.no_grad()
     def render(self, images: Sequence[Tensor], plan: ViewPlan, norm: Normalization | None = None) -> Tensor:
-        """Make the views where the plan is.
-
-        Args:
-            images: E of ``(3, H, W)`` uint8, on any device; not waited for if they are in pinned memory.
-            plan: The plan for images of these sizes.
-            norm: How to normalise the views; None for bytes.
+        """Make the views of E images ``(3, H, W)`` uint8, on any device, where their plan is.
 
         Returns:
-            ``(E, V, 3, size, size)``, uint8 or ``norm.dtype``.
-
-        Raises:
-            ValueError: If the images are not those of the plan.
+            ``(E, V, 3, size, size)``: bytes, or normalised floats.
         """
         if [tuple(image.shape[-2:]) for image in images] != plan.sizes:
             raise ValueError("the plan was made for images of other sizes")
@@ -129,27 +102,23 @@ class DeviceViews:
             pixels = image.to(device, non_blocking=True)
             for cut in cuts:
                 which = places[cut.first : cut.end]
-                made = self._cut(pixels, spans[:, which], cut)
+                made = resample(
+                    pixels,
+                    spans[:, which],
+                    size,
+                    cut.kernel,
+                    cut.taps,
+                    rows_first=cut.rows_first,
+                    border=cut.border is not None,
+                    memory=self.memory,
+                )
+                if cut.border is not None:
+                    _frame_(made, cut.border, self.views.plain.fill_color)
                 views[which] = made if early is None else early.apply(made)
         if plan.chains is None:
             return out
         out[:, 1:] = augmix_views(out[:, 1:], plan.chains, memory=self.memory)
         return out if norm is None else torch.stack([norm.apply(views) for views in out])
-
-    def _cut(self, image: Tensor, spans: Tensor, cut: Cut) -> Tensor:
-        views = resample(
-            image,
-            spans,
-            self.views.size,
-            cut.kernel,
-            cut.taps,
-            rows_first=cut.rows_first,
-            border=cut.border is not None,
-            memory=self.memory,
-        )
-        if cut.border is not None:
-            _frame_(views, cut.border, self.views.plain.fill_color)
-        return views
 
 
 def _cuts(spans: Tensor, turned: Tensor, places: Tensor, plain: Interpolation) -> list[Cut]:

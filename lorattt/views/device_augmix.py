@@ -26,31 +26,17 @@ _Group: TypeAlias = "Callable[[Tensor, Tensor, Tensor], Tensor]"
 
 @dataclass(frozen=True)
 class Chains(Planned):
-    """The chains of n views of each of E images, as numbers that their operations take.
+    """The chains of n views of each of E images, as numbers that their operations take."""
 
-    Attributes:
-        operations: For each image, ``(n, 3, 3)`` int64 numbers of ``OPERATIONS``, -1 past a chain's end.
-        matrices: ``(E, n, 3, 3, 6)`` float64: pixel (x, y) of the result is (a x + b y + c, d x + e y + f) of the view.
-        amounts: ``(E, n, 3, 3)`` uint8: the bits that posterize keeps, or the highest value that solarize leaves alone.
-        weights: ``(E, n, 3)`` float64 chain weights.
-        keep: ``(E, n)`` float64 weights of the unchanged views.
-    """
-
-    operations: list[NDArray[np.int64]]
-    matrices: Tensor
-    amounts: Tensor
-    weights: Tensor
-    keep: Tensor
+    operations: list[NDArray[np.int64]]  # for each image, (n, 3, 3) numbers of OPERATIONS, -1 past a chain's end
+    matrices: Tensor  # (E, n, 3, 3, 6) float64, see affine
+    amounts: Tensor  # (E, n, 3, 3) uint8: the bits that posterize keeps, or the highest value that solarize keeps
+    weights: Tensor  # (E, n, 3) float64 chain weights
+    keep: Tensor  # (E, n) float64 weights of the unchanged views
 
 
 def plan_chains(params: Sequence[AugMixParams], severity: int, size: int) -> Chains:
-    """The chains of one image's views, in Python's and Pillow's own arithmetic, digit for digit.
-
-    Args:
-        params: As drawn for the views, at least one.
-        severity: 1 to 10.
-        size: Side of a view, in pixels.
-    """
+    """The chains of one image's views, at least one, in Python's and Pillow's own arithmetic, digit for digit."""
     operations, levels, signs, weights = (
         torch.stack([getattr(one, name) for one in params]) for name in ("operations", "levels", "signs", "weights")
     )
@@ -88,15 +74,9 @@ def _rotation(degrees: int, size: int) -> list[float]:
 
 @torch.no_grad()
 def augmix_views(views: Tensor, chains: Chains, *, memory: int = 2**30) -> Tensor:
-    """Apply the chains to views.
+    """Apply chains to the views ``(E, n, 3, S, S)`` uint8 that they were planned for, where both are.
 
-    Args:
-        views: ``(E, n, 3, S, S)`` uint8, at least one.
-        chains: The chains of these views, on their device.
-        memory: Bytes that temporaries may take, about; views take turns in parts that fit. Changes nothing else.
-
-    Returns:
-        ``(E, n, 3, S, S)`` uint8.
+    ``memory`` bounds the bytes of temporaries, about: views take turns in parts that fit. It changes nothing else.
     """
     shape, views, numbers = views.shape, views.flatten(0, 1), torch.from_numpy(np.concatenate(chains.operations))
     chains = chains.each(lambda tensor: tensor.flatten(0, 1))
@@ -183,15 +163,11 @@ def solarize(x: Tensor, limit: Tensor) -> Tensor:
 
 
 def affine(x: Tensor, matrix: Tensor) -> Tensor:
-    """Affine transforms, bilinear, as Pillow makes them: truncated to bytes, black where they look outside.
+    """Bilinear affine transforms of ``(N, 3, H, W)`` uint8 views as Pillow's: truncated to bytes, black outside.
 
-    Args:
-        x: ``(N, 3, H, W)`` uint8.
-        matrix: ``(N, 6)`` float64: pixel (x, y) of the result is (a x + b y + c, d x + e y + f) of the view.
-
-    Returns:
-        ``(N, 3, H, W)`` uint8. Truncation makes the last digit count, so the arithmetic is Pillow's: float64, and no
-        two operations in one kernel, which could round once where two roundings are wanted.
+    Pixel (x, y) of the result is (a x + b y + c, d x + e y + f) of the view, by the matrices ``(N, 6)`` float64.
+    Truncation makes the last digit count, so the arithmetic is Pillow's: float64, and no two operations in one kernel,
+    which could round once where two roundings are wanted.
     """
     height, width = x.shape[2:]
     a, b, c, d, e, f = (column[:, None, None] for column in matrix.unbind(-1))

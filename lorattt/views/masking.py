@@ -22,14 +22,7 @@ def random_kept_patches(keys: Tensor, views: Tensor, patches: int, count: int) -
 
     A function of (key, view number) alone: a view's mask does not depend on its place in the selection.
 
-    Args:
-        keys: ``(E,)`` int64 episode keys.
-        views: ``(E, n)`` int64 view numbers.
-        patches: Number of patches of a view.
-        count: How many to keep.
-
-    Returns:
-        ``(E, n, count)`` int64 positions, in random order.
+    Episode keys ``(E,)`` int64 and view numbers ``(E, n)`` int64 give ``(E, n, count)`` int64, in random order.
     """
     draws = uniform(fold(keys.unsqueeze(-1).expand_as(views), views), (patches,))
     return torch.argsort(draws, dim=-1, stable=True)[..., :count]

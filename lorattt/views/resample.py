@@ -30,15 +30,10 @@ _PILLOW_CHOOSES = int(PIL.__version__.split(".")[0]) >= 13
 
 
 def crop_spans(boxes: Tensor, flips: Tensor, size: int) -> Tensor:
-    """Crops resized to squares, each as a crop: nothing beyond its border weighs on the view.
+    """``(*, 2, N, 5)`` int64 spans of the rows and columns of crops that become views of side ``size``.
 
-    Args:
-        boxes: ``(*, N, 4)`` int64: top, left, height, width.
-        flips: ``(*, N)`` bool, true where the view is mirrored.
-        size: Side of a view, in pixels.
-
-    Returns:
-        ``(*, 2, N, 5)`` int64 spans of rows and of columns.
+    Nothing beyond a crop's border weighs on its view. Boxes ``(*, N, 4)`` int64 are top, left, height and width; flips
+    ``(*, N)`` bool are true where the view is mirrored.
     """
     top, left, height, width = boxes.unbind(-1)
     zero = torch.zeros_like(top)
@@ -79,17 +74,11 @@ def rows_go_first(spans: Tensor) -> Tensor:
 
 
 def band(spans: Tensor, size: int, kernel: Interpolation, taps: int, *, border: bool = False) -> tuple[Tensor, Tensor]:
-    """The banded matrices of N spans: the places of the weights in each row, and the weights.
+    """The banded matrices of N spans ``(N, 5)``: pixels ``(N, size, taps)`` int64 of the axis, and float64 weights.
 
-    Args:
-        spans: ``(N, 5)`` int64.
-        size: Side of a view, in pixels.
-        kernel: Triangle, or cubic with a = -0.5; stretched by the factor of shrinking, where the view shrinks.
-        taps: Weights of a row, from :func:`most_taps`; more are zeros.
-        border: Whether views have outputs beyond those of the image; these repeat its last.
-
-    Returns:
-        ``(N, size, taps)`` int64 pixels of the image's axis, and float64 weights: multiples of 2^-22, as Pillow's.
+    The kernel is the triangle, or the cubic with a = -0.5, stretched by the factor of shrinking where the view shrinks.
+    Weights are multiples of 2^-22, as Pillow's; those past :func:`most_taps` are zeros. With ``border``, views have
+    outputs beyond those of the image, which repeat its last.
     """
     start, length, outputs, offset, mirrored = spans[:, :, None].unbind(1)
     place = torch.arange(size, device=spans.device)
@@ -133,10 +122,10 @@ def resample(
     border: bool = False,
     memory: int = 2**30,
 ) -> Tensor:
-    """N views of one image.
+    """``(N, 3, size, size)`` uint8 views of one image ``(3, H, W)`` uint8.
 
     Args:
-        image: ``(3, H, W)`` uint8.
+        image: The image.
         spans: ``(2, N, 5)`` int64 spans of rows and of columns, where the image is.
         size: Side of a view, in pixels.
         kernel: Triangle (bilinear) or cubic.
@@ -145,12 +134,6 @@ def resample(
         border: Whether views have outputs beyond those of the image, which the caller fills.
         memory: Bytes that temporaries may take, about; views are made in parts that fit, at least one at a time, and
             the rows of a large image in bands. Changes nothing else.
-
-    Returns:
-        ``(N, 3, size, size)`` uint8.
-
-    Raises:
-        ValueError: If the image is of another shape or dtype.
     """
     if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
         raise ValueError(f"an image must be (3, H, W) uint8 and not empty, not {tuple(image.shape)} {image.dtype}")

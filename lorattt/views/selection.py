@@ -53,25 +53,17 @@ def selection_size(views: int, fraction: float) -> int:
 
 
 def select_confident(logits: Tensor, size: int) -> Tensor:
-    """``(*episode, size)`` int64 indices of the views of lowest entropy, lowest first (TPT, section 3.2).
-
-    Args:
-        logits: ``(*episode, V, K)``.
-        size: How many to keep.
-    """
+    """Indices of the views of lowest entropy, lowest first (TPT, section 3.2): ``(*, V, K)`` to ``(*, size)`` int64."""
     return select_lowest(entropy(logits), size)
 
 
 def select_views(logits: Tensor, size: int, scores: Tensor | None = None) -> Tensor:
-    """As :func:`select_lowest` for scores ``(*episode, V)``, or as :func:`select_confident` without."""
+    """As :func:`select_lowest` for scores ``(*, V)``; without, as :func:`select_confident`."""
     return select_lowest(entropy(logits) if scores is None else scores, size)
 
 
 def select_lowest(scores: Tensor, size: int) -> Tensor:
-    """``(*episode, size)`` int64 indices of the lowest of ``(*episode, V)`` scores, lowest first, NaN last.
-
-    Equal scores keep the order of the views.
-    """
+    """Indices of the lowest scores, lowest first and NaN last, ties in order: ``(*, V)`` to ``(*, size)`` int64."""
     return torch.argsort(scores, dim=-1, stable=True)[..., :size]
 
 

@@ -39,7 +39,7 @@ from lorattt.data.demo import DemoImages
 from lorattt.episodes.optim import OptimiserSpec
 from lorattt.methods.lora_ttt_engine import LoRATTTEngine, LossSpec
 from lorattt.rng import episode_keys
-from lorattt.views.masking import kept_count, random_kept_patches
+from lorattt.views.selection import kept_count, random_kept_patches
 
 MODELS = {
     "demo": ClipSpec("lorattt-demo", "demo"),

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lorattt.clip.preprocess import completed
+from lorattt.clip.preprocess import OPENAI
 from lorattt.clip.templates import TemplateSet, resolve_templates
 from lorattt.clip.text import Tokenizer, class_features
 from lorattt.clip.text_tower import TextTower, find_text_parts
@@ -48,7 +48,7 @@ class Clip(nn.Module):
         if height != width:
             raise UserError(f"model {name} takes {height} x {width} images: only square ones are supported")
         self.image_size = int(height)
-        self.preprocess = completed(preprocess)
+        self.preprocess = {**OPENAI, **preprocess}
         self.plain_view = PlainView(
             self.preprocess["resize_mode"], self.preprocess["interpolation"], self.preprocess["fill_color"]
         )

@@ -6,7 +6,7 @@ Weights do not say how their training images were made, so assumptions are repor
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, TypedDict, cast, get_args
+from typing import Any, Final, get_args
 
 import open_clip
 from open_clip import pretrained as tags
@@ -20,27 +20,17 @@ KEYS: Final = ("mean", "std", "resize_mode", "interpolation")
 """Keys of ``model.clip`` that override the model's own preprocessing."""
 
 
-class Preprocess(TypedDict):
-    """Preprocessing in open_clip's terms; ``mean`` and ``std`` of the channels on a scale of 0 to 1."""
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    resize_mode: ResizeMode
-    interpolation: Interpolation
-    fill_color: int
-
-
-OPENAI: Final = Preprocess(
-    mean=open_clip.OPENAI_DATASET_MEAN,
-    std=open_clip.OPENAI_DATASET_STD,
-    resize_mode="shortest",
-    interpolation="bicubic",
-    fill_color=0,
-)
-"""OpenAI's, open_clip's own default."""
+OPENAI: Final[dict[str, Any]] = {
+    "mean": open_clip.OPENAI_DATASET_MEAN,  # of the channels, on a scale of 0 to 1
+    "std": open_clip.OPENAI_DATASET_STD,
+    "resize_mode": "shortest",
+    "interpolation": "bicubic",
+    "fill_color": 0,
+}
+"""OpenAI's preprocessing in open_clip's terms, its default."""
 
 
-def resolve_preprocess(name: str, weights: str | Path | None, given: Mapping[str, Any]) -> Preprocess:
+def resolve_preprocess(name: str, weights: str | Path | None, given: Mapping[str, Any]) -> dict[str, Any]:
     """The preprocessing of a model with those weights, with a warning of what has to be assumed.
 
     In this order: what is given; that of the tag, or in ``open_clip_config.json`` beside the file; what all tags of the
@@ -57,7 +47,7 @@ def resolve_preprocess(name: str, weights: str | Path | None, given: Mapping[str
     name = name.replace("/", "-")  # as open_clip's tables have it
     known = {key: value for key, value in given.items() if value is not None}
     if isinstance(weights, str):
-        return completed(_of_tag(name, weights) | known)
+        return OPENAI | _of_tag(name, weights) | known
     if weights is not None:
         known = _beside(weights, name, skip=known) | known
     known = _in_common(name) | known
@@ -72,12 +62,7 @@ def resolve_preprocess(name: str, weights: str | Path | None, given: Mapping[str
             f"preprocessing of images: assumed OpenAI's {values}, as {reason}; to change it, set {keys}{beside}",
             stacklevel=3,
         )
-    return completed(known)
-
-
-def completed(known: Mapping[str, Any]) -> Preprocess:
-    """What is known, and OpenAI's values for the rest."""
-    return cast("Preprocess", {**OPENAI, **known})
+    return OPENAI | known
 
 
 def checked(key: str, value: Any, where: str) -> Any:
@@ -107,7 +92,7 @@ def _in_common(name: str) -> dict[str, Any]:
     """What all pretrained tags of a model agree on; nothing if it has none."""
     if name == demo.MODEL_NAME:
         return dict(OPENAI)
-    known: list[Mapping[str, Any]] = [completed(_of_tag(name, tag)) for tag in tags.list_pretrained_tags_by_model(name)]
+    known = [OPENAI | _of_tag(name, tag) for tag in tags.list_pretrained_tags_by_model(name)]
     return {key: known[0][key] for key in KEYS if known and all(other[key] == known[0][key] for other in known)}
 
 

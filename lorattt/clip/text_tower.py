@@ -5,7 +5,9 @@ every class attends to its keys and values, and nothing is computed behind the e
 read. All of it is exact.
 """
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -16,7 +18,6 @@ from torch.utils.checkpoint import checkpoint
 
 from lorattt.clip.attention import layer_norm
 from lorattt.clip.causal import attend, causal_mask, finish, project, widen
-from lorattt.clip.memory import available_bytes
 from lorattt.errors import UserError
 
 # What autograd keeps of one token in one block of a frozen tower, in vectors of the tower's width: the inputs of
@@ -26,7 +27,9 @@ _KEPT_WIDTHS = 12
 _SHARE = 0.5  # of the available memory that the graph may take; its gradients and temporaries need the rest
 # Tokens at a time where memory does not decide: their temporaries stay in a CPU's caches.
 _TOKENS_AT_A_TIME = {"cpu": 2048, "cuda": 65536}
-
+_UNKNOWN = 4 * 2**30  # bytes of memory, where the system does not say
+_MEMINFO = Path("/proc/meminfo")
+_LIMIT, _USED = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
 
 PrefixCache: TypeAlias = tuple[Tensor, ...]
 """Keys and values of the tokens that all sequences of an episode begin with: block by block, each ``(E, heads, P, c)``.
@@ -198,3 +201,28 @@ class TextTower:
         if projection is None:
             return widen(pooled)
         return widen(projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection)
+
+
+def available_bytes(device: torch.device) -> int:
+    """Bytes that new tensors on the device can take: free ones and those that are kept only for reuse."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    try:  # a container has a limit of its own, which the system's figures ignore
+        left = max(int(_LIMIT.read_text(encoding="ascii")) - int(_USED.read_text(encoding="ascii")), 0)
+    except (OSError, ValueError):  # no such file, or the word "max"
+        return _system_bytes()
+    return min(left, _system_bytes())
+
+
+def _system_bytes() -> int:
+    try:
+        figures = dict(line.split(":") for line in _MEMINFO.read_text(encoding="ascii").splitlines())
+        return int(figures["MemAvailable"].split()[0]) * 1024
+    except (OSError, ValueError, LookupError):
+        pass
+    try:
+        # macOS gives its whole memory, not what is free: half of it is a guess on the safe side.
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (AttributeError, OSError, ValueError):  # no sysconf on Windows
+        return _UNKNOWN

@@ -79,18 +79,11 @@ def _apply(image: Image.Image, operation: str, level: float, negative: bool, sev
             return ImageOps.solarize(image, 256 - int(strength * 256))
         case "rotate":
             return image.rotate(sign * int(strength * 30), resample=Image.Resampling.BILINEAR)
-        case "shear_x":
-            return _affine(image, (1, shear, 0, 0, 1, 0))
-        case "shear_y":
-            return _affine(image, (1, 0, 0, shear, 1, 0))
-        case "translate_x":
-            return _affine(image, (1, 0, sign * int(strength * width / 3), 0, 1, 0))
-        case "translate_y":
-            return _affine(image, (1, 0, 0, 0, 1, sign * int(strength * height / 3)))
-        case _:
-            raise ValueError(f"{operation} is none of {', '.join(OPERATIONS)}")
-
-
-def _affine(image: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
-    """Pixel (x, y) of the result is (a x + b y + c, d x + e y + f) of the image."""
-    return image.transform(image.size, Image.Transform.AFFINE, matrix, resample=Image.Resampling.BILINEAR)
+    matrices = {
+        "shear_x": (1, shear, 0, 0, 1, 0),
+        "shear_y": (1, 0, 0, shear, 1, 0),
+        "translate_x": (1, 0, sign * int(strength * width / 3), 0, 1, 0),
+        "translate_y": (1, 0, 0, 0, 1, sign * int(strength * height / 3)),
+    }
+    # Pixel (x, y) of the result is (a x + b y + c, d x + e y + f) of the image.
+    return image.transform(image.size, Image.Transform.AFFINE, matrices[operation], resample=Image.Resampling.BILINEAR)

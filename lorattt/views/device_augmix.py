@@ -79,7 +79,7 @@ def augmix_views(views: Tensor, chains: Chains, *, memory: int = 2**30) -> Tenso
     ``memory`` bounds the bytes of temporaries, about: views take turns in parts that fit. It changes nothing else.
     """
     shape, views, numbers = views.shape, views.flatten(0, 1), torch.from_numpy(np.concatenate(chains.operations))
-    chains = chains.each(lambda tensor: tensor.flatten(0, 1))
+    chains = chains.with_tensors(lambda tensor: tensor.flatten(0, 1))
     at_once = max(1, memory // (_BYTES_PER_VALUE * views[0].numel()))
     parts = [slice(begin, begin + at_once) for begin in range(0, len(views), at_once)]
     rows = [row for part in parts for row in _rows(numbers[part])]

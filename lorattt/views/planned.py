@@ -13,7 +13,7 @@ _P = TypeVar("_P", bound="Planned")
 
 @dataclass(frozen=True)
 class Planned:
-    """Base of plans: each field is a tensor, list or plan with one entry per image, or None."""
+    """Base of plans: each field is a tensor, list or plan with an entry for each image, or None."""
 
     def __reduce__(self) -> Any:
         """Send tensors as arrays, by value; each tensor would take a shared-memory file of its own."""
@@ -22,28 +22,27 @@ class Planned:
 
     def to(self: _P, device: torch.device | str, non_blocking: bool = True) -> _P:
         """The plan with its tensors on that device; lists stay on the CPU."""
-        return self.each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        return self.with_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self: _P) -> _P:
         """The plan in memory that is copied to a GPU without waiting for earlier work."""
-        return self.each(lambda tensor: tensor.pin_memory())
+        return self.with_tensors(lambda tensor: tensor.pin_memory())
 
     def part(self: _P, first: int, end: int) -> _P:
         """The plan for images ``first`` to ``end - 1``."""
-        return self._with(lambda value: value.part(first, end) if isinstance(value, Planned) else value[first:end])
+        return self._with(lambda value: value[first:end])
 
-    def each(self: _P, change: Callable[[Tensor], Tensor]) -> _P:
-        """The plan with every tensor changed."""
-
-        def changed(value: Any) -> Any:
-            if isinstance(value, Planned):
-                return value.each(change)
-            return change(value) if isinstance(value, Tensor) else value
-
-        return self._with(changed)
+    def with_tensors(self: _P, change: Callable[[Tensor], Tensor]) -> _P:
+        """The plan with its tensors changed."""
+        return self._with(lambda value: change(value) if isinstance(value, Tensor) else value)
 
     def _with(self: _P, change: Callable[[Any], Any]) -> _P:
-        return replace(self, **{name: value if value is None else change(value) for name, value in vars(self).items()})
+        """The plan with its tensors and lists changed, and those of the plans in it."""
+
+        def changed(value: Any) -> Any:
+            return value._with(change) if isinstance(value, Planned) else change(value)
+
+        return replace(self, **{name: value if value is None else changed(value) for name, value in vars(self).items()})
 
     @classmethod
     def join(cls: type[_P], plans: Sequence[_P]) -> _P:

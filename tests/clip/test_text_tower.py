@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lorattt.clip import memory, text_tower
+from lorattt.clip import text_tower
 from lorattt.clip.model import Clip
 from lorattt.clip.text import encode_text
 from lorattt.clip.text_tower import TextTower
@@ -236,20 +236,20 @@ def test_other_towers_are_refused(text: dict[str, Any], custom: bool) -> None:
 
 def test_available_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
-    assert memory.available_bytes(cpu) > 0
+    assert text_tower.available_bytes(cpu) > 0
     info, limit, used = (tmp_path / name for name in ("meminfo", "max", "current"))
     for name, path in (("_MEMINFO", info), ("_LIMIT", limit), ("_USED", used)):
-        monkeypatch.setattr(memory, name, path)
+        monkeypatch.setattr(text_tower, name, path)
     info.write_text("MemTotal:  9000 kB\nMemAvailable:    7000 kB\n")
-    assert memory.available_bytes(cpu) == 7000 * 1024
+    assert text_tower.available_bytes(cpu) == 7000 * 1024
     limit.write_text("max\n")
     used.write_text("1000\n")
-    assert memory.available_bytes(cpu) == 7000 * 1024
+    assert text_tower.available_bytes(cpu) == 7000 * 1024
     limit.write_text("5000\n")
-    assert memory.available_bytes(cpu) == 4000
+    assert text_tower.available_bytes(cpu) == 4000
     limit.unlink()
     info.unlink()
     monkeypatch.setattr("os.sysconf", {"SC_PHYS_PAGES": 10, "SC_PAGE_SIZE": 4096}.__getitem__, raising=False)
-    assert memory.available_bytes(cpu) == 10 * 4096 // 2
+    assert text_tower.available_bytes(cpu) == 10 * 4096 // 2
     monkeypatch.delattr("os.sysconf")
-    assert memory.available_bytes(cpu) == 4 * 2**30
+    assert text_tower.available_bytes(cpu) == 4 * 2**30

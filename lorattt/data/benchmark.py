@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from lorattt.data.catalogue import benchmark as find_benchmark
+from lorattt.data.check import problems
 from lorattt.data.corruptions import CorruptedImages, CorruptionSpec
 from lorattt.data.datamodule import EpisodeData
 from lorattt.data.download import CifarImages, download
+from lorattt.data.file_list import FileList, ListedImages
 from lorattt.data.image_list import read_image_list, write_image_list
 from lorattt.data.images import MAX_PIXELS, check_max_pixels
-from lorattt.data.layouts import Located
-from lorattt.data.listing import ListedImages, Listing
+from lorattt.data.layouts import Located, read_benchmark
 from lorattt.data.notes import note
-from lorattt.data.readers import problems, read_benchmark
 from lorattt.data.source import ImageSource
 from lorattt.data.splits import class_subset, few_shot, keep_classes
 from lorattt.errors import UserError, shortened
@@ -69,7 +69,7 @@ class BenchmarkData(EpisodeData):
     ) -> None:
         check_max_pixels(max_pixels)
         root = Path(data_root).expanduser()
-        self.drawn: Listing | None = None
+        self.drawn: FileList | None = None
         self.template: str | None = None
         self.corruption: dict[str, str | int] | None = None
         fetch = download and _is_first_process()
@@ -122,18 +122,18 @@ def _found(read: Callable[[], _Read], dataset: str, root: Path, fetch: bool) -> 
     return read()
 
 
-def tell_problems(dataset: str, listing: Listing, located: Located) -> None:
+def tell_problems(dataset: str, listing: FileList, located: Located) -> None:
     """Warn of what is wrong with a benchmark that can be read."""
     for problem in problems(find_benchmark(dataset), listing, located):
         note(f"{dataset}: {problem}")
 
 
-def part_of(listing: Listing, classes: Subset | list[int | str]) -> Listing:
+def part_of(listing: FileList, classes: Subset | list[int | str]) -> FileList:
     """The images of some classes, relabelled from 0."""
     return class_subset(listing, classes) if isinstance(classes, str) else keep_classes(listing, classes)
 
 
-def listed_in(file: Path, listing: Listing) -> Listing:
+def listed_in(file: Path, listing: FileList) -> FileList:
     """The images of an earlier run's list, which must be of the same classes as now."""
     found = read_image_list(file, listing.root)
     if found.class_names != listing.class_names:
@@ -141,8 +141,8 @@ def listed_in(file: Path, listing: Listing) -> Listing:
             f"data.items {file}: its {len(found.class_names)} classes are not the {len(listing.class_names)} of "
             "data.dataset and data.classes: give the values of the run that wrote it"
         )
-    known = set(listing.items)
-    for item in found.items:
+    known = set(listing.samples)
+    for item in found.samples:
         if item not in known:
             raise UserError(
                 f"data.items {file}: {shortened(item.path)} with label {item.label} is not among the split's images"

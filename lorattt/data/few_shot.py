@@ -5,11 +5,11 @@ from typing import Any, Literal, get_args
 
 from lorattt.data.benchmark import Subset, folder_of, listed_in, part_name, part_of, tell_problems
 from lorattt.data.catalogue import benchmark as find_benchmark
+from lorattt.data.file_list import FileList, ListedImages
 from lorattt.data.folder import ImageFolder
 from lorattt.data.image_list import write_image_list
 from lorattt.data.images import MAX_PIXELS, check_max_pixels
-from lorattt.data.listing import ListedImages, Listing
-from lorattt.data.readers import read_benchmark
+from lorattt.data.layouts import read_benchmark
 from lorattt.data.source import UNKNOWN_LABEL
 from lorattt.data.splits import at_most, few_shot, holdout, without
 from lorattt.data.training import SourceData
@@ -33,10 +33,10 @@ class ListedSourceData(SourceData):
     def __init__(
         self,
         name: str,
-        train: Listing,
-        validation: Listing | None,
+        train: FileList,
+        validation: FileList | None,
         *,
-        drawn: Listing | None,
+        drawn: FileList | None,
         max_pixels: int,
         **kwargs: Any,
     ) -> None:
@@ -116,7 +116,7 @@ class FewShotData(ListedSourceData):
                 "be chosen: use holdout or none"
             )
 
-        def part(split: str) -> Listing:
+        def part(split: str) -> FileList:
             root = Path(data_root).expanduser()
             listing, located = read_benchmark(dataset, root, split, path=folder_of(path), splits=folder_of(splits))
             tell_problems(dataset, listing, located)
@@ -173,7 +173,7 @@ class FolderSourceData(ListedSourceData):
             raise UserError(f"data.val_shots {val_shots}: must be at least 0, which is no validation")
         images = ImageFolder(Path(root).expanduser(), class_names, max_pixels)
         whole = images.listing
-        if any(item.label == UNKNOWN_LABEL for item in whole.items):
+        if any(item.label == UNKNOWN_LABEL for item in whole.samples):
             raise UserError(f"data.root {root} has no class folders: put the images of each class in one of its own")
         train, held = _to_fit_on(whole, shots, items, draw_seed), None
         if val_shots:
@@ -188,9 +188,9 @@ class FolderSourceData(ListedSourceData):
         )
 
 
-def _files(listing: Listing) -> set[str]:
+def _files(listing: FileList) -> set[str]:
     # Joined as text: pathlib takes seconds for the lists of ImageNet.
-    return {f"{listing.root}/{item.path}" for item in listing.items}
+    return {f"{listing.root}/{item.path}" for item in listing.samples}
 
 
 def _check_validation(validation: str, val_shots: int | None) -> None:
@@ -200,20 +200,20 @@ def _check_validation(validation: str, val_shots: int | None) -> None:
         raise UserError(f"data.val_shots {val_shots}: must be at least 1, or null for all; none: data.validation none")
 
 
-def _to_fit_on(whole: Listing, shots: int | None, items: str | None, seed: int) -> Listing:
+def _to_fit_on(whole: FileList, shots: int | None, items: str | None, seed: int) -> FileList:
     """The images of an earlier run's list, or a draw, or the whole itself."""
     if items is not None:
         return listed_in(Path(items).expanduser(), whole)
     return whole if shots is None else few_shot(whole, shots, seed)
 
 
-def _held_out(whole: Listing, train: Listing, val_shots: int | None, seed: int) -> tuple[Listing, Listing]:
+def _held_out(whole: FileList, train: FileList, val_shots: int | None, seed: int) -> tuple[FileList, FileList]:
     """What to fit on and what to validate on: the latter from images that were not drawn, if some were."""
     if train is whole:
         if val_shots is None:
             raise UserError("data.val_shots null: with all images to fit on, say how many of each class to hold out")
         return holdout(whole, val_shots, seed)
-    rest = without(whole, train.items)
-    if not rest.items:
+    rest = without(whole, train.samples)
+    if not rest.samples:
         raise UserError(f"{whole.root}: all images are drawn to fit on, none is left to hold out: draw fewer")
     return train, rest if val_shots is None else at_most(rest, val_shots, seed)

@@ -7,7 +7,7 @@ import csv
 import io
 from pathlib import Path
 
-from lorattt.data.listing import Item, Listing, first_gap, leaves_root
+from lorattt.data.file_list import FileList, Sample, first_gap, leaves_root
 from lorattt.data.source import UNKNOWN_LABEL
 from lorattt.errors import UserError, quoted
 from lorattt.inputs import read_text
@@ -17,7 +17,7 @@ _COLUMNS = ["path", "label", "class_name"]
 _OLD_FIRST_LINE = "# lorattt items 1"
 
 
-def write_image_list(listing: Listing, file: Path) -> None:
+def write_image_list(listing: FileList, file: Path) -> None:
     """Write a listing, one image a line: path relative to the root, label, class name.
 
     A class without images has a line with an empty path.
@@ -25,8 +25,8 @@ def write_image_list(listing: Listing, file: Path) -> None:
     Raises:
         UserError: If a path leaves the root or is no text in UTF-8, or the file cannot be written.
     """
-    seen = {item.label for item in listing.items}
-    rows = [Item("", label) for label in range(len(listing.class_names)) if label not in seen] + list(listing.items)
+    seen = {item.label for item in listing.samples}
+    rows = [Sample("", label) for label in range(len(listing.class_names)) if label not in seen] + list(listing.samples)
     table = io.StringIO(newline="")
     writer = csv.writer(table, "excel-tab", lineterminator="\n")
     writer.writerow(_COLUMNS)
@@ -44,7 +44,7 @@ def write_image_list(listing: Listing, file: Path) -> None:
         raise UserError(f"{file}: cannot be written ({error.strerror or error})") from error
 
 
-def read_image_list(file: Path, root: Path) -> Listing:
+def read_image_list(file: Path, root: Path) -> FileList:
     """A listing from a file that :func:`write_image_list`, an earlier version or a user wrote.
 
     Whether the images exist is not checked.
@@ -61,7 +61,7 @@ def read_image_list(file: Path, root: Path) -> Listing:
     old = text.startswith(_OLD_FIRST_LINE)
     lines = io.StringIO(text, newline="")
     rows = csv.reader(lines, "excel-tab", strict=True, quoting=csv.QUOTE_NONE if old else csv.QUOTE_MINIMAL)
-    items: list[Item] = []
+    items: list[Sample] = []
     names: dict[int, str] = {}
     try:
         head = [next(rows, []) for _ in range(3 if old else 1)]
@@ -73,12 +73,12 @@ def read_image_list(file: Path, root: Path) -> Listing:
             if label != UNKNOWN_LABEL and names.setdefault(label, name) != name:
                 raise UserError(f"{where}: class {label} is {quoted(name)} here and {quoted(names[label])} above")
             if path:
-                items.append(Item(path, label))
+                items.append(Sample(path, label))
     except csv.Error as error:
         raise UserError(f"{file} line {rows.line_num}: {error}: correct it, or give the list of a run") from error
     if (gap := first_gap(names)) is not None:
         raise UserError(f"{file}: labels go up to {max(names)} but none is {gap}: they must be 0, 1, ... without gaps")
-    return Listing(root, tuple(items), tuple(names[label] for label in range(len(names))))
+    return FileList(root, tuple(items), tuple(names[label] for label in range(len(names))))
 
 
 def _parsed(where: str, row: list[str]) -> tuple[str, int, str]:

@@ -8,23 +8,23 @@ from collections.abc import Collection, Sequence
 
 import torch
 
-from lorattt.data.listing import Item, Listing
+from lorattt.data.file_list import FileList, Sample
 from lorattt.errors import UserError, quoted
 from lorattt.inputs import did_you_mean
 from lorattt.rng import Stream, episode_keys, fold, uniform
 
 
-def _by_class(listing: Listing) -> list[list[Item]]:
+def _by_class(listing: FileList) -> list[list[Sample]]:
     """Items of each class, sorted by path; rejects images without a class."""
-    classes: list[list[Item]] = [[] for _ in listing.class_names]
-    for item in listing.items:
+    classes: list[list[Sample]] = [[] for _ in listing.class_names]
+    for item in listing.samples:
         if not 0 <= item.label < len(classes):
             raise UserError(f"{listing.root / item.path} has no class: a split needs labelled images, in class folders")
         classes[item.label].append(item)
     return [sorted(items) for items in classes]
 
 
-def _drawn(items: list[Item], seed: int, stream: int) -> list[Item]:
+def _drawn(items: list[Sample], seed: int, stream: int) -> list[Sample]:
     """A class's items in random order: any number of the first is a draw of that number."""
     if not items:
         return []
@@ -33,12 +33,12 @@ def _drawn(items: list[Item], seed: int, stream: int) -> list[Item]:
     return [items[position] for position in order.tolist()]
 
 
-def _with(listing: Listing, items: list[Item]) -> Listing:
+def _with(listing: FileList, items: list[Sample]) -> FileList:
     """The listing with these items, sorted by label and path."""
-    return Listing(listing.root, tuple(sorted(items, key=lambda item: (item.label, item.path))), listing.class_names)
+    return FileList(listing.root, tuple(sorted(items, key=lambda item: (item.label, item.path))), listing.class_names)
 
 
-def few_shot(listing: Listing, shots: int, seed: int) -> Listing:
+def few_shot(listing: FileList, shots: int, seed: int) -> FileList:
     """The same number of images of each class.
 
     Args:
@@ -54,7 +54,7 @@ def few_shot(listing: Listing, shots: int, seed: int) -> Listing:
     """
     if shots < 1:
         raise UserError(f"data.shots {shots}: must be at least 1")
-    chosen: list[Item] = []
+    chosen: list[Sample] = []
     for label, items in enumerate(_by_class(listing)):
         if len(items) < shots:
             raise UserError(
@@ -65,7 +65,7 @@ def few_shot(listing: Listing, shots: int, seed: int) -> Listing:
     return _with(listing, chosen)
 
 
-def holdout(listing: Listing, per_class: int, seed: int) -> tuple[Listing, Listing]:
+def holdout(listing: FileList, per_class: int, seed: int) -> tuple[FileList, FileList]:
     """Set the same number of images of each class aside, for validation.
 
     Args:
@@ -76,8 +76,8 @@ def holdout(listing: Listing, per_class: int, seed: int) -> tuple[Listing, Listi
     Returns:
         The rest and the images set aside: disjoint, together the listing, each sorted by label and path.
     """
-    rest: list[Item] = []
-    held: list[Item] = []
+    rest: list[Sample] = []
+    held: list[Sample] = []
     for label, items in enumerate(_by_class(listing)):
         if len(items) <= per_class:
             raise UserError(
@@ -90,7 +90,7 @@ def holdout(listing: Listing, per_class: int, seed: int) -> tuple[Listing, Listi
     return _with(listing, rest), _with(listing, held)
 
 
-def at_most(listing: Listing, per_class: int, seed: int) -> Listing:
+def at_most(listing: FileList, per_class: int, seed: int) -> FileList:
     """So many images of each class for validation, and all of a class that has fewer.
 
     Args:
@@ -105,23 +105,23 @@ def at_most(listing: Listing, per_class: int, seed: int) -> Listing:
     return _with(listing, [item for items in drawn for item in items])
 
 
-def without(listing: Listing, items: Collection[Item]) -> Listing:
+def without(listing: FileList, items: Collection[Sample]) -> FileList:
     """The listing without these items, in its order."""
     gone = set(items)
-    return Listing(listing.root, tuple(item for item in listing.items if item not in gone), listing.class_names)
+    return FileList(listing.root, tuple(item for item in listing.samples if item not in gone), listing.class_names)
 
 
 def _images(count: int) -> str:
     return "no images" if count == 0 else "1 image" if count == 1 else f"{count} images"
 
 
-def _relabelled(listing: Listing, labels: Sequence[int]) -> Listing:
+def _relabelled(listing: FileList, labels: Sequence[int]) -> FileList:
     place = {label: new for new, label in enumerate(labels)}
-    items = tuple(Item(item.path, place[item.label]) for item in listing.items if item.label in place)
-    return Listing(listing.root, items, tuple(listing.class_names[label] for label in labels))
+    items = tuple(Sample(item.path, place[item.label]) for item in listing.samples if item.label in place)
+    return FileList(listing.root, items, tuple(listing.class_names[label] for label in labels))
 
 
-def class_subset(listing: Listing, subset: str) -> Listing:
+def class_subset(listing: FileList, subset: str) -> FileList:
     """Base or new classes: the first half of the labels (the larger half of an odd number), or the rest.
 
     That is the split of CoCoOp's generalisation from base to new classes (Zhou et al., CVPR 2022).
@@ -141,7 +141,7 @@ def class_subset(listing: Listing, subset: str) -> Listing:
     return _relabelled(listing, labels)
 
 
-def keep_classes(listing: Listing, classes: Sequence[int | str]) -> Listing:
+def keep_classes(listing: FileList, classes: Sequence[int | str]) -> FileList:
     """Some classes, by number or by name.
 
     Args:

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from lorattt.data.catalogue import benchmark as find_benchmark
+from lightning.pytorch.utilities import rank_zero_warn
+
+from lorattt.data.catalogue import benchmark
 from lorattt.data.check import problems
 from lorattt.data.corruptions import CorruptedImages, CorruptionSpec
 from lorattt.data.datamodule import EpisodeData
@@ -13,13 +15,11 @@ from lorattt.data.download import CifarImages, download
 from lorattt.data.file_list import FileList, ListedImages
 from lorattt.data.image_list import read_image_list, write_image_list
 from lorattt.data.images import MAX_PIXELS, check_max_pixels
-from lorattt.data.layouts import Located, read_benchmark
-from lorattt.data.notes import note
+from lorattt.data.layouts import read_benchmark
 from lorattt.data.source import ImageSource
-from lorattt.data.splits import class_subset, few_shot, keep_classes
+from lorattt.data.splits import Subset, few_shot, keep_classes
 from lorattt.errors import UserError, shortened
 
-Subset = Literal["all", "base", "new"]
 _CIFAR = ("cifar10", "cifar100")
 _Read = TypeVar("_Read")
 
@@ -68,28 +68,24 @@ class BenchmarkData(EpisodeData):
         **kwargs: Any,
     ) -> None:
         check_max_pixels(max_pixels)
-        root = Path(data_root).expanduser()
         self.drawn: FileList | None = None
         self.template: str | None = None
         self.corruption: dict[str, str | int] | None = None
-        fetch = download and _is_first_process()
         if dataset in _CIFAR:
             if classes != "all" or shots is not None or items is not None or path or splits:
                 raise UserError(f"data.dataset {dataset}: classes, shots, items, path and splits are not for CIFAR")
-            source: ImageSource = _found(lambda: CifarImages(dataset, root, split), dataset, root, fetch)
+            root = Path(data_root).expanduser()
+            source: ImageSource = _found(lambda: CifarImages(dataset, root, split), dataset, data_root, download)
         else:
-            self.template = find_benchmark(dataset).template
-            places = {"path": folder_of(path), "splits": folder_of(splits)}
-            listing, located = _found(lambda: read_benchmark(dataset, root, split, **places), dataset, root, fetch)
-            tell_problems(dataset, listing, located)
-            listing = part_of(listing, classes)
+            self.template = benchmark(dataset).template
+            listing = read_part(dataset, data_root, split, classes, path, splits, download)
             if items is not None:
                 if shots is not None:
                     raise UserError("data.items and data.shots are both given: a list is not drawn from again")
                 listing = listed_in(Path(items).expanduser(), listing)
             elif shots is not None:
                 listing = self.drawn = few_shot(listing, shots, draw_seed)
-            source = ListedImages(part_name(dataset, split, classes, shots, items), listing, max_pixels)
+            source = ListedImages(part_name(dataset, shots, items, split, classes), listing, max_pixels)
         if corruption is not None:
             self.corruption = {"name": corruption.name, "severity": corruption.severity, "of": source.name}
             source = CorruptedImages(source, corruption, draw_seed)
@@ -101,36 +97,42 @@ class BenchmarkData(EpisodeData):
             write_image_list(self.drawn, file)
 
 
-def folder_of(value: str | None) -> Path | None:
-    """A folder that a user may have named, perhaps below ``~``."""
-    return None if value is None else Path(value).expanduser()
+def read_part(
+    dataset: str,
+    data_root: str,
+    split: str,
+    classes: Subset | list[int | str],
+    path: str | None,
+    splits: str | None,
+    download: bool = False,
+) -> FileList:
+    """The images of some classes of a benchmark's split; warns of what is wrong with a dataset that can be read.
+
+    The arguments are those of :class:`BenchmarkData`.
+    """
+    listing, located = _found(
+        lambda: read_benchmark(
+            dataset, Path(data_root), split, path=Path(path) if path else None, splits=Path(splits) if splits else None
+        ),
+        dataset,
+        data_root,
+        download,
+    )
+    for problem in problems(benchmark(dataset), listing, located):
+        rank_zero_warn(f"{dataset}: {problem}")
+    return keep_classes(listing, classes)
 
 
-def _is_first_process() -> bool:
-    """Whether this process of a machine is the one that fetches; launchers number them before anything starts."""
-    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "SLURM_LOCALID"))
-
-
-def _found(read: Callable[[], _Read], dataset: str, root: Path, fetch: bool) -> _Read:
-    """What ``read`` gives; if it finds nothing and may fetch, after a download."""
+def _found(read: Callable[[], _Read], dataset: str, data_root: str, fetch: bool) -> _Read:
+    """The result of ``read``; if it finds nothing and may fetch, after a download."""
     try:
         return read()
     except UserError:
-        if not fetch:
+        # One process of each machine fetches; launchers number them before anything starts.
+        if not fetch or any(os.environ.get(name, "0") != "0" for name in ("LOCAL_RANK", "SLURM_LOCALID")):
             raise
-    download(dataset, root)
+    download(dataset, Path(data_root).expanduser())
     return read()
-
-
-def tell_problems(dataset: str, listing: FileList, located: Located) -> None:
-    """Warn of what is wrong with a benchmark that can be read."""
-    for problem in problems(find_benchmark(dataset), listing, located):
-        note(f"{dataset}: {problem}")
-
-
-def part_of(listing: FileList, classes: Subset | list[int | str]) -> FileList:
-    """The images of some classes, relabelled from 0."""
-    return class_subset(listing, classes) if isinstance(classes, str) else keep_classes(listing, classes)
 
 
 def listed_in(file: Path, listing: FileList) -> FileList:
@@ -142,23 +144,25 @@ def listed_in(file: Path, listing: FileList) -> FileList:
             "data.dataset and data.classes: give the values of the run that wrote it"
         )
     known = set(listing.samples)
-    for item in found.samples:
-        if item not in known:
+    for sample in found.samples:
+        if sample not in known:
             raise UserError(
-                f"data.items {file}: {shortened(item.path)} with label {item.label} is not among the split's images"
+                f"data.items {file}: {shortened(sample.path)} with label {sample.label} is not among the split's images"
             )
     return found
 
 
-def part_name(dataset: str, split: str, classes: Subset | list[int | str], shots: int | None, items: str | None) -> str:
-    """What results call it; the whole test split has the dataset's own name."""
-    parts = [dataset]
+def part_name(
+    name: str, shots: int | None, items: str | None, split: str = "test", classes: Subset | list[int | str] = "all"
+) -> str:
+    """What results call a part of a dataset; the whole test split has the dataset's own name."""
+    parts = [name]
     if split != "test":
         parts.append(split)
     if classes != "all":
         parts.append(classes if isinstance(classes, str) else f"{len(classes)}-classes")
-    if shots is not None:
-        parts.append(f"{shots}-shot")
     if items is not None:
         parts.append("listed")
+    elif shots is not None:
+        parts.append(f"{shots}-shot")
     return "-".join(parts)

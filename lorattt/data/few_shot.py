@@ -3,29 +3,33 @@
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from lorattt.data.benchmark import Subset, folder_of, listed_in, part_name, part_of, tell_problems
-from lorattt.data.catalogue import benchmark as find_benchmark
+from lorattt.data.benchmark import listed_in, part_name, read_part
+from lorattt.data.catalogue import benchmark
 from lorattt.data.file_list import FileList, ListedImages
 from lorattt.data.folder import ImageFolder
 from lorattt.data.image_list import write_image_list
 from lorattt.data.images import MAX_PIXELS, check_max_pixels
-from lorattt.data.layouts import read_benchmark
 from lorattt.data.source import UNKNOWN_LABEL
-from lorattt.data.splits import at_most, few_shot, holdout, without
+from lorattt.data.splits import Subset, at_most, few_shot, holdout, without
 from lorattt.data.training import SourceData
 from lorattt.errors import UserError, quoted, shortened
+from lorattt.inputs import at_least
 
 Validation = Literal["val", "holdout", "none"]
 
 
 class ListedSourceData(SourceData):
-    """A listing of training images and one of validation images; subclasses say where they come from.
+    """Listed training images, all, a draw or an earlier run's list, and validation images; subclasses say which.
 
     Args:
         name: What results call the dataset.
-        train: The images to fit on.
-        validation: The images to validate on, or None for none.
-        drawn: The images that were drawn to fit on, if they were.
+        whole: All training images.
+        validation: Images to validate on; None to hold out training images that are not drawn.
+        shots: Training images of each class; all that are not held out where None.
+        items: A list of images that an earlier run wrote, in place of drawing.
+        draw_seed: Seed of the drawing of images.
+        val_shots: Validation images of each class, fewer where there are not as many; all where None, no validation
+            where 0.
         max_pixels: The largest width times height that is read.
         kwargs: The other arguments of :class:`SourceData`.
     """
@@ -33,21 +37,31 @@ class ListedSourceData(SourceData):
     def __init__(
         self,
         name: str,
-        train: FileList,
+        whole: FileList,
         validation: FileList | None,
         *,
-        drawn: FileList | None,
+        shots: int | None,
+        items: str | None,
+        draw_seed: int,
+        val_shots: int | None,
         max_pixels: int,
         **kwargs: Any,
     ) -> None:
-        if validation is not None:
-            both = _files(train) & _files(validation)
-            if both:
-                raise UserError(
-                    f"{name}: {shortened(min(both), 300)} is a training image and a validation image: "
-                    "correct the split's file"
-                )
-        self.drawn = drawn
+        train = whole
+        if items is not None:
+            train = listed_in(Path(items).expanduser(), whole)
+        elif shots is not None:
+            train = few_shot(whole, shots, draw_seed)
+        if validation is None and val_shots != 0:
+            train, validation = _held_out(whole, train, val_shots, draw_seed)
+        elif validation is not None and val_shots is not None:
+            validation = at_most(validation, val_shots, draw_seed)
+        if validation is not None and (both := _files(train) & _files(validation)):
+            raise UserError(
+                f"{name}: {shortened(min(both), 300)} is a training image and a validation image: "
+                "correct the split's file"
+            )
+        self.drawn = None if items is not None or train is whole else train
         super().__init__(
             ListedImages(name, train, max_pixels),
             None if validation is None else ListedImages(f"{name}-validation", validation, max_pixels),
@@ -106,8 +120,10 @@ class FewShotData(ListedSourceData):
         **kwargs: Any,
     ) -> None:
         check_max_pixels(max_pixels)
-        _check_validation(validation, val_shots)
-        known = find_benchmark(dataset)
+        if validation not in get_args(Validation):
+            raise UserError(f"data.validation {quoted(validation)}: use {', '.join(get_args(Validation))}")
+        at_least(1, ", or null for all; none: data.validation none", data__val_shots=val_shots)
+        known = benchmark(dataset)
         if "train" not in known.counts:
             raise UserError(f"data.dataset {dataset}: has test images alone, none to fit on: use imagenet")
         if validation == "val" and known.family == "imagenet":
@@ -115,24 +131,14 @@ class FewShotData(ListedSourceData):
                 f"data.validation val: the validation images of {dataset} are its test images, on which nothing may "
                 "be chosen: use holdout or none"
             )
-
-        def part(split: str) -> FileList:
-            root = Path(data_root).expanduser()
-            listing, located = read_benchmark(dataset, root, split, path=folder_of(path), splits=folder_of(splits))
-            tell_problems(dataset, listing, located)
-            return part_of(listing, classes)
-
-        whole = part("train")
-        train, held = _to_fit_on(whole, shots, items, draw_seed), None
-        if validation == "val":
-            held = part("val") if val_shots is None else at_most(part("val"), val_shots, draw_seed)
-        elif validation == "holdout":
-            train, held = _held_out(whole, train, val_shots, draw_seed)
         super().__init__(
-            part_name(dataset, "train", classes, shots if items is None else None, items),
-            train,
-            held,
-            drawn=None if items is not None or train is whole else train,
+            part_name(dataset, shots, items, "train", classes),
+            read_part(dataset, data_root, "train", classes, path, splits),
+            read_part(dataset, data_root, "val", classes, path, splits) if validation == "val" else None,
+            shots=shots,
+            items=items,
+            draw_seed=draw_seed,
+            val_shots=0 if validation == "none" else val_shots,
             max_pixels=max_pixels,
             **kwargs,
         )
@@ -169,20 +175,18 @@ class FolderSourceData(ListedSourceData):
         max_pixels: int = MAX_PIXELS,
         **kwargs: Any,
     ) -> None:
-        if val_shots < 0:
-            raise UserError(f"data.val_shots {val_shots}: must be at least 0, which is no validation")
+        at_least(0, ", which is no validation", data__val_shots=val_shots)
         images = ImageFolder(Path(root).expanduser(), class_names, max_pixels)
-        whole = images.listing
-        if any(item.label == UNKNOWN_LABEL for item in whole.samples):
+        if any(sample.label == UNKNOWN_LABEL for sample in images.listing.samples):
             raise UserError(f"data.root {root} has no class folders: put the images of each class in one of its own")
-        train, held = _to_fit_on(whole, shots, items, draw_seed), None
-        if val_shots:
-            train, held = _held_out(whole, train, val_shots, draw_seed)
         super().__init__(
-            f"{images.name}-listed" if items else f"{images.name}-{shots}-shot" if shots else images.name,
-            train,
-            held,
-            drawn=None if items is not None or train is whole else train,
+            part_name(images.name, shots, items),
+            images.listing,
+            None,
+            shots=shots,
+            items=items,
+            draw_seed=draw_seed,
+            val_shots=val_shots,
             max_pixels=max_pixels,
             **kwargs,
         )
@@ -190,25 +194,11 @@ class FolderSourceData(ListedSourceData):
 
 def _files(listing: FileList) -> set[str]:
     # Joined as text: pathlib takes seconds for the lists of ImageNet.
-    return {f"{listing.root}/{item.path}" for item in listing.samples}
-
-
-def _check_validation(validation: str, val_shots: int | None) -> None:
-    if validation not in get_args(Validation):
-        raise UserError(f"data.validation {quoted(validation)}: use {', '.join(get_args(Validation))}")
-    if val_shots is not None and val_shots < 1:
-        raise UserError(f"data.val_shots {val_shots}: must be at least 1, or null for all; none: data.validation none")
-
-
-def _to_fit_on(whole: FileList, shots: int | None, items: str | None, seed: int) -> FileList:
-    """The images of an earlier run's list, or a draw, or the whole itself."""
-    if items is not None:
-        return listed_in(Path(items).expanduser(), whole)
-    return whole if shots is None else few_shot(whole, shots, seed)
+    return {f"{listing.root}/{path}" for path, _ in listing.samples}
 
 
 def _held_out(whole: FileList, train: FileList, val_shots: int | None, seed: int) -> tuple[FileList, FileList]:
-    """What to fit on and what to validate on: the latter from images that were not drawn, if some were."""
+    """Training and validation images; the latter from those that were not drawn, if some were."""
     if train is whole:
         if val_shots is None:
             raise UserError("data.val_shots null: with all images to fit on, say how many of each class to hold out")

@@ -21,11 +21,8 @@ def write_image_list(listing: FileList, file: Path) -> None:
     """Write a listing, one image a line: path relative to the root, label, class name.
 
     A class without images has a line with an empty path.
-
-    Raises:
-        UserError: If a path leaves the root or is no text in UTF-8, or the file cannot be written.
     """
-    seen = {item.label for item in listing.samples}
+    seen = {sample.label for sample in listing.samples}
     rows = [Sample("", label) for label in range(len(listing.class_names)) if label not in seen] + list(listing.samples)
     table = io.StringIO(newline="")
     writer = csv.writer(table, "excel-tab", lineterminator="\n")
@@ -47,21 +44,13 @@ def write_image_list(listing: FileList, file: Path) -> None:
 def read_image_list(file: Path, root: Path) -> FileList:
     """A listing from a file that :func:`write_image_list`, an earlier version or a user wrote.
 
-    Whether the images exist is not checked.
-
-    Args:
-        file: The table.
-        root: Folder of the images.
-
-    Raises:
-        UserError: If the file cannot be read or is no such table, a path leaves the root, a class has two names, or
-            labels are not 0, 1, ... without gaps.
+    Whether the images exist in ``root`` is not checked.
     """
     text = read_text(file, "give the list of images of a run")
     old = text.startswith(_OLD_FIRST_LINE)
     lines = io.StringIO(text, newline="")
     rows = csv.reader(lines, "excel-tab", strict=True, quoting=csv.QUOTE_NONE if old else csv.QUOTE_MINIMAL)
-    items: list[Sample] = []
+    samples: list[Sample] = []
     names: dict[int, str] = {}
     try:
         head = [next(rows, []) for _ in range(3 if old else 1)]
@@ -73,12 +62,12 @@ def read_image_list(file: Path, root: Path) -> FileList:
             if label != UNKNOWN_LABEL and names.setdefault(label, name) != name:
                 raise UserError(f"{where}: class {label} is {quoted(name)} here and {quoted(names[label])} above")
             if path:
-                items.append(Sample(path, label))
+                samples.append(Sample(path, label))
     except csv.Error as error:
         raise UserError(f"{file} line {rows.line_num}: {error}: correct it, or give the list of a run") from error
     if (gap := first_gap(names)) is not None:
         raise UserError(f"{file}: labels go up to {max(names)} but none is {gap}: they must be 0, 1, ... without gaps")
-    return FileList(root, tuple(items), tuple(names[label] for label in range(len(names))))
+    return FileList(root, tuple(samples), tuple(names[label] for label in range(len(names))))
 
 
 def _parsed(where: str, row: list[str]) -> tuple[str, int, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lorattt.data.file_list import FileList, Sample
-from lorattt.data.splits import class_subset, few_shot, holdout, keep_classes
+from lorattt.data.splits import few_shot, holdout, keep_classes
 from lorattt.errors import UserError
 
 ROOT = Path("photos")
@@ -118,20 +118,20 @@ def test_at_least_one_image_of_a_class_stays() -> None:
 @pytest.mark.parametrize("classes", range(2, 8))
 def test_base_and_new_classes_part_the_labels(classes: int) -> None:
     of = shuffled(listing((2,) * classes, tuple("abcdefg")))
-    base, new = class_subset(of, "base"), class_subset(of, "new")
+    base, new = keep_classes(of, "base"), keep_classes(of, "new")
     half = -(-classes // 2)
     assert base.class_names + new.class_names == of.class_names
     assert len(base.class_names) == half
     assert [item for item in of.samples if item.label < half] == list(base.samples)
     assert [Sample(path, label - half) for path, label in of.samples if label >= half] == list(new.samples)
-    assert class_subset(of, "all") == of
+    assert keep_classes(of, "all") == of
 
 
 def test_subsets_that_do_not_exist_are_refused() -> None:
     with pytest.raises(UserError, match=r"data\.classes 'old': use all, base, new, or a list"):
-        class_subset(listing(), "old")
+        keep_classes(listing(), "old")
     with pytest.raises(UserError, match="photos has 1 classes, so none are new"):
-        class_subset(listing((3,)), "new")
+        keep_classes(listing((3,)), "new")
 
 
 def test_classes_are_kept_by_number_or_name_and_labelled_in_that_order() -> None:

@@ -6,6 +6,7 @@ from typing import Any, Final
 from PIL import Image
 
 from lorattt.data.catalogue import BENCHMARKS
+from lorattt.data.file_list import FileList, ListedImages, Sample
 from lorattt.errors import UserError, first_line, quoted
 from lorattt.inputs import nearest
 
@@ -55,8 +56,10 @@ def _torchvision_class(key: str) -> Any:
     return getattr(torchvision.datasets, DOWNLOADABLE[key])
 
 
-class CifarImages:
+class CifarImages(ListedImages):
     """CIFAR-10 or CIFAR-100 as torchvision keeps it: all pixels in memory, 3 kB an image.
+
+    An image's path is its split and number.
 
     Args:
         key: ``cifar10`` or ``cifar100``.
@@ -68,29 +71,17 @@ class CifarImages:
         if split not in ("train", "test"):
             raise UserError(f"{key} has no split {quoted(split)}: use train or test")
         dataset_class = _torchvision_class(key)
+        folder = data_root / dataset_class.base_folder
         try:
             dataset = dataset_class(str(data_root), train=split == "train", download=False)
         except Exception as error:  # RuntimeError where files are missing or their checksums wrong, OSError, pickle's
             raise UserError(
-                f"{data_root / dataset_class.base_folder}: files of {key} are missing or damaged: "
-                "set data.download to true, or correct data.data_root"
+                f"{folder}: files of {key} are missing or damaged: set data.download to true, or correct data.data_root"
             ) from error
-        self.name = f"{key}-{split}"
-        self.class_names = [str(name).replace("_", " ") for name in dataset.classes]
-        self._split, self._pixels = split, dataset.data
-        self._labels = [int(label) for label in dataset.targets]
-
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self._labels)
-
-    def path(self, index: int) -> str:
-        """Split and number."""
-        return f"{self._split}/{index:05d}"
-
-    def label(self, index: int) -> int:
-        """The image's class number."""
-        return self._labels[index]
+        samples = tuple(Sample(f"{split}/{place:05d}", int(label)) for place, label in enumerate(dataset.targets))
+        names = tuple(str(name).replace("_", " ") for name in dataset.classes)
+        super().__init__(f"{key}-{split}", FileList(folder, samples, names))
+        self._pixels = dataset.data
 
     def read(self, index: int) -> Image.Image:
         """The image, RGB, 32 x 32."""

@@ -22,7 +22,7 @@ _DIGITS: Final = re.compile("([0-9]+)")
 def names_of(folders: list[str], given: Sequence[str] | str | None, key: str = "data.class_names") -> list[str]:
     """Class names in label order.
 
-    If names are matched to folders by position, a note reports the pairs, unless the names are the folders' own.
+    If names are matched to folders by position, a warning lists the pairs, unless the names are the folders' own.
 
     Args:
         folders: The class folders, sorted; without any, there may be any number of names.
@@ -32,8 +32,7 @@ def names_of(folders: list[str], given: Sequence[str] | str | None, key: str = "
         key: What messages call the argument.
 
     Raises:
-        UserError: If the file cannot be read, an entry is not a name, the names do not fit the folders, or it is
-            not certain which name belongs to which folder.
+        UserError: Also if it is not certain which name belongs to which folder.
     """
     if given is None:
         return [folder.replace("_", " ") for folder in folders]

@@ -26,9 +26,6 @@ def download(key: str, data_root: Path) -> None:
     Args:
         key: One of :data:`DOWNLOADABLE`.
         data_root: Folder of all datasets; made where it does not exist.
-
-    Raises:
-        UserError: If the dataset cannot be fetched by torchvision, or fetching failed.
     """
     if key not in DOWNLOADABLE:
         near = nearest(key, [*DOWNLOADABLE, *_NOTES])

@@ -19,19 +19,16 @@ Validation = Literal["val", "holdout", "none"]
 
 
 class ListedSourceData(SourceData):
-    """Listed training images, all, a draw or an earlier run's list, and validation images; subclasses say which.
+    """Training images that are listed, or a draw of them, and validation images; subclasses say which.
 
     Args:
         name: What results call the dataset.
         whole: All training images.
         validation: Images to validate on; None to hold out training images that are not drawn.
-        shots: Training images of each class; all that are not held out where None.
-        items: A list of images that an earlier run wrote, in place of drawing.
-        draw_seed: Seed of the drawing of images.
-        val_shots: Validation images of each class, fewer where there are not as many; all where None, no validation
-            where 0.
-        max_pixels: The largest width times height that is read.
-        kwargs: The other arguments of :class:`SourceData`.
+        shots: As in :class:`FewShotData`, like the others; ``val_shots`` of 0 is no validation.
+
+    Attributes:
+        drawn: The training images of this run, if they were drawn; a run keeps the list in its folder.
     """
 
     def __init__(
@@ -96,11 +93,6 @@ class FewShotData(ListedSourceData):
 
     Attributes:
         template: CoOp's prompt for the dataset, with one ``{}``.
-        drawn: The training images of this run, if they were drawn; a run keeps the list in its folder.
-
-    Raises:
-        UserError: If the dataset is not found or damaged, or a value does not fit it; also for ``val`` of ImageNet,
-            whose validation images are its test images.
     """
 
     def __init__(
@@ -158,9 +150,6 @@ class FolderSourceData(ListedSourceData):
         val_shots: Validation images of each class, fewer where there are not as many; 0 for no validation.
         max_pixels: The largest width times height that is read; above it, an image counts as unreadable.
         kwargs: The other arguments of :class:`SourceData`.
-
-    Attributes:
-        drawn: The training images of this run, if they were drawn; a run keeps the list in its folder.
     """
 
     def __init__(

@@ -55,10 +55,6 @@ def read_samples(key: str, folder: Path, split: str) -> tuple[Sample, ...]:
         key: Which of the family.
         folder: The folder of class folders, or for ImageNet of flat validation images.
         split: Which split it is to be; flat images are no training images.
-
-    Raises:
-        UserError: If a class folder is missing, empty, or none of the dataset's, or if nothing gives the labels of flat
-            images.
     """
     expected = class_folders(key)
     found = {entry.name for entry in _entries(folder) if entry.is_dir() and not is_no_class(entry.name)}

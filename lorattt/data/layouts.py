@@ -60,10 +60,6 @@ def read_benchmark(
         split: ``train``, ``val`` or ``test``; ``val`` and ``test`` of ImageNet are both its validation images.
         path: The dataset's own folder, if it lies elsewhere or has another name; only it is looked at.
         splits: Folder of CoOp's split files, looked at before the places beside the data.
-
-    Raises:
-        UserError: If the dataset or the split is unknown or not there, a file is damaged, or the number of
-            classes is not the dataset's.
     """
     known = benchmark(key)
     if split not in known.counts:
@@ -73,28 +69,24 @@ def read_benchmark(
         if folder is not None and not folder.expanduser().is_dir():
             raise UserError(f"{what} {folder}: no such folder")
     places = list(_places(known, root, split, named))
-    there = [place for place in places if named or _exists(root, place.folder)]
     read = cache(_read)  # several places may share a list, and it may be large
     looked: list[Path] = []
-    found: list[tuple[FileList, Located]] = []
-    first = ""
-    for place in there:
+    candidates: list[tuple[FileList, Located]] = []
+    for place in (each for each in places if named or _exists(root, each.folder)):
         lists = _lists(known, place, split, root, splits and splits.expanduser())
         looked += lists
         file = next((each for each in lists if each.is_file() or each == place.folder), None)
-        if file is None:
-            continue
-        listing = FileList(place.folder, *read(key, file, split))
-        if known.lists == "cars":
-            listing = _renamed(listing)
-        absent = _absent(listing)
-        if len(absent) < len(looked_for(listing.samples)):
-            found.append((listing, Located(place.layout, None if file == place.folder else file, absent)))
-        if not absent:
-            break
-        first = f" (first: {shortened(absent[0])})"
+        if file is not None:
+            listing = FileList(place.folder, *read(key, file, split))
+            listing = _renamed(listing) if known.lists == "cars" else listing
+            split_file = None if file == place.folder else file
+            candidates.append((listing, Located(place.layout, split_file, _absent(listing))))
+            if not candidates[-1][1].absent:
+                break
+    found = [(listing, at) for listing, at in candidates if len(at.absent) < len(looked_for(listing.samples))]
     if not found:
-        raise _not_found(known, root, split, [place.folder for place in places], looked if not first else [], first)
+        folders = [place.folder for place in places]
+        raise _not_found(known, root, split, folders, looked, [at.absent[0] for _, at in candidates])
     listing, located = min(found, key=lambda each: len(each[1].absent))
     if len(listing.class_names) != known.classes:
         raise UserError(
@@ -175,10 +167,11 @@ def _renamed(listing: FileList) -> FileList:
 
 
 def _not_found(
-    known: Benchmark, root: Path, split: str, folders: list[Path], looked: list[Path], first: str
+    known: Benchmark, root: Path, split: str, folders: list[Path], looked: list[Path], absent: list[str]
 ) -> UserError:
-    """Why a split cannot be read: its images are not there, or nothing lists them in one of the files looked for."""
-    if not looked:
+    """Why a split cannot be read: its images are not there, or none of the files looked for that would list them."""
+    if absent or not looked:
+        first = f" (first: {shortened(absent[-1])})" if absent else ""
         return UserError(
             f"{known.key}: no images of its {split} split{first} in {_shown(root, folders)}: "
             "put them into one of these folders, or name the dataset's folder with path"

@@ -108,9 +108,6 @@ def keyed(names: Sequence[str], folders: Sequence[str], what: str, *, lines: boo
         folders: The class folders.
         what: What messages call the list.
         lines: Whether entries are lines of a text file; else they are names of a list.
-
-    Raises:
-        UserError: If a folder comes twice, a line has none, or lines can be read in two ways.
     """
     numbered = [match["name"] for match in _numbered(names)]
     for entries in (names, numbered) if len(numbered) == len(names) else (names,):

@@ -22,11 +22,8 @@ _FETCH = "put it there, or fetch the dataset again"
 def read_coop(file: Path, split: str) -> Listed:
     """One of CoOp's split files: an object of ``train``, ``val`` and ``test``, lists of ``[path, label, name]``.
 
-    The classes are those of all its splits together: a split need not have every class.
-
-    Raises:
-        UserError: If the file is no such JSON, lacks the split, has a path that leads out of the dataset's folder, or
-            if labels are not 0, 1, ... without gaps and with one name each.
+    The classes are those of all its splits together: a split need not have every class. Labels must be 0, 1, ...
+    without gaps, with one name each.
     """
     text = read_text(file, _FETCH)
     try:

@@ -53,9 +53,6 @@ def few_shot(listing: FileList, shots: int, seed: int) -> FileList:
 
     Returns:
         A list with the same classes, sorted by label and path.
-
-    Raises:
-        UserError: If a class has fewer images, or an image has no class.
     """
     at_least(1, data__shots=shots)
     classes = _shuffled(listing, seed, Stream.SHOTS)

@@ -17,7 +17,7 @@ from lorattt.data.image_list import read_image_list, write_image_list
 from lorattt.data.images import MAX_PIXELS, check_max_pixels
 from lorattt.data.layouts import read_benchmark
 from lorattt.data.source import ImageSource
-from lorattt.data.splits import Subset, few_shot, keep_classes
+from lorattt.data.splits import Classes, few_shot, keep_classes
 from lorattt.errors import UserError, shortened
 
 _CIFAR = ("cifar10", "cifar100")
@@ -58,7 +58,7 @@ class BenchmarkData(EpisodeData):
         split: Literal["train", "val", "test"] = "test",
         path: str | None = None,
         splits: str | None = None,
-        classes: Subset | list[int | str] = "all",
+        classes: Classes = "all",
         shots: int | None = None,
         items: str | None = None,
         corruption: CorruptionSpec | None = None,
@@ -75,10 +75,10 @@ class BenchmarkData(EpisodeData):
             if classes != "all" or shots is not None or items is not None or path or splits:
                 raise UserError(f"data.dataset {dataset}: classes, shots, items, path and splits are not for CIFAR")
             root = Path(data_root).expanduser()
-            source: ImageSource = _found(lambda: CifarImages(dataset, root, split), dataset, data_root, download)
+            source: ImageSource = _found(lambda: CifarImages(dataset, root, split), dataset, root, download)
         else:
             self.template = benchmark(dataset).template
-            listing = read_part(dataset, data_root, split, classes, path, splits, download)
+            listing = read_part(dataset, data_root, split, classes, download, path=path, splits=splits)
             if items is not None:
                 if shots is not None:
                     raise UserError("data.items and data.shots are both given: a list is not drawn from again")
@@ -98,32 +98,21 @@ class BenchmarkData(EpisodeData):
 
 
 def read_part(
-    dataset: str,
-    data_root: str,
-    split: str,
-    classes: Subset | list[int | str],
-    path: str | None,
-    splits: str | None,
-    download: bool = False,
+    dataset: str, data_root: str, split: str, classes: Classes, download: bool = False, **folders: str | None
 ) -> FileList:
     """The images of some classes of a benchmark's split; warns of what is wrong with a dataset that can be read.
 
-    The arguments are those of :class:`BenchmarkData`.
+    The arguments are those of :class:`BenchmarkData`; ``folders`` are its ``path`` and ``splits``.
     """
-    listing, located = _found(
-        lambda: read_benchmark(
-            dataset, Path(data_root), split, path=Path(path) if path else None, splits=Path(splits) if splits else None
-        ),
-        dataset,
-        data_root,
-        download,
-    )
+    given = {key: Path(folder) for key, folder in folders.items() if folder}
+    root = Path(data_root).expanduser()
+    listing, located = _found(lambda: read_benchmark(dataset, root, split, **given), dataset, root, download)
     for problem in problems(benchmark(dataset), listing, located):
         rank_zero_warn(f"{dataset}: {problem}")
     return keep_classes(listing, classes)
 
 
-def _found(read: Callable[[], _Read], dataset: str, data_root: str, fetch: bool) -> _Read:
+def _found(read: Callable[[], _Read], dataset: str, root: Path, fetch: bool) -> _Read:
     """The result of ``read``; if it finds nothing and may fetch, after a download."""
     try:
         return read()
@@ -131,7 +120,7 @@ def _found(read: Callable[[], _Read], dataset: str, data_root: str, fetch: bool)
         # One process of each machine fetches; launchers number them before anything starts.
         if not fetch or any(os.environ.get(name, "0") != "0" for name in ("LOCAL_RANK", "SLURM_LOCALID")):
             raise
-    download(dataset, Path(data_root).expanduser())
+    download(dataset, root)
     return read()
 
 
@@ -152,9 +141,7 @@ def listed_in(file: Path, listing: FileList) -> FileList:
     return found
 
 
-def part_name(
-    name: str, shots: int | None, items: str | None, split: str = "test", classes: Subset | list[int | str] = "all"
-) -> str:
+def part_name(name: str, shots: int | None, items: str | None, split: str = "test", classes: Classes = "all") -> str:
     """What results call a part of a dataset; the whole test split has the dataset's own name."""
     parts = [name]
     if split != "test":

@@ -25,20 +25,14 @@ class Finding:
     """What was found of one dataset.
 
     Attributes:
-        dataset: Its key.
         state: ``complete``: all listed images exist, each is listed once, there are as many as published, and class
             names are the published ones; ``incomplete``: readable, but not that; ``missing``: not found or not
             readable.
-        layout: Which layout it lies in, or empty.
-        folder: Where its images are, or empty.
         images: How many listed images exist.
         listed: How many the lists or folders name.
         expected: How many were published; null where unknown.
-        classes: How many classes were read.
-        expected_classes: How many were published.
         names: Whether class names are the published ones: ``published``, ``other`` or ``not known``; empty if missing.
         note: What is wrong and the fix; empty where nothing is.
-        fetch: Where to get the dataset, if it is missing.
     """
 
     dataset: str

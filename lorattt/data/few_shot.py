@@ -10,7 +10,7 @@ from lorattt.data.folder import ImageFolder
 from lorattt.data.image_list import write_image_list
 from lorattt.data.images import MAX_PIXELS, check_max_pixels
 from lorattt.data.source import UNKNOWN_LABEL
-from lorattt.data.splits import Subset, at_most, few_shot, holdout, without
+from lorattt.data.splits import Classes, at_most, few_shot, holdout, without
 from lorattt.data.training import SourceData
 from lorattt.errors import UserError, quoted, shortened
 from lorattt.inputs import at_least
@@ -102,7 +102,7 @@ class FewShotData(ListedSourceData):
         *,
         path: str | None = None,
         splits: str | None = None,
-        classes: Subset | list[int | str] = "all",
+        classes: Classes = "all",
         shots: int | None = 16,
         items: str | None = None,
         draw_seed: int = 1,
@@ -125,8 +125,8 @@ class FewShotData(ListedSourceData):
             )
         super().__init__(
             part_name(dataset, shots, items, "train", classes),
-            read_part(dataset, data_root, "train", classes, path, splits),
-            read_part(dataset, data_root, "val", classes, path, splits) if validation == "val" else None,
+            read_part(dataset, data_root, "train", classes, path=path, splits=splits),
+            read_part(dataset, data_root, "val", classes, path=path, splits=splits) if validation == "val" else None,
             shots=shots,
             items=items,
             draw_seed=draw_seed,

@@ -6,7 +6,7 @@ classes make no difference, and a larger draw of the same seed contains the smal
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 
@@ -15,7 +15,7 @@ from lorattt.errors import UserError, quoted
 from lorattt.inputs import at_least, did_you_mean
 from lorattt.rng import Stream, episode_keys, fold, uniform
 
-Subset = Literal["all", "base", "new"]
+Classes: TypeAlias = Literal["all", "base", "new"] | list[int | str]
 
 
 def _shuffled(listing: FileList, seed: int, stream: Stream) -> list[list[Sample]]:
@@ -94,7 +94,7 @@ def without(listing: FileList, samples: Collection[Sample]) -> FileList:
     return replace(listing, samples=tuple(sample for sample in listing.samples if sample not in gone))
 
 
-def keep_classes(listing: FileList, classes: Subset | Sequence[int | str]) -> FileList:
+def keep_classes(listing: FileList, classes: Classes) -> FileList:
     """The images of some classes, in the list's order.
 
     Args:

@@ -5,8 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from lightning.pytorch.utilities import rank_zero_warn
-
 from lorattt.data.catalogue import benchmark
 from lorattt.data.check import problems
 from lorattt.data.corruptions import CorruptedImages, CorruptionSpec
@@ -16,6 +14,7 @@ from lorattt.data.file_list import FileList, ListedImages
 from lorattt.data.image_list import read_image_list, write_image_list
 from lorattt.data.images import MAX_PIXELS, check_max_pixels
 from lorattt.data.layouts import read_benchmark
+from lorattt.data.notes import note
 from lorattt.data.source import ImageSource
 from lorattt.data.splits import Classes, few_shot, keep_classes
 from lorattt.errors import UserError, shortened
@@ -108,7 +107,7 @@ def read_part(
     root = Path(data_root).expanduser()
     listing, located = _found(lambda: read_benchmark(dataset, root, split, **given), dataset, root, download)
     for problem in problems(benchmark(dataset), listing, located):
-        rank_zero_warn(f"{dataset}: {problem}")
+        note(f"{dataset}: {problem}")
     return keep_classes(listing, classes)
 
 

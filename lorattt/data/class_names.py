@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any, Final
 from unicodedata import normalize
 
-from lightning.pytorch.utilities import rank_zero_warn
-
 from lorattt.data.imagenet_family import imagenet_names
 from lorattt.data.name_lists import begins_with_numbers, check_names, check_no_numbers, keyed, of_pairs, read_name_file
+from lorattt.data.notes import note
 from lorattt.errors import UserError, quoted, some
 from lorattt.positions import check_order, pairs
 
@@ -59,12 +58,12 @@ def names_of(folders: list[str], given: Sequence[str] | str | None, key: str = "
     if by_folder is not None:
         found = _looked_up(folders, by_folder, what, "add it to the list")
         if told := pairs(folders or list(by_folder), found):
-            rank_zero_warn(f"{what} has {'a folder' if folders else 'a wnid'} in front of each name: {told}")
+            note(f"{what} has {'a folder' if folders else 'a wnid'} in front of each name: {told}")
         return found
     if lines:
         check_no_numbers(content, what)
     elif number := begins_with_numbers(content):
-        rank_zero_warn(f"{what}: each name begins with a number, which goes into the texts, as in {quoted(number)}")
+        note(f"{what}: each name begins with a number, which goes into the texts, as in {quoted(number)}")
     if folders:
         _check_positions(content, folders, what)
     return content
@@ -88,7 +87,7 @@ def _check_positions(names: list[str], folders: list[str], what: str) -> None:
                 f"{what} is a list, and the folders are numbered: sorted as text, {quoted(one, 60)} comes before "
                 f"{quoted(other, 60)}, so a list in the order of the numbers would mislabel them: {fix}"
             )
-    rank_zero_warn(f"{what} is a list, whose names go to the sorted folders one by one: {told}")
+    note(f"{what} is a list, whose names go to the sorted folders one by one: {told}")
 
 
 def _counts_down(one: str, other: str) -> bool:

@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from lorattt.data.class_names import names_of
 from lorattt.data.datamodule import EpisodeData
+from lorattt.data.file_list import FileList, ListedImages, Sample
 from lorattt.data.images import MAX_PIXELS, check_max_pixels
-from lorattt.data.listing import Item, ListedImages, Listing
 from lorattt.data.notes import note
 from lorattt.data.source import UNKNOWN_LABEL
 from lorattt.data.walk import FORMATS, Below, look_below
@@ -62,8 +62,8 @@ class ImageFolder(ListedImages):
         if told := below.left_out_text():
             note(f"data.root {root}: left out {told}; images are files of {FORMATS}")
         place = {folder: label for label, folder in enumerate(folders)}
-        items = tuple(Item(str(path), UNKNOWN_LABEL if loose else place[path.parts[0]]) for path in found)
-        listing = Listing(root, items, tuple(names_of(folders, class_names)))
+        items = tuple(Sample(str(path), UNKNOWN_LABEL if loose else place[path.parts[0]]) for path in found)
+        listing = FileList(root, items, tuple(names_of(folders, class_names)))
         super().__init__(root.resolve().name, listing, max_pixels)
 
 

@@ -44,7 +44,7 @@ class SharedRegions:
             self.regions = []
 
     def put(self, worker: int, arrays: list[Any]) -> tuple[int, int] | None:
-        """In a worker, arrays of bytes one behind another into a free piece.
+        """In a worker, write arrays of bytes one after another into a free piece.
 
         Returns:
             The piece's number and first byte; None where there is no room.
@@ -53,12 +53,12 @@ class SharedRegions:
         if not (self.regions and size):
             return None
         state, region = self._state[worker], self.regions[worker]
-        self._forget_thrown(state)
-        # The lowest, so that few pages ever become memory.
-        piece = next((number for number, value in enumerate(state) if value == _FREE), None)
+        self._free_unread(state)
+        free = np.flatnonzero(state == _FREE)
         start = self._gap(state, size, len(region))
-        if piece is None or start is None:
+        if not len(free) or start is None:
             return None
+        piece = int(free[0])
         place = start
         for array in arrays:
             np.frombuffer(region, np.uint8, array.nbytes, place)[:] = array.reshape(-1)
@@ -68,15 +68,16 @@ class SharedRegions:
         self._sent.append(piece)
         return piece, start
 
-    def _forget_thrown(self, state: Any) -> None:
+    def _free_unread(self, state: Any) -> None:
         # Asked for another batch, the worker knows that all but the last few were taken; one that still seems to be
-        # under way was thrown away, since its epoch was left early.
+        # under way was never read, since its epoch was left early.
         while len(self._sent) > self._under_way:
-            thrown = self._sent.pop(0)
-            if thrown not in self._sent and state[thrown] == _SENT:  # not sent again since
-                state[thrown] = _FREE
+            unread = self._sent.pop(0)
+            if unread not in self._sent and state[unread] == _SENT:  # not sent again since
+                state[unread] = _FREE
 
     def _gap(self, state: Any, size: int, end: int) -> int | None:
+        """The first byte of the lowest gap of that size, so that few pages ever become memory."""
         start = 0
         for first, behind in sorted(span for piece, span in self._spans.items() if state[piece] != _FREE):
             if first - start >= size:

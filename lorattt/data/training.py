@@ -1,20 +1,53 @@
 """DataModule for fit: training images, shuffled and cropped anew in every epoch, and validation images."""
 
 import warnings
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
-from torch.utils.data import DataLoader
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from lorattt.data.datamodule import ImageData
-from lorattt.data.epochs import EpochShard, TrainingDataset, TrainTransform
-from lorattt.data.source import UNKNOWN_LABEL, ImageSource, Transform, WrappedImages, chosen
+from lorattt.data.sampler import EpochShard
+from lorattt.data.source import UNKNOWN_LABEL, ImageSource, Transform, WrappedImages, chosen, read_episode
 from lorattt.errors import UserError
+
+TrainTransform = Callable[[Image.Image, int, int], Tensor]
 
 CACHE_BYTES = 1 << 30
 """How much of the decoded training images is kept in memory on each device, by all its workers together."""
+
+
+class TrainingDataset(Dataset[dict[str, Any]]):
+    """One view of each image, made from (seed, index, epoch) alone, or the image itself.
+
+    Args:
+        source: The images.
+        indices: Which of them, by dataset-wide number.
+        transform: Image, dataset-wide number and epoch to ``(1, 3, S, S)`` uint8; None leaves images as decoded.
+    """
+
+    def __init__(self, source: ImageSource, indices: list[int], transform: TrainTransform | None) -> None:
+        self._source, self._indices, self._transform = source, indices, transform
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self._indices)
+
+    def __getitem__(self, place: tuple[int, int] | int) -> dict[str, Any]:
+        """One episode, see :func:`read_episode`.
+
+        Args:
+            place: Epoch and position. A position alone, as the sampler of Lightning's ``overfit_batches`` gives it,
+                is one of epoch 0.
+        """
+        epoch, position = (0, place) if isinstance(place, int) else place
+        cut = self._transform
+        of_epoch = None if cut is None else lambda image, index: cut(image, index, epoch)
+        return read_episode(self._source, self._indices[position], of_epoch)
 
 
 class CachedImages(WrappedImages):
@@ -54,9 +87,9 @@ class CachedImages(WrappedImages):
 class SourceData(ImageData):
     """Images to fit on, and images to validate on; subclasses say which.
 
-    The method sets ``train_transform``, ``transform`` and ``seed`` before the loaders are made: views
-    belong to the method. Without a transform, batches hold ``image``, a list of ``(3, H, W)`` uint8 tensors at their
-    own sizes, in place of ``views``.
+    The method sets ``train_transform``, ``transform`` and ``seed`` before the loaders are made, since views belong to
+    the method. Without a transform, batches hold ``image``, a list of ``(3, H, W)`` uint8 tensors at their own sizes,
+    in place of ``views``.
 
     Training batches are ``{"views" (B, 1, 3, S, S) uint8, "label" (B,), "index" (B,), "path", "skipped"}``. An image
     that is left out makes its batch smaller; a batch can become empty.
@@ -107,7 +140,8 @@ class SourceData(ImageData):
     def setup(self, stage: str) -> None:
         """Reject stages that these images are not for, before anything is computed."""
         if stage in ("test", "predict"):
-            self._refuse(TrainerFn(stage).value)
+            own = type(self).__name__
+            raise UserError(f"{own} is for fit: to {TrainerFn(stage).value}, use BenchmarkData or DemoData")
         if stage == "validate" and self.validation is None:
             raise UserError(f"{self.name} has no validation images: use data.validation, or BenchmarkData or DemoData")
 
@@ -123,17 +157,6 @@ class SourceData(ImageData):
         if self.validation is None:
             return []
         return self._in_order(self.validation, self.validation_indices, self.transform)
-
-    def test_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Raises :class:`UserError`: these images are for fit."""
-        self._refuse("test")
-
-    def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Raises :class:`UserError`: these images are for fit."""
-        self._refuse("predict")
-
-    def _refuse(self, stage: str) -> NoReturn:
-        raise UserError(f"{type(self).__name__} is for fit: to {stage}, use BenchmarkData or DemoData")
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """End the run at an unreadable image, or count it and warn the first time."""

@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data.distributed import DistributedSampler
 
-from lorattt.data.epochs import EpochShard, TrainingDataset
 from lorattt.data.images import UnreadableImageError
-from lorattt.data.training import CachedImages, SourceData
+from lorattt.data.sampler import EpochShard
+from lorattt.data.training import CachedImages, SourceData, TrainingDataset
 from lorattt.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings(
@@ -345,5 +345,3 @@ def test_fitting_is_all_it_is_for(stage: str, tmp_path: Path) -> None:
     message = f"^SourceData is for fit: to {stage}, use BenchmarkData or DemoData$"
     with pytest.raises(UserError, match=message):
         getattr(trainer(tmp_path), stage)(Noting(), data_of())
-    with pytest.raises(UserError, match=message):
-        getattr(data_of(), f"{stage}_dataloader")()

@@ -93,11 +93,8 @@ class EpisodeData(ImageData):
     with a ``planner`` they also hold the ``plan`` by which the method makes the views itself.
 
     Args:
-        source: The images.
+        source: The images; their ``class_names`` are empty where they have no classes.
         kwargs: The arguments of :class:`ImageData`.
-
-    Attributes:
-        class_names: Names in label order; empty where the images have no classes.
     """
 
     def __init__(self, source: ImageSource, **kwargs: Any) -> None:
@@ -129,12 +126,6 @@ class EpisodeData(ImageData):
         left = [index for index in self.indices if index not in done]
         self._left = sorted(left, key=last.__contains__)  # stable
 
-    def _images(self) -> DataLoader[dict[str, Any]]:
-        if not self.indices:
-            raise UserError(f"{self.name} has no images")
-        indices = self.indices if self._left is None else self._left
-        return self._in_order(self.source, indices, self.transform, self.planner)
-
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
         """All images; raises :class:`UserError` if they have no labels."""
         if not self.class_names or all(self.source.label(index) == UNKNOWN_LABEL for index in self.indices):
@@ -142,7 +133,7 @@ class EpisodeData(ImageData):
                 f"{self.name} has no class folders, so no labels to test against: put the images of each class "
                 "in a folder of its own, or use predict with model.class_names"
             )
-        return self._images()
+        return self.predict_dataloader()
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """The same as :meth:`test_dataloader`."""
@@ -150,4 +141,7 @@ class EpisodeData(ImageData):
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
         """All images, labelled or not."""
-        return self._images()
+        if not self.indices:
+            raise UserError(f"{self.name} has no images")
+        indices = self.indices if self._left is None else self._left
+        return self._in_order(self.source, indices, self.transform, self.planner)

@@ -124,7 +124,7 @@ def _of_array(image: Pixels, name: str) -> Pixels:
     _check(image, kind in "bf" or (kind == "u" and size <= 2), name)
     image = image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image
     if kind == "b":
-        return np.where(image, np.uint8(255), np.uint8(0))
+        return np.asarray(np.where(image, 255, 0), dtype=np.uint8)
     if kind == "u":
         return image if size == 1 else np.asarray(image // 257, dtype=np.uint8)
     if not (image.min() >= 0 and image.max() <= 1):  # false for NaN as well

@@ -17,7 +17,6 @@ from functools import partial
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, get_worker_info
 
@@ -42,17 +41,11 @@ class LostWorkerError(UserError):
 class SharedMemoryCollate:
     """Collates in a worker; :meth:`taken_out` makes the batch of :func:`collate_episodes` of it in the main process.
 
-    A pickled copy, for workers that are not forked, has no shared memory and sends everything by value.
-
-    Args:
-        workers: How many workers share it.
-        under_way: How many batches of each may be asked for and not yet taken out (``prefetch_factor``).
-        forked: Whether they inherit memory.
+    Without shared memory, as in a pickled copy for workers that are not forked, everything is sent by value.
     """
 
-    def __init__(self, workers: int, under_way: int, *, forked: bool = True) -> None:
-        pieces = under_way + _SPARE_PIECES
-        self.shared: SharedRegions | None = SharedRegions(workers, under_way, pieces) if forked else None
+    def __init__(self, shared: SharedRegions | None) -> None:
+        self.shared = shared
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the memory, which only a fork inherits."""
@@ -60,13 +53,10 @@ class SharedMemoryCollate:
 
     def __call__(self, items: list[dict[str, Any]]) -> dict[str, Any]:
         """Items of an :class:`EpisodeDataset` to a message: no tensors, which DataLoader would send in files."""
-        worker = get_worker_info()
-        assert worker is not None, "only workers hand over"
         message, arrays = pack(items)
-        bytewise = all(array.dtype == np.uint8 for array in arrays)
-        if self.shared is not None and bytewise and (place := self.shared.put(worker.id, arrays)) is not None:
-            return {**message, "place": (worker.id, *place)}
-        return {**message, "pixels": flat(arrays)}
+        worker: Any = get_worker_info()
+        place = None if self.shared is None else self.shared.put(worker.id, arrays)
+        return {**message, "pixels": flat(arrays)} if place is None else {**message, "place": (worker.id, *place)}
 
     def taken_out(self, message: dict[str, Any]) -> dict[str, Any]:
         """In the main process, the batch; pixels in shared memory are not copied."""
@@ -114,7 +104,9 @@ class EpisodeLoader(DataLoader[dict[str, Any]]):
             return
         if not (self.persistent_workers and isinstance(self.collate_fn, SharedMemoryCollate)):
             # New workers get new memory: that of an earlier, unfinished iteration may still be written to.
-            self.collate_fn = SharedMemoryCollate(self.num_workers, self.prefetch_factor or 1, forked=self._forks())
+            ahead = self.prefetch_factor or 1
+            memory = SharedRegions(self.num_workers, ahead, ahead + _SPARE_PIECES) if self._forks() else None
+            self.collate_fn = SharedMemoryCollate(memory)
         collate: SharedMemoryCollate = self.collate_fn
         self.timeout = _LOOK_SECONDS
         if not (isinstance(self.worker_init_fn, partial) and self.worker_init_fn.func is _begin_worker):
@@ -154,9 +146,7 @@ def _next(messages: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
 def lost_worker(error: BaseException, workers: list[BaseProcess] | None = None) -> str | None:
     """The message for DataLoader's exception that a worker has died; None for any other exception.
 
-    Args:
-        error: The exception. Its text may name the signal.
-        workers: The workers, whose exit codes give the signal if the text does not.
+    The signal is the one that the exception's text names, else that of an exit code of the ``workers``.
     """
     if not str(error).startswith("DataLoader worker"):
         return None

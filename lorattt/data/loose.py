@@ -21,12 +21,9 @@ from lorattt.inputs import read_text
 def unlabelled_images(
     images: Sequence[str] | str, class_names: Sequence[str] | str, max_pixels: int = MAX_PIXELS
 ) -> ListedImages:
-    """Image files without labels, numbered in the order in which they are given.
+    """Image files without labels, see :func:`find_images`, and the classes that they may get.
 
-    Args:
-        images: Paths, patterns, folders and ``@`` lists, see :func:`find_images`.
-        class_names: Names, or where they come from, see :func:`unlabelled_class_names`.
-        max_pixels: The largest width times height that is read.
+    ``max_pixels`` is the largest width times height that is read.
     """
     check_max_pixels(max_pixels)
     names = unlabelled_class_names(class_names)
@@ -42,9 +39,6 @@ def find_images(images: Sequence[str] | str, key: str = "data.images") -> list[s
             hidden ones left out; a pattern with ``*``, ``?``, ``[...]`` or ``**`` (any folders), sorted;
             ``@FILE``, a text file with one file or folder per line. A leading ``~`` is the home folder.
         key: What messages call the argument.
-
-    Raises:
-        UserError: If a path does not exist, a pattern matches no file, a folder holds no image, or nothing is given.
     """
     entries = [images] if isinstance(images, str) else list(images)
     if not entries:
@@ -111,12 +105,9 @@ def _listed(name: str, key: str) -> Iterator[str]:
 def unlabelled_class_names(
     names: Sequence[str] | str, key: str = "data.class_names", example: str = "'[cat, dog]'"
 ) -> list[str]:
-    """The names an image may get, in label order.
+    """The names an image may get, in label order, from a list, a ``.txt`` or ``.json`` file, or ``imagenet``.
 
-    Args:
-        names: The names; or ``imagenet``, or a ``.txt`` or ``.json`` file.
-        key: What messages call the argument.
-        example: How a list is written where the argument is given.
+    Messages call the argument ``key``; ``example`` is how a list is written where it is given.
     """
     if names == IMAGENET:
         return names_of([], IMAGENET)  # two of these names come twice, and are two classes

@@ -18,10 +18,7 @@ class DevicePrefetcher:
     takes them to the device. PyTorch's allocator reuses pinned memory once its copy is done, so two buffers alternate.
     Small things, such as labels and plans of views, are left to the caller.
 
-    On a CPU the thread does the same without pinned memory and streams.
-
-    Args:
-        device: Where the batches are used: a CUDA device, or the CPU.
+    On a CPU, as in tests, the thread does the same without pinned memory and streams.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -28,10 +28,6 @@ def read_benchmark(
         split: ``train``, ``val`` or ``test``; ``val`` and ``test`` of ImageNet are both its validation images.
         path: The dataset's own folder, if it lies elsewhere or has another name.
         splits: Folder of CoOp's split files, if they do not lie beside the data.
-
-    Raises:
-        UserError: If the dataset or the split is unknown or not there, a file is damaged, or the number of
-            classes is not the dataset's.
     """
     known = benchmark(key)
     located, listed = find(known, data_root, split, path=path, splits=splits)

@@ -18,10 +18,7 @@ from lorattt.rng import Stream, episode_keys, fold, uniform
 class ExactShard(DistributedSampler[Any]):
     """Positions rank, rank + world, rank + 2 world, ...: no padding, so shares may differ by one.
 
-    Args:
-        dataset: The dataset.
-        world: Number of devices.
-        rank: This device's number.
+    ``world`` is the number of devices, and ``rank`` the number of this one.
     """
 
     def __init__(self, dataset: Dataset[Any], world: int = 1, rank: int = 0) -> None:
@@ -42,17 +39,7 @@ class EpochShard(DistributedSampler[Any]):
 
     The pairs carry the epoch, since workers may live longer than one. Step t of all devices together has the images
     of step t of one device with ``batch_size * world``. The rest after the last whole step is dropped; an epoch
-    shorter than one step is one smaller step.
-
-    Args:
-        dataset: The images.
-        batch_size: Images of a batch on each device.
-        seed: The run's seed.
-        world: Number of devices.
-        rank: This device's number.
-
-    Raises:
-        UserError: If there is no whole step and the images cannot be shared out evenly.
+    shorter than one step is one smaller step, of images that must divide evenly among the devices.
     """
 
     def __init__(self, dataset: Dataset[Any], *, batch_size: int, seed: int = 0, world: int = 1, rank: int = 0) -> None:

@@ -28,9 +28,6 @@ class SharedRegions:
         workers: How many workers there are.
         under_way: How many batches of each may be asked for and not yet taken out (``prefetch_factor``).
         pieces: How many pieces each region can have at a time.
-
-    Attributes:
-        regions: Each worker's memory; empty if there is not enough.
     """
 
     def __init__(self, workers: int, under_way: int, pieces: int) -> None:
@@ -41,16 +38,16 @@ class SharedRegions:
         self._spans: dict[int, tuple[int, int]] = {}  # first byte and end of each of the worker's pieces
         self.regions = [region for _ in range(workers) if (region := _reserve(_wanted(workers))) is not None]
         if len(self.regions) < workers:
-            self.regions = []
+            self.regions = []  # none is shared
 
     def put(self, worker: int, arrays: list[Any]) -> tuple[int, int] | None:
-        """In a worker, write arrays of bytes one after another into a free piece.
+        """In a worker, write arrays of bytes into a free piece.
 
         Returns:
-            The piece's number and first byte; None where there is no room.
+            The piece's number and first byte; None if there is no room, or if numbers are not bytes.
         """
         size = sum(array.nbytes for array in arrays)
-        if not (self.regions and size):
+        if not (self.regions and size and all(array.dtype == np.uint8 for array in arrays)):
             return None
         state, region = self._state[worker], self.regions[worker]
         self._free_unread(state)

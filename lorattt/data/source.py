@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch.utils.data import Dataset
 
 from lorattt.data.images import UnreadableImageError
 
+Array: TypeAlias = npt.NDArray[Any]
 Transform = Callable[[Image.Image, int], Tensor]
 Planner = Callable[[int, int, int], Any]
 """Height, width and dataset-wide number of an image to a plan of its views, which can join others of its kind."""
@@ -127,10 +129,10 @@ class EpisodeDataset(Dataset[dict[str, Any]]):
         return read_episode(self._source, self._indices[position], self._transform, self._planner)
 
 
-def pack(items: list[dict[str, Any]]) -> tuple[dict[str, Any], list[np.ndarray[Any, Any]]]:
+def pack(items: list[dict[str, Any]]) -> tuple[dict[str, Any], list[Array]]:
     """Collate episodes, without tensors, for a transfer between processes: the facts, and the pixels of each image.
 
-    Episodes without an image are listed under ``skipped`` with ``index``, ``path`` and ``reason``. Plans become one.
+    Images that cannot be read are listed under ``skipped`` with ``index``, ``path`` and ``reason``. Plans become one.
     """
     good = [item for item in items if "reason" not in item]
     kind = "image" if good and "image" in good[0] else "views"
@@ -149,12 +151,12 @@ def pack(items: list[dict[str, Any]]) -> tuple[dict[str, Any], list[np.ndarray[A
     return message, arrays
 
 
-def flat(arrays: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+def flat(arrays: list[Array]) -> Array:
     """A copy of all numbers, one array after another."""
     return np.concatenate([array.reshape(-1) for array in arrays]) if arrays else np.empty(0, dtype=np.uint8)
 
 
-def unpack(message: dict[str, Any], pixels: np.ndarray[Any, Any]) -> dict[str, Any]:
+def unpack(message: dict[str, Any], pixels: Array) -> dict[str, Any]:
     """The batch of what :func:`pack` gives; its tensors are views of ``pixels``, the arrays one after another.
 
     Views are stacked, ``(E, V, 3, S, S)``; images, each of its own size, are a list of ``(3, H, W)`` tensors, uint8.

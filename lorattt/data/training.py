@@ -16,19 +16,14 @@ from lorattt.data.source import UNKNOWN_LABEL, ImageSource, Transform, WrappedIm
 from lorattt.errors import UserError
 
 TrainTransform = Callable[[Image.Image, int, int], Tensor]
+"""Image, dataset-wide number and epoch to ``(1, 3, S, S)`` uint8."""
 
 CACHE_BYTES = 1 << 30
 """How much of the decoded training images is kept in memory on each device, by all its workers together."""
 
 
 class TrainingDataset(Dataset[dict[str, Any]]):
-    """One view of each image, made from (seed, index, epoch) alone, or the image itself.
-
-    Args:
-        source: The images.
-        indices: Which of them, by dataset-wide number.
-        transform: Image, dataset-wide number and epoch to ``(1, 3, S, S)`` uint8; None leaves images as decoded.
-    """
+    """One view of each image, made from (seed, index, epoch) alone; without a transform, the image itself."""
 
     def __init__(self, source: ImageSource, indices: list[int], transform: TrainTransform | None) -> None:
         self._source, self._indices, self._transform = source, indices, transform
@@ -38,11 +33,9 @@ class TrainingDataset(Dataset[dict[str, Any]]):
         return len(self._indices)
 
     def __getitem__(self, place: tuple[int, int] | int) -> dict[str, Any]:
-        """One episode, see :func:`read_episode`.
+        """The episode of an epoch and a position.
 
-        Args:
-            place: Epoch and position. A position alone, as the sampler of Lightning's ``overfit_batches`` gives it,
-                is one of epoch 0.
+        A position alone, as the sampler of Lightning's ``overfit_batches`` gives it, is one of epoch 0.
         """
         epoch, position = (0, place) if isinstance(place, int) else place
         cut = self._transform
@@ -51,12 +44,7 @@ class TrainingDataset(Dataset[dict[str, Any]]):
 
 
 class CachedImages(WrappedImages):
-    """Keeps decoded images in memory, up to a limit.
-
-    Args:
-        source: The images.
-        room: Bytes to keep, at three a pixel. The first images that are read are kept.
-    """
+    """Keeps the decoded images that are read first in memory, up to ``room`` bytes, at three a pixel."""
 
     def __init__(self, source: ImageSource, room: int) -> None:
         super().__init__(source)
@@ -91,8 +79,8 @@ class SourceData(ImageData):
     the method. Without a transform, batches hold ``image``, a list of ``(3, H, W)`` uint8 tensors at their own sizes,
     in place of ``views``.
 
-    Training batches are ``{"views" (B, 1, 3, S, S) uint8, "label" (B,), "index" (B,), "path", "skipped"}``. An image
-    that is left out makes its batch smaller; a batch can become empty.
+    Training batches are ``{"views" (B, 1, 3, S, S) uint8, "label" (B,), "index" (B,), "path", "skipped"}``. They are
+    smaller, even empty, where images are left out.
 
     Args:
         train: The images to fit on, labelled.
@@ -106,8 +94,6 @@ class SourceData(ImageData):
     Attributes:
         class_names: Names in label order.
         template: The dataset's own prompt, with one ``{}``; null where it has none.
-        train_transform: Image, dataset-wide number and epoch to ``(1, 3, S, S)`` uint8.
-        transform: Image and dataset-wide number to ``(V, 3, S, S)`` uint8, for validation.
         seed: Seed of the order of each epoch.
         skipped: Path and reason of each image that was left out.
     """

@@ -25,18 +25,13 @@ FORMATS: Final = ", ".join(dict.fromkeys(("JPEG", "PNG", *FORMAT_OF_ENDING.value
 
 @dataclass
 class Below:
-    """The result of a walk through a folder.
+    """The result of a walk through a folder."""
 
-    Attributes:
-        images: Image files relative to the folder, sorted.
-        folders: Its own folders that may be class folders, sorted.
-        left_out: Number of files left out, by top-level folder ("" for none) and lower-case ending.
-        passed: Number of folders not searched, by name: hidden ones, and those that systems make.
-    """
-
-    images: list[Path] = field(default_factory=list)
-    folders: list[str] = field(default_factory=list)
+    images: list[Path] = field(default_factory=list)  # relative to the folder, sorted
+    folders: list[str] = field(default_factory=list)  # its own that may be class folders, sorted
+    # Number of files left out, by top-level folder ("" for none) and lower-case ending.
     left_out: Counter[tuple[str, str]] = field(default_factory=Counter)
+    # Number of folders not searched, by name: hidden ones, and those that systems make.
     passed: Counter[str] = field(default_factory=Counter)
 
     def endings(self, folder: str | None = None) -> str:

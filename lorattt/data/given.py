@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from lorattt.data.images import read_image, upright_rgb
+from lorattt.data.listing import Item, ListedImages, Listing
 from lorattt.data.loose import find_images
 from lorattt.data.source import UNKNOWN_LABEL
 from lorattt.errors import UserError, quoted
@@ -26,7 +27,7 @@ _TENSOR = ("a tensor", "(3, H, W), (1, H, W) or (H, W)", 0, "permute(2, 0, 1)")
 _ARRAY = ("an array", "(H, W, 3), (H, W, 1) or (H, W)", -1, "transpose(1, 2, 0)")
 
 
-class GivenImages:
+class GivenImages(ListedImages):
     """The images of a call, as a source without labels.
 
     Args:
@@ -36,26 +37,15 @@ class GivenImages:
     """
 
     def __init__(self, images: Iterable[ImageLike] | str | os.PathLike[str]) -> None:
-        self.name, self.class_names = "images", list[str]()
         # Tensors become arrays here, since loader processes cannot read a GPU's memory.
         self._images = [_checked(image, f"images[{index}]") for index, image in enumerate(_listed(images))]
-
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self._images)
+        names = [self.file(index) or f"images[{index}]" for index in range(len(self._images))]
+        super().__init__("images", Listing(Path(), tuple(Item(name, UNKNOWN_LABEL) for name in names), ()))
 
     def file(self, index: int) -> str | None:
         """The path as given, for images that are files."""
         image = self._images[index]
         return image if isinstance(image, str) else None
-
-    def path(self, index: int) -> str:
-        """The path as given, or the image's place."""
-        return self.file(index) or f"images[{index}]"
-
-    def label(self, index: int) -> int:
-        """Never known: -1."""
-        return UNKNOWN_LABEL
 
     def read(self, index: int) -> Image.Image:
         """The image, RGB, upright."""
@@ -141,9 +131,10 @@ def _check(image: Tensor | Pixels, right_type: bool, name: str) -> None:
         fix = f"give image.{turn}" if turned else "give red, green and blue, or grey alone"
         raise UserError(f"{name}: {kind} must be {shapes}, this one is {shape}: {fix}")
     if not right_type:
-        fix = "convert it to uint8 if its numbers are from 0 to 255"
-        types = "uint8, uint16, bool or floating point"
-        raise UserError(f"{name}: {kind} must be {types}, this one is {image.dtype}: {fix}")
+        raise UserError(
+            f"{name}: {kind} must be uint8, uint16, bool or floating point, this one is {image.dtype}: convert it to "
+            "uint8 if its numbers are from 0 to 255"
+        )
 
 
 def _kind(value: object) -> str:

@@ -15,6 +15,8 @@ from lorattt.data.images import UnreadableImageError
 
 Array: TypeAlias = npt.NDArray[Any]
 Transform = Callable[[Image.Image, int], Tensor]
+TrainTransform = Callable[[Image.Image, int, int], Tensor]
+"""Image, dataset-wide number and epoch to ``(1, 3, S, S)`` uint8."""
 Planner = Callable[[int, int, int], Any]
 """Height, width and dataset-wide number of an image to a plan of its views, which can join others of its kind."""
 UNKNOWN_LABEL = -1
@@ -116,7 +118,11 @@ class EpisodeDataset(Dataset[dict[str, Any]]):
     """
 
     def __init__(
-        self, source: ImageSource, indices: list[int], transform: Transform | None, planner: Planner | None = None
+        self,
+        source: ImageSource,
+        indices: list[int],
+        transform: Callable[..., Tensor] | None,
+        planner: Planner | None = None,
     ) -> None:
         self._source, self._indices, self._transform, self._planner = source, indices, transform, planner
 
@@ -127,6 +133,20 @@ class EpisodeDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, position: int) -> dict[str, Any]:
         """One episode, see :func:`read_episode`."""
         return read_episode(self._source, self._indices[position], self._transform, self._planner)
+
+
+class TrainingDataset(EpisodeDataset):
+    """One view of each image, made from (seed, index, epoch) alone; without a transform, the image itself."""
+
+    def __getitem__(self, place: tuple[int, int] | int) -> dict[str, Any]:
+        """The episode of an epoch and a position.
+
+        A position alone, as the sampler of Lightning's ``overfit_batches`` gives it, is one of epoch 0.
+        """
+        epoch, position = (0, place) if isinstance(place, int) else place
+        cut = self._transform
+        of_epoch = None if cut is None else lambda image, index: cut(image, index, epoch)
+        return read_episode(self._source, self._indices[position], of_epoch)
 
 
 def pack(items: list[dict[str, Any]]) -> tuple[dict[str, Any], list[Array]]:

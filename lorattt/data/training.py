@@ -1,46 +1,28 @@
 """DataModule for fit: training images, shuffled and cropped anew in every epoch, and validation images."""
 
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from lorattt.data.datamodule import ImageData
 from lorattt.data.sampler import EpochShard
-from lorattt.data.source import UNKNOWN_LABEL, ImageSource, Transform, WrappedImages, chosen, read_episode
+from lorattt.data.source import (
+    UNKNOWN_LABEL,
+    ImageSource,
+    TrainingDataset,
+    TrainTransform,
+    Transform,
+    WrappedImages,
+    chosen,
+)
 from lorattt.errors import UserError
-
-TrainTransform = Callable[[Image.Image, int, int], Tensor]
-"""Image, dataset-wide number and epoch to ``(1, 3, S, S)`` uint8."""
 
 CACHE_BYTES = 1 << 30
 """How much of the decoded training images is kept in memory on each device, by all its workers together."""
-
-
-class TrainingDataset(Dataset[dict[str, Any]]):
-    """One view of each image, made from (seed, index, epoch) alone; without a transform, the image itself."""
-
-    def __init__(self, source: ImageSource, indices: list[int], transform: TrainTransform | None) -> None:
-        self._source, self._indices, self._transform = source, indices, transform
-
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self._indices)
-
-    def __getitem__(self, place: tuple[int, int] | int) -> dict[str, Any]:
-        """The episode of an epoch and a position.
-
-        A position alone, as the sampler of Lightning's ``overfit_batches`` gives it, is one of epoch 0.
-        """
-        epoch, position = (0, place) if isinstance(place, int) else place
-        cut = self._transform
-        of_epoch = None if cut is None else lambda image, index: cut(image, index, epoch)
-        return read_episode(self._source, self._indices[position], of_epoch)
 
 
 class CachedImages(WrappedImages):

@@ -17,7 +17,8 @@ from torch.utils.data.distributed import DistributedSampler
 
 from lorattt.data.images import UnreadableImageError
 from lorattt.data.sampler import EpochShard
-from lorattt.data.training import CachedImages, SourceData, TrainingDataset
+from lorattt.data.source import TrainingDataset
+from lorattt.data.training import CachedImages, SourceData
 from lorattt.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings(

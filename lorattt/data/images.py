@@ -47,8 +47,7 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
     Grey, palette, CMYK and deeper images become 8-bit RGB, by the depth that the file states
     (:func:`lorattt.data.depth.stated_levels`); transparency is dropped, as in the loaders of the papers; the EXIF
-    orientation is applied. The size in the file's header is checked before anything is decoded, so memory is bounded
-    whatever the file.
+    orientation is applied. The size in the file's header is checked before anything is decoded, so memory is bounded.
 
     Raises:
         UnreadableImageError: If it is missing, empty, truncated, no image or no regular file, has more than
@@ -111,7 +110,7 @@ def _reason(error: Exception) -> str:
 
 
 def _unidentified(path: Path) -> str:
-    """Why Pillow does not recognise an image: the format that begins like this, and the error of its reader."""
+    """Why Pillow does not recognise an image: the format whose signature it has, and the error of its reader."""
     for name, found in _opened_as(path):
         # The reader of PPM takes many texts for its own, and says so.
         if isinstance(found, SyntaxError) and not str(found).startswith("not a"):
@@ -120,7 +119,7 @@ def _unidentified(path: Path) -> str:
 
 
 def _opened_as(path: Path) -> Iterator[tuple[str, Image.Image | Exception]]:
-    """What each of the formats that a file begins like makes of it: an image or an error.
+    """The image or the error of each format whose signature a file has.
 
     Tries Pillow's formats one by one, as ``Image.open`` does, which reports neither their errors nor the size of an
     image above its limit. That limit is a global variable, so raising it would affect other threads.

@@ -25,7 +25,7 @@ from lorattt.data.shared import SharedRegions
 from lorattt.data.source import collate_episodes, flat, pack, unpack
 from lorattt.errors import UserError
 
-# Beside those under way: the batch in use, one that a Trainer prefetches, and the one being handed over.
+# Besides those under way: the batch in use, one that a Trainer prefetches, and the one being handed over.
 _SPARE_PIECES = 3
 _NO_ROOM = (errno.ENOSPC, errno.ENOSYS, errno.ENOENT, errno.EACCES, errno.EROFS)  # in /dev/shm, or no such place
 _FROM_OUTSIDE = ("Terminated", "Hangup", "Interrupt")
@@ -112,7 +112,7 @@ class EpisodeLoader(DataLoader[dict[str, Any]]):
         if not (isinstance(self.worker_init_fn, partial) and self.worker_init_fn.func is _begin_worker):
             self.worker_init_fn = partial(_begin_worker, self.worker_init_fn)
         try:
-            (self.multiprocessing_context or multiprocessing).Lock()  # where even one fails, DataLoader fails untidily
+            (self.multiprocessing_context or multiprocessing).Lock()  # DataLoader cleans up badly where even one fails
             messages = super().__iter__()
         except OSError as error:
             raise UserError(_not_started(self.num_workers, error)) from error
@@ -120,7 +120,7 @@ class EpisodeLoader(DataLoader[dict[str, Any]]):
             yield collate.taken_out(message)
 
     def _forks(self) -> bool:
-        """Whether the workers will be forked; so they are on Linux, whatever Python's own default is there."""
+        """Whether the workers will be forked: on Linux they are, even if Python's default there is another."""
         unset = self.multiprocessing_context is None and multiprocessing.get_start_method(allow_none=True) is None
         if unset and sys.platform == "linux":
             self.multiprocessing_context = "fork"

@@ -55,16 +55,16 @@ class Below:
 
     def note_left_out(self, what: str) -> None:
         """Warn if anything was left out of the folder, which the message calls ``what``."""
-        if told := self.left_out_text():
-            note(f"{what}: left out {told}; images are files of {FORMATS}")
+        if left_out := self.left_out_text():
+            note(f"{what}: left out {left_out}; images are files of {FORMATS}")
 
 
 def images_below(root: Path, what: str, where: str = "") -> Below:
     """Walk through a folder that has to hold images; messages call it ``what``, and say ``where`` images belong."""
     below = look_below(root)
     if not below.images:
-        told = f"; it has {left_out}" if (left_out := below.left_out_text()) else ""
-        raise UserError(f"{what} holds no images: expected files of {FORMATS}{where}{told}")
+        others = f"; it has {left_out}" if (left_out := below.left_out_text()) else ""
+        raise UserError(f"{what} holds no images: expected files of {FORMATS}{where}{others}")
     return below
 
 

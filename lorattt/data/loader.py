@@ -81,7 +81,6 @@ class EpisodeLoader(DataLoader[dict[str, Any]]):
     send_to: torch.device | None = None
 
     def __len__(self) -> int:
-        """Number of batches, at least 1."""
         return max(1, super().__len__())
 
     def __iter__(self) -> Any:

@@ -26,16 +26,14 @@ class ExactShard(DistributedSampler[Any]):
         self._positions = range(rank, len(dataset), world)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[int]:
-        """This device's positions, in order."""
         return iter(self._positions)
 
     def __len__(self) -> int:
-        """Number of this device's positions."""
         return len(self._positions)
 
 
 class EpochShard(DistributedSampler[Any]):
-    """This device's (epoch, position) pairs, in an order that is a function of (seed, epoch) alone.
+    """This device's (epoch, position) pairs, as many on each, in an order that is a function of (seed, epoch) alone.
 
     The pairs carry the epoch, since workers may live longer than one. Step t of all devices together has the images
     of step t of one device with ``batch_size * world``. The rest after the last whole step is dropped; an epoch
@@ -54,12 +52,10 @@ class EpochShard(DistributedSampler[Any]):
         self._share = whole or self._count // world
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        """This device's pairs for the epoch that was set."""
         key = fold(episode_keys(self.seed, torch.tensor([self.epoch])), Stream.EPOCH_ORDER)
         order = uniform(key, (self._count,), torch.float64)[0].argsort(stable=True)
         own = order[self.rank :: self.num_replicas][: self._share]
         return iter([(self.epoch, position) for position in own.tolist()])
 
     def __len__(self) -> int:
-        """Number of this device's pairs, the same on all devices."""
         return self._share

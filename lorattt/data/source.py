@@ -31,9 +31,7 @@ class ImageSource(Protocol):
     name: str
     class_names: list[str]
 
-    def __len__(self) -> int:
-        """Number of images."""
-        ...
+    def __len__(self) -> int: ...
 
     def path(self, index: int) -> str:
         """The image's name in results."""
@@ -63,7 +61,6 @@ class WrappedImages:
         self.numbers = numbers_of(source)
 
     def __len__(self) -> int:
-        """Number of images."""
         return len(self.source)
 
     def path(self, index: int) -> str:
@@ -127,7 +124,6 @@ class EpisodeDataset(Dataset[dict[str, Any]]):
         self._source, self._indices, self._transform, self._planner = source, indices, transform, planner
 
     def __len__(self) -> int:
-        """Number of episodes."""
         return len(self._indices)
 
     def __getitem__(self, position: int) -> dict[str, Any]:

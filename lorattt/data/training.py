@@ -34,7 +34,7 @@ class CachedImages(WrappedImages):
         self._kept: dict[int, np.ndarray[Any, Any]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the kept images: each process reads its own."""
+        # Without the kept images: each process reads its own.
         return {**self.__dict__, "_kept": {}, "_room": self._room + self.kept_bytes}
 
     @property

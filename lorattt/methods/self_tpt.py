@@ -20,7 +20,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -35,8 +35,7 @@ from lorattt.methods.class_contrast import ContrastiveTask
 from lorattt.methods.mean_of_views import mean_of_views
 from lorattt.methods.self_tpt_prompt import read_source_prompt
 from lorattt.methods.shared_views import SharedViews
-from lorattt.prompts.class_views import ClassView, ClassViews, mean_of_class_views
-from lorattt.prompts.learner import ClassPrompts
+from lorattt.prompts.class_views import ClassifyBy, ClassView, ClassViews
 from lorattt.prompts.prompt import PromptSpec
 from lorattt.views.crops import ViewSpec
 from lorattt.views.selection import select_confident, selection_size
@@ -115,7 +114,7 @@ class SelfTPT(Method):
         class_views: list[ClassView] | None = None,
         temperature: float | None = None,
         text_chunk: int | None = None,
-        classify_by: Literal["end", "mean"] = "end",
+        classify_by: ClassifyBy = "end",
         ensemble: bool = False,
         selection: float = 0.1,
         **kwargs: Any,
@@ -193,8 +192,7 @@ class SelfTPT(Method):
         context = self.context.detach().clone()
         tokens = context.shape[-2]
         views = ClassViews(self.clip, names, tokens, views=found.views, template=found.template)
-        end = ClassPrompts(self.clip, names, "end", tokens)
-        source = self._texts(views, end, context)
+        source = self._texts(views, context)
         self.stage2_report = None
         if not self.stage2 or self.head is None:
             return source, source
@@ -203,7 +201,7 @@ class SelfTPT(Method):
         moved, losses = adapt_to_names(
             task, context, steps=self.steps, lr=self.stage2_lr, chunk=self.text_chunk, scale=scale
         )
-        adapted = self._texts(views, end, moved)
+        adapted = self._texts(views, moved)
         finite = all(bool(x.isfinite().all()) for x in (losses, moved, adapted))
         first, last = float(losses[0]), float(losses[-1])
         seconds = time.perf_counter() - started
@@ -220,12 +218,9 @@ class SelfTPT(Method):
         return source, adapted if finite else source
 
     @torch.no_grad()
-    def _texts(self, views: ClassViews, end: ClassPrompts, context: Tensor) -> Tensor:
+    def _texts(self, views: ClassViews, context: Tensor) -> Tensor:
         """``(n, D)`` unit class features with that context, from the views that classify."""
-        if self.classify_by == "mean":
-            return mean_of_class_views(views.features(context, chunk=self.text_chunk))
-        own = context if context.dim() == 2 else context[views.learned.index("end")]
-        return end.features(own, chunk=self.text_chunk)
+        return views.classifier(context, self.classify_by, chunk=self.text_chunk)[0]
 
     @torch.no_grad()
     def kept(self, views: SharedViews) -> Tensor | None:

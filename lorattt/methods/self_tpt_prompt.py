@@ -11,10 +11,9 @@ from lorattt import demo
 from lorattt.clip.model import Clip
 from lorattt.clip.templates import SINGLE
 from lorattt.errors import UserError, quoted
-from lorattt.methods.class_contrast import check_temperature
+from lorattt.methods.class_contrast import PREFIX, ProjectionHead, check_temperature
 from lorattt.prompts.class_views import CLASS_VIEWS, ClassView, check_class_views, check_template
-from lorattt.prompts.files import PromptFile, load_prompt
-from lorattt.prompts.head import PREFIX, ContrastHead, head_from_tensors
+from lorattt.prompts.files import Prompt, load_prompt
 from lorattt.prompts.prompt import PromptSpec, build_prompt
 
 VIEWS_PREFIX = "views."  # of the contexts that views have for themselves, in a prompt's file
@@ -42,7 +41,7 @@ class SourcePrompt:
         """Whether the views have contexts of their own."""
         return any(name.startswith(VIEWS_PREFIX) for name in self.tensors)
 
-    def for_model(self, clip: Clip, spec: PromptSpec, seed: int) -> tuple[Tensor, ContrastHead | None]:
+    def for_model(self, clip: Clip, spec: PromptSpec, seed: int) -> tuple[Tensor, ProjectionHead | None]:
         """The context, ``(M, d)`` or ``(U, M, d)`` for U learned views, and the head if there is one, on the CPU.
 
         Args:
@@ -66,7 +65,7 @@ class SourcePrompt:
         if any(name.startswith(PREFIX) for name in self.tensors):
             with torch.no_grad():
                 width = clip.text_features(["a"], [SINGLE]).shape[1]
-            head = head_from_tensors(self.tensors, width, f"prompt.file {spec.file}")
+            head = ProjectionHead.from_tensors(self.tensors, width, f"prompt.file {spec.file}")
         return context, head
 
     def _stacked(self, context: Tensor, source: str) -> Tensor:
@@ -126,7 +125,7 @@ def read_source_prompt(
     return SourcePrompt(views, temperature, template, found.extras if found is not None else {})
 
 
-def _file(spec: PromptSpec, contrasts: bool) -> PromptFile | None:
+def _file(spec: PromptSpec, contrasts: bool) -> Prompt | None:
     fix = (
         "give model.prompt.file with what SelfTPTTraining learned, or set model.stage2 to false for the prompt as it is"
     )

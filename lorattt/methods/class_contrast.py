@@ -1,19 +1,29 @@
-"""The task of Self-TPT that needs class names alone: contrast the views of a class list through a projection head."""
+"""The task of Self-TPT that needs class names alone: contrast the views of a class list through a projection head.
 
-from collections.abc import Mapping
+Stage 1 learns the head and writes it into the prompt's file, from which stage 2 reads it.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lorattt.errors import UserError
+from lorattt.clip.model import Clip
+from lorattt.clip.templates import SINGLE
+from lorattt.errors import UserError, quoted
 from lorattt.inputs import at_least
 from lorattt.losses.contrastive import class_contrast
-from lorattt.prompts.class_views import ClassView, ClassViews
+from lorattt.prompts.class_views import CLASS_VIEWS, ClassView, ClassViews, check_class_views, check_template
+from lorattt.prompts.files import load_prompt
+from lorattt.prompts.prompt import PromptSpec, build_prompt
 from lorattt.rng import Stream, episode_keys, fold, uniform
 
-PREFIX = "head."  # of the head's tensors in a prompt's file
+TEMPERATURE = 0.07
+# In a prompt's file, of the head's tensors and of the contexts that views have for themselves.
+HEAD, VIEWS = "head.", "views."
 
 
 @dataclass(frozen=True)
@@ -61,7 +71,7 @@ class ProjectionHead(nn.Module):
 
     def tensors(self) -> dict[str, Tensor]:
         """Its weights, as a prompt's file has them."""
-        return {PREFIX + name: value.detach().float().cpu().clone() for name, value in self.layers.state_dict().items()}
+        return {HEAD + name: value.detach().float().cpu().clone() for name, value in self.layers.state_dict().items()}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], width: int, source: str) -> "ProjectionHead":
@@ -72,7 +82,7 @@ class ProjectionHead(nn.Module):
             width: D, the width of the model's text features.
             source: What messages call the file.
         """
-        found = {name.removeprefix(PREFIX): value for name, value in tensors.items() if name.startswith(PREFIX)}
+        found = {name.removeprefix(HEAD): value for name, value in tensors.items() if name.startswith(HEAD)}
         shapes = {name: tuple(value.shape) for name, value in found.items()}
         hidden, out = (shapes.get(name, (0,))[0] for name in ("0.weight", "2.weight"))
         expected = {"0.weight": (hidden, width), "0.bias": (hidden,), "2.weight": (out, hidden), "2.bias": (out,)}
@@ -147,3 +157,100 @@ def check_temperature(temperature: float) -> None:
     """Validate that the temperature is positive and finite."""
     if not 0 < temperature < float("inf"):
         raise UserError(f"model.temperature {temperature}: must be a finite number above 0")
+
+
+@dataclass(frozen=True, eq=False)
+class SourcePrompt:
+    """What stage 1 left beside the context, and how it contrasted the classes.
+
+    Attributes:
+        views: The prompts of a class that are contrasted.
+        temperature: What similarities are divided by.
+        template: The hand-written prompt.
+        tensors: The head's, and a context for each view where they are separate.
+    """
+
+    views: tuple[ClassView, ...]
+    temperature: float
+    template: str
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def separate(self) -> bool:
+        """Whether the views have contexts of their own."""
+        return any(name.startswith(VIEWS) for name in self.tensors)
+
+    def for_model(self, clip: Clip, spec: PromptSpec, seed: int) -> tuple[Tensor, ProjectionHead | None]:
+        """The context, ``(M, d)`` or ``(U, M, d)`` for U learned views, and the head if there is one, on the CPU."""
+        prompt, source = build_prompt(spec, clip, [], seed), f"prompt.file {spec.file}"
+        if prompt.position != "end":
+            raise UserError(
+                f"the prompt's position is {prompt.position}, and Self-TPT puts one context into every position: give "
+                "a prompt of position end"
+            )
+        context, head = prompt.context, None
+        if self.separate:
+            learned = [view for view in self.views if view != "hand"]
+            context = torch.stack([self._context_of(view, context.shape, source) for view in learned])
+        if any(name.startswith(HEAD) for name in self.tensors):
+            with torch.no_grad():
+                width = clip.text_features(["a"], [SINGLE]).shape[1]
+            head = ProjectionHead.from_tensors(self.tensors, width, source)
+        return context, head
+
+    def _context_of(self, view: ClassView, shape: torch.Size, source: str) -> Tensor:
+        context = self.tensors.get(VIEWS + view)
+        if context is None:
+            raise UserError(
+                f"{source}: it has separate contexts, and none for the view {view}: leave model.class_views null"
+            )
+        if context.shape != shape or not context.isfinite().all():
+            raise UserError(f"{source} is damaged (its context of the view {view} does not fit): make it again")
+        return context.float()
+
+
+def read_source_prompt(
+    spec: PromptSpec, class_views: Sequence[ClassView] | None, temperature: float | None, *, contrasts: bool
+) -> SourcePrompt:
+    """Read the settings of the contrast from a prompt's file; arguments override them.
+
+    Args:
+        spec: Where the prompt comes from.
+        class_views: Which prompts of a class are contrasted; null for the file's.
+        temperature: What similarities are divided by; null for the file's.
+        contrasts: Whether there is a stage 2, which needs a head.
+    """
+    source, found = f"prompt.file {spec.file}", None if spec.file is None else load_prompt(spec.path)
+    notes: Mapping[str, str] = {} if found is None else found.notes
+    tensors: Mapping[str, Tensor] = {} if found is None else found.extras
+    if contrasts and not any(name.startswith(HEAD) for name in tensors):
+        lacks = "stage 2 of Self-TPT needs a prompt with a projection head"
+        if found is not None:
+            lacks = f"prompt.file {spec.path}: it has no projection head, which stage 2 of Self-TPT needs"
+        raise UserError(
+            f"{lacks}: give model.prompt.file with what SelfTPTTraining learned, or set model.stage2 to false for the "
+            "prompt as it is"
+        )
+    if spec.class_specific or (found is not None and found.class_specific):
+        raise UserError(
+            f"{source if spec.file else 'prompt.class_specific'}: every class has a context of its own, which other "
+            "names cannot use: give a prompt of one context for all classes, or use ZeroShot with the classes it was "
+            "learned for"
+        )
+    names = class_views
+    if names is None:
+        stated = notes.get("class_views", ",".join(CLASS_VIEWS))
+        names = cast(list[ClassView], [name.strip() for name in stated.split(",")])
+    check_class_views(names, f"{source}: class_views" if class_views is None else "model.class_views")
+    if temperature is None:
+        try:
+            temperature = float(notes.get("temperature", TEMPERATURE))
+            check_temperature(temperature)
+        except (ValueError, UserError):
+            raise UserError(
+                f"{source}: its temperature {quoted(notes['temperature'])} is no number above 0: give model.temperature"
+            ) from None
+    check_temperature(temperature)
+    template = notes.get("template", SINGLE)
+    check_template(template, f"{source}: template")
+    return SourcePrompt(tuple(names), temperature, template, tensors)

@@ -39,6 +39,8 @@ from lorattt.errors import UserError, quoted
 from lorattt.inputs import at_least, finite
 from lorattt.methods.batch import EpisodeBatch
 from lorattt.methods.class_contrast import (
+    TEMPERATURE,
+    VIEWS,
     ContrastiveTask,
     HeadSpec,
     ProjectionHead,
@@ -106,7 +108,7 @@ class SelfTPTTraining(PromptTraining):
         separate_contexts: bool = False,
         template: str = SINGLE,
         head: HeadSpec = HeadSpec(),
-        temperature: float = 0.07,
+        temperature: float = TEMPERATURE,
         ce_weight: float = 1.0,
         contrast_weight: float = 1.0,
         matching_weight: float = 1.0,
@@ -322,7 +324,7 @@ class SelfTPTTraining(PromptTraining):
         tensors = {} if self.head is None else self.head.tensors()
         if self.separate_contexts:
             pairs = zip(self.views.learned, self.context.detach(), strict=True)
-            tensors |= {f"views.{view}": each.clone() for view, each in pairs}
+            tensors |= {VIEWS + view: each.clone() for view, each in pairs}
         return tensors
 
     def parameter_groups(self) -> list[dict[str, Any]]:

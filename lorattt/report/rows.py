@@ -1,6 +1,7 @@
 """Runs gathered into the rows of a table: one method with its settings, on several datasets, with several seeds."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -33,6 +34,20 @@ class Row:
     def all_runs(self) -> list[Run]:
         """The runs of all datasets and seeds."""
         return [run for seeds in self.runs.values() for run in seeds.values()]
+
+    @property
+    def speed(self) -> float | None:
+        """Images a second over all runs; None where no run has a speed: an earlier attempt predicted all images."""
+        timed = [run for run in self.all_runs() if run.images_per_second > 0]
+        seconds = math.fsum(run.n / run.images_per_second for run in timed)
+        return sum(run.n for run in timed) / seconds if seconds else None
+
+    def top1(self, when: str = "after") -> dict[str, dict[int, float]]:
+        """Accuracy in percent, by dataset and seed."""
+        return {
+            name: {seed: 100 * run.predictions.top1(when) for seed, run in seeds.items()}
+            for name, seeds in self.runs.items()
+        }
 
 
 def gather(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:

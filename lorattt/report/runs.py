@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from lorattt.calibration import ECE_BINS
 from lorattt.errors import UserError, one_line, shortened
-from lorattt.report.predictions import WHEN, Predictions, complete_probabilities, read_predictions
+from lorattt.report.predictions import WHEN, Predictions, TopK, complete_probabilities, read_predictions, read_top_k
 from lorattt.report.results_file import CORRUPTION, STATED, read_results, read_text
 
 RESULTS_FILE: Final = "results.json"
@@ -155,6 +155,11 @@ class Run:
                 f"{file}: has {len(found.index)} images, {RESULTS_FILE} says {self.n}: one of them is not of this run"
             )
         return found
+
+    @cached_property
+    def top_k(self) -> TopK:
+        """The most probable classes of each image; of an image without ``predictions.jsonl`` the predicted ones."""
+        return read_top_k(self.predictions, self.folder / RANKED_FILE)
 
     def complete_probabilities(self) -> dict[str, NDArray[np.float64] | None]:
         """See :func:`lorattt.report.predictions.complete_probabilities`; None without ``predictions.jsonl``."""

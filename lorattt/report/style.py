@@ -20,6 +20,8 @@ WON: Final = "#0072B2"
 LOST: Final = "#E69F00"
 WIDTH: Final = 6.3
 """Of a figure in inches: that of a page's text."""
+TALLEST: Final = 9.5
+"""Of a figure in inches: that of a page."""
 _DPI: Final = 200
 _LONGEST: Final = 44
 _SETTINGS: Final[dict[str, Any]] = {
@@ -106,15 +108,22 @@ def new_figure(height: float, rows: int = 1, columns: int = 1, **options: Any) -
     return figure, list(figure.subplots(rows, columns, squeeze=False, **options).flat)
 
 
-def legend_below(figure: Any, handles: Sequence[Any], labels: Sequence[str]) -> None:
-    """A legend for all panels, in as many columns as its names leave room for."""
-    widest = max((len(label) for label in labels), default=1)
-    columns = max(1, min(len(labels), int(110 / (widest + 8))))
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+def finish(figure: Any, legend: Sequence[tuple[str, Any]], heading: str, name: str, title: str, about: str) -> Picture:
+    """Both files of a figure, the same bytes for the same figure.
 
-
-def finish(figure: Any, name: str, title: str, about: str) -> Picture:
-    """Both files of a figure, the same bytes for the same figure."""
+    Args:
+        figure: The figure, without legend and heading.
+        legend: Labels and what they belong to, in as many columns as the labels leave room for.
+        heading: Above the panels; empty for none.
+        name: See :class:`Picture`.
+        title: See :class:`Picture`.
+        about: See :class:`Picture`.
+    """
+    if heading:
+        figure.suptitle(plot_text(heading, 80), fontsize=9)
+    labels = [label for label, _ in legend]
+    columns = max(1, min(len(labels), int(110 / (max(map(len, labels), default=1) + 8))))
+    figure.legend([handle for _, handle in legend], labels, loc="outside lower center", ncols=columns)
     files = []
     figure.get_layout_engine().set(h_pad=0.06)
     figure.draw_without_rendering()  # lays out, which takes as long as both files together
@@ -123,4 +132,4 @@ def finish(figure: Any, name: str, title: str, about: str) -> Picture:
         content = io.BytesIO()
         figure.savefig(content, format=form, dpi=_DPI, metadata=metadata)
         files.append(content.getvalue())
-    return Picture(name, title, about, files[0], files[1])
+    return Picture(name, title, about, *files)

@@ -8,10 +8,9 @@ from typing import Any, Final
 import numpy as np
 
 from lorattt.report.layout import dataset_title
-from lorattt.report.predictions import WHEN
+from lorattt.report.predictions import WHEN, class_name
 from lorattt.report.runs import Run
-from lorattt.report.tables import Cell, Table, speed_cell
-from lorattt.report.topk import class_name
+from lorattt.report.tables import Cell, Table, cells, speed_cell
 
 _LISTED: Final = 10
 
@@ -49,11 +48,11 @@ class Unlabelled:
     changed: float
     before: Answers
     after: Answers
-    classes: tuple[tuple[str, int, int], ...]
+    classes: list[tuple[str, int, int]]
 
 
 def unlabelled(runs: Sequence[Run]) -> list[Unlabelled]:
-    """Measure the runs without labels; runs of one method, dataset, model and seed are told apart by their folders.
+    """Measure the runs without labels; those of equal method, dataset, model and seed get their folders in the label.
 
     Raises:
         UserError: If predictions are missing or damaged.
@@ -63,78 +62,49 @@ def unlabelled(runs: Sequence[Run]) -> list[Unlabelled]:
     return [_measure(run, _key(run)[0] + (f" ({run.folder})" if seen[_key(run)] > 1 else "")) for run in mine]
 
 
-def _measure(run: Run, label: str) -> Unlabelled:
-    found = run.predictions
-    before, after = (
-        Answers(
-            confidence=_mean(found.confidence[when]),
-            entropy=_mean(found.entropy[when]),
-            classes=len(np.unique(found.prediction[when][found.prediction[when] >= 0])),
-        )
-        for when in WHEN
-    )
-    changed = _mean(found.prediction["before"] != found.prediction["after"])
-    return Unlabelled(run, label, changed, before, after, _classes(run))
-
-
 def _key(run: Run) -> tuple[str, str, str, int]:
     return run.name or run.method, run.dataset, run.backbone, run.seed
 
 
-def _mean(values: Any) -> float:
-    return float(values.mean()) if len(values) else float("nan")
-
-
-def _classes(run: Run) -> tuple[tuple[str, int, int], ...]:
-    names = run.predictions.names
-    counts = {when: Counter(run.predictions.prediction[when].tolist()) for when in WHEN}
-    numbers = sorted(
-        counts["before"].keys() | counts["after"].keys(),
-        key=lambda number: (-counts["after"][number], -counts["before"][number], number),
+def _measure(run: Run, label: str) -> Unlabelled:
+    found = run.predictions
+    before, after = (Counter(found.prediction[when].tolist()) for when in WHEN)
+    first, last = (
+        Answers(_mean(found.confidence[when]), _mean(found.entropy[when]), sum(number >= 0 for number in counts))
+        for when, counts in zip(WHEN, (before, after), strict=True)
     )
-    return tuple((class_name(names, number), counts["before"][number], counts["after"][number]) for number in numbers)
+    numbers = sorted(before | after, key=lambda number: (-after[number], -before[number], number))
+    classes = [(class_name(found.names, number), before[number], after[number]) for number in numbers]
+    changed = _mean(found.prediction["before"] != found.prediction["after"])
+    return Unlabelled(run, label, changed, first, last, classes)
+
+
+def _mean(values: Any) -> float:
+    return float(np.mean(values)) if len(values) else float("nan")
 
 
 def unlabelled_tables(found: Sequence[Unlabelled]) -> list[Table]:
     """A table of the runs and one of the classes that they predict; no table without runs."""
     if not found:
         return []
-    columns: tuple[str, ...] = ("Method", "Dataset", "Model", "Seed", "Images", "Changed %")
-    columns += tuple(f"{name} {when}" for name in ("Confidence %", "Entropy", "Classes") for when in WHEN)
-    columns += ("Not adapted", "Unreadable", "Images/s")
-    rows = tuple(
-        (
-            Cell(text=each.label),
-            Cell(text=dataset_title(each.run.dataset)),
-            Cell(text=each.run.backbone),
-            Cell(text=str(each.run.seed)),
-            Cell(value=each.run.n, digits=0, grouped=True),
-            Cell(value=100 * each.changed),
-            *(Cell(value=100 * side.confidence) for side in (each.before, each.after)),
-            *(Cell(value=side.entropy, digits=4) for side in (each.before, each.after)),
-            *(Cell(value=side.classes, digits=0, grouped=True) for side in (each.before, each.after)),
-            Cell(value=each.run.fallbacks, digits=0, grouped=True),
-            Cell(value=each.run.skipped, digits=0, grouped=True),
-            speed_cell(each.run.images_per_second),
-        )
-        for each in found
-    )
-    notes = (
+    columns = ["Method", "Dataset", "Model", "Seed", "Images", "Changed %"]
+    columns += [f"{name} {when}" for name in ("Confidence %", "Entropy", "Classes") for when in WHEN]
+    columns += ["Not adapted", "Unreadable", "Images/s"]
+    rows, counts = [], []
+    for each in found:
+        run, sides = each.run, (each.before, each.after)
+        first = cells(each.label, dataset_title(run.dataset), run.backbone, str(run.seed), run.n, 100 * each.changed)
+        first += cells(*(100 * side.confidence for side in sides))
+        first += cells(*(Cell(value=side.entropy, digits=4) for side in sides), *(side.classes for side in sides))
+        rows.append(first + cells(run.fallbacks, run.skipped, speed_cell(run.images_per_second)))
+        counts += [cells(each.label, dataset_title(run.dataset), *listed) for listed in each.classes[:_LISTED]]
+    note = (
         "No accuracy, as the images have no labels. Changed: predictions that adaptation changed. Confidence and "
-        "entropy (nats) are means over the images; classes: how many are predicted.",
+        "entropy (nats) are means over the images; classes: how many are predicted."
     )
-    first = Table("Runs without labels", columns, rows, notes, kind="unlabelled")
-    counts = tuple(
-        (
-            Cell(text=each.label),
-            Cell(text=dataset_title(each.run.dataset)),
-            Cell(text=name),
-            Cell(value=before, digits=0, grouped=True),
-            Cell(value=after, digits=0, grouped=True),
-        )
-        for each in found
-        for name, before, after in each.classes[:_LISTED]
-    )
-    columns = ("Method", "Dataset", "Class", "Images before", "Images after")
-    notes = (f"The {_LISTED} classes of each run that are predicted most often after adaptation.",)
-    return [first, Table("Classes predicted", columns, counts, notes, kind="unlabelled")]
+    most = f"The {_LISTED} classes of each run that are predicted most often after adaptation."
+    columns_of_classes = ("Method", "Dataset", "Class", "Images before", "Images after")
+    return [
+        Table("Runs without labels", tuple(columns), rows, [note], kind="unlabelled"),
+        Table("Classes predicted", columns_of_classes, counts, [most], kind="unlabelled"),
+    ]

@@ -85,19 +85,8 @@ class Report:
             "format": JSON_FORMAT,
             "lorattt": __version__,
             "bins": self.bins,
-            "runs": [
-                {**_about(run), "row": labels[id(run)], **self.measures[id(run)]}
-                for run in self.runs
-                if id(run) in labels
-            ],
-            "unlabelled": [
-                {
-                    **_about(each.run),
-                    "row": each.label,
-                    **{key: getattr(each, key) for key in ("changed", "before", "after", "classes")},
-                }
-                for each in self.unlabelled
-            ],
+            "runs": [_run_json(run, labels[id(run)], self.measures[id(run)]) for run in self.runs if id(run) in labels],
+            "unlabelled": [_run_json(each.run, each.label, each.measures) for each in self.unlabelled],
             "tables": [as_json(table) for table in self.tables],
             "comparisons": self.comparisons,
             "published": [as_json(table) for table in self.published],
@@ -106,8 +95,9 @@ class Report:
         return json.dumps(plain(found), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _about(run: Run) -> dict[str, Any]:
-    return {"folder": str(run.folder), **{key: getattr(run, key) for key in (*_STATED, *_COSTS)}}
+def _run_json(run: Run, label: str, measures: Mapping[str, Any]) -> dict[str, Any]:
+    stated = {key: getattr(run, key) for key in (*_STATED, *_COSTS)}
+    return {"folder": str(run.folder), **stated, "row": label, **measures}
 
 
 def build_report(

@@ -3,16 +3,15 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lorattt.calibration import bin_of, millionths
-from lorattt.report.layout import mean_over
+from lorattt.report.layout import Value, mean_over
 from lorattt.report.measures import by_confidence
-from lorattt.report.predictions import class_name
+from lorattt.report.predictions import WHEN, class_name
 from lorattt.report.rows import Row, as_text, settings
 
 Values = NDArray[np.float64]
@@ -68,8 +67,7 @@ def coverage(right: NDArray[np.bool_], confidence: Values) -> tuple[Values, Valu
     return taken / number, total[taken - 1] / taken
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(NamedTuple):
     """Images of a class, or of a pair of classes, that became right (``won``) and that became wrong (``lost``)."""
 
     name: str
@@ -106,27 +104,19 @@ def _joined(won: Counter[str], lost: Counter[str]) -> list[Change]:
     return sorted(found, key=lambda each: (-(each.won + each.lost), each.name))
 
 
-@dataclass(frozen=True)
-class SweepCurve:
-    """Accuracy against one setting, all others being equal.
-
-    Attributes:
-        key: The setting.
-        label: The method, with the settings that tell the curve from others.
-        values: The setting's values, rising.
-        before: Top-1 in percent before adaptation at each value, mean over datasets and seeds.
-        after: The same after it.
-        deviation: Standard deviation over seeds of ``after``; None where there is one seed.
-        datasets: Over which accuracies are means.
-    """
+class SweepCurve(NamedTuple):
+    """Accuracy against one setting, all others being equal."""
 
     key: str
+    """The setting."""
     label: str
-    values: tuple[float, ...]
-    before: tuple[float, ...]
-    after: tuple[float, ...]
-    deviation: tuple[float | None, ...]
-    datasets: tuple[str, ...]
+    """The method, with the settings that tell the curve from others."""
+    values: list[float]
+    """The setting's values, rising."""
+    before: list[float]
+    """Top-1 in percent before adaptation at each value, mean over datasets and seeds."""
+    after: list[Value]
+    """The same after it, with the standard deviation over seeds."""
 
 
 def sweep_curves(rows: Sequence[Row]) -> list[SweepCurve]:
@@ -137,7 +127,7 @@ def sweep_curves(rows: Sequence[Row]) -> list[SweepCurve]:
     several = len({backbone for _, backbone in groups}) > 1
     curves = []
     for (method, backbone), mine in groups.items():
-        datasets = tuple(name for name in mine[0].runs if all(name in row.runs for row in mine))
+        datasets = [name for name in mine[0].runs if all(name in row.runs for row in mine)]
         if len(mine) < 2 or not datasets:
             continue
         stated = [settings(next(iter(row.runs[datasets[0]].values()))) for row in mine]
@@ -153,15 +143,12 @@ def sweep_curves(rows: Sequence[Row]) -> list[SweepCurve]:
                 if len(points) > 1 and all(len(same) == 1 for same in points.values()):
                     name = f"{method}, {backbone}" if several else method
                     label = f"{name} ({others})" if others else name
-                    curves.append(_curve(key, label, {value: points[value][0] for value in sorted(points)}, datasets))
+                    values = sorted(points)
+                    before, after = (
+                        [mean_over(datasets, points[value][0].top1(when)) for value in values] for when in WHEN
+                    )
+                    curves.append(SweepCurve(key, label, values, [each.mean for each in before], after))
     return sorted(curves, key=lambda curve: (curve.key, curve.label))
-
-
-def _curve(key: str, label: str, points: dict[float, Row], datasets: tuple[str, ...]) -> SweepCurve:
-    before = tuple(mean_over(datasets, row.top1("before")).mean for row in points.values())
-    after = [mean_over(datasets, row.top1("after")) for row in points.values()]
-    means, deviations = tuple(each.mean for each in after), tuple(each.deviation for each in after)
-    return SweepCurve(key, label, tuple(points), before, means, deviations, datasets)
 
 
 def _is_number(value: Any) -> bool:

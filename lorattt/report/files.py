@@ -21,21 +21,10 @@ _BEGINNING: Final = 4096  # bytes that contain a picture's creator
 def report_files(
     report: Report, form: Format, *, plots: bool | None, images: int, rows: int, views: bool
 ) -> tuple[dict[str, bytes], list[str]]:
-    """Write the texts, draw the plots and build the page.
-
-    Args:
-        report: The report.
-        form: Which texts are made; ``report.json`` always is.
-        plots: Whether plots are drawn; None for with the page, if matplotlib is installed.
-        images: How many images of each run have their pictures in the page.
-        rows: How many images the page lists, of all runs together.
-        views: Whether the page has these images' views, which takes the models and torch.
+    """Write the texts, draw the plots and build the page, as the command's options of these names say.
 
     Returns:
         Files by path below the report's folder, and lines for the terminal.
-
-    Raises:
-        UserError: If plots are asked for and matplotlib is not installed, or a run's files are damaged.
     """
     texts = {"report.md": report.markdown} if form in ("markdown", "all") else {}
     texts |= {"tables.tex": report.latex} if form in ("latex", "all") else {}
@@ -86,11 +75,7 @@ def _share_names(runs: Sequence[Run]) -> None:
 
 
 def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Write files, and remove plots of an earlier report that this one does not have.
-
-    Args:
-        folder: Where; created if needed.
-        contents: By path below the folder.
+    """Write files by path below a folder, and remove plots of an earlier report that this one does not have.
 
     Raises:
         UserError: If the folder cannot be made or written, or a file there is not one of a report.

@@ -59,17 +59,7 @@ def as_html(
     no_plots: str,
     messages: list[str],
 ) -> str:
-    """The page.
-
-    Args:
-        report: The report.
-        pictures: The plots.
-        views: Of some runs, by their identities, sheets of views by row.
-        images: How many images of each run have their pictures in the page.
-        rows: How many images the page lists, of all runs together.
-        no_plots: Why there are no plots.
-        messages: Gets a line for each dataset of whose images no picture could be read.
-    """
+    """The page; ``no_plots`` says why it has none, and the other arguments are as for :func:`browser_data`."""
     runs, titles = report.shown, _titles(report)
     style, script = (files("lorattt.report").joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "js"))
     tables = [*report.tables, *report.published, _environment(runs)]
@@ -92,7 +82,7 @@ def as_html(
             pictures=pictures,
             no_plots=no_plots,
             configurations=_configurations(runs, titles),
-            data=browser_data(runs, titles, views, pictured=images, most=rows, messages=messages),
+            data=browser_data(runs, titles, views, images=images, rows=rows, messages=messages),
         )
     )
 

@@ -90,8 +90,8 @@ def browser_data(
     titles: Sequence[str],
     views: Mapping[int, Sheets],
     *,
-    pictured: int,
-    most: int,
+    images: int,
+    rows: int,
     messages: list[str],
 ) -> dict[str, Any]:
     """All blocks of data of the browser, by the ids of their elements.
@@ -100,11 +100,11 @@ def browser_data(
         runs: The runs, those with labels of one dataset on the same images.
         titles: What each is called.
         views: Of some runs, by their identities, the sheets of views.
-        pictured: How many images of a run have their pictures in the page.
-        most: How many images the page lists, of all runs together; each run has an equal part.
+        images: How many images of a run have their pictures in the page.
+        rows: How many images the page lists, of all runs together; each run has an equal part.
         messages: Gets a line for each set of images of which no picture could be read.
     """
-    each = max(1, most // max(1, len(runs)))
+    most = max(1, rows // max(1, len(runs)))
     sets: dict[str, list[int]] = {}
     for number, run in enumerate(runs):
         # Runs with labels of one dataset have the same images.
@@ -114,21 +114,21 @@ def browser_data(
     found: dict[str, Any] = {"about": {"first": changing[0] if changing else 0, "runs": about}}
     for place, members in enumerate(sets.values()):
         mine = [runs[number] for number in members]
-        with_picture = [choose_pictured(run.predictions, pictured) for run in mine]
+        with_picture = [choose_pictured(run.predictions, images) for run in mine]
         chosen = [
-            np.union1d(choose_rows(run.predictions, each), shown) for run, shown in zip(mine, with_picture, strict=True)
+            np.union1d(choose_rows(run.predictions, most), shown) for run, shown in zip(mine, with_picture, strict=True)
         ]
-        rows = np.unique(np.concatenate(chosen))
-        places = {int(row): image for image, row in enumerate(rows)}
+        listed = np.unique(np.concatenate(chosen))
+        places = {int(row): image for image, row in enumerate(listed)}
         pictures = _pictures(mine[0], np.unique(np.concatenate(with_picture)).tolist(), places)
         paths = mine[0].predictions.path
-        found[f"images-{place}"] = {"paths": [_shown(paths[row]) for row in rows], "pictures": pictures}
+        found[f"images-{place}"] = {"paths": [_shown(paths[row]) for row in listed], "pictures": pictures}
         problems = [picture["problem"] for picture in pictures.values() if "problem" in picture]
         if problems and len(problems) == len(pictures):
             others = f" and {len(mine) - 1} more run(s)" if len(mine) > 1 else ""
             messages.append(f"no pictures of {mine[0].folder}{others}: {problems[0]}")
-        for number, run, rows in zip(members, mine, chosen, strict=True):
-            found[f"run-{number}"] = _columns(run.predictions, run.top_k, rows, places)
+        for number, run, shown in zip(members, mine, chosen, strict=True):
+            found[f"run-{number}"] = _columns(run.predictions, run.top_k, shown, places)
             about[number] = _about(run, titles[number], place)
             if views.get(id(run)):
                 found[f"views-{number}"] = {str(places[row]): sheet for row, sheet in views[id(run)].items()}

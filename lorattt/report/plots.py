@@ -3,7 +3,6 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import islice
 from typing import Any, Final
 
@@ -63,7 +62,7 @@ def _named_apart(found: Sequence[Picture]) -> list[Picture]:
     for picture in found:
         name = re.sub(r"[^a-z0-9]+", "-", picture.name.lower()).strip("-")[:60].strip("-")
         seen[name] = number = seen.get(name, 0) + 1
-        apart.append(replace(picture, name=f"{name}-{number}" if number > 1 else name))
+        apart.append(picture._replace(name=f"{name}-{number}" if number > 1 else name))
     return apart
 
 
@@ -265,8 +264,9 @@ def _sweep(key: str, curves: Sequence[SweepCurve]) -> Picture:
     legend = []
     for place, curve in enumerate(curves):
         style = look(place)
-        spread = [each or 0.0 for each in curve.deviation] if any(curve.deviation) else None
-        axes.errorbar(curve.values, curve.after, yerr=spread, capsize=2, elinewidth=0.8, **style)
+        spread = [each.deviation or 0.0 for each in curve.after]
+        means = [each.mean for each in curve.after]
+        axes.errorbar(curve.values, means, yerr=spread if any(spread) else None, capsize=2, elinewidth=0.8, **style)
         legend.append((plot_text(curve.label, 60), *axes.plot([], [], **style)))
     before = {tuple(round(each, 4) for each in curve.before): curve for curve in curves}
     lines = [

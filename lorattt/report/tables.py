@@ -30,8 +30,7 @@ class Cell:
         deviation: Its standard deviation over seeds, if there are several.
         best: Whether it is the best of its column.
         digits: Digits behind the point.
-        signed: Whether a plus is written.
-        grouped: Whether thousands are separated.
+        mark: ``+`` for a sign in any case, ``,`` for thousands that are separated.
     """
 
     text: str | None = None
@@ -39,16 +38,13 @@ class Cell:
     deviation: float | None = None
     best: bool = False
     digits: int = _DIGITS
-    signed: bool = False
-    grouped: bool = False
+    mark: str = ""
 
     @property
     def number(self) -> str:
         """The value as text; empty if there is none."""
-        if self.value is None or not math.isfinite(self.value):
-            return ""
-        sign, comma = "+" if self.signed else "", "," if self.grouped else ""
-        return f"{self.value:{sign}{comma}.{self.digits}f}"
+        known = self.value is not None and math.isfinite(self.value)
+        return f"{self.value:{self.mark}.{self.digits}f}" if known else ""
 
     @property
     def spread(self) -> str:
@@ -61,15 +57,14 @@ Cells = tuple[Cell, ...]
 
 def cells(*values: str | float | Cell | None) -> Cells:
     """A row of a table from texts, whole numbers, numbers of two digits, None for an empty place, and cells."""
-    return tuple(map(_as_cell, values))
-
-
-def _as_cell(value: str | float | Cell | None) -> Cell:
-    if isinstance(value, Cell):
-        return value
-    if isinstance(value, str):
-        return Cell(text=value)
-    return Cell(value=value, digits=0, grouped=True) if isinstance(value, int) else Cell(value=value)
+    found = []
+    for value in values:
+        if isinstance(value, str):
+            value = Cell(text=value)
+        elif isinstance(value, int):
+            value = Cell(value=value, digits=0, mark=",")
+        found.append(value if isinstance(value, Cell) else Cell(value=value))
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -206,9 +201,7 @@ def measures_table(rows: Sequence[Row], measures: Mapping[int, Mapping[str, Meas
             line: list[str | Cell | int] = [with_model(row, rows), dataset_title(dataset), images]
             line.append(", ".join(map(str, sorted(seeds))))
             line += [_mean([100 * each[when].top1 for each in found]) for when in WHEN]
-            line.append(
-                replace(_mean([100 * (each["after"].top1 - each["before"].top1) for each in found]), signed=True)
-            )
+            line.append(replace(_mean([100 * (each["after"].top1 - each["before"].top1) for each in found]), mark="+"))
             line.append(_mean([100 * each["after"].per_class for each in found]))
             for name in pairs.values():
                 digits, scale = (4, 1) if name in ("nll", "brier") else (_DIGITS, 100)
@@ -239,7 +232,7 @@ def costs_table(rows: Sequence[Row]) -> Table:
             label += " *"
             notes = ["* In one run with other methods: speed and memory are those of all of them together."]
         peak = max(run.peak_memory_bytes for run in runs)
-        memory = Cell(value=peak / 2**20 if peak else None, digits=0, grouped=True)
+        memory = Cell(value=peak / 2**20 if peak else None, digits=0, mark=",")
         fallbacks, skipped = sum(run.fallbacks for run in runs), sum(run.skipped for run in runs)
         images = sum(run.n for run in runs)
         lines.append(cells(label, len(runs), images, speed_cell(row.speed), memory, fallbacks, skipped))
@@ -253,7 +246,7 @@ def costs_table(rows: Sequence[Row]) -> Table:
 
 def speed_cell(rate: float | None) -> Cell:
     """Images a second; empty where that is not known."""
-    return Cell(value=rate or None, digits=speed_digits(rate or 0.0), grouped=True)
+    return Cell(value=rate or None, digits=speed_digits(rate or 0.0), mark=",")
 
 
 def pairs_table(comparisons: Sequence[Comparison], notes: Sequence[str]) -> Table:
@@ -265,7 +258,7 @@ def pairs_table(comparisons: Sequence[Comparison], notes: Sequence[str]) -> Tabl
             each.second,
             dataset_title(each.dataset),
             each.images,
-            Cell(value=each.difference, signed=True),
+            Cell(value=each.difference, mark="+"),
             f"{each.low:+.2f} to {each.high:+.2f}",
             "; ".join(f"{test.won} / {test.lost}" for test in each.tests),
             "; ".join("< 0.0001" if test.p < 0.0001 else f"{test.p:.4f}" for test in each.tests),

@@ -8,26 +8,11 @@ from typing import Any, Final
 import numpy as np
 
 from lorattt.report.layout import dataset_title
-from lorattt.report.predictions import WHEN, class_name
+from lorattt.report.predictions import WHEN, Predictions, class_name
 from lorattt.report.runs import Run
 from lorattt.report.tables import Cell, Table, cells, speed_cell
 
 _LISTED: Final = 10
-
-
-@dataclass(frozen=True)
-class Answers:
-    """Predictions before or after adaptation.
-
-    Attributes:
-        confidence: Mean probability of the predictions, in [0, 1]; NaN where one is not finite.
-        entropy: Mean entropy in nats; NaN where one is not known.
-        classes: How many classes are predicted.
-    """
-
-    confidence: float
-    entropy: float
-    classes: int
 
 
 @dataclass(frozen=True)
@@ -37,18 +22,14 @@ class Unlabelled:
     Attributes:
         run: The run.
         label: What its rows are called.
-        changed: Share of the images whose prediction adaptation changed.
-        before: Before adaptation.
-        after: After it.
-        classes: Name, images before and images after, of the classes predicted, by falling number after.
+        measures: ``changed``, the share of the images whose prediction adaptation changed; ``before`` and ``after``,
+            mean ``confidence``, mean ``entropy`` in nats (NaN where one is not known) and the number of ``classes``
+            predicted; ``classes``, name, images before and images after, by falling number after.
     """
 
     run: Run
     label: str
-    changed: float
-    before: Answers
-    after: Answers
-    classes: list[tuple[str, int, int]]
+    measures: dict[str, Any]
 
 
 def unlabelled(runs: Sequence[Run]) -> list[Unlabelled]:
@@ -59,24 +40,30 @@ def unlabelled(runs: Sequence[Run]) -> list[Unlabelled]:
     """
     mine = [run for run in runs if not run.labelled]
     seen = Counter(map(_key, mine))
-    return [_measure(run, _key(run)[0] + (f" ({run.folder})" if seen[_key(run)] > 1 else "")) for run in mine]
+    return [
+        Unlabelled(run, _key(run)[0] + (f" ({run.folder})" if seen[_key(run)] > 1 else ""), _measure(run.predictions))
+        for run in mine
+    ]
 
 
 def _key(run: Run) -> tuple[str, str, str, int]:
     return run.name or run.method, run.dataset, run.backbone, run.seed
 
 
-def _measure(run: Run, label: str) -> Unlabelled:
-    found = run.predictions
-    before, after = (Counter(found.prediction[when].tolist()) for when in WHEN)
-    first, last = (
-        Answers(_mean(found.confidence[when]), _mean(found.entropy[when]), sum(number >= 0 for number in counts))
-        for when, counts in zip(WHEN, (before, after), strict=True)
-    )
+def _measure(found: Predictions) -> dict[str, Any]:
+    counts = {when: Counter(found.prediction[when].tolist()) for when in WHEN}
+    before, after = counts.values()
     numbers = sorted(before | after, key=lambda number: (-after[number], -before[number], number))
+    sides = {
+        when: {
+            "confidence": _mean(found.confidence[when]),
+            "entropy": _mean(found.entropy[when]),
+            "classes": sum(number >= 0 for number in counts[when]),
+        }
+        for when in WHEN
+    }
     classes = [(class_name(found.names, number), before[number], after[number]) for number in numbers]
-    changed = _mean(found.prediction["before"] != found.prediction["after"])
-    return Unlabelled(run, label, changed, first, last, classes)
+    return {"changed": _mean(found.prediction["before"] != found.prediction["after"]), **sides, "classes": classes}
 
 
 def _mean(values: Any) -> float:
@@ -92,12 +79,13 @@ def unlabelled_tables(found: Sequence[Unlabelled]) -> list[Table]:
     columns += ["Not adapted", "Unreadable", "Images/s"]
     rows, counts = [], []
     for each in found:
-        run, sides = each.run, (each.before, each.after)
-        first = cells(each.label, dataset_title(run.dataset), run.backbone, str(run.seed), run.n, 100 * each.changed)
-        first += cells(*(100 * side.confidence for side in sides))
-        first += cells(*(Cell(value=side.entropy, digits=4) for side in sides), *(side.classes for side in sides))
+        run, measures = each.run, each.measures
+        sides = [measures[when] for when in WHEN]
+        first = cells(each.label, dataset_title(run.dataset), run.backbone, str(run.seed), run.n)
+        first += cells(100 * measures["changed"], *(100 * side["confidence"] for side in sides))
+        first += cells(*(Cell(value=side["entropy"], digits=4) for side in sides), *(side["classes"] for side in sides))
         rows.append(first + cells(run.fallbacks, run.skipped, speed_cell(run.images_per_second)))
-        counts += [cells(each.label, dataset_title(run.dataset), *listed) for listed in each.classes[:_LISTED]]
+        counts += [cells(each.label, dataset_title(run.dataset), *listed) for listed in measures["classes"][:_LISTED]]
     note = (
         "No accuracy, as the images have no labels. Changed: predictions that adaptation changed. Confidence and "
         "entropy (nats) are means over the images; classes: how many are predicted."

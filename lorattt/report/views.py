@@ -31,11 +31,7 @@ _KEPT: Final = (213, 94, 0)
 
 
 def view_sheets(run: Run, rows: NDArray[np.int64]) -> tuple[dict[int, dict[str, str]], str]:
-    """Sheets of all views of some images.
-
-    Args:
-        run: The run.
-        rows: Which images, as rows of its predictions.
+    """Sheets of all views of some images, given as rows of the run's predictions.
 
     Returns:
         By row, a sheet's ``address`` and what it is ``about``; and why there is none of the run, or nothing.

@@ -13,9 +13,8 @@ from lorattt.report.compare import Comparison, compare
 from lorattt.report.measures import Measures, measure
 from lorattt.report.predictions import WHEN
 from lorattt.report.render import JSON_FORMAT, KIND, as_json, as_latex, as_markdown, plain
-from lorattt.report.rows import Row, gather
+from lorattt.report.rows import Row, gather, of_same_images
 from lorattt.report.runs import Run, find_runs
-from lorattt.report.same_images import of_same_images
 from lorattt.report.tables import (
     Table,
     accuracy_tables,

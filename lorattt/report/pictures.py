@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from PIL import Image
 
+from lorattt.data.file_list import leaves_root
 from lorattt.data.images import MAX_PIXELS, UnreadableImageError, read_image
-from lorattt.data.listing import leaves_root
 from lorattt.errors import UserError
 from lorattt.report.runs import Run
 
@@ -90,7 +90,7 @@ class Pictures:
         return None, "the run's configuration does not say where its images are"
 
     def _find_benchmark(self) -> tuple[Path | None, str]:
-        from lorattt.data.readers import read_benchmark
+        from lorattt.data.layouts import read_benchmark
 
         stated = {"data_root": "data", "path": None, "splits": None, **self._arguments}
         folders = {key: Path(str(stated[key])) if stated[key] else None for key in ("path", "splits")}

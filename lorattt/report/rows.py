@@ -5,17 +5,17 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 from lorattt.errors import UserError, shortened
 from lorattt.report.escape import visible
 from lorattt.report.runs import Run
+from lorattt.settings import affects_results, dotted
 
-# Settings that affect only speed or memory, and the seed: runs of one row may differ in them.
-_WITHOUT_EFFECT: Final = frozenset(("seed", "chunk", "view_chunk"))
 _LISTED = 3
+_NOT_SHOWN = ("seed", "view_chunk")
 
 
 @dataclass
@@ -131,18 +131,12 @@ def gather(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
 
 
 def settings(run: Run) -> dict[str, Any]:
-    """The method's settings in the configuration, by dotted keys; empty without a configuration."""
+    """The method's settings in the configuration that affect results, by dotted keys, without the seed."""
     if not run.configured("model", "init_args"):
         return {}
-    own = {key: value for key, value in run.method_arguments.items() if key not in _WITHOUT_EFFECT}
-    return {**_dotted(own), "trainer.precision": run.configured("trainer").get("precision")}
-
-
-def _dotted(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= _dotted(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
-    return found
+    own = dotted(run.method_arguments).items()
+    found = {key: value for key, value in own if key not in _NOT_SHOWN and affects_results(("model", *key.split(".")))}
+    return {**found, "trainer.precision": run.configured("trainer").get("precision")}
 
 
 def _telling(runs: Sequence[Run], stated: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -11,7 +11,12 @@ class UserError(Exception):
 
     Not a ``ValueError``: jsonargparse catches those while it builds objects and wraps them in a long
     report of types that were tried.
+
+    Attributes:
+        resumable: Whether the run can be resumed as it is, since nothing has to be fixed.
     """
+
+    resumable = False
 
 
 def quoted(value: object, most: int = 100) -> str:

@@ -37,6 +37,8 @@ PATIENCE_SECONDS = 1800
 class LostWorkerError(UserError):
     """A worker has died or hangs through no mistake of the user: the run can be resumed."""
 
+    resumable = True
+
 
 class SharedMemoryCollate:
     """Collates in a worker; :meth:`taken_out` makes the batch of :func:`collate_episodes` of it in the main process.

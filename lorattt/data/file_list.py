@@ -1,4 +1,4 @@
-"""Labelled images as a list of relative paths: what a reader of any layout gives, and what splits work on."""
+"""Labelled images as a list of relative paths: readers of all layouts return it, and splits take parts of it."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ class Sample(NamedTuple):
     """One image.
 
     Attributes:
-        path: Relative to the listing's root.
+        path: Relative to the list's root.
         label: 0-based class number, or -1 where unknown.
     """
 
@@ -51,7 +51,9 @@ def leaves_root(path: str) -> bool:
 
 
 class ListedImages:
-    """A listing as a source of images, numbered by their place in it.
+    """Listed images as a source, numbered by their place in the list.
+
+    Subclasses override :meth:`read` where images are not files of their own.
 
     Args:
         name: What results call the dataset.
@@ -70,7 +72,7 @@ class ListedImages:
         return len(self.listing.samples)
 
     def path(self, index: int) -> str:
-        """Path relative to the listing's root."""
+        """Path relative to the list's root."""
         return self.listing.samples[index].path
 
     def label(self, index: int) -> int:

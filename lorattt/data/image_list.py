@@ -18,7 +18,7 @@ _OLD_FIRST_LINE = "# lorattt items 1"
 
 
 def write_image_list(listing: FileList, file: Path) -> None:
-    """Write a listing, one image a line: path relative to the root, label, class name.
+    """Write a list of images, one a line: path relative to the root, label, class name.
 
     A class without images has a line with an empty path.
     """
@@ -42,7 +42,7 @@ def write_image_list(listing: FileList, file: Path) -> None:
 
 
 def read_image_list(file: Path, root: Path) -> FileList:
-    """A listing from a file that :func:`write_image_list`, an earlier version or a user wrote.
+    """Read a list of images that :func:`write_image_list`, an earlier version or a user wrote.
 
     Whether the images exist in ``root`` is not checked.
     """

@@ -40,7 +40,7 @@ from benchmarks.throughput_setup import (
 )
 from benchmarks.throughput_stages import classify_times, decode_speed, first_batch, views_speed
 from benchmarks.throughput_tables import markdown, projection
-from lorattt.clip.load import Dtype
+from lorattt.clip.build import Dtype
 from lorattt.data.file_list import ListedImages
 from lorattt.methods.base import Method
 from lorattt.views.crops import Place

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from lorattt import __version__
-from lorattt.clip.load import ClipSpec, Dtype, LoadedClip, load_clip
+from lorattt.clip.build import Dtype
+from lorattt.clip.load import ClipSpec, LoadedClip, load_clip
 from lorattt.clip.model import Clip
 from lorattt.data.file_list import FileList, ListedImages, Sample
 from lorattt.data.imagenet_family import imagenet_names

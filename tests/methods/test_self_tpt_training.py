@@ -29,7 +29,7 @@ from lorattt.methods.zero_shot import ZeroShot
 from lorattt.prompts.files import load_prompt
 from lorattt.prompts.head import HeadSpec
 from lorattt.prompts.prompt import PromptSpec
-from lorattt.views.training import TrainingCrop
+from lorattt.views.render import TrainingCrop
 from methods.test_sapt import ScaledOnly
 
 SPEC = ClipSpec("lorattt-demo", "demo")

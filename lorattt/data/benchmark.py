@@ -10,8 +10,7 @@ from lorattt.data.check import problems
 from lorattt.data.corruptions import CorruptedImages, CorruptionSpec
 from lorattt.data.datamodule import EpisodeData
 from lorattt.data.download import CifarImages, download
-from lorattt.data.file_list import FileList, ListedImages
-from lorattt.data.image_list import read_image_list, write_image_list
+from lorattt.data.file_list import FileList, ListedImages, read_image_list, write_image_list
 from lorattt.data.images import MAX_PIXELS, check_max_pixels
 from lorattt.data.layouts import read_benchmark
 from lorattt.data.notes import note

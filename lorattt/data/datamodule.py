@@ -7,9 +7,10 @@ from typing import Any, Literal
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from lorattt.data.file_list import UNKNOWN_LABEL
 from lorattt.data.loader import EpisodeLoader
 from lorattt.data.sampler import ExactShard
-from lorattt.data.source import UNKNOWN_LABEL, EpisodeDataset, ImageSource, Planner, Transform, chosen
+from lorattt.data.source import EpisodeDataset, ImageSource, Planner, Transform, chosen
 from lorattt.errors import UserError
 from lorattt.inputs import at_least
 

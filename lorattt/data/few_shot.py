@@ -5,11 +5,9 @@ from typing import Any, Literal, get_args
 
 from lorattt.data.benchmark import listed_in, part_name, read_part
 from lorattt.data.catalogue import benchmark
-from lorattt.data.file_list import FileList, ListedImages
+from lorattt.data.file_list import UNKNOWN_LABEL, FileList, ListedImages, write_image_list
 from lorattt.data.folder import ImageFolder
-from lorattt.data.image_list import write_image_list
 from lorattt.data.images import MAX_PIXELS, check_max_pixels
-from lorattt.data.source import UNKNOWN_LABEL
 from lorattt.data.splits import Classes, at_most, few_shot, holdout, without
 from lorattt.data.training import SourceData
 from lorattt.errors import UserError, quoted, shortened

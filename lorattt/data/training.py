@@ -9,16 +9,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from lorattt.data.datamodule import ImageData
+from lorattt.data.file_list import UNKNOWN_LABEL
 from lorattt.data.sampler import EpochShard
-from lorattt.data.source import (
-    UNKNOWN_LABEL,
-    ImageSource,
-    TrainingDataset,
-    TrainTransform,
-    Transform,
-    WrappedImages,
-    chosen,
-)
+from lorattt.data.source import ImageSource, TrainingDataset, TrainTransform, Transform, WrappedImages, chosen
 from lorattt.errors import UserError
 
 CACHE_BYTES = 1 << 30

@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from lorattt.data.file_list import UNKNOWN_LABEL
+from lorattt.data.file_list import UNKNOWN_LABEL, FileList, write_image_list
 from lorattt.data.loader import EpisodeLoader
 from lorattt.data.sampler import ExactShard
 from lorattt.data.source import EpisodeDataset, ImageSource, Planner, Transform, chosen
@@ -29,7 +30,10 @@ class ImageData(LightningDataModule):
 
     Attributes:
         fetched_at: When the last batch came from the loader, on the clock of ``time.perf_counter``.
+        drawn: The images of this run, if they were drawn; a run keeps the list in its folder.
     """
+
+    drawn: FileList | None = None
 
     def __init__(
         self,
@@ -47,6 +51,11 @@ class ImageData(LightningDataModule):
         self._batch_size, self._workers, self._prefetch = batch_size, workers, prefetch
         self._limit, self._on_bad_image = limit, on_bad_image
         self.fetched_at: float | None = None
+
+    def keep_images(self, file: Path) -> None:
+        """Write the list of images that were drawn, if they were, for ``data.items`` of another run."""
+        if self.drawn is not None:
+            write_image_list(self.drawn, file)
 
     def _world_and_rank(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)

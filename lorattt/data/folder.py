@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from lorattt.data.class_names import names_of
 from lorattt.data.datamodule import EpisodeData
+from lorattt.data.file_list import FileList, ListedImages, Sample
 from lorattt.data.images import MAX_PIXELS, check_max_pixels
-from lorattt.data.listing import Item, ListedImages, Listing
 from lorattt.data.notes import note
 from lorattt.data.source import UNKNOWN_LABEL
 from lorattt.data.walk import FORMATS, Below, images_below
@@ -51,8 +51,8 @@ class ImageFolder(ListedImages):
             note(f"{what}: its folders ({some(below.folders)}) hold no image, and are no classes")
         below.note_left_out(what)
         place = {folder: label for label, folder in enumerate(folders)}
-        items = tuple(Item(str(path), place.get(path.parts[0], UNKNOWN_LABEL)) for path in below.images)
-        listing = Listing(root, items, tuple(names_of(folders, class_names)))
+        samples = tuple(Sample(str(path), place.get(path.parts[0], UNKNOWN_LABEL)) for path in below.images)
+        listing = FileList(root, samples, tuple(names_of(folders, class_names)))
         super().__init__(root.resolve().name, listing, max_pixels)
 
 

@@ -30,17 +30,12 @@ class CachedImages(WrappedImages):
 
     def __init__(self, source: ImageSource, room: int) -> None:
         super().__init__(source)
-        self._room = room
+        self.room, self.kept_bytes = room, 0
         self._kept: dict[int, np.ndarray[Any, Any]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         # Without the kept images: each process reads its own.
-        return {**self.__dict__, "_kept": {}, "_room": self._room + self.kept_bytes}
-
-    @property
-    def kept_bytes(self) -> int:
-        """Bytes that are kept now."""
-        return sum(pixels.nbytes for pixels in self._kept.values())
+        return {**self.__dict__, "_kept": {}, "kept_bytes": 0}
 
     def read(self, index: int) -> Image.Image:
         """The image, RGB; a copy, so that changes to it are not kept."""
@@ -48,9 +43,9 @@ class CachedImages(WrappedImages):
             return Image.fromarray(self._kept[index])
         image = self.source.read(index)
         size = 3 * image.width * image.height
-        if size <= self._room:
+        if self.kept_bytes + size <= self.room:
             self._kept[index] = np.asarray(image)
-            self._room -= size
+            self.kept_bytes += size
         return image
 
 

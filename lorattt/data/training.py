@@ -10,15 +10,7 @@ from torch.utils.data import DataLoader
 
 from lorattt.data.datamodule import ImageData
 from lorattt.data.sampler import EpochShard
-from lorattt.data.source import (
-    UNKNOWN_LABEL,
-    ImageSource,
-    TrainingDataset,
-    TrainTransform,
-    Transform,
-    WrappedImages,
-    chosen,
-)
+from lorattt.data.source import UNKNOWN_LABEL, ImageSource, TrainingDataset, TrainTransform, WrappedImages, chosen
 from lorattt.errors import UserError
 
 CACHE_BYTES = 1 << 30
@@ -52,12 +44,8 @@ class CachedImages(WrappedImages):
 class SourceData(ImageData):
     """Images to fit on, and images to validate on; subclasses say which.
 
-    The method sets ``train_transform``, ``transform`` and ``seed`` before the loaders are made, since views belong to
-    the method. Without a transform, batches hold ``image``, a list of ``(3, H, W)`` uint8 tensors at their own sizes,
-    in place of ``views``.
-
-    Training batches are ``{"views" (B, 1, 3, S, S) uint8, "label" (B,), "index" (B,), "path", "skipped"}``. They are
-    smaller, even empty, where images are left out.
+    The method also sets ``train_transform`` and ``seed``. Training batches are ``{"views" (B, 1, 3, S, S) uint8,
+    "label" (B,), "index" (B,), "path", "skipped"}``, smaller, even empty, where images are left out.
 
     Args:
         train: The images to fit on, labelled.
@@ -96,7 +84,6 @@ class SourceData(ImageData):
         if validation is not None and validation.class_names != train.class_names:
             raise UserError(f"{self.name}: the validation images have other classes than the training images")
         self.train_transform: TrainTransform | None = None
-        self.transform: Transform | None = None
         self.seed = 0
         self.skipped: dict[str, str] = {}
 

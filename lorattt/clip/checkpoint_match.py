@@ -38,10 +38,6 @@ class WeightSet:
         """Where they are in the file, in words."""
         return ".".join((*self.keys, f"{self.prefix}*" if self.prefix else "")).strip(".") or "the file itself"
 
-    def names_of(self, shapes: Shapes) -> int:
-        """How many of a model's names they have."""
-        return len({plain_name(name) for name in shapes} & self.tensors.keys())
-
 
 def dicts_of_tensors(
     content: Mapping[Any, Any], keys: tuple[str, ...] = ()
@@ -122,8 +118,11 @@ def explain_misfit(dicts: Dicts, shapes: Shapes, model: str, quick_gelu: bool | 
     if others := _fitting_architectures(dicts, model, quick_gelu):
         which = others[0] if len(others) == 1 else "the one they were trained as"
         return f"its weights are those of {' or '.join(others[:3])}: set model.clip.model to {which}"
-    closest = max((next(_sets(*entry, shapes)) for entry in dicts.items()), key=lambda each: each.names_of(shapes))
-    if not closest.names_of(shapes) and any(name.rpartition(".")[2] in ("ctx", "context") for name in names):
+    wanted = {plain_name(name) for name in shapes}
+    closest = max(
+        (next(_sets(*entry, shapes)) for entry in dicts.items()), key=lambda each: len(wanted & each.tensors.keys())
+    )
+    if not wanted & closest.tensors.keys() and any(name.rpartition(".")[2] in ("ctx", "context") for name in names):
         return "it holds a learned prompt, which goes in model.prompt.file: name the model's own weights here"
     text = any(name.endswith(("token_embedding.weight", "word_embeddings.weight")) for name in names)
     image = any(name.endswith(("conv1.weight", "patch_embed.proj.weight")) or "visual." in name for name in names)

@@ -2,6 +2,7 @@
 
 - ``cli(*args)`` runs ``lorattt ARGS`` in an empty folder and returns a :class:`Run`.
 - ``small_models`` registers ``small-vit`` and ``small-rn`` with open_clip, random weights (``pretrained: null``).
+- ``clip`` is a CLIP with small towers, random weights, in double precision, one for each file of tests.
 - ``images`` is a folder ``<root>/{cat,dog}/{0,1,2}.png``.
 - Torch runs on one thread: the models are so small that more only wait for each other.
 - ``DEMO`` and ``LORA`` are arguments for a run of seconds; later arguments override them.
@@ -21,7 +22,8 @@ import torch
 from PIL import Image
 
 from lorattt.__main__ import main
-from tiny_models import add_models
+from lorattt.clip.model import Clip
+from tiny_models import add_models, tiny_clip, wrapped
 
 torch.set_num_threads(1)
 # Pytest shows deprecations, which the command line does not; jsonargparse's would come once a process, in whichever
@@ -92,6 +94,11 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 def small_models(tmp_path_factory: pytest.TempPathFactory) -> None:
     configs = {name: {"embed_dim": 16, "vision_cfg": vision, "text_cfg": _TEXT} for name, vision in _MODELS.items()}
     add_models(tmp_path_factory.mktemp("models"), configs)
+
+
+@pytest.fixture(scope="module")
+def clip() -> Clip:
+    return wrapped(tiny_clip())
 
 
 @pytest.fixture

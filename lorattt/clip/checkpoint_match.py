@@ -119,17 +119,16 @@ def explain_misfit(dicts: Dicts, shapes: Shapes, model: str, quick_gelu: bool | 
         which = others[0] if len(others) == 1 else "the one they were trained as"
         return f"its weights are those of {' or '.join(others[:3])}: set model.clip.model to {which}"
     wanted = {plain_name(name) for name in shapes}
-    closest = max(
-        (next(_sets(*entry, shapes)) for entry in dicts.items()), key=lambda each: len(wanted & each.tensors.keys())
-    )
-    if not wanted & closest.tensors.keys() and any(name.rpartition(".")[2] in ("ctx", "context") for name in names):
+    named = [next(_sets(keys, tensors, shapes)).tensors for keys, tensors in dicts.items()]
+    closest = max(named, key=lambda tensors: len(wanted & tensors.keys()))
+    if not wanted & closest.keys() and any(name.rpartition(".")[2] in ("ctx", "context") for name in names):
         return "it holds a learned prompt, which goes in model.prompt.file: name the model's own weights here"
     text = any(name.endswith(("token_embedding.weight", "word_embeddings.weight")) for name in names)
     image = any(name.endswith(("conv1.weight", "patch_embed.proj.weight")) or "visual." in name for name in names)
     if text != image:
         towers = "an image tower, but no text tower" if image else "a text tower, but no image tower"
         return f"it has {towers}: name a file with the weights of both towers"
-    return f"{_differences(closest.tensors, shapes)}: name the model it was made for"
+    return f"{_differences(closest, shapes)}: name the model it was made for"
 
 
 def _differences(tensors: Mapping[str, Tensor], shapes: Shapes) -> str:

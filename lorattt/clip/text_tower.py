@@ -32,7 +32,7 @@ _MEMINFO = Path("/proc/meminfo")
 _LIMIT, _USED = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
 
 PrefixCache: TypeAlias = tuple[Tensor, ...]
-"""Keys and values of the tokens that all sequences of an episode begin with, if any: of each block, ``(E, heads, P, c)``."""
+"""Keys and values ``(E, heads, P, c)`` of the tokens that all sequences of an episode begin with, block by block."""
 
 
 def find_text_parts(model: Any) -> Any | None:

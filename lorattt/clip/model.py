@@ -26,7 +26,6 @@ class Clip(nn.Module):
         preprocess: Its preprocessing in open_clip's terms; what is left out is OpenAI's.
 
     Attributes:
-        vision: The image tower.
         image_size: Side of the images it takes, in pixels.
         plain_view: How the preprocessing makes a square of an image.
 

@@ -39,17 +39,17 @@ class WeightSet:
         return ".".join((*self.keys, f"{self.prefix}*" if self.prefix else "")).strip(".") or "the file itself"
 
 
-def dicts_of_tensors(
-    content: Mapping[Any, Any], keys: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], Mapping[str, Tensor]]]:
-    """The tensors of each of several nested dicts that has some by name, and the keys that it lies below."""
+def dicts_of_tensors(content: Mapping[Any, Any], keys: tuple[str, ...] = ()) -> Dicts:
+    """The dicts in nested dicts that have tensors by name, without their other entries."""
+    found: dict[tuple[str, ...], Mapping[str, Tensor]] = {}
     tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
     if tensors:
         short = {_without_wrappers(name): tensor for name, tensor in tensors.items()}
-        yield keys, short if len(short) == len(tensors) else tensors
+        found[keys] = short if len(short) == len(tensors) else tensors
     for key, value in content.items():
         if isinstance(value, Mapping) and isinstance(key, str) and len(keys) < _DEPTH:
-            yield from dicts_of_tensors(value, (*keys, key))
+            found |= dicts_of_tensors(value, (*keys, key))
+    return found
 
 
 def _without_wrappers(name: str) -> str:

@@ -19,12 +19,12 @@ from torch import Tensor
 
 from lorattt.views.plain import Interpolation, PlainView
 
-# Columns of a span: which stretch of an axis of the image is resampled to how many outputs, the first output that
-# the view shows, and whether the view runs backwards.
+# Columns of a span: start and length of a stretch of an axis of the image, the number of outputs that it is resampled
+# to, the first output that the view shows, and whether the view runs backwards.
 _LENGTH, _OUTPUTS = 1, 2
 _REACH: dict[Interpolation, int] = {"bilinear": 1, "bicubic": 2}
 _PRECISION = 2.0**22  # Pillow's for 8 bits a channel
-# Before, Pillow always resampled columns first.
+# Older versions always resample columns first.
 _PILLOW_CHOOSES = int(PIL.__version__.split(".")[0]) >= 13
 
 

@@ -13,7 +13,7 @@ from lorattt.clip.text import Tokenizer, class_features
 from lorattt.clip.text_tower import TextTower, find_text_parts
 from lorattt.clip.vision import ImageTower, VisionTower, wrap_tower
 from lorattt.errors import UserError
-from lorattt.views.plain import PlainView
+from lorattt.views.crops import PlainView
 
 
 class Clip(nn.Module):

@@ -16,8 +16,7 @@ from torchvision.transforms.v2 import functional as F
 from lorattt.errors import UserError, quoted
 from lorattt.rng import Stream, episode_keys, fold
 from lorattt.views.augmix import augmix, sample_augmix
-from lorattt.views.crops import ViewSpec, sample_crops
-from lorattt.views.plain import Interpolation, PlainView
+from lorattt.views.crops import Interpolation, PlainView, ViewSpec, sample_crops
 
 
 @dataclass(frozen=True)

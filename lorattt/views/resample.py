@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lorattt.views.plain import Interpolation, PlainView
+from lorattt.views.crops import Interpolation, PlainView
 
 # Columns of a span: start and length of a stretch of an axis of the image, the number of outputs that it is resampled
 # to, the first output that the view shows, and whether the view runs backwards.

@@ -31,7 +31,7 @@ from lorattt.methods.shared_views import SharedViews
 from lorattt.methods.votes import Vote, check_vote, pooled_logits
 from lorattt.prompts.prompt import PromptSpec
 from lorattt.views.crops import ViewSpec
-from lorattt.views.selection import FlatnessSpec, flatness_scores, gather_views, select_lowest
+from lorattt.views.selection import FlatnessSpec, flatness_scores, select_lowest, take_views
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def stss(
     logits = logit_scale * features @ text.T
     scores = flatness_scores(features, logits, bank, logit_scale, sharpness)
     selected = select_lowest(scores, views_kept)
-    before, after = logits[:, 0], pooled_logits(gather_views(logits, selected), vote)
+    before, after = logits[:, 0], pooled_logits(take_views(logits, selected), vote)
     fallback = ~after.isfinite().all(dim=-1)
     return FlatVote(before, torch.where(fallback.unsqueeze(-1), before, after), fallback, scores, selected)
 

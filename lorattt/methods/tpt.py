@@ -35,9 +35,9 @@ from lorattt.prompts.prompt import PromptSpec
 from lorattt.views.crops import ViewSpec
 from lorattt.views.selection import (
     ViewScores,
-    gather_views,
     select_views,
     selection_size,
+    take_views,
 )
 
 OPTIMISER = OptimiserSpec(lr=5e-3, weight_decay=0.01)
@@ -119,7 +119,7 @@ class TPTEngine:
         view_logits = logit_scale * features @ text.T
         size = selection_size(features.shape[1], self.selection)
         selected = select_views(view_logits, size, scores and scores(features, view_logits))
-        confident = gather_views(features, selected)
+        confident = take_views(features, selected)
         context = self.context.detach().expand(episodes, *self.context.shape).clone().requires_grad_()
 
         def objective(step: int) -> Tensor:

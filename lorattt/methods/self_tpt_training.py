@@ -28,6 +28,7 @@ loss scaling, clipping and accumulation are Lightning's. Texts are in the tower'
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar, NamedTuple, cast, get_args
 
 import torch
@@ -46,6 +47,7 @@ from lorattt.methods.class_contrast import (
     ProjectionHead,
     check_temperature,
     choose_classes,
+    text_width,
 )
 from lorattt.methods.coop import PromptTraining
 from lorattt.methods.gradient_matching import FIX, Derivative, GradientMatching, check_second_derivatives
@@ -62,7 +64,7 @@ from lorattt.prompts.prompt import PromptSpec
 
 
 class Weights(NamedTuple):
-    """Of cross-entropy, contrast and gradient matching."""
+    """Of the losses."""
 
     ce: float
     contrast: float
@@ -176,13 +178,13 @@ class SelfTPTTraining(PromptTraining):
         self.views = ClassViews(self.clip, names, initial.tokens, views=self.class_views, template=self.template)
         if self.separate_contexts:
             self.context = nn.Parameter(initial.context.expand(len(self.views.learned), -1, -1).clone())
-        if self.weights.contrast or self.weights.matching:
-            with torch.no_grad():
-                width = self.prompts.take(torch.arange(1)).features(initial.context).shape[-1]
-            self.head = ProjectionHead(width, self.head_spec.hidden, self.head_spec.out, seed=self.seed)
-            self.task = ContrastiveTask(self.views, self.head, self.temperature)
-            if self.weights.matching:
-                self._set_up_matching(width)
+        if not self.weights.contrast and not self.weights.matching:
+            return
+        width = text_width(self.clip)
+        self.head = ProjectionHead(width, self.head_spec, seed=self.seed)
+        self.task = ContrastiveTask(self.views, self.head, self.temperature)
+        if self.weights.matching:
+            self._set_up_matching(width)
 
     def _set_up_matching(self, width: int) -> None:
         """Make the running sums; reject a model without the second derivatives that it needs."""
@@ -236,10 +238,9 @@ class SelfTPTTraining(PromptTraining):
         return [self.context, *(() if self.head is None else self.head.parameters())]
 
     def _gradients(self, features: Tensor | None, label: Tensor) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """Gradients of the weighted loss, for each of :meth:`learned`, and the losses; all without a graph.
+        """Gradients of the weighted loss by each of :meth:`learned`, and the losses; moves the running sums on.
 
-        Moves the running sums of gradient matching on by a step. ``features`` is None where no image could be read, or
-        none is needed: the cross-entropy is 0 then.
+        Without features, where no image could be read or none is needed, the cross-entropy is 0.
         """
         matching, task, context, learned = self.matching, self.task, self.context, self.learned()
         exact = matching is not None and matching.exact
@@ -261,19 +262,17 @@ class SelfTPTTraining(PromptTraining):
             terms["contrast"] = task.loss(context, classes=classes, known=known)
             by_contrast = torch.autograd.grad(terms["contrast"], learned, create_graph=exact)
             weighted.append((self.weights.contrast, by_contrast))
-        if task is not None and matching is not None:
-
-            def ce_at(point: Tensor) -> Sequence[Tensor]:
-                point = point.requires_grad_()
-                return torch.autograd.grad(self._cross_entropy(point, features, label)[0], point)
-
-            def contrast_at(point: Tensor) -> Sequence[Tensor]:
-                point = point.requires_grad_()
-                return torch.autograd.grad(task.loss(point, classes=classes), [point, *learned[1:]])
-
-            products, found = matching.step(learned, by_ce[0], by_contrast[0], ce_at, contrast_at, mean=self._mean)
-            terms |= found
-            weighted.append((self.weights.matching, products))
+            if matching is not None:
+                products, found = matching.step(
+                    learned,
+                    by_ce[0],
+                    by_contrast[0],
+                    lambda point: self._cross_entropy(point, features, label)[0],
+                    partial(task.loss, classes=classes),
+                    mean=self._mean,
+                )
+                terms |= found
+                weighted.append((self.weights.matching, products))
         terms = {name: value.detach() for name, value in terms.items()}
         factors = self.weights._asdict()
         terms["loss"] = torch.stack([factors[name] * terms[name] for name in factors if name in terms]).sum()
@@ -291,7 +290,6 @@ class SelfTPTTraining(PromptTraining):
         return 0 * text.sum() if features is None else F.cross_entropy(self.logits(features, text), label), known
 
     def _mean(self, gradient: Tensor) -> Tensor:
-        """The average over devices."""
         return cast(Tensor, self.trainer.strategy.reduce(gradient, reduce_op="mean"))
 
     def _classes_of_step(self, label: Tensor) -> Tensor | None:
@@ -313,19 +311,15 @@ class SelfTPTTraining(PromptTraining):
         context = self.views.context_of_end(self.context.detach())
         return replace(self.initial, context=context.float().cpu().clone())
 
-    def extra_notes(self) -> dict[str, str]:
-        """Settings that the later stages must share."""
-        views = ",".join(self.class_views)
-        notes = {"temperature": repr(self.temperature), "class_views": views, "template": self.template}
-        return {**notes, "classify_by": self.classify_by}
-
-    def extra_tensors(self) -> dict[str, Tensor]:
-        """The head, and each view's context where it has its own."""
+    def extras(self) -> tuple[dict[str, str], dict[str, Tensor]]:
+        """Settings that the later stages must share; the head, and each view's context where it has its own."""
+        notes = {"temperature": repr(self.temperature), "class_views": ",".join(self.class_views)}
+        notes |= {"template": self.template, "classify_by": self.classify_by}
         tensors = {} if self.head is None else self.head.tensors()
         if self.separate_contexts:
             pairs = zip(self.views.learned, self.context.detach(), strict=True)
             tensors |= {VIEWS + view: each.clone() for view, each in pairs}
-        return tensors
+        return notes, tensors
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The context and the head, which may have a rate of its own."""

@@ -141,24 +141,12 @@ def _read_ours(path: Path) -> Prompt:
     return Prompt(context, position, words, model, names, notes, extras)
 
 
-class _Inert:
-    """In the place of a class whose objects are not needed: accepts everything, does and keeps nothing."""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> "_Inert":
-        return super().__new__(cls)
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
 def _stand_in(full_name: str) -> Any:
     """An inert object for torch's loader, which goes by the module and the name that the object has."""
     module, _, name = full_name.rpartition(".")
     if full_name != "collections.defaultdict":
-        return type(name, (_Inert,), {"__module__": module, "__qualname__": name})
+        nothing = {"__init__": lambda self, *args, **options: None, "__setstate__": lambda self, state: None}
+        return type(name, (), {**nothing, "__module__": module, "__qualname__": name})
 
     def empty(*args: Any) -> dict[Any, Any]:
         """The loader fills only dicts, and no factory may be called."""

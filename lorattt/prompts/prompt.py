@@ -59,20 +59,16 @@ class PromptSpec:
 
 
 def build_prompt(spec: PromptSpec, clip: Clip, class_names: Sequence[str], seed: int) -> Prompt:
-    """The prompt that a specification means for a model and a list of classes.
+    """The prompt that a specification means for a model and a list of classes, on the CPU.
 
     Args:
         spec: Where the context comes from.
-        clip: The model; its text tower gives words their vectors.
+        clip: The model; its text tower, which must be causal, gives words their vectors.
         class_names: K names, in label order; read where every class has a context of its own.
         seed: The run's seed, for random vectors.
 
-    Returns:
-        A prompt on the CPU.
-
     Raises:
-        UserError: If the tower is not causal; or the file cannot be read, or was made for another model,
-            position or list of classes.
+        UserError: If the file cannot be read, or was made for another model, position or list of classes.
     """
     tower, words = clip.text_tower, None
     if spec.file is not None:

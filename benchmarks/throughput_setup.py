@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 
 from lorattt import __version__
-from lorattt.clip.load import ClipSpec, Dtype, LoadedClip, load_clip
+from lorattt.clip.build import Dtype
+from lorattt.clip.load import ClipSpec, LoadedClip, load_clip
 from lorattt.clip.model import Clip
+from lorattt.data.file_list import FileList, ListedImages, Sample
 from lorattt.data.imagenet_family import imagenet_names
-from lorattt.data.listing import Item, ListedImages, Listing
 from lorattt.data.walk import look_below
 from lorattt.methods.base import Method
 from lorattt.methods.class_contrast import ProjectionHead
@@ -189,8 +190,8 @@ def photos(folder: Path, count: int, names: list[str]) -> ListedImages:
     found = look_below(folder).images if folder.is_dir() else []
     if not found:
         raise SystemExit(f"--images {folder}: no such folder, or no images in it")
-    items = tuple(Item(str(found[place % len(found)]), place % len(names)) for place in range(count))
-    return ListedImages("photos", Listing(folder, items, tuple(names)))
+    items = tuple(Sample(str(found[place % len(found)]), place % len(names)) for place in range(count))
+    return ListedImages("photos", FileList(folder, items, tuple(names)))
 
 
 def class_names(count: int) -> list[str]:

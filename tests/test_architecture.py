@@ -140,6 +140,7 @@ def test_every_data_file_travels_in_the_wheel() -> None:
         "demo/*.safetensors",
         "demo/*.json",
         "data/*.txt",
+        "data/*.yaml",
         "report/*.html",
         "report/*.css",
         "report/*.js",

@@ -28,8 +28,7 @@ from lorattt.prompts.class_prompts import ClassPrompts
 from lorattt.prompts.prompt import PromptSpec, build_prompt
 from lorattt.report.landscape import Panel, check_plots, draw_landscape
 from lorattt.views.crops import ViewSpec
-from lorattt.views.render import Views
-from lorattt.views.training import TrainingViews
+from lorattt.views.render import TrainingViews, Views
 
 PICTURE, NUMBERS = "landscape.png", "landscape.json"
 _UNIT = "nats, mean"

@@ -34,8 +34,7 @@ from lorattt.prompts.files import Prompt, save_prompt
 from lorattt.prompts.prompt import PromptSpec, build_prompt
 from lorattt.ranking import is_right
 from lorattt.views.crops import ViewSpec
-from lorattt.views.render import Views
-from lorattt.views.training import TrainingCrop, TrainingViews
+from lorattt.views.render import TrainingCrop, TrainingViews, Views
 
 
 class PromptTraining(LightningModule):

@@ -9,8 +9,8 @@ from typing import Final
 
 from PIL import Image
 
+from lorattt.data.file_list import leaves_root
 from lorattt.data.images import MAX_PIXELS, UnreadableImageError, read_image
-from lorattt.data.listing import leaves_root
 from lorattt.errors import UserError
 from lorattt.report.places import bases, data_of, seen_from
 from lorattt.report.runs import Run
@@ -50,7 +50,7 @@ class Pictures:
         return None, "the run's configuration does not say where its images are"
 
     def _find_benchmark(self) -> tuple[Path | None, str]:
-        from lorattt.data.readers import read_benchmark
+        from lorattt.data.layouts import read_benchmark
 
         given = {
             key: Path(str(self._arguments[key])).expanduser() if self._arguments.get(key) else None

@@ -26,7 +26,7 @@ def bases(run: Run) -> list[Path]:
 def _started_in(run: Run) -> Path | None:
     """The run's folder without the relative path that its configuration has for it; None if that does not fit."""
     stated = run.configured("run")
-    folder = (run.folder.parent if run.is_member else run.folder).resolve()
+    folder = run.home.resolve()
     below = Path(str(stated.get("folder") or stated.get("root") or ""))
     if not stated.get("folder"):
         folder = folder.parents[2] if len(folder.parents) > 2 else folder  # the root's method, dataset and number

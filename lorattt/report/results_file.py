@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from lorattt.errors import UserError, one_line, quoted, shortened
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """The newest ``format`` of ``results.json`` that is understood; files without the key are of format 1."""
 
 STATED: Final[dict[str, tuple[type, ...]]] = {

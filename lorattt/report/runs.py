@@ -1,7 +1,7 @@
 """Run folders read back: results, configuration and predictions of finished runs.
 
-Needs no torch; the callbacks write these files. A folder holds ``results.json`` and the
-predictions of one method; a run of several methods has a folder for each of them, and its configuration above these.
+Needs no torch; the callbacks write these files. A run's folder holds its configuration, and for each method a folder
+with ``results.json`` and predictions. In format 1, a run of one method had them beside the configuration.
 """
 
 import math
@@ -52,7 +52,7 @@ class Run:
     """One method on one dataset with one seed, finished.
 
     Attributes:
-        folder: Of its files.
+        folder: Of the method's files.
         name: The user's name for it, in place of the method's; None if there is none.
         method: The method's name.
         dataset: The dataset's name.
@@ -96,9 +96,10 @@ class Run:
         return int(self.results.get("ece_bins", ECE_BINS))
 
     @property
-    def is_member(self) -> bool:
-        """Whether it is of a run of several methods (perhaps of one alone), which has one configuration for all."""
-        return "shared_with" in self.results
+    def home(self) -> Path:
+        """The run's folder, which has the configuration."""
+        # In format 1, only methods of a list had a folder of their own, and the key.
+        return self.folder.parent if "shared_with" in self.results else self.folder
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -107,8 +108,7 @@ class Run:
         Raises:
             UserError: If it is damaged.
         """
-        home = self.folder.parent if self.is_member else self.folder
-        file = home / CONFIG_FILE
+        file = self.home / CONFIG_FILE
         if not file.exists():
             return {}
         import yaml
@@ -132,9 +132,9 @@ class Run:
 
     @property
     def method_arguments(self) -> dict[str, Any]:
-        """The method's own arguments, of one of several methods with those that all of them share."""
+        """The method's own arguments, of a method of a list with those that all of them share."""
         stated = self.configured("model", "init_args")
-        if not self.is_member:
+        if "methods" not in stated:
             return dict(stated)
         shared = {key: stated[key] for key in SHARED_ARGUMENTS if key in stated}
         return {**shared, **self.configured("model", "init_args", "options", self.method)}
@@ -222,8 +222,7 @@ def _results_below(folder: Path) -> tuple[list[Path], list[str]]:
             begun[Path(above)] = sum(map(_size, parts))
     lines = []
     for home, size in sorted(begun.items()):
-        # Of several methods, the devices' files lie above the folders of the methods.
-        if home / RESULTS_FILE in files or _all_there(home, files):
+        if home / RESULTS_FILE in files or _all_there(home, files):  # the former: format 1
             continue
         files = [file for file in files if file.parent.parent != home or not size]
         lines.append(

@@ -456,13 +456,13 @@ def test_two_processes(file: str, cli: Cli, tmp_path: Path) -> None:
         forks.close()
     assert done.codes == [0, 0], done.err
     assert "".join(done.out).count("stage 2: ") == 1
-    with (folder / "predictions.csv").open(newline="", encoding="utf-8") as opened:
+    with (folder / "self_tpt" / "predictions.csv").open(newline="", encoding="utf-8") as opened:
         rows = list(csv.DictReader(opened))
     assert [row["index"] for row in rows] == [row["index"] for row in reference.rows]
     for ours, theirs in zip(rows, reference.rows, strict=True):
         assert ours["prediction_after"] == theirs["prediction_after"]
         assert float(ours["entropy_after"]) == pytest.approx(float(theirs["entropy_after"]), abs=1e-4)
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    results = json.loads((folder / "self_tpt" / "results.json").read_text(encoding="utf-8"))
     assert results["nll_after"] == pytest.approx(reference.results["nll_after"], abs=1e-3)
 
 

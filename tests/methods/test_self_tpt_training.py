@@ -28,7 +28,7 @@ from lorattt.methods.self_tpt_training import SelfTPTTraining
 from lorattt.methods.zero_shot import ZeroShot
 from lorattt.prompts.files import load_prompt
 from lorattt.prompts.prompt import PromptSpec
-from lorattt.views.training import TrainingCrop
+from lorattt.views.render import TrainingCrop
 from methods.test_sapt import ScaledOnly
 
 SPEC = ClipSpec("lorattt-demo", "demo")

@@ -47,11 +47,6 @@ VIEWS = ViewSpec(number=V)
 
 
 @pytest.fixture(scope="module")
-def clip() -> Clip:
-    return wrapped(tiny_clip())
-
-
-@pytest.fixture(scope="module")
 def start(clip: Clip) -> Tensor:
     vectors: Tensor = clip.model.token_embedding(clip.tokenizer(["a photo of a"])[0, 1:5]).detach()
     return vectors

@@ -38,11 +38,6 @@ PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 POSITIONS: list[Position] = ["end", "middle", "front"]
 
 
-@pytest.fixture(scope="module")
-def clip() -> Clip:
-    return wrapped(tiny_clip())
-
-
 def _plain(clip: Clip, context: Tensor, position: Position, names: list[str]) -> Tensor:
     """``(M, d)``, or ``(K, M, d)`` for contexts of the classes, to ``(K, D)``; the steps of CoOp's prompt learner."""
     model, tokenizer = clip.model, clip.tokenizer

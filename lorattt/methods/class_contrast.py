@@ -75,16 +75,13 @@ class ProjectionHead(nn.Module):
     def from_tensors(cls, tensors: Mapping[str, Tensor], width: int, source: str) -> "ProjectionHead":
         """The head of a prompt's file, of which ``tensors`` are all but the context; messages call it ``source``."""
         found = {name.removeprefix(HEAD): value for name, value in tensors.items() if name.startswith(HEAD)}
-        shapes = {name: tuple(value.shape) for name, value in found.items()}
-        hidden, out = (shapes.get(name, (0,))[0] for name in ("0.weight", "2.weight"))
-        expected = {"0.weight": (hidden, width), "0.bias": (hidden,), "2.weight": (out, hidden), "2.bias": (out,)}
-        if shapes != expected or not hidden or not out:
-            raise UserError(
-                f"{source}: its projection head does not fit text features of width {width}: use the model it was made "
-                "for"
-            )
-        head = cls(width, HeadSpec(hidden, out))
-        head.layers.load_state_dict(found)
+        hidden, out = (found.get(name, torch.empty(1)).shape[:1].numel() for name in ("0.weight", "2.weight"))
+        head = cls(width, HeadSpec(max(1, hidden), max(1, out)))
+        try:
+            head.layers.load_state_dict(found)
+        except RuntimeError as error:
+            fix = f"does not fit text features of width {width}: use the model it was made for"
+            raise UserError(f"{source}: its projection head {fix}") from error
         return head
 
 

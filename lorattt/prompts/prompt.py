@@ -88,41 +88,34 @@ def build_prompt(spec: PromptSpec, clip: Clip, class_names: Sequence[str], seed:
 
 
 def _from_file(spec: PromptSpec, clip: Clip, class_names: Sequence[str]) -> Prompt:
-    path = spec.path
-    found = load_prompt(path)
+    found, file = load_prompt(spec.path), f"prompt.file {spec.path}"
     width, expected = found.context.shape[-1], clip.text_tower.width
     if found.model not in (None, clip.name):
-        raise UserError(
-            f"prompt.file {path}: it was made for {found.model}, and the model is {clip.name}: use that one"
-        )
+        raise UserError(f"{file}: it was made for {found.model}, and the model is {clip.name}: use that one")
     if width != expected:
         raise UserError(
-            f"prompt.file {path}: its context is {width} wide, the text tower of {clip.name} {expected}: "
-            "use the model it was made for"
+            f"{file}: its context is {width} wide, the text tower of {clip.name} {expected}: use the model it was made "
+            "for"
         )
     if found.model is not None and spec.position not in (None, found.position):
         raise UserError(
-            f"prompt.file {path}: it was made for position {found.position}, and prompt.position is {spec.position}: "
-            "leave the key out"
+            f"{file}: it was made for position {found.position}, and prompt.position is {spec.position}: leave the key "
+            "out"
         )
     if found.class_specific:
-        _check_classes(path, len(found.context), found.class_names, class_names)
+        _check_classes(file, found, class_names)
     found = replace(found, position=spec.position or found.position, model=clip.name)
     return _for_classes(found, spec, class_names)
 
 
-def _check_classes(path: Path, count: int, known: tuple[str, ...] | None, class_names: Sequence[str]) -> None:
+def _check_classes(file: str, found: Prompt, class_names: Sequence[str]) -> None:
     fix = "use it with its own list of classes, or a prompt with one context for all"
-    if count != len(class_names):
-        raise UserError(
-            f"prompt.file {path}: it has a context for each of {count} classes, and the list has {len(class_names)}: "
-            f"{fix}"
-        )
-    for label, (theirs, ours) in enumerate(zip(known or class_names, class_names, strict=True)):
+    count, other = len(found.context), len(class_names)
+    if count != other:
+        raise UserError(f"{file}: it has a context for each of {count} classes, and the list has {other}: {fix}")
+    for label, (theirs, ours) in enumerate(zip(found.class_names or class_names, class_names, strict=True)):
         if theirs != ours:
-            raise UserError(
-                f"prompt.file {path}: its class {label} is {quoted(theirs)}, and the list says {quoted(ours)}: {fix}"
-            )
+            raise UserError(f"{file}: its class {label} is {quoted(theirs)}, and the list says {quoted(ours)}: {fix}")
 
 
 def _for_classes(prompt: Prompt, spec: PromptSpec, class_names: Sequence[str]) -> Prompt:

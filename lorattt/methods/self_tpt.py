@@ -18,8 +18,8 @@ and how -v takes its views together. ``docs/self_tpt.md`` has our choices and th
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, ClassVar, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -43,7 +43,8 @@ from lorattt.views.selection import select_confident, selection_size
 _HALF_SCALE = 2.0**10
 
 
-class Stage2Report(NamedTuple):
+@dataclass(frozen=True)
+class Stage2Report:
     """The result of stage 2."""
 
     classes: int  # distinct names that were contrasted

@@ -200,7 +200,7 @@ def test_a_run_that_ends_while_it_is_looked_at(tmp_path: Path, monkeypatch: pyte
     [
         (b"{", "damaged JSON"),
         (b"[]", "no object"),
-        (b'{"method": "\xff"}', "not UTF-8"),
+        (b'{"method": "\xff"}', "not a text file in UTF-8"),
         (b"", "damaged JSON"),
         (b'{"method": "x"}', "has no dataset, backbone, n,"),
     ],
@@ -248,7 +248,7 @@ def test_bad_predictions(tmp_path: Path) -> None:
         file.write_text(content, encoding="utf-8")
         _refused(folder, str(file), part)
     file.write_bytes(text.encode().replace(b"demo", b"\xe9\xff", 1))
-    _refused(folder, str(file), "not UTF-8")
+    _refused(folder, str(file), "not a text file in UTF-8")
     file.unlink()
     _refused(folder, str(file), "is missing")
 
@@ -307,7 +307,7 @@ def test_a_trial_of_each_method(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("where", ["path", "name", "line"])
 def test_nul_bytes_are_one_line_on_every_python(tmp_path: Path, where: str) -> None:
-    """As a power failure leaves them: Python 3.10's reader of CSV raises for them, later ones read them as letters."""
+    """As a power failure leaves them: Python 3.10's reader of CSV raises for them, later ones accept them."""
     folder = write_run(tmp_path / "one", n=4)
     file = folder / "predictions.csv"
     text = file.read_text(encoding="utf-8")
@@ -317,14 +317,14 @@ def test_nul_bytes_are_one_line_on_every_python(tmp_path: Path, where: str) -> N
         "line": text[: text.index("\n2,") + 1] + "\0" * 200,
     }
     file.write_text(damaged[where], encoding="utf-8")
-    _refused(folder, f"{file} line 4: damaged (NUL bytes): restore the file, or run again")
+    _refused(folder, f"{file} is not a text file (it holds NUL bytes): restore the file, or run again")
 
 
 @pytest.mark.parametrize("name", ["results.json", "predictions.jsonl", "config.yaml"])
 def test_nul_bytes_in_other_files(tmp_path: Path, name: str) -> None:
     folder = write_run(tmp_path / "one", n=4)
     (folder / name).write_bytes(b"\0" * 300)
-    _refused(folder, str(folder / name), "damaged")
+    _refused(folder, str(folder / name), "damaged" if name == "predictions.jsonl" else "NUL bytes")
 
 
 def test_bins_are_those_of_the_runs(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from conftest import CPU, Cli
-from fits import OPTIONS, fit_context, in_two_processes, interrupted, trainer
+from fits import DEMO, OPTIONS, fit_context, in_two_processes, interrupted, trainer
 from lorattt import demo
 from lorattt.clip.load import ClipSpec, load_clip
 from lorattt.data.demo import DemoImages

@@ -83,8 +83,7 @@ def _ramp(angle: float) -> Floats:
     """``(SIZE, SIZE)`` plane from -1 to 1 that rises in the direction of ``angle`` (radians)."""
     axis = np.linspace(-1.0, 1.0, SIZE, dtype=np.float32)
     plane = np.cos(angle) * axis[None, :] + np.sin(angle) * axis[:, None]
-    unit: Floats = (plane / np.abs(plane).max()).astype(np.float32)
-    return unit
+    return np.asarray(plane / np.abs(plane).max(), dtype=np.float32)
 
 
 def _clutter(background: Floats, count: int, rng: np.random.Generator) -> Floats:
@@ -110,8 +109,7 @@ def _clutter(background: Floats, count: int, rng: np.random.Generator) -> Floats
         pen.polygon([(x + radius * np.cos(t), y + radius * np.sin(t)) for t in np.sort(turns)], fill=fill)
     bits = _floats(layer.reduce(_SUPERSAMPLE))
     alpha = bits[..., 3:]
-    mixed: Floats = (background * (1.0 - alpha) + bits[..., :3] * alpha).astype(np.float32)
-    return mixed
+    return np.asarray(background * (1.0 - alpha) + bits[..., :3] * alpha, dtype=np.float32)
 
 
 def place(rng: np.random.Generator) -> tuple[float, float, NDArray[np.float64]]:
@@ -143,7 +141,7 @@ def _scene(
     mask = _mask(points.astype(np.float32), fill)[..., None]
     flat_ink = _hsv(list(_HUES.values())[colour] + hue_shift, saturation, value)
     ink = flat_ink * (1.0 + light * _ramp(light_angle)[..., None])
-    image: Floats = (background * (1.0 - mask) + ink * mask + grain * texture).astype(np.float32)
+    image = np.asarray(background * (1.0 - mask) + ink * mask + grain * texture, dtype=np.float32)
     return image.clip(0.0, 1.0)
 
 
@@ -155,8 +153,7 @@ def _shift_colours(image: Floats, level: int, rng: np.random.Generator) -> Float
     # Rodrigues' formula about the axis (1, 1, 1) / sqrt(3).
     cross = np.array([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / np.sqrt(3.0)
     turn = np.cos(angle) * np.eye(3) + np.sin(angle) * cross + (1.0 - np.cos(angle)) / 3.0
-    shifted: Floats = (image @ turn.T * gain).astype(np.float32)
-    return shifted
+    return np.asarray(image @ turn.T * gain, dtype=np.float32)
 
 
 def _corrupt(image: Floats, domain: str, level: int, rng: np.random.Generator) -> Floats:

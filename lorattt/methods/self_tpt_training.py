@@ -29,7 +29,7 @@ loss scaling, clipping and accumulation are Lightning's. Texts are in the tower'
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar, NamedTuple, cast, get_args
+from typing import Any, ClassVar, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -61,14 +61,6 @@ from lorattt.prompts.class_views import (
 )
 from lorattt.prompts.files import Prompt
 from lorattt.prompts.prompt import PromptSpec
-
-
-class Weights(NamedTuple):
-    """Of the losses."""
-
-    ce: float
-    contrast: float
-    matching: float
 
 
 class SelfTPTTraining(PromptTraining):
@@ -123,12 +115,12 @@ class SelfTPTTraining(PromptTraining):
         **kwargs: Any,
     ) -> None:
         self.class_views, self.separate_contexts, self.template = list(class_views), separate_contexts, template
-        self.head_spec, self.temperature = head, temperature
-        self.weights, self.head_lr = Weights(ce_weight, contrast_weight, matching_weight), head_lr
+        self.head_spec, self.head_lr, self.temperature = head, head_lr, temperature
+        self.weights = {"ce": ce_weight, "contrast": contrast_weight, "matching": matching_weight}
         self.classify_by, self.derivative = classify_by, derivative
         self.ema, self.symmetric_matching, self.classes_per_step = ema, symmetric_matching, classes_per_step
         super().__init__(prompt=prompt, **kwargs)
-        if self.weights.matching and self.clip.text_tower.dtype not in (torch.float32, torch.float64):
+        if matching_weight and self.clip.text_tower.dtype not in (torch.float32, torch.float64):
             raise UserError(
                 "model.clip.dtype: second derivatives, of gradient matching, need a text tower of fp32: use fp32, with "
                 "trainer.precision bf16-mixed for images of half precision, or model.matching_weight 0"
@@ -139,9 +131,8 @@ class SelfTPTTraining(PromptTraining):
 
     def check_options(self) -> None:
         """Validate the weights, the numbers, the views and the prompt's shape."""
-        ce, contrast, matching = self.weights
-        finite(model__ce_weight=ce, model__contrast_weight=contrast, model__matching_weight=matching)
-        if not any(self.weights):
+        finite("", **{f"model__{name}_weight": weight for name, weight in self.weights.items()})
+        if not any(self.weights.values()):
             raise UserError("model.ce_weight, contrast_weight, matching_weight: all are 0, so nothing would be learned")
         finite(", or null for that of lr", model__head_lr=self.head_lr)
         if not 0 <= self.ema < 1:
@@ -178,12 +169,12 @@ class SelfTPTTraining(PromptTraining):
         self.views = ClassViews(self.clip, names, initial.tokens, views=self.class_views, template=self.template)
         if self.separate_contexts:
             self.context = nn.Parameter(initial.context.expand(len(self.views.learned), -1, -1).clone())
-        if not self.weights.contrast and not self.weights.matching:
+        if not self.weights["contrast"] and not self.weights["matching"]:
             return
         width = text_width(self.clip)
         self.head = ProjectionHead(width, self.head_spec, seed=self.seed)
         self.task = ContrastiveTask(self.views, self.head, self.temperature)
-        if self.weights.matching:
+        if self.weights["matching"]:
             self._set_up_matching(width)
 
     def _set_up_matching(self, width: int) -> None:
@@ -221,7 +212,7 @@ class SelfTPTTraining(PromptTraining):
         Without an image, in a batch of which none could be read, the cross-entropy is 0 and the class names count.
         """
         label = batch["label"]
-        needs_images = self.weights.ce or self.weights.matching
+        needs_images = self.weights["ce"] or self.weights["matching"]
         features = self.image_features(batch["views"]) if needs_images and len(label) else None
         with torch.autocast(self.device.type, enabled=False):
             gradients, terms = self._gradients(features, label)
@@ -245,41 +236,38 @@ class SelfTPTTraining(PromptTraining):
         matching, task, context, learned = self.matching, self.task, self.context, self.learned()
         exact = matching is not None and matching.exact
         terms: dict[str, Tensor] = {}
-        weighted: list[tuple[float, Sequence[Tensor]]] = []
+        gradients: dict[str, Sequence[Tensor]] = {}
         known: dict[ClassView, Tensor] = {}
-        by_ce: Sequence[Tensor] = ()
-        if self.weights.ce or matching is not None:
+        if self.weights["ce"] or matching is not None:
             terms["ce"], known = self._cross_entropy(context, features, label)
+            symmetric = exact and self.symmetric_matching
             # Where there is a contrast, it has a part of the graph: the views that are known.
-            by_ce = torch.autograd.grad(
-                terms["ce"], context, create_graph=exact and self.symmetric_matching, retain_graph=task is not None
+            gradients["ce"] = torch.autograd.grad(
+                terms["ce"], context, create_graph=symmetric, retain_graph=task is not None
             )
-            weighted.append((self.weights.ce, by_ce))
         if task is not None:
             classes = self._classes_of_step(label)
             if classes is not None:
                 known = {view: each[classes] for view, each in known.items()}
             terms["contrast"] = task.loss(context, classes=classes, known=known)
-            by_contrast = torch.autograd.grad(terms["contrast"], learned, create_graph=exact)
-            weighted.append((self.weights.contrast, by_contrast))
+            gradients["contrast"] = torch.autograd.grad(terms["contrast"], learned, create_graph=exact)
             if matching is not None:
-                products, found = matching.step(
+                gradients["matching"], found = matching.step(
                     learned,
-                    by_ce[0],
-                    by_contrast[0],
+                    gradients["ce"][0],
+                    gradients["contrast"][0],
                     lambda point: self._cross_entropy(point, features, label)[0],
                     partial(task.loss, classes=classes),
                     mean=self._mean,
                 )
                 terms |= found
-                weighted.append((self.weights.matching, products))
         terms = {name: value.detach() for name, value in terms.items()}
-        factors = self.weights._asdict()
-        terms["loss"] = torch.stack([factors[name] * terms[name] for name in factors if name in terms]).sum()
+        terms["loss"] = torch.stack([self.weights[name] * terms[name] for name in gradients]).sum()
         totals = [torch.zeros_like(parameter) for parameter in learned]
-        for factor, parts in weighted:
-            for total, part in zip(totals, parts, strict=False) if factor else ():  # the first has none for the head
-                total.add_(part.detach(), alpha=factor)
+        for name, parts in gradients.items():
+            if self.weights[name]:
+                for total, part in zip(totals, parts, strict=False):  # the cross-entropy has none for the head
+                    total.add_(part.detach(), alpha=self.weights[name])
         return totals, terms
 
     def _cross_entropy(

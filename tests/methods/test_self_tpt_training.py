@@ -175,7 +175,7 @@ def test_equals_a_plain_loop(options: dict[str, Any]) -> None:
         one, other = (x if place is None else x[place] for x in (target, moving))
         match = 1 - F.cosine_similarity((one if symmetric else one.detach()).flatten(), other.flatten(), dim=0)
         weights = method.weights
-        loss = weights.ce * ce + weights.contrast * cpt + weights.matching * match
+        loss = weights["ce"] * ce + weights["contrast"] * cpt + weights["matching"] * match
         gradients = torch.autograd.grad(loss, learned)
         for number, gradient in enumerate(gradients):
             gradient = gradient + 5e-4 * values[number]

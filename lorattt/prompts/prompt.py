@@ -29,7 +29,7 @@ class PromptSpec:
             neither file nor tokens is given.
         tokens: Begin with so many random vectors (normal, standard deviation 0.02).
         class_specific: Every class has a context of its own.
-        position: Where the class name is: behind the context (``end``), in its middle, or before it
+        position: Where the class name stands: behind the context (``end``), in its middle, or before it
             (``front``); null for the file's, or ``end``.
     """
 

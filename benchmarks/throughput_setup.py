@@ -20,9 +20,9 @@ from lorattt.data.file_list import FileList, ListedImages, Sample
 from lorattt.data.imagenet_family import imagenet_names
 from lorattt.data.walk import look_below
 from lorattt.methods.base import Method
+from lorattt.methods.class_contrast import ProjectionHead
 from lorattt.methods.registry import build_method
 from lorattt.prompts.files import save_prompt
-from lorattt.prompts.head import ContrastHead
 from lorattt.prompts.prompt import PromptSpec, build_prompt
 from lorattt.views.crops import Place, ViewSpec
 
@@ -205,7 +205,7 @@ def class_names(count: int) -> list[str]:
 def save_head(clip: Clip, folder: Path) -> Path:
     """A prompt for Self-TPT with a head drawn at random: the time is the same."""
     file = folder / "self_tpt.safetensors"
-    head = ContrastHead(clip.text_features(["a"], "single").shape[1])
+    head = ProjectionHead(clip.text_features(["a"], "single").shape[1])
     save_prompt(build_prompt(PromptSpec(), clip, [], SEED), file, extras=head.tensors())
     return file
 

@@ -42,6 +42,12 @@ LORA += ["--model.views.number", "10"]
 ZERO = ["--model", "ZeroShot", "--model.clip.model", "lorattt-demo", "--model.clip.pretrained", "demo"]
 
 
+def only_method(folder: Path) -> Path:
+    """The folder of a run's only method."""
+    (file,) = folder.glob("*/predictions.csv")
+    return file.parent
+
+
 @dataclass(frozen=True)
 class Run:
     """What a command did: exit code, screen, and the folder it ran in."""
@@ -57,13 +63,18 @@ class Run:
         return max((path.parent for path in self.cwd.rglob("config.yaml")), key=lambda path: path.stat().st_mtime_ns)
 
     @property
+    def method_folder(self) -> Path:
+        """The folder of the newest run's only method."""
+        return only_method(self.folder)
+
+    @property
     def results(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.folder / "results.json").read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads((self.method_folder / "results.json").read_text(encoding="utf-8"))
         return found
 
     @property
     def rows(self) -> list[dict[str, str]]:
-        with (self.folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        with (self.method_folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
 
 

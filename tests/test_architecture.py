@@ -138,6 +138,7 @@ def test_every_data_file_travels_in_the_wheel() -> None:
     patterns = (
         "py.typed",
         "demo/*.safetensors",
+        "demo/*.json",
         "data/*.txt",
         "data/*.yaml",
         "report/*.css",

@@ -352,9 +352,8 @@ def _lightning(words: list[str], here: Path, parse: Parse, only_parse: bool) -> 
     if folder is None:
         (made,) = set(here.rglob("config.yaml")) - before
         folder = made.parent
-    left = {"predict": "predictions.csv", "fit": "prompt.safetensors", "landscape": "landscape.json"}
-    left_by_several = list(Path(folder).glob(f"*/{left.get(command, 'results.json')}"))
-    assert (Path(folder) / left.get(command, "results.json")).exists() or left_by_several
+    left = {"fit": "prompt.safetensors", "landscape": "landscape.json"}.get(command, "*/results.json")
+    assert list(Path(folder).glob(left))
 
 
 def _code(words: list[str]) -> int:

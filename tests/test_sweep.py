@@ -834,7 +834,7 @@ def test_two_runs_of_the_demo(
     Path("sweep.yaml").write_text(yaml.safe_dump(spec, sort_keys=False), encoding="utf-8")
     assert main(["sweep.yaml"]) == 1
     out = capsys.readouterr().out
-    row = json.loads(Path("out/zero_shot/noise/seed-0/results.json").read_text())
+    row = json.loads(Path("out/zero_shot/noise/seed-0/zero_shot/results.json").read_text())
     assert row["n"] == 6
     assert row["dataset"] == "demo-noise"
     assert (
@@ -843,7 +843,7 @@ def test_two_runs_of_the_demo(
     assert "failed zero_shot/bad/seed-0: domain 'x' is not known" in out
     assert f"| zero\\_shot | {100 * row['top1_after']:.2f} |" in out.partition("### Demo")[2]
     assert "## Costs" in Path("out/report/report.md").read_text(encoding="utf-8")
-    assert (Path("out/zero_shot/noise/seed-0") / "predictions.csv").exists()
+    assert (Path("out/zero_shot/noise/seed-0/zero_shot") / "predictions.csv").exists()
     assert "0 runs to do" in (main(["sweep.yaml", "--only", "*/noise"]), capsys.readouterr().out)[1]
 
 

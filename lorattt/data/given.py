@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lorattt.data.file_list import FileList, ListedImages, Sample
 from lorattt.data.images import read_image, upright_rgb
-from lorattt.data.listing import Item, ListedImages, Listing
 from lorattt.data.loose import find_images
 from lorattt.data.source import UNKNOWN_LABEL
 from lorattt.errors import UserError, quoted
@@ -40,7 +40,7 @@ class GivenImages(ListedImages):
         # Tensors become arrays here, since loader processes cannot read a GPU's memory.
         self._images = [_checked(image, f"images[{index}]") for index, image in enumerate(_listed(images))]
         names = [self.file(index) or f"images[{index}]" for index in range(len(self._images))]
-        super().__init__("images", Listing(Path(), tuple(Item(name, UNKNOWN_LABEL) for name in names), ()))
+        super().__init__("images", FileList(Path(), tuple(Sample(name, UNKNOWN_LABEL) for name in names), ()))
 
     def file(self, index: int) -> str | None:
         """The path as given, for images that are files."""

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from lorattt.data.class_names import IMAGENET, names_of
 from lorattt.data.datamodule import EpisodeData
+from lorattt.data.file_list import FileList, ListedImages, Sample
 from lorattt.data.images import MAX_PIXELS, check_max_pixels
-from lorattt.data.listing import Item, ListedImages, Listing
 from lorattt.data.notes import note
 from lorattt.data.source import UNKNOWN_LABEL
 from lorattt.data.walk import images_below, of_the_same_format
@@ -27,8 +27,8 @@ def unlabelled_images(
     """
     check_max_pixels(max_pixels)
     names = unlabelled_class_names(class_names)
-    items = tuple(Item(path, UNKNOWN_LABEL) for path in find_images(images))
-    return ListedImages("images", Listing(Path(), items, tuple(names)), max_pixels)
+    items = tuple(Sample(path, UNKNOWN_LABEL) for path in find_images(images))
+    return ListedImages("images", FileList(Path(), items, tuple(names)), max_pixels)
 
 
 def find_images(images: Sequence[str] | str, key: str = "data.images") -> list[str]:

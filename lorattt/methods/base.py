@@ -25,7 +25,7 @@ from lorattt.methods.batch import (
 from lorattt.methods.metrics import EpisodeMetrics
 from lorattt.methods.shared_views import SharedViews
 from lorattt.positions import are_codes, check_order, pairs
-from lorattt.prompts.learner import ClassPrompts
+from lorattt.prompts.class_prompts import ClassPrompts
 from lorattt.prompts.prompt import PromptSpec, build_prompt
 from lorattt.views.crops import ViewSpec
 from lorattt.views.device import DeviceViews, Normalization

@@ -30,7 +30,7 @@ from lorattt.methods.registry import build_method
 from lorattt.methods.several import Several
 from lorattt.methods.tlla import TLLA, stss
 from lorattt.methods.tpt import TPT, TPTEngine
-from lorattt.prompts.learner import ClassPrompts
+from lorattt.prompts.class_prompts import ClassPrompts
 from lorattt.prompts.neighbours import neighbour_features, neighbours, random_directions
 from lorattt.prompts.prompt import PromptSpec
 from lorattt.views.crops import ViewSpec

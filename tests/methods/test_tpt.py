@@ -17,7 +17,7 @@ from lorattt.episodes.optim import OptimiserSpec
 from lorattt.errors import UserError
 from lorattt.methods.ctpt import CTPT
 from lorattt.methods.tpt import TPT, TPTEngine
-from lorattt.prompts.learner import ClassPrompts
+from lorattt.prompts.class_prompts import ClassPrompts
 from lorattt.views.crops import ViewSpec
 from oracles import plain_texts
 

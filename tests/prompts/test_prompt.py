@@ -10,9 +10,9 @@ import torch.nn.functional as F
 
 from lorattt.clip.model import Clip
 from lorattt.errors import UserError
-from lorattt.prompts.files import save_prompt
-from lorattt.prompts.learner import ClassPrompts
-from lorattt.prompts.prompt import Prompt, PromptSpec, build_prompt
+from lorattt.prompts.class_prompts import ClassPrompts
+from lorattt.prompts.files import Prompt, save_prompt
+from lorattt.prompts.prompt import PromptSpec, build_prompt
 from tiny_models import VISION, wrapped
 
 NAMES = ["cat", "golden retriever", "t-shirt"]

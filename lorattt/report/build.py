@@ -12,7 +12,7 @@ from lorattt.errors import UserError
 from lorattt.report.compare import Comparison, compare
 from lorattt.report.measures import Measures, measure
 from lorattt.report.predictions import WHEN
-from lorattt.report.render import JSON_FORMAT, KIND, as_json, as_latex, as_markdown, plain
+from lorattt.report.render import JSON_FORMAT, KIND, as_latex, as_markdown, plain
 from lorattt.report.rows import Row, gather, of_same_images
 from lorattt.report.runs import Run, find_runs
 from lorattt.report.tables import (
@@ -86,9 +86,9 @@ class Report:
             "bins": self.bins,
             "runs": [_run_json(run, labels[id(run)], self.measures[id(run)]) for run in self.runs if id(run) in labels],
             "unlabelled": [_run_json(each.run, each.label, each.measures) for each in self.unlabelled],
-            "tables": [as_json(table) for table in self.tables],
+            "tables": self.tables,
             "comparisons": self.comparisons,
-            "published": [as_json(table) for table in self.published],
+            "published": self.published,
             "notes": self.notes,
         }
         return json.dumps(plain(found), indent=2, ensure_ascii=False, allow_nan=False) + "\n"

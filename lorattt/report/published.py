@@ -1,45 +1,31 @@
 """The columns of the papers' tables, and published numbers, as ``papers.yaml`` has them."""
 
-from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import yaml
 
 
-@dataclass(frozen=True)
-class Published:
-    """A method's published numbers.
-
-    Attributes:
-        method: The method.
-        protocol: What was trained, how many views, which prompt.
-        source: Where it is printed.
-        values: Top-1 in percent in the order of the family's columns, printed means included; empty for a claim.
-        claim: A text where no values are given.
-    """
+class Published(NamedTuple):
+    """A method's published numbers."""
 
     method: str
     protocol: str
+    """What was trained, how many views, which prompt."""
     source: str
     values: tuple[float, ...] = ()
+    """Top-1 in percent in the order of the family's columns, printed means included; empty for a claim."""
     claim: str = ""
 
 
-@dataclass(frozen=True)
-class Family:
-    """Datasets that papers have in one table.
-
-    Attributes:
-        title: Of the table.
-        columns: Names of a dataset in results, by its title in the table; several are names of the same images.
-        averages: Titles of means, with the first column that they count.
-        published: Published numbers.
-    """
+class Family(NamedTuple):
+    """Datasets that papers have in one table."""
 
     title: str
     columns: dict[str, tuple[str, ...]]
+    """Names of a dataset in results, by its title in the table; several are names of the same images."""
     averages: dict[str, int]
+    """Titles of means, with the first column that they count."""
     published: tuple[Published, ...]
 
 

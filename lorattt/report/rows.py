@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
@@ -125,7 +125,11 @@ def gather(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
                     f"{first.folder} and {run.folder}: two runs of {label} on {run.dataset} with seed "
                     f"{run.seed} and other results: name one of them, or tell them apart as NAME=FOLDER"
                 )
-        rows += _numbered(found.values())
+        for row, numbered in zip(
+            found.values(), numbered_apart([row.label for row in found.values()], " #"), strict=True
+        ):
+            row.label = numbered
+        rows += found.values()
     rows.sort(key=lambda row: row.method != "zero_shot")  # what the others start from comes first
     return rows, notes
 
@@ -162,15 +166,10 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
 
 
-def _numbered(rows: Iterable[Row]) -> list[Row]:
-    """The rows, with a number appended to repeated labels."""
-    seen: dict[str, int] = {}
-    found = []
-    for row in rows:
-        seen[row.label] = number = seen.get(row.label, 0) + 1
-        row.label = f"{row.label} #{number}" if number > 1 else row.label
-        found.append(row)
-    return found
+def numbered_apart(names: Sequence[str], mark: str) -> list[str]:
+    """The names, repeated ones with a mark and a number appended."""
+    places = [names[: place + 1].count(name) for place, name in enumerate(names)]
+    return [f"{name}{mark}{number}" if number > 1 else name for name, number in zip(names, places, strict=True)]
 
 
 def _results(run: Run) -> tuple[Any, ...]:

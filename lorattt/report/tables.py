@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from lorattt.errors import listed
@@ -73,17 +73,17 @@ class Table:
 
     Attributes:
         title: Above it.
+        kind: ``accuracy``, ``corruption``, ``measures``, ``costs``, ``pairs``, ``unlabelled`` or ``published``.
         columns: Their titles; the first is that of the rows' names.
         rows: Each as long as ``columns``.
         notes: Below it.
-        kind: ``accuracy``, ``corruption``, ``measures``, ``costs``, ``pairs``, ``unlabelled`` or ``published``.
     """
 
     title: str
+    kind: str = field(kw_only=True)
     columns: tuple[str, ...]
     rows: Sequence[Cells]
     notes: Sequence[str] = ()
-    kind: str = "accuracy"
 
     @property
     def numeric(self) -> list[bool]:
@@ -108,11 +108,11 @@ def _tables(
     for backbone in dict.fromkeys(row.backbone for row in rows):
         mine = [row for row in rows if row.backbone == backbone]
         corrupted = {run.dataset: run.corruption for row in mine for run in row.all_runs()}
-        tables += [replace(_table(layout, mine), kind=kind) for layout in layouts_of(corrupted)]
+        tables += [_table(layout, mine, kind) for layout in layouts_of(corrupted)]
     return tables
 
 
-def _table(layout: Layout, rows: Sequence[Row]) -> Table:
+def _table(layout: Layout, rows: Sequence[Row], kind: str) -> Table:
     datasets = layout.datasets
     # A run on clean images only has no row in a table of errors on corrupted ones.
     counted = [name for name in datasets if not layout.errors or _is_corrupted(name, rows)]
@@ -134,7 +134,7 @@ def _table(layout: Layout, rows: Sequence[Row]) -> Table:
         for place, (label, _) in enumerate(values)
     ]
     title = f"{layout.title}: {layout.measure}, {rows[0].backbone}"
-    return Table(title, ("Method", *(name for name, _ in layout.columns)), lines, notes)
+    return Table(title, ("Method", *(name for name, _ in layout.columns)), lines, notes, kind=kind)
 
 
 def _is_corrupted(dataset: str, rows: Sequence[Row]) -> bool:

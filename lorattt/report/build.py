@@ -37,13 +37,9 @@ class Report:
 
     Attributes:
         runs: The runs with labels, in the order given.
-        rows: Their rows in tables.
-        measures: Measures of these runs, by their identities, under ``before`` and ``after``.
-        unlabelled: The runs without labels.
+        measures: Of these runs, by their identities, under ``before`` and ``after``.
         tables: Of our own runs: accuracy, corruption error, measures, differences, costs, runs without labels.
-        comparisons: The differences as numbers.
         published: Tables of published numbers; empty where none belong to ours, or none are wanted.
-        notes: Notes for the reader.
         bins: Of the expected calibration error.
     """
 

@@ -9,7 +9,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from typing import Any, Final
+from typing import Any
 
 from jinja2 import Environment
 
@@ -24,21 +24,6 @@ from lorattt.report.rows import Row
 from lorattt.report.runs import Run
 from lorattt.report.style import Picture
 from lorattt.report.tables import Table, cells
-
-_SECTIONS: Final = {
-    "accuracy": "Accuracy",
-    "plots": "Plots",
-    "browse": "Images",
-    "corruption": "Corruption error",
-    "measures": "Measures",
-    "pairs": "Differences",
-    "costs": "Costs",
-    "unlabelled": "Runs without labels",
-    "published": "Published numbers",
-    "config": "Configuration",
-    "environment": "Environment",
-}
-_WITHOUT_TABLES: Final = ("plots", "browse", "config")
 
 
 def page_environment() -> Environment:
@@ -62,9 +47,6 @@ def as_html(
     """The page; ``no_plots`` says why it has none, and the other arguments are as for :func:`browser_data`."""
     runs, titles = report.shown, _titles(report)
     style, script = (files("lorattt.report").joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "js"))
-    tables = [*report.tables, *report.published, _environment(runs)]
-    by_kind = {kind: [table for table in tables if table.kind == kind] for kind in _SECTIONS}
-    shown = [kind for kind in _SECTIONS if by_kind[kind] or kind in _WITHOUT_TABLES]
     return (
         page_environment()
         .get_template("page.html")
@@ -78,7 +60,7 @@ def as_html(
             methods=len(report.rows) + len({each.label for each in report.unlabelled}),
             runs=runs,
             notes=report.notes,
-            sections=[(kind, _SECTIONS[kind], by_kind[kind]) for kind in shown],
+            tables=[*report.tables, *report.published, _environment(runs)],
             pictures=pictures,
             no_plots=no_plots,
             configurations=_configurations(runs, titles),

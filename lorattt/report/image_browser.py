@@ -98,8 +98,8 @@ def browser_data(
 
     Args:
         runs: The runs, those with labels of one dataset on the same images.
-        titles: What each is called.
-        views: Of some runs, by their identities, the sheets of views.
+        titles: Of the runs.
+        views: Of some runs, by their identities.
         images: How many images of a run have their pictures in the page.
         rows: How many images the page lists, of all runs together; each run has an equal part.
         messages: Gets a line for each set of images of which no picture could be read.

@@ -12,7 +12,7 @@ from lorattt.calibration import calibration_error
 from lorattt.report.build import Report
 from lorattt.report.compare import BEFORE
 from lorattt.report.curves import Change, SweepCurve, changes, coverage, pooled, reliability, sweep_curves
-from lorattt.report.layout import Layout, evaluate, layouts, mean_over
+from lorattt.report.layout import Layout, layouts, mean_over
 from lorattt.report.predictions import WHEN
 from lorattt.report.rows import Row, numbered_apart
 from lorattt.report.style import (
@@ -77,7 +77,7 @@ def _accuracy(layout: Layout, rows: Sequence[Row], looks: Looks) -> Picture:
         style = {**looks[id(row)], "linestyle": "none"}
         top1 = [row.top1(when) for when in WHEN]
         for number, (_, column) in enumerate(columns):
-            before, after = (evaluate(column, each) for each in top1)
+            before, after = (column.value(each) for each in top1)
             if before is None or after is None:
                 continue
             y = number + offset

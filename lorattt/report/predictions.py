@@ -76,11 +76,7 @@ class Predictions:
 
 
 def read_predictions(file: Path) -> Predictions:
-    """Read ``predictions.csv``; entropies and names may be missing.
-
-    Raises:
-        UserError: If the file is damaged.
-    """
+    """Read ``predictions.csv``; entropies and names may be missing."""
     rows = csv.reader(io.StringIO(read_text(file, RESTORE), newline=""), strict=True)
     columns: dict[str, list[Any]] = {name: [] for name in (*_CONVERT, *_OPTIONAL)}
     try:
@@ -116,11 +112,9 @@ def _sorted(file: Path, columns: Mapping[str, list[Any]]) -> Predictions:
     if len(twice):
         raise UserError(f"{file}: image {index[twice[0]]} occurs more than once: {RESTORE}")
     names: dict[int, str] = {}
-    pairs = [zip(columns[f"prediction_{when}"], columns[f"name_{when}"], strict=False) for when in WHEN]
-    for of_image in zip(*pairs, strict=False):
-        for label, name in of_image:
-            if name and label >= 0:
-                names.setdefault(label, name)
+    for when in WHEN:
+        named = zip(columns[f"prediction_{when}"], columns[f"name_{when}"], strict=False)
+        names |= {label: name for label, name in named if name and label >= 0}
     unknown = [math.nan] * len(index)
     return Predictions(
         index=index,
@@ -143,11 +137,7 @@ class _Ranked(NamedTuple):
 
 
 def _read_ranked(file: Path, most: int | None = None) -> Iterator[_Ranked]:
-    """The lines of ``predictions.jsonl``, with at most so many classes each.
-
-    Raises:
-        UserError: If the file is damaged.
-    """
+    """The lines of ``predictions.jsonl``, with at most so many classes each."""
     number = 0
     try:
         with file.open(encoding="utf-8") as lines:

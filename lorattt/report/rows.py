@@ -20,13 +20,9 @@ _NOT_SHOWN = ("seed", "view_chunk")
 
 @dataclass
 class Row:
-    """One row of the tables.
+    """One row of the tables: a method's runs by dataset and seed.
 
-    Attributes:
-        label: Its name in tables: the method's, with the settings that tell it from others of that method.
-        method: The method's name.
-        backbone: The model's name.
-        runs: The runs by dataset and seed.
+    Its label is the method's name, with the settings that tell it from others of that method.
     """
 
     label: str
@@ -54,12 +50,7 @@ class Row:
 
 
 def of_same_images(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
-    """Leave out runs with fewer images than others of their dataset, such as short trials; and a note for each.
-
-    Raises:
-        UserError: If two runs of one dataset's name have another image or label under one number; the message says
-            how many differ and names one.
-    """
+    """Leave out runs with fewer images than others of their dataset, such as short trials; and a note for each."""
     largest: dict[str, Run] = {}
     for run in runs:
         if run.dataset not in largest or len(run.predictions.index) > len(largest[run.dataset].predictions.index):
@@ -101,9 +92,6 @@ def gather(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
 
     Runs of one method are of one row, unless two on the same dataset have other settings: then these settings tell
     rows apart. Settings that differ only between datasets do not, as papers choose them per dataset.
-
-    Raises:
-        UserError: If two runs of one row, dataset and seed have other results.
     """
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:

@@ -66,14 +66,11 @@ class Run:
     Attributes:
         folder: Of the method's files.
         name: The user's name for it, in place of the method's; None if there is none.
-        backbone: The model's name.
-        corruption: How the images were corrupted; None for clean ones.
         n: Number of images with a prediction.
         images_per_second: Over all devices; of all methods together if ``shared_with`` names others.
         peak_memory_bytes: The largest of any device; 0 where it is not known.
         fallbacks: Images that kept their zero-shot prediction, as adaptation was not finite.
         skipped: Images that could not be read.
-        shared_with: The other methods of the same run.
         measures: The fractions and likelihoods in ``results.json``, such as ``top1_after``; empty without labels.
         results: All that ``results.json`` holds.
     """
@@ -144,11 +141,7 @@ class Run:
 
     @cached_property
     def predictions(self) -> Predictions:
-        """The method's predictions, by rising index.
-
-        Raises:
-            UserError: If ``predictions.csv`` is missing, damaged, or of another number of images than ``n``.
-        """
+        """The method's predictions; a ``UserError`` if the file is missing, damaged, or not of ``n`` images."""
         file = self.folder / PREDICTIONS_FILE
         if not file.exists():
             raise UserError(f"{file}: is missing: copy the whole folder of the run, or run it again")
@@ -275,11 +268,7 @@ def _is_measure(key: str) -> bool:
 
 
 def _read_results(file: Path) -> dict[str, Any]:
-    """What ``results.json`` holds.
-
-    Raises:
-        UserError: If the file is damaged, of a newer lorattt, lacks a key, or has a value of another kind.
-    """
+    """What ``results.json`` holds: every value of its kind, or one line that names the file and the key."""
     try:
         row = json.loads(read_text(file, RESTORE))
     except ValueError as error:

@@ -8,7 +8,7 @@ from typing import Final
 from lorattt.errors import listed
 from lorattt.report.compare import BEFORE, Comparison
 from lorattt.report.corruption import corruption_layouts
-from lorattt.report.layout import Layout, Value, dataset_title, evaluate, layouts, whole_size
+from lorattt.report.layout import Layout, Value, dataset_title, layouts, whole_size
 from lorattt.report.measures import Measures, mean_and_deviation
 from lorattt.report.predictions import WHEN
 from lorattt.report.published import FAMILIES, MODEL
@@ -22,13 +22,10 @@ _MOST_NAMED: Final = 10
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table: a text or a value.
+    """A cell of a table: a text, or a value that is the best of its column or not; None or NaN is an empty place.
 
     Attributes:
-        text: Not escaped; None for a value.
-        value: The value; None, or NaN, for an empty place.
-        deviation: Its standard deviation over seeds, if there are several.
-        best: Whether it is the best of its column.
+        deviation: The value's standard deviation over seeds, if there are several.
         digits: Digits behind the point.
         mark: ``+`` for a sign in any case, ``,`` for thousands that are separated.
     """
@@ -69,14 +66,9 @@ def cells(*values: str | float | Cell | None) -> Cells:
 
 @dataclass(frozen=True)
 class Table:
-    """A table.
+    """A table: titles of columns, rows of as many cells, and notes below it.
 
-    Attributes:
-        title: Above it.
-        kind: ``accuracy``, ``corruption``, ``measures``, ``costs``, ``pairs``, ``unlabelled`` or ``published``.
-        columns: Their titles; the first is that of the rows' names.
-        rows: Each as long as ``columns``.
-        notes: Below it.
+    Its kind is accuracy, corruption, measures, costs, pairs, unlabelled, published or environment.
     """
 
     title: str
@@ -127,7 +119,7 @@ def _table(layout: Layout, rows: Sequence[Row], kind: str) -> Table:
         names = listed(map(dataset_title, apart), _MOST_NAMED)
         notes.append(f"The methods begin with different texts or models on {names}: no row before adaptation there.")
     shown = [_errors(each) if layout.errors else each for _, each in values]
-    columns = [[evaluate(column, each) for each in shown] for _, column in layout.columns]
+    columns = [[column.value(each) for each in shown] for _, column in layout.columns]
     best = [_best(column, min if layout.errors else max) for column in columns]
     lines = [
         cells(label, *(_cell(column[place], place in mine) for column, mine in zip(columns, best, strict=True)))

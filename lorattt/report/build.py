@@ -17,9 +17,8 @@ from lorattt.report.rows import Row, gather, of_same_images
 from lorattt.report.runs import Run, find_runs
 from lorattt.report.tables import (
     Table,
-    accuracy_tables,
-    corruption_tables,
     costs_table,
+    layout_tables,
     measures_table,
     pairs_table,
     published_tables,
@@ -27,8 +26,8 @@ from lorattt.report.tables import (
 from lorattt.report.unlabelled import Unlabelled, unlabelled, unlabelled_tables
 
 MOST_BINS: Final = 10_000
-_STATED: Final = ("method", "dataset", "backbone", "corruption", "seed", "n", "fallbacks", "skipped")
-_COSTS: Final = ("images_per_second", "peak_memory_bytes", "shared_with")
+_IN_JSON = ("method", "dataset", "backbone", "corruption", "seed", "n", "fallbacks", "skipped")
+_IN_JSON += ("images_per_second", "peak_memory_bytes", "shared_with")
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ class Report:
 
 
 def _run_json(run: Run, label: str, measures: Mapping[str, Any]) -> dict[str, Any]:
-    stated = {key: getattr(run, key) for key in (*_STATED, *_COSTS)}
+    stated = {key: getattr(run, key) for key in _IN_JSON}
     return {"folder": str(run.folder), **stated, "row": label, **measures}
 
 
@@ -120,7 +119,7 @@ def build_report(
     measures = {id(run): measure(run, bins) for run in shown}
     notes += [line for run in shown for line in _disagreements(run, measures[id(run)], bins)]
     comparisons, pair_notes = compare(rows, baseline)
-    tables = [*accuracy_tables(rows), *corruption_tables(rows)]
+    tables = layout_tables(rows)
     tables += [measures_table(rows, measures, bins)] if rows else []
     if comparisons:
         tables.append(pairs_table(comparisons, pair_notes))

@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from lorattt.errors import UserError
 from lorattt.report.build import Report
@@ -13,13 +13,12 @@ from lorattt.report.landscape import check_plots
 from lorattt.report.render import KIND, LATEX_MARK, MARKDOWN_MARK
 from lorattt.report.runs import Run
 
-Format = Literal["markdown", "latex", "html", "all"]
 PLOTS: Final = "plots"
 _BEGINNING: Final = 4096  # bytes that contain a picture's creator
 
 
 def report_files(
-    report: Report, form: Format, *, plots: bool | None, images: int, rows: int, views: bool
+    report: Report, form: str, *, plots: bool | None, images: int, rows: int, views: bool
 ) -> tuple[dict[str, bytes], list[str]]:
     """Write the texts, draw the plots and build the page, as the command's options of these names say.
 

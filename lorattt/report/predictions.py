@@ -29,11 +29,12 @@ def _class_number(text: str) -> int:
     return int(text) if text else -1
 
 
-_CONVERT: Final[dict[str, Callable[[str], Any]]] = {"index": int, "path": str, "label": _class_number}
-_CONVERT.update((f"prediction_{when}", _class_number) for when in WHEN)
-_CONVERT.update((f"confidence_{when}", float) for when in WHEN)
-_OPTIONAL: Final[dict[str, Callable[[str], Any]]] = {f"entropy_{when}": float for when in WHEN}
-_OPTIONAL.update((f"name_{when}", str) for when in WHEN)
+_SIDES: Final = {"prediction": _class_number, "confidence": float, "entropy": float, "name": str}
+_CONVERT: Final[dict[str, Callable[[str], Any]]] = {
+    **{"index": int, "path": str, "label": _class_number},
+    **{f"{name}_{when}": convert for name, convert in _SIDES.items() for when in WHEN},
+}
+_OPTIONAL: Final = ("entropy", "name")
 
 
 @dataclass(frozen=True)
@@ -78,15 +79,14 @@ class Predictions:
 def read_predictions(file: Path) -> Predictions:
     """Read ``predictions.csv``; entropies and names may be missing."""
     rows = csv.reader(io.StringIO(read_text(file, RESTORE), newline=""), strict=True)
-    columns: dict[str, list[Any]] = {name: [] for name in (*_CONVERT, *_OPTIONAL)}
+    columns: dict[str, list[Any]] = {name: [] for name in _CONVERT}
     try:
         header = next(rows, [])
-        if missing := [name for name in _CONVERT if name not in header]:
+        if missing := [name for name in _CONVERT if name not in header and not name.startswith(_OPTIONAL)]:
             raise UserError(
                 f"{file}: has no column {', '.join(missing)}: written by another version of lorattt, or edited"
             )
-        convert = {**_CONVERT, **_OPTIONAL}
-        places = [(columns[name], header.index(name), convert[name], name) for name in columns if name in header]
+        places = [(columns[name], header.index(name), _CONVERT[name], name) for name in columns if name in header]
         for row in rows:
             if len(row) != len(header):
                 raise UserError(

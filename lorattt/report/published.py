@@ -1,7 +1,8 @@
 """The columns of the papers' tables, and published numbers, as ``papers.yaml`` has them."""
 
+from collections.abc import Sequence
 from importlib.resources import files
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import yaml
 
@@ -13,7 +14,7 @@ class Published(NamedTuple):
     protocol: str
     """What was trained, how many views, which prompt."""
     source: str
-    values: tuple[float, ...] = ()
+    values: Sequence[float] = ()
     """Top-1 in percent in the order of the family's columns, printed means included; empty for a claim."""
     claim: str = ""
 
@@ -22,20 +23,17 @@ class Family(NamedTuple):
     """Datasets that papers have in one table."""
 
     title: str
-    columns: dict[str, tuple[str, ...]]
+    columns: dict[str, list[str]]
     """Names of a dataset in results, by its title in the table; several are names of the same images."""
     averages: dict[str, int]
     """Titles of means, with the first column that they count."""
-    published: tuple[Published, ...]
-
-
-def _family(title: str, columns: dict[str, list[str]], averages: dict[str, int], published: list[Any]) -> Family:
-    rows = tuple(Published(**{**each, "values": tuple(each.get("values", ()))}) for each in published)
-    return Family(title, {name: tuple(names) for name, names in columns.items()}, averages, rows)
+    published: list[Published]
 
 
 _PAPERS: Final = yaml.safe_load(files("lorattt.report").joinpath("papers.yaml").read_text("utf-8"))
 MODEL: Final[str] = _PAPERS["model"]
-FAMILIES: Final = tuple(_family(**each) for each in _PAPERS["families"])
+FAMILIES: Final = [
+    Family(**{**each, "published": [Published(**row) for row in each["published"]]}) for each in _PAPERS["families"]
+]
 ALEXNET_ERRORS: Final[dict[str, float]] = _PAPERS["alexnet"]["errors"]
 ALEXNET_CLEAN_ERROR: Final[float] = _PAPERS["alexnet"]["clean_error"]

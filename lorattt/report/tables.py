@@ -83,31 +83,20 @@ class Table:
         return [any(row[place].number for row in self.rows) for place in range(len(self.columns))]
 
 
-def accuracy_tables(rows: Sequence[Row]) -> list[Table]:
-    """A table for each model and each family of datasets there is; top-1 after adaptation, in percent."""
-    return _tables(rows, layouts, "accuracy")
-
-
-def corruption_tables(rows: Sequence[Row]) -> list[Table]:
-    """A table for each model and each dataset with corruptions at all five severities; errors after adaptation."""
-    return _tables(rows, corruption_layouts, "corruption")
-
-
-def _tables(
-    rows: Sequence[Row], layouts_of: Callable[[Mapping[str, Corruption | None]], list[Layout]], kind: str
-) -> list[Table]:
+def layout_tables(rows: Sequence[Row]) -> list[Table]:
+    """For each model, tables of top-1 for each family of datasets, then of errors for those with all severities."""
     tables = []
     for backbone in dict.fromkeys(row.backbone for row in rows):
         mine = [row for row in rows if row.backbone == backbone]
         corrupted = {run.dataset: run.corruption for row in mine for run in row.all_runs()}
-        tables += [_table(layout, mine, kind) for layout in layouts_of(corrupted)]
-    return tables
+        tables += [_table(layout, mine, corrupted) for layout in (*layouts(corrupted), *corruption_layouts(corrupted))]
+    return sorted(tables, key=lambda table: table.kind != "accuracy")
 
 
-def _table(layout: Layout, rows: Sequence[Row], kind: str) -> Table:
+def _table(layout: Layout, rows: Sequence[Row], corrupted: Mapping[str, Corruption | None]) -> Table:
     datasets = layout.datasets
     # A run on clean images only has no row in a table of errors on corrupted ones.
-    counted = [name for name in datasets if not layout.errors or _is_corrupted(name, rows)]
+    counted = [name for name in datasets if not layout.errors or corrupted.get(name)]
     rows = [row for row in rows if any(name in row.runs for name in counted)]
     values: list[tuple[str, Mapping[str, Mapping[int, float]]]] = [(row.label, row.top1()) for row in rows]
     notes = [*layout.notes, *_size_notes(datasets, rows)]
@@ -126,11 +115,8 @@ def _table(layout: Layout, rows: Sequence[Row], kind: str) -> Table:
         for place, (label, _) in enumerate(values)
     ]
     title = f"{layout.title}: {layout.measure}, {rows[0].backbone}"
+    kind = "corruption" if layout.errors else "accuracy"
     return Table(title, ("Method", *(name for name, _ in layout.columns)), lines, notes, kind=kind)
-
-
-def _is_corrupted(dataset: str, rows: Sequence[Row]) -> bool:
-    return any(run.corruption is not None for row in rows for run in row.runs.get(dataset, {}).values())
 
 
 def _errors(top1: Mapping[str, Mapping[int, float]]) -> dict[str, dict[int, float]]:
@@ -192,15 +178,13 @@ def measures_table(rows: Sequence[Row], measures: Mapping[int, Mapping[str, Meas
             images = next(iter(seeds.values())).n
             line: list[str | Cell | int] = [with_model(row, rows), dataset_title(dataset), images]
             line.append(", ".join(map(str, sorted(seeds))))
-            line += [_mean([100 * each[when].top1 for each in found]) for when in WHEN]
-            line.append(replace(_mean([100 * (each["after"].top1 - each["before"].top1) for each in found]), mark="+"))
-            line.append(_mean([100 * each["after"].per_class for each in found]))
+            line += [_mean([each[when].top1 for each in found]) for when in WHEN]
+            line.append(replace(_mean([each["after"].top1 - each["before"].top1 for each in found]), mark="+"))
+            line.append(_mean([each["after"].per_class for each in found]))
             for name in pairs.values():
                 digits, scale = (4, 1) if name in ("nll", "brier") else (_DIGITS, 100)
                 for when in WHEN:
-                    values = [getattr(each[when], name) for each in found]
-                    known = [scale * value for value in values if value is not None]
-                    line.append(replace(_mean(known), digits=digits) if len(known) == len(values) else Cell())
+                    line.append(_mean([getattr(each[when], name) for each in found], scale, digits))
             lines.append(cells(*line))
     note = (
         f"ECE with {bins} bins. AURC, times 100: area under error against coverage, smaller is better. "
@@ -209,9 +193,10 @@ def measures_table(rows: Sequence[Row], measures: Mapping[int, Mapping[str, Meas
     return Table("Measures", tuple(columns), lines, [note], kind="measures")
 
 
-def _mean(values: Sequence[float]) -> Cell:
-    mean, deviation = mean_and_deviation(values)
-    return Cell(value=mean, deviation=deviation)
+def _mean(values: Sequence[float | None], scale: float = 100, digits: int = _DIGITS) -> Cell:
+    known = [scale * value for value in values if value is not None]
+    mean, deviation = mean_and_deviation(known) if len(known) == len(values) else (None, None)
+    return Cell(value=mean, deviation=deviation, digits=digits)
 
 
 def costs_table(rows: Sequence[Row]) -> Table:

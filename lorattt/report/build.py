@@ -10,6 +10,7 @@ from lorattt import __version__
 from lorattt.calibration import ECE_BINS
 from lorattt.errors import UserError
 from lorattt.report.compare import Comparison, compare
+from lorattt.report.layout import dataset_title
 from lorattt.report.measures import Measures, measure
 from lorattt.report.predictions import WHEN
 from lorattt.report.render import JSON_FORMAT, KIND, as_latex, as_markdown, plain
@@ -27,7 +28,7 @@ from lorattt.report.unlabelled import Unlabelled, unlabelled, unlabelled_tables
 
 MOST_BINS: Final = 10_000
 _IN_JSON = ("method", "dataset", "backbone", "corruption", "seed", "n", "fallbacks", "skipped")
-_IN_JSON += ("images_per_second", "peak_memory_bytes", "shared_with")
+_COSTS_IN_JSON = ("images_per_second", "peak_memory_bytes", "shared_with")
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,17 @@ class Report:
     bins: int
 
     @property
-    def shown(self) -> list[Run]:
-        """All runs of rows, then those without labels."""
-        return [*(run for row in self.rows for run in row.all_runs()), *(each.run for each in self.unlabelled)]
+    def shown(self) -> list[tuple[str, Run]]:
+        """All runs of rows, then those without labels, with their titles."""
+        several = len({row.backbone for row in self.rows}) > 1
+        found = []
+        for row in self.rows:
+            for run in row.all_runs():
+                seed = f", seed {run.seed}" if len(row.runs[run.dataset]) > 1 else ""
+                backbone = f", {run.backbone}" if several else ""
+                found.append((f"{row.label}, {dataset_title(run.dataset)}{seed}{backbone}", run))
+        unlabelled = [(each.label, each.run) for each in self.unlabelled]
+        return found + [(f"{label}, {dataset_title(run.dataset)}, without labels", run) for label, run in unlabelled]
 
     @property
     def markdown(self) -> str:
@@ -90,7 +99,7 @@ class Report:
 
 
 def _run_json(run: Run, label: str, measures: Mapping[str, Any]) -> dict[str, Any]:
-    stated = {key: getattr(run, key) for key in _IN_JSON}
+    stated = {key: getattr(run, key) for key in (*_IN_JSON, *_COSTS_IN_JSON)}
     return {"folder": str(run.folder), **stated, "row": label, **measures}
 
 

@@ -109,16 +109,13 @@ def compare(rows: Sequence[Row], baseline: str | None = None) -> tuple[list[Comp
         mine = [row for row in rows if row.backbone == backbone]
         if baseline in (None, "before", BEFORE):
             found += [each for row in mine for each in _with_before(row)]
-        pairs: list[tuple[Row, Row]] = []
+        bases = [row for row in mine if baseline == row.label] or [row for row in mine if baseline == row.method]
+        pairs = [(row, base) for base in bases for row in mine if row not in bases]
         if baseline is None and len(mine) <= ALL_PAIRS_UP_TO:
             pairs = [(other, one) for one, other in combinations(mine, 2)]
         elif baseline is None:
-            notes.append(
-                f"More than {ALL_PAIRS_UP_TO} methods: name one with --baseline to compare the others with it."
-            )
-        else:
-            bases = [row for row in mine if baseline == row.label] or [row for row in mine if baseline == row.method]
-            pairs = [(row, base) for base in bases for row in mine if row not in bases]
+            limit = f"More than {ALL_PAIRS_UP_TO} methods"
+            notes.append(f"{limit}: name one with --baseline to compare the others with it.")
         for first, second in pairs:
             for dataset in (name for name in first.runs if name in second.runs):
                 if matched := _matched(first.runs[dataset], second.runs[dataset]):

@@ -134,11 +134,11 @@ def sweep_curves(rows: Sequence[Row]) -> list[SweepCurve]:
                 if len(points) > 1 and all(len(same) == 1 for same in points.values()):
                     name = f"{method}, {backbone}" if several else method
                     label = f"{name} ({others})" if others else name
-                    values = sorted(points)
+                    places = sorted(points)
                     before, after = (
-                        [mean_over(datasets, points[value][0].top1(when)) for value in values] for when in WHEN
+                        [mean_over(datasets, points[value][0].top1(when)) for value in places] for when in WHEN
                     )
-                    curves.append(SweepCurve(key, label, values, [each.mean for each in before], after))
+                    curves.append(SweepCurve(key, label, places, [each.mean for each in before], after))
     return sorted(curves, key=lambda curve: (curve.key, curve.label))
 
 

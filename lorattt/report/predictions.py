@@ -29,11 +29,10 @@ def _class_number(text: str) -> int:
     return int(text) if text else -1
 
 
-_SIDES: Final = {"prediction": _class_number, "confidence": float, "entropy": float, "name": str}
-_CONVERT: Final[dict[str, Callable[[str], Any]]] = {
-    **{"index": int, "path": str, "label": _class_number},
-    **{f"{name}_{when}": convert for name, convert in _SIDES.items() for when in WHEN},
-}
+_Convert = dict[str, Callable[[str], Any]]
+_SIDES: Final[_Convert] = {"prediction": _class_number, "confidence": float, "entropy": float, "name": str}
+_CONVERT: Final[_Convert] = {"index": int, "path": str, "label": _class_number}
+_CONVERT.update((f"{name}_{when}", convert) for name, convert in _SIDES.items() for when in WHEN)
 _OPTIONAL: Final = ("entropy", "name")
 
 

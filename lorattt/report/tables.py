@@ -259,7 +259,7 @@ def published_tables(tables: Sequence[Table]) -> list[Table]:
             continue
         rows = []
         for each in family.published:
-            values = each.values or [None] * (len(ours.columns) - 1)
+            values: Sequence[float | None] = each.values or [None] * (len(ours.columns) - 1)
             protocol = f"{each.protocol}; {each.claim}" if each.claim else each.protocol
             rows.append(cells(each.method, *values, protocol, each.source))
         notes = ["Copied from the sources, not measured by lorattt. Their protocols differ from each other."]

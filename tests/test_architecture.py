@@ -135,7 +135,15 @@ def test_files_stay_readable() -> None:
 
 def test_every_data_file_travels_in_the_wheel() -> None:
     """A file that no package-data pattern matches would be missing after `pip install`."""
-    patterns = ("py.typed", "demo/*.safetensors", "data/*.txt", "report/*.html", "report/*.css", "report/*.js")
+    patterns = (
+        "py.typed",
+        "cli/*.yaml",
+        "demo/*.safetensors",
+        "data/*.txt",
+        "report/*.html",
+        "report/*.css",
+        "report/*.js",
+    )
     text = (ROOT.parent / "pyproject.toml").read_text(encoding="utf-8")
     assert all(f'"{pattern}"' in text for pattern in patterns)
     for path in ROOT.rglob("*"):

@@ -86,7 +86,7 @@ else:
     row = {"n": 50, "top1_before": 0.5, "top1_after": hits / 50, "images_per_second": 10.0 + seed}
     if do == "unlabelled":
         del row["top1_before"], row["top1_after"]
-    for name in ("zeta", "alpha") if do == "several" else ("",):
+    for name in ("zeta", "alpha") if do == "several" else ("fake",):
         os.makedirs(os.path.join(folder, name), exist_ok=True)
         open(os.path.join(folder, name, "results.json"), "w").write(json.dumps(row))
 note("end")
@@ -199,7 +199,7 @@ def test_all_runs_in_order_and_their_tables(bench: Bench) -> None:
     lines = out.splitlines()
     for number, name in enumerate(expected, 1):
         assert any(line.endswith(f"start  {name}, {number} of 8") for line in lines)
-        row = json.loads(Path("out", name, "results.json").read_text())
+        row = json.loads(Path("out", name, "fake", "results.json").read_text())
         done = next(line for line in lines if f"done   {name}: " in line)
         speed = row["images_per_second"]
         assert f"top-1 50.00 -> {100 * row['top1_after']:.2f} %, {speed:.1f} images/s, 0:00:0" in done
@@ -285,7 +285,7 @@ def test_long_values_of_a_grid_are_folders_too(bench: Bench) -> None:
     long = [f"{'folder/' * 40}{name}" for name in "ab"]
     bench.write(methods={"one": {"config": "one.yaml", "grid": {"model.file": long}}}, datasets={"red": "one.yaml"})
     bench.ok()
-    folders = {path.parts[1] for path in Path("out").glob("*/red/seed-*/results.json")}
+    folders = {path.parts[1] for path in Path("out").glob("*/red/seed-*/fake/results.json")}
     assert len(folders) == 2
     assert max(map(len, folders)) <= 80
 
@@ -305,7 +305,7 @@ def test_what_is_finished_is_not_run_again(bench: Bench) -> None:
     assert bench.notes() == before
     assert "0 runs to do, 8 of 8 finished before" in out
     assert len(bench.reported(out)) == 8
-    Path("out/two/red/seed-1/results.json").unlink()
+    Path("out/two/red/seed-1/fake/results.json").unlink()
     assert "start  two/red/seed-1, begun before, 1 of 1" in bench.ok()
     assert bench.begun()[8:] == ["two/red/seed-1"]
 
@@ -478,7 +478,7 @@ def test_fits_once_for_each_seed(bench: Bench) -> None:
     # A prompt that nobody waits for is not made again; one that somebody does is.
     Path("out/fit/one/seed-1/prompt.safetensors").unlink()
     assert "0 runs to do" in bench.ok()
-    Path("out/one/red/seed-1/results.json").unlink()
+    Path("out/one/red/seed-1/fake/results.json").unlink()
     bench.ok()
     assert bench.begun()[len(begun) :] == ["fit/one/seed-1", "one/red/seed-1"]
 
@@ -834,7 +834,7 @@ def test_two_runs_of_the_demo(
     Path("sweep.yaml").write_text(yaml.safe_dump(spec, sort_keys=False), encoding="utf-8")
     assert main(["sweep.yaml"]) == 1
     out = capsys.readouterr().out
-    row = json.loads(Path("out/zero_shot/noise/seed-0/results.json").read_text())
+    row = json.loads(Path("out/zero_shot/noise/seed-0/zero_shot/results.json").read_text())
     assert row["n"] == 6
     assert row["dataset"] == "demo-noise"
     assert (
@@ -843,7 +843,7 @@ def test_two_runs_of_the_demo(
     assert "failed zero_shot/bad/seed-0: domain 'x' is not known" in out
     assert f"| zero\\_shot | {100 * row['top1_after']:.2f} |" in out.partition("### Demo")[2]
     assert "## Costs" in Path("out/report/report.md").read_text(encoding="utf-8")
-    assert (Path("out/zero_shot/noise/seed-0") / "predictions.csv").exists()
+    assert (Path("out/zero_shot/noise/seed-0/zero_shot") / "predictions.csv").exists()
     assert "0 runs to do" in (main(["sweep.yaml", "--only", "*/noise"]), capsys.readouterr().out)[1]
 
 

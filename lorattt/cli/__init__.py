@@ -36,7 +36,7 @@ from lorattt.data.loader import LostWorkerError
 from lorattt.errors import UserError, error_line, one_line, shortened
 from lorattt.methods import coop, registry, sapt, self_tpt_training, several  # noqa: F401
 from lorattt.methods.base import Method
-from lorattt.methods.source import PromptTraining
+from lorattt.methods.coop import PromptTraining
 from lorattt.stopping import STOPS
 from lorattt.torch_state import full_float32
 

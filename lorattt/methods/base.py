@@ -25,10 +25,10 @@ from lorattt.methods.batch import (
 from lorattt.methods.metrics import EpisodeMetrics
 from lorattt.methods.shared_views import SharedViews
 from lorattt.positions import are_codes, check_order, pairs
-from lorattt.prompts.learner import ClassPrompts
+from lorattt.prompts.class_prompts import ClassPrompts
 from lorattt.prompts.prompt import PromptSpec, build_prompt
 from lorattt.views.crops import ViewSpec
-from lorattt.views.device import DeviceViews, Floats
+from lorattt.views.device import DeviceViews, Normalization
 from lorattt.views.render import Views
 
 Templates: TypeAlias = TemplateSet | Literal["dataset"] | list[str] | str
@@ -199,7 +199,7 @@ class Method(LightningModule):
         """``(E, V, 3, S, S)`` normalised views of the images of a batch, where the model is."""
         make, device = DeviceViews(self.make_views()), batch["index"].device
         mean, std = (value.to(device) for value in (self.clip.mean, self.clip.std))
-        return make.render(batch["image"], batch["plan"].to(device), Floats(mean, std, self.clip.vision.dtype))
+        return make.render(batch["image"], batch["plan"].to(device), Normalization(mean, std, self.clip.vision.dtype))
 
     def setup(self, stage: str) -> None:
         """Agree with the data on class names and views, before anything is computed.

@@ -272,7 +272,7 @@ class Fatal(Sized):
 )
 def test_a_worker_that_dies_ends_the_run_with_one_line(what: str, ahead: bool, message: str) -> None:
     """Told by the loader, or at any other place by PyTorch's handler of a signal."""
-    from lorattt.cli.report import explain  # here: a process that is spawned imports this file
+    from lorattt.cli.errors import explain  # here: a process that is spawned imports this file
 
     data = EpisodeLoader(EpisodeDataset(Fatal(what), list(range(20)), None), batch_size=3, num_workers=2)
     data.send_to = torch.device("cpu") if ahead else None

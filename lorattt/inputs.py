@@ -46,6 +46,13 @@ def at_least(least: int, hint: str = "", **numbers: float | None) -> None:
             raise UserError(f"{key.replace('__', '.')} {quoted(value)}: must be at least {least}{hint}")
 
 
+def finite(hint: str = "", **numbers: float | None) -> None:
+    """Require finite numbers of at least 0, as :func:`at_least` does."""
+    for key, value in numbers.items():
+        if value is not None and not 0 <= value < float("inf"):
+            raise UserError(f"{key.replace('__', '.')} {quoted(value)}: must be a finite number of at least 0{hint}")
+
+
 def nearest(word: object, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The known word that was probably meant; None where none is near."""
     found = difflib.get_close_matches(str(word)[:100], dict.fromkeys(known), n=1, cutoff=cutoff)

@@ -20,18 +20,9 @@ import lorattt.data.few_shot
 import lorattt.data.folder
 import lorattt.data.loose
 import lorattt.methods.coop
-import lorattt.methods.ctpt
-import lorattt.methods.lora_ttt
-import lorattt.methods.mean_of_views
-import lorattt.methods.mta
 import lorattt.methods.sapt
-import lorattt.methods.self_tpt
 import lorattt.methods.self_tpt_training
-import lorattt.methods.several
-import lorattt.methods.tlla
-import lorattt.methods.tpt
-import lorattt.methods.zero
-import lorattt.methods.zero_shot  # noqa: F401
+import lorattt.methods.several  # noqa: F401 - and with it those of the registry
 from lorattt import __version__
 from lorattt.callbacks.loggers import check_installed
 from lorattt.callbacks.predictions import PredictionsWriter

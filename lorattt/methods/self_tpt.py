@@ -34,7 +34,7 @@ from lorattt.methods.base import Method
 from lorattt.methods.class_contrast import ContrastiveTask
 from lorattt.methods.mean_of_views import mean_of_views
 from lorattt.methods.self_tpt_prompt import read_source_prompt
-from lorattt.methods.shared_views import SharedViews
+from lorattt.methods.shared_views import Needs, SharedViews
 from lorattt.prompts.class_views import ClassView, ClassViews, mean_of_class_views
 from lorattt.prompts.learner import ClassPrompts
 from lorattt.prompts.prompt import PromptSpec
@@ -153,9 +153,9 @@ class SelfTPT(Method):
         super().check_options()
 
     @property
-    def plain_view_alone(self) -> bool:
-        """Whether it reads view 0 and no other: unless it is Self-TPT-v."""
-        return not self.ensemble
+    def needs(self) -> Needs:
+        """View 0 and no other, unless it is Self-TPT-v."""
+        return Needs(all_views=self.ensemble)
 
     def check_texts(self) -> None:
         """Validate the prompt and the class names, before anything is encoded.
@@ -176,9 +176,10 @@ class SelfTPT(Method):
     def _encode_classes(self) -> None:
         """Encode the class names and adapt the prompt to them on the model's device, once per set of names."""
         names, places = distinct_names(self.clip, self.class_names or ())
-        if names:  # of an empty list, the base speaks
-            self._check_names(names)
-        super()._encode_classes()
+        if not names:
+            self.check_texts()  # which says that the list is empty
+        self._check_names(names)
+        self.metrics.reset()
         if names != self._distinct_of:
             # Tensors of inference mode, which the Trainer may be in, can have no graph.
             device = self.clip.text_tower.device.type

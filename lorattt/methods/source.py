@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from lorattt.clip.load import ClipSpec, load_clip
 from lorattt.errors import UserError, shortened
-from lorattt.methods.base import agree_on_classes
 from lorattt.methods.batch import EpisodeBatch
+from lorattt.methods.class_texts import agree_on_classes
 from lorattt.prompts.context import Prompt
 from lorattt.prompts.files import save_prompt
 from lorattt.prompts.learner import ClassPrompts

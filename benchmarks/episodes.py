@@ -32,13 +32,14 @@ from benchmarks import episodes_self_tpt, episodes_tlla
 from benchmarks.reference import ReferenceLoop, ReferenceSettings, half_precision
 from benchmarks.timing import demo_views, device_name, take_turns
 from lorattt.adapters.lora import LoRASpec, LoRATuner
-from lorattt.clip.load import ClipSpec, Dtype, load_clip
+from lorattt.clip.build import Dtype
+from lorattt.clip.load import ClipSpec, load_clip
 from lorattt.clip.model import Clip
 from lorattt.data.demo import DemoImages
 from lorattt.episodes.optim import OptimiserSpec
 from lorattt.methods.lora_ttt_engine import LoRATTTEngine, LossSpec
 from lorattt.rng import episode_keys
-from lorattt.views.masking import kept_count, random_kept_patches
+from lorattt.views.selection import kept_count, random_kept_patches
 
 MODELS = {
     "demo": ClipSpec("lorattt-demo", "demo"),

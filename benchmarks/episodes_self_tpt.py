@@ -22,13 +22,12 @@ from lorattt.clip.load import ClipSpec, LoadedClip, load_clip
 from lorattt.clip.model import Clip
 from lorattt.data.imagenet_family import imagenet_names
 from lorattt.methods.batch import EpisodeBatch
-from lorattt.methods.class_contrast import ContrastiveTask
+from lorattt.methods.class_contrast import ContrastiveTask, ProjectionHead
 from lorattt.methods.self_tpt import SelfTPT, adapt_to_names, distinct_names
 from lorattt.methods.shared_views import encode_tokens, views_at_once
 from lorattt.methods.zero_shot import ZeroShot
 from lorattt.prompts.class_views import ClassViews
 from lorattt.prompts.files import save_prompt
-from lorattt.prompts.head import ContrastHead
 from lorattt.prompts.prompt import PromptSpec, build_prompt
 
 
@@ -101,7 +100,7 @@ def measure_stage2(
     A step is timed together with its share of what a stage 2 does but once: the fixed texts, and the last loss.
     """
     context = build_prompt(PromptSpec(), clip, [], 0).context.to(device)
-    head = ContrastHead(clip.text_features(["a"], "single").shape[1]).to(device).requires_grad_(False)
+    head = ProjectionHead(clip.text_features(["a"], "single").shape[1]).to(device).requires_grad_(False)
     found: dict[str, dict[str, float]] = {}
     moved: list[Tensor] = []
     # In parts first: elsewhere than on CUDA the peak is that of the process so far.
@@ -124,7 +123,7 @@ def measure_stage2(
 def methods(clip: LoadedClip, names: list[str], views: int) -> tuple[ZeroShot, SelfTPT, SelfTPT]:
     """Zero-shot, Self-TPT and Self-TPT-v with the same prompt, after a stage 2 of no steps, which changes no speed."""
     prompt = build_prompt(PromptSpec(), clip.clip, [], 0)
-    head = ContrastHead(clip.clip.text_features(["a"], "single").shape[1])
+    head = ProjectionHead(clip.clip.text_features(["a"], "single").shape[1])
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "prompt.safetensors"
         save_prompt(prompt, file, extras=head.tensors())

@@ -21,7 +21,7 @@ from benchmarks.batches import episode_batches
 from benchmarks.config import configured
 from benchmarks.timing import device_name
 from lorattt import demo
-from lorattt.clip.load import Dtype
+from lorattt.clip.build import Dtype
 from lorattt.data.demo import DemoImages
 from lorattt.methods.base import Method
 from lorattt.methods.registry import METHODS

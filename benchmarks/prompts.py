@@ -27,8 +27,8 @@ from lorattt import demo
 from lorattt.clip.load import ClipSpec, load_clip
 from lorattt.clip.model import Clip
 from lorattt.data.demo import DemoImages, Part
-from lorattt.prompts.context import Prompt
-from lorattt.prompts.learner import ClassPrompts
+from lorattt.prompts.class_prompts import ClassPrompts
+from lorattt.prompts.files import Prompt
 from lorattt.prompts.prompt import PromptSpec, build_prompt
 from lorattt.ranking import is_right
 from lorattt.views.crops import ViewSpec

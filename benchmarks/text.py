@@ -27,7 +27,7 @@ from torch import Tensor
 from lorattt.callbacks.results import peak_memory
 from lorattt.clip.model import Clip
 from lorattt.data.imagenet_family import imagenet_names
-from lorattt.prompts.learner import ClassPrompts
+from lorattt.prompts.class_prompts import ClassPrompts
 
 MODEL = "ViT-B-16-quickgelu"
 CONTEXT = 4

@@ -40,8 +40,8 @@ from benchmarks.throughput_setup import (
 )
 from benchmarks.throughput_stages import classify_times, decode_speed, first_batch, views_speed
 from benchmarks.throughput_tables import markdown, projection
-from lorattt.clip.load import Dtype
-from lorattt.data.listing import ListedImages
+from lorattt.clip.build import Dtype
+from lorattt.data.file_list import ListedImages
 from lorattt.methods.base import Method
 from lorattt.views.crops import Place
 
@@ -207,7 +207,7 @@ class Bench:
         self._own = self.clip if settings.dtype == "fp32" else settings.clip("fp32")  # the reference loop's
         self._names = class_names(settings.classes)
         self._source = photos(images, _ONE_VIEW * max(settings.count, settings.reference_count), self._names)
-        self.files = len({item.path for item in self._source.listing.items})
+        self.files = len({item.path for item in self._source.listing.samples})
         self._decode = decode_speed(self._source, settings)
         self._views: dict[int, float] = {}
 
@@ -243,7 +243,7 @@ class Bench:
 
     def _first(self, count: int) -> ListedImages:
         listing = self._source.listing
-        return ListedImages(self._source.name, replace(listing, items=listing.items[:count]))
+        return ListedImages(self._source.name, replace(listing, samples=listing.samples[:count]))
 
     def _views_speed(self, method: Method) -> float:
         """Of the workers; the same for all methods of as many views."""

@@ -85,9 +85,10 @@ def end_to_end(method: Method, source: ImageSource, settings: Settings, folder: 
         trainer.test(method, datamodule=data, verbose=False)
         found = peak(device)
     method.to(device)  # the Trainer leaves it on the CPU
-    row = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+    (written,) = folder.glob(f"*/{RESULTS_FILE}")
+    row = json.loads(written.read_text(encoding="utf-8"))
     kept = ("images_per_second", "stages", "fallbacks", "not_finite", "batches_halved")
-    with (folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
+    with (written.parent / "predictions.csv").open(newline="", encoding="utf-8") as file:
         predicted = {int(line["index"]): int(line["prediction_after"] or NO_CLASS) for line in csv.DictReader(file)}
     return {
         "images": row["n"],

@@ -13,15 +13,16 @@ import torch
 from PIL import Image
 
 from lorattt import __version__
-from lorattt.clip.load import ClipSpec, Dtype, LoadedClip, load_clip
+from lorattt.clip.build import Dtype
+from lorattt.clip.load import ClipSpec, LoadedClip, load_clip
 from lorattt.clip.model import Clip
+from lorattt.data.file_list import FileList, ListedImages, Sample
 from lorattt.data.imagenet_family import imagenet_names
-from lorattt.data.listing import Item, ListedImages, Listing
 from lorattt.data.walk import look_below
 from lorattt.methods.base import Method
+from lorattt.methods.class_contrast import ProjectionHead
 from lorattt.methods.registry import build_method
 from lorattt.prompts.files import save_prompt
-from lorattt.prompts.head import ContrastHead
 from lorattt.prompts.prompt import PromptSpec, build_prompt
 from lorattt.views.crops import Place, ViewSpec
 
@@ -189,8 +190,8 @@ def photos(folder: Path, count: int, names: list[str]) -> ListedImages:
     found = look_below(folder).images if folder.is_dir() else []
     if not found:
         raise SystemExit(f"--images {folder}: no such folder, or no images in it")
-    items = tuple(Item(str(found[place % len(found)]), place % len(names)) for place in range(count))
-    return ListedImages("photos", Listing(folder, items, tuple(names)))
+    items = tuple(Sample(str(found[place % len(found)]), place % len(names)) for place in range(count))
+    return ListedImages("photos", FileList(folder, items, tuple(names)))
 
 
 def class_names(count: int) -> list[str]:
@@ -204,7 +205,7 @@ def class_names(count: int) -> list[str]:
 def save_head(clip: Clip, folder: Path) -> Path:
     """A prompt for Self-TPT with a head drawn at random: the time is the same."""
     file = folder / "self_tpt.safetensors"
-    head = ContrastHead(clip.text_features(["a"], "single").shape[1])
+    head = ProjectionHead(clip.text_features(["a"], "single").shape[1])
     save_prompt(build_prompt(PromptSpec(), clip, [], SEED), file, extras=head.tensors())
     return file
 

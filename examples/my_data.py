@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lorattt.data.datamodule import EpisodeData
-from lorattt.data.listing import Item, ListedImages, Listing
+from lorattt.data.file_list import FileList, ListedImages, Sample
 from lorattt.errors import UserError
 
 
@@ -30,5 +30,5 @@ class TableData(EpisodeData):
         except KeyError as error:
             raise UserError(f"data.table {file}: there is no column {error}: it needs path and label") from error
         names = sorted({label for _, label in rows})
-        items = tuple(Item(path, names.index(label)) for path, label in rows)
-        super().__init__(ListedImages(file.stem, Listing(file.parent, items, tuple(names))), **kwargs)
+        items = tuple(Sample(path, names.index(label)) for path, label in rows)
+        super().__init__(ListedImages(file.stem, FileList(file.parent, items, tuple(names))), **kwargs)

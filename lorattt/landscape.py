@@ -15,7 +15,7 @@ from lorattt.clip.model import Clip
 from lorattt.errors import UserError
 from lorattt.inputs import at_least
 from lorattt.losses.entropy import entropy
-from lorattt.prompts.learner import ClassPrompts
+from lorattt.prompts.class_prompts import ClassPrompts
 from lorattt.prompts.neighbours import features_in_parts, neighbour_features, neighbours, random_directions
 from lorattt.views.selection import flatness_scores, select_lowest
 

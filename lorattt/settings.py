@@ -1,6 +1,7 @@
 """Which keys of a configuration affect the results of a run, and which only how it is run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 # Of the Trainer's keys, only these count.
 _TRAINER = {"precision", "plugins", "fast_dev_run", "limit_test_batches", "limit_val_batches", "limit_predict_batches"}
@@ -20,3 +21,14 @@ def affects_results(key: Sequence[str]) -> bool:
     if top == "trainer":
         return len(key) > 1 and key[1] in _TRAINER
     return top not in _TOP and last not in _BELOW.get(top, ()) and last not in _ANYWHERE
+
+
+def dotted(config: Mapping[Any, Any], above: str = "") -> dict[str, Any]:
+    """The values of nested mappings by dotted keys; an empty mapping is a value."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            found |= dotted(value, f"{above}{key}.")
+        else:
+            found[f"{above}{key}"] = value
+    return found

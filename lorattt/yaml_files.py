@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from lorattt.errors import UserError, one_line
+from lorattt.inputs import read_text
 
 
 class _Loader(yaml.SafeLoader):
@@ -41,36 +42,21 @@ for _tag, _words, _first in (
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_words})$"), list(_first))
 
 
-def load_yaml(path: Path, strict: bool = False) -> Any:
-    """The contents of a YAML file, see :func:`parse_yaml`.
+def read_yaml(path: Path, *, strict: bool = False, what: str = "") -> Any:
+    """The contents of a YAML file.
+
+    Args:
+        path: The file.
+        strict: Reject a key that is given twice in one mapping, and leave as a text what only YAML 1.1 reads otherwise.
+        what: What messages call a file that is no text; its path by default.
 
     Raises:
         UserError: If it cannot be read, is not UTF-8 or no YAML.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not UTF-8 text") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    return parse_yaml(text, path, strict)
-
-
-def parse_yaml(text: str, path: Path, strict: bool = False) -> Any:
-    """What a YAML file holds.
-
-    Args:
-        text: The text of the file.
-        path: The file, for messages.
-        strict: Reject a key that is given twice in one mapping, and leave as a text what only YAML 1.1 reads otherwise.
-
-    Raises:
-        UserError: If the text is no YAML.
-    """
+    text = read_text(path, "name a YAML file", what=what)
     try:
         return yaml.load(text, _Loader if strict else yaml.SafeLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark else ""
-        reason = one_line(getattr(error, "problem", None) or error)
-        raise UserError(f"{path}{place}: {reason}") from None
+        raise UserError(f"{path}{place}: {one_line(getattr(error, 'problem', None) or error)}") from None

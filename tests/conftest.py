@@ -2,6 +2,7 @@
 
 - ``cli(*args)`` runs ``lorattt ARGS`` in an empty folder and returns a :class:`Run`.
 - ``small_models`` registers ``small-vit`` and ``small-rn`` with open_clip, random weights (``pretrained: null``).
+- ``clip`` is a CLIP with small towers, random weights, in double precision, one for each file of tests.
 - ``images`` is a folder ``<root>/{cat,dog}/{0,1,2}.png``.
 - Torch runs on one thread: the models are so small that more only wait for each other.
 - ``DEMO`` and ``LORA`` are arguments for a run of seconds; later arguments override them.
@@ -21,7 +22,8 @@ import torch
 from PIL import Image
 
 from lorattt.__main__ import main
-from tiny_models import add_models
+from lorattt.clip.model import Clip
+from tiny_models import add_models, tiny_clip, wrapped
 
 torch.set_num_threads(1)
 # Pytest shows deprecations, which the command line does not; jsonargparse's would come once a process, in whichever
@@ -40,6 +42,12 @@ LORA += ["--model.views.number", "10"]
 ZERO = ["--model", "ZeroShot", "--model.clip.model", "lorattt-demo", "--model.clip.pretrained", "demo"]
 
 
+def only_method(folder: Path) -> Path:
+    """The folder of a run's only method."""
+    (file,) = folder.glob("*/predictions.csv")
+    return file.parent
+
+
 @dataclass(frozen=True)
 class Run:
     """What a command did: exit code, screen, and the folder it ran in."""
@@ -55,13 +63,18 @@ class Run:
         return max((path.parent for path in self.cwd.rglob("config.yaml")), key=lambda path: path.stat().st_mtime_ns)
 
     @property
+    def method_folder(self) -> Path:
+        """The folder of the newest run's only method."""
+        return only_method(self.folder)
+
+    @property
     def results(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.folder / "results.json").read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads((self.method_folder / "results.json").read_text(encoding="utf-8"))
         return found
 
     @property
     def rows(self) -> list[dict[str, str]]:
-        with (self.folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        with (self.method_folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
 
 
@@ -92,6 +105,11 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 def small_models(tmp_path_factory: pytest.TempPathFactory) -> None:
     configs = {name: {"embed_dim": 16, "vision_cfg": vision, "text_cfg": _TEXT} for name, vision in _MODELS.items()}
     add_models(tmp_path_factory.mktemp("models"), configs)
+
+
+@pytest.fixture(scope="module")
+def clip() -> Clip:
+    return wrapped(tiny_clip())
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ def test_the_numbers_are_those_of_predict(method: str, seed: int, photos: Path, 
     data = ["--data", "ImagesData", "--data.images", images, "--data.class_names", json.dumps(NAMES)]
     run = cli("predict", *args, *data, "--data.workers", "0", "--seed_everything", str(seed), "--run.top_k", "3", *CPU)
     assert run.code == 0, run.err
-    text = (run.folder / "predictions.jsonl").read_text(encoding="utf-8")
+    text = (run.method_folder / "predictions.jsonl").read_text(encoding="utf-8")
     lines = {line["path"]: line for line in map(json.loads, text.splitlines())}
     paths = sorted(Path(images).iterdir())
     # The order of the list is the order of the folder, so the indices are the same.

@@ -14,7 +14,7 @@ from lorattt.methods.mean_of_views import MeanOfViews
 from lorattt.methods.shared_views import SharedViews
 from lorattt.methods.zero_shot import ZeroShot
 from lorattt.views.crops import ViewSpec
-from lorattt.views.device import DeviceViews, Floats, ViewPlan
+from lorattt.views.device import DeviceViews, Normalization, ViewPlan
 from test_torch_state import STATES, default_device
 
 MODEL = "lorattt-demo:demo"
@@ -79,9 +79,9 @@ def test_views_are_made_where_the_command_line_makes_them(workers: int, monkeypa
     made: list[int] = []
     render = DeviceViews.render
 
-    def spied(self: DeviceViews, images: Any, plan: ViewPlan, floats: Floats | None = None) -> torch.Tensor:
+    def spied(self: DeviceViews, images: Any, plan: ViewPlan, norm: Normalization | None = None) -> torch.Tensor:
         made.append(len(images))
-        return render(self, images, plan, floats)
+        return render(self, images, plan, norm)
 
     monkeypatch.setattr(DeviceViews, "render", spied)
     found = []

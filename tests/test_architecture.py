@@ -47,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "data": {"errors", "inputs", "rng", "positions", "demo"},
     "callbacks": {"errors", "inputs", "settings", "stopping", "ranking", "calibration", "show"},
     "landscape": {"errors", "inputs", "losses", "views", "clip", "prompts"},
-    "report": {"errors", "inputs", "ranking", "calibration", "show", "demo", "data", "views", "methods"},
+    "report": {"errors", "inputs", "settings", "ranking", "calibration", "show", "demo", "data", "views", "methods"},
     "sweep": {"errors", "inputs", "settings", "yaml_files", "show"},
     "api": {"errors", "inputs", "torch_state", "views", "clip", "prompts", "methods", "data", "callbacks"},
     "cli": {
@@ -134,7 +134,19 @@ def test_files_stay_readable() -> None:
 
 def test_every_data_file_travels_in_the_wheel() -> None:
     """A file that no package-data pattern matches would be missing after `pip install`."""
-    patterns = ("py.typed", "demo/*.safetensors", "data/*.txt", "report/*.html", "report/*.css", "report/*.js")
+    patterns = (
+        "py.typed",
+        "demo/*.safetensors",
+        "demo/*.json",
+        "data/*.txt",
+        "data/*.yaml",
+        "report/*.css",
+        "report/*.html",
+        "report/*.jinja",
+        "report/*.js",
+        "report/*.mplstyle",
+        "report/*.yaml",
+    )
     text = (ROOT.parent / "pyproject.toml").read_text(encoding="utf-8")
     assert all(f'"{pattern}"' in text for pattern in patterns)
     for path in ROOT.rglob("*"):

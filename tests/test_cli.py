@@ -12,7 +12,7 @@ from lorattt import __version__
 MEASURES = {f"{name}_{when}" for name in ("top1", "top5", "ece", "nll") for when in ("before", "after")}
 ABOUT = {"method", "dataset", "backbone", "preprocessing", "n", "images_per_second", "peak_memory_bytes", "seed"}
 ABOUT |= {"fallbacks", "skipped", "resumed", "versions", "corruption"}
-ABOUT |= {"format", "stages", "not_finite", "batches_halved", "directory"}
+ABOUT |= {"format", "stages", "not_finite", "batches_halved", "directory", "shared_with"}
 SMALL = ["--model.clip.model", "small-vit", "--model.clip.pretrained", "null"]
 COLUMNS = "index,path,label,prediction_before,prediction_after,confidence_before,confidence_after,"
 COLUMNS += "entropy_before,entropy_after,name_before,name_after"
@@ -49,9 +49,11 @@ def test_run_on_the_demo(command: str, cli: Cli) -> None:
     run = cli(command, *LORA, *DEMO, "--seed_everything", "5")
     assert run.code == 0, run.err
     assert run.folder == run.cwd / "runs" / "lora_ttt" / "demo-noise" / "000"
-    left = {"config.yaml", "results.json", "predictions.csv", "predictions.jsonl", "metrics.csv"}
-    assert {path.name for path in run.folder.iterdir()} == left
+    assert {path.name for path in run.folder.iterdir()} == {"config.yaml", "lora_ttt", "metrics.csv"}
+    left = {"results.json", "predictions.csv", "predictions.jsonl"}
+    assert {path.name for path in (run.folder / "lora_ttt").iterdir()} == left
     assert set(run.results) == MEASURES | ABOUT | {"ece_bins"}
+    assert (run.results["format"], run.results["shared_with"]) == (2, [])
     about = {key: run.results[key] for key in ("method", "dataset", "backbone", "n", "seed", "fallbacks", "skipped")}
     assert about == {
         "method": "lora_ttt",
@@ -64,7 +66,7 @@ def test_run_on_the_demo(command: str, cli: Cli) -> None:
     }
     assert (run.results["ece_bins"], run.results["directory"]) == (20, str(run.cwd))
     assert {"lorattt", "torch", "lightning", "open_clip_torch"} <= set(run.results["versions"])
-    assert (run.folder / "predictions.csv").read_text(encoding="utf-8").splitlines()[0] == COLUMNS
+    assert (run.method_folder / "predictions.csv").read_text(encoding="utf-8").splitlines()[0] == COLUMNS
     assert [row["index"] for row in run.rows] == [str(i) for i in range(6)]
     right = sum(row["prediction_after"] == row["label"] for row in run.rows)
     assert run.results["top1_after"] == pytest.approx(right / 6)

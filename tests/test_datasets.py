@@ -38,7 +38,9 @@ def test_a_benchmark_runs_and_uses_its_own_prompt(cli: Cli, root: Path) -> None:
 
 
 def lines(run: Run) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run.folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [
+        json.loads(line) for line in (run.method_folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def test_a_draw_is_kept_and_repeated(cli: Cli, root: Path) -> None:

@@ -42,7 +42,7 @@ from lorattt import demo
 from lorattt.__main__ import main
 from lorattt.callbacks.loggers import check_installed
 from lorattt.cli import LorattCLI
-from lorattt.data import catalogue, layouts
+from lorattt.data import catalogue
 from lorattt.data.imagenet_family import imagenet_names
 from lorattt.errors import UserError
 from lorattt.methods.registry import METHODS
@@ -352,9 +352,8 @@ def _lightning(words: list[str], here: Path, parse: Parse, only_parse: bool) -> 
     if folder is None:
         (made,) = set(here.rglob("config.yaml")) - before
         folder = made.parent
-    left = {"predict": "predictions.csv", "fit": "prompt.safetensors", "landscape": "landscape.json"}
-    left_by_several = list(Path(folder).glob(f"*/{left.get(command, 'results.json')}"))
-    assert (Path(folder) / left.get(command, "results.json")).exists() or left_by_several
+    left = {"fit": "prompt.safetensors", "landscape": "landscape.json"}.get(command, "*/results.json")
+    assert list(Path(folder).glob(left))
 
 
 def _code(words: list[str]) -> int:
@@ -542,14 +541,12 @@ def test_commands_of_a_configuration(path: Path, here: Path, parse: Parse) -> No
 @pytest.mark.parametrize("block", _parameters(each for page in PAGES for each in blocks_of(page, "python")))
 def test_program(block: Snippet, here: Path) -> None:
     text = block.text.replace("ViT-B-16-quickgelu", demo.MODEL_NAME).replace("openai", "demo")
-    tables: list[dict[str, Any]] = [catalogue.BENCHMARKS, layouts.LAYOUTS]  # to which a page may add
-    kept = [dict(table) for table in tables]
+    kept = dict(catalogue.BENCHMARKS)  # to which a page may add
     try:
         exec(compile(text, block.where, "exec"), {"__name__": "snippet"})
     finally:
-        for table, before in zip(tables, kept, strict=True):
-            table.clear()
-            table.update(before)
+        catalogue.BENCHMARKS.clear()
+        catalogue.BENCHMARKS.update(kept)
 
 
 @pytest.mark.parametrize("block", _parameters(each for page in PAGES for each in blocks_of(page, "yaml")))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import DEMO, LORA, Cli
+from conftest import DEMO, LORA, Cli, only_method
 from lorattt.callbacks import stages
 from lorattt.callbacks.stages import STAGES
 from lorattt.methods.lora_ttt import LoRATTT
@@ -27,8 +27,10 @@ def test_views_made_on_the_device_give_the_same_files(cli: Cli, workers: str) ->
         run = cli("test", *LORA, *DEMO, "--data.workers", workers, "--model.views.place", place, "--run.folder", place)
         assert run.code == 0, run.err
         folder = run.cwd / place
-        written[place] = [(folder / name).read_bytes() for name in ("predictions.csv", "predictions.jsonl")]
-        spent = json.loads((folder / "results.json").read_text(encoding="utf-8"))["stages"]
+        written[place] = [
+            (only_method(folder) / name).read_bytes() for name in ("predictions.csv", "predictions.jsonl")
+        ]
+        spent = json.loads((only_method(folder) / "results.json").read_text(encoding="utf-8"))["stages"]
         # Where workers make them, the device has nothing to do for a view.
         assert (spent["views"] > 0.1 * spent["encode"]) == (place == "device"), spent
     assert written["device"] == written["workers"]
@@ -40,7 +42,7 @@ def test_stages_are_told_and_add_up(cli: Cli, model: list[str]) -> None:
     run = cli("test", *model, *DEMO)
     whole = time.perf_counter() - began
     assert run.code == 0, run.err
-    results = run.results if model is LORA else json.loads((run.folder / "lora_ttt" / "results.json").read_text())
+    results = json.loads((run.folder / "lora_ttt" / "results.json").read_text())
     spent = results["stages"]
     assert list(spent) == list(STAGES)
     assert all(value > 0 for value in spent.values())
@@ -90,9 +92,11 @@ def test_a_batch_that_does_not_fit_is_halved_and_told(cli: Cli, monkeypatch: pyt
     monkeypatch.setattr(LoRATTT, "classify", small)
     halved = cli("test", *LORA, *DEMO, "--run.folder", "halved")
     assert (whole.code, halved.code) == (0, 0), halved.err
-    found = [json.loads((whole.cwd / name / "results.json").read_text()) for name in ("whole", "halved")]
+    found = [json.loads((only_method(whole.cwd / name) / "results.json").read_text()) for name in ("whole", "halved")]
     assert [each["batches_halved"] for each in found] == [0, 1]
-    lines = [(whole.cwd / name / "predictions.csv").read_text().splitlines() for name in ("whole", "halved")]
+    lines = [
+        (only_method(whole.cwd / name) / "predictions.csv").read_text().splitlines() for name in ("whole", "halved")
+    ]
     for one, other in zip(*lines, strict=True):
         assert one.split(",")[:5] == other.split(",")[:5]
 
@@ -130,7 +134,7 @@ def test_images_that_the_model_has_no_answer_to_are_counted(cli: Cli, monkeypatc
     run = cli("test", *LORA, *DEMO, "--run.folder", "run")
     assert (run.code, run.results["not_finite"]) == (0, 2), "the first image of each of two batches"
     assert "2 images have no finite answer" in run.out
-    text = (run.folder / "results.json").read_text(encoding="utf-8")
+    text = (run.method_folder / "results.json").read_text(encoding="utf-8")
     assert "NaN" not in text, "which JSON has not"
     assert (run.results["nll_before"], run.results["ece_before"]) == (None, None)
     assert run.results["nll_after"] > 0

@@ -264,7 +264,7 @@ def test_a_report_takes_it_for_no_run(cli: Cli) -> None:
     with pytest.raises(UserError, match="no results.json"):
         find_runs(["runs/fit"])
     assert cli("test", *SMALL, "--run.folder", "runs/test").code == 0
-    assert [run.folder for run in find_runs(["runs"])] == [Path("runs/test")]
+    assert [run.folder for run in find_runs(["runs"])] == [Path("runs/test/zero_shot")]
 
 
 def test_the_flat_configuration() -> None:

@@ -67,7 +67,7 @@ def from_csv(rows: list[dict[str, str]], when: str) -> dict[str, float]:
 def assert_all_follow(run: Run, rows: list[dict[str, str]], stated: dict[str, Any], said: dict[str, Any]) -> None:
     """results.json, the table on the screen, the JSON lines and the report against the CSV."""
     assert stated["ece_bins"] == 20
-    with (run.folder / "predictions.jsonl").open(encoding="utf-8") as file:
+    with (run.method_folder / "predictions.jsonl").open(encoding="utf-8") as file:
         lines = [json.loads(line) for line in file]
     for when in ("before", "after"):
         counted = from_csv(rows, when)
@@ -92,7 +92,7 @@ def test_all_numbers_follow_from_the_predictions(
 ) -> None:
     data = folder_of(tmp_path / "images", classes)
     more = ["--data.workers", "0", "--data.batch_size", batch_size, "--run.folder", "run", *CPU]
-    monkeypatch.setattr("lorattt.callbacks.throughput.SECONDS", 0)
+    monkeypatch.setattr("lorattt.callbacks.progress.SECONDS", 0)
     run = cli("test", "--model", "MeanOfViews", *MODEL, "--model.views.number", "10", *data, *more)
     assert run.code == 0, run.err
     assert main(["run", "--no-plots", "--format", "markdown", "--out", "out"]) == 0

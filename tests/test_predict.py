@@ -45,7 +45,9 @@ def predict(*args: str, names: list[str] = NAMES, images: str = "photos/*.jpg") 
 
 
 def lines_of(run: Run) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run.folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [
+        json.loads(line) for line in (run.method_folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def skipped_of(run: Run) -> list[dict[str, str]]:
@@ -60,8 +62,9 @@ def test_lines_and_rows_say_the_same(cli: Cli, photos: Path) -> None:
     run = cli(*predict("--run.top_k", "2", "--data.batch_size", "4"))
     assert run.code == 0, run.err
     assert run.folder == run.cwd / "runs" / "lora_ttt" / "images" / "000"
-    left = {"config.yaml", "results.json", "predictions.csv", "predictions.jsonl", "metrics.csv"}
-    assert {path.name for path in run.folder.iterdir()} == left
+    assert {path.name for path in run.folder.iterdir()} == {"config.yaml", "lora_ttt", "metrics.csv"}
+    left = {"results.json", "predictions.csv", "predictions.jsonl"}
+    assert {path.name for path in (run.folder / "lora_ttt").iterdir()} == left
     lines = lines_of(run)
     assert tuple(run.rows[0]) == COLUMNS
     assert (
@@ -267,7 +270,7 @@ def outputs(indices: list[int], logits: list[list[float]]) -> dict[str, Any]:
 
 
 def test_two_devices_and_what_stands_before_they_end(tmp_path: Path) -> None:
-    module = SimpleNamespace(class_names=["a", "b", "ç"])
+    module = SimpleNamespace(name="mine", class_names=["a", "b", "ç"])
     folder = RunFolder(top_k=2)
     folder.path = tmp_path
     strategy = SimpleNamespace(
@@ -294,8 +297,10 @@ def test_two_devices_and_what_stands_before_they_end(tmp_path: Path) -> None:
         assert (tmp_path / "journal.rank0.jsonl").exists()  # until all files of the run are written
     for writer, trainer in writers:
         writer.teardown(trainer, Any, "predict")  # type: ignore[arg-type]
-    assert {path.name for path in tmp_path.iterdir()} == {"predictions.csv", "predictions.jsonl"}
-    lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text(encoding="utf-8").split("\n")[:-1]]
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    assert {path.name for path in (tmp_path / "mine").iterdir()} == {"predictions.csv", "predictions.jsonl"}
+    text = (tmp_path / "mine" / "predictions.jsonl").read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in text.split("\n")[:-1]]
     assert [line["index"] for line in lines] == [0, 1, 3, 5]
     assert [line["path"] for line in lines] == outputs([0, 1, 3, 5], [[0.0]])["path"]
     assert [line["label"] for line in lines] == [None, None, 2, None]
@@ -328,18 +333,18 @@ def test_logits_that_are_no_numbers_name_no_class(tmp_path: Path) -> None:
     trainer: Any = SimpleNamespace(
         callbacks=[], default_root_dir=str(tmp_path), global_rank=0, is_global_zero=True, strategy=strategy
     )
-    writer = PredictionsWriter()
-    writer.on_run_start(trainer, SimpleNamespace(class_names=["a", "b"]))
+    writer, module = PredictionsWriter(), SimpleNamespace(name="mine", class_names=["a", "b"])
+    writer.on_run_start(trainer, module)
     writer.on_batch_end(outputs([0], [[float("nan")] * 2]))
     part = (tmp_path / "journal.rank0.jsonl").read_text(encoding="utf-8")
     (line,) = json.loads(part, parse_constant=pytest.fail)
-    answer = line["answers"][""]
+    answer = line["answers"]["mine"]
     assert answer["after"] == {"entropy": "nan", "top": []}
-    writer.on_run_end(trainer, SimpleNamespace(class_names=["a", "b"]))
-    text = (tmp_path / "predictions.jsonl").read_text(encoding="utf-8")
+    writer.on_run_end(trainer, module)
+    text = (tmp_path / "mine" / "predictions.jsonl").read_text(encoding="utf-8")
     line = json.loads(text, parse_constant=pytest.fail)
     assert (line["before"], line["after"]) == ([], [])
-    with (tmp_path / "predictions.csv").open(newline="", encoding="utf-8") as file:
+    with (tmp_path / "mine" / "predictions.csv").open(newline="", encoding="utf-8") as file:
         (row,) = csv.DictReader(file)
     for when in ("before", "after"):
         assert [row[f"{key}_{when}"] for key in ("prediction", "name", "confidence", "entropy")] == [
@@ -348,7 +353,7 @@ def test_logits_that_are_no_numbers_name_no_class(tmp_path: Path) -> None:
             "nan",
             "nan",
         ]
-    assert writer.totals.not_finite == {"": 1}
+    assert writer.totals.not_finite == {"mine": 1}
 
 
 def test_top_k_must_leave_something() -> None:

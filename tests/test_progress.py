@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from conftest import CPU, DEMO, ZERO, Cli
-from lorattt.callbacks import progress, throughput
-from lorattt.callbacks.progress import AccuracyBar, RichNotes
-from lorattt.callbacks.throughput import ThroughputMeter
+from lorattt.callbacks import progress
+from lorattt.callbacks.progress import AccuracyBar, RichNotes, RunProgress
 from lorattt.errors import UserError
 from lorattt.show import format_duration, speed
 
@@ -31,7 +30,7 @@ class Clock:
 @pytest.fixture
 def seconds(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
-    monkeypatch.setattr(throughput.time, "monotonic", found.monotonic)
+    monkeypatch.setattr(progress.time, "monotonic", found.monotonic)
     return found
 
 
@@ -49,8 +48,8 @@ def _batch(labels: list[int], before: list[int], after: list[int]) -> dict[str, 
 
 
 def test_accuracy_speed_and_time_left(seconds: Clock) -> None:
-    counts = ThroughputMeter()
-    counts.begin(5)
+    counts = RunProgress()
+    counts.start(5)
     assert (counts.text, counts.left) == ("", None)
     seconds.now += 4
     counts.count(_batch([0, 1, 2], [0, 0, 0], [0, 1, 0]))
@@ -61,24 +60,24 @@ def test_accuracy_speed_and_time_left(seconds: Clock) -> None:
 
 
 def test_a_resumed_run_counts_all_in_accuracy_and_its_own_in_speed(seconds: Clock) -> None:
-    counts = ThroughputMeter()
-    counts.begin(2, right=(90, 30, 60))
+    counts = RunProgress()
+    counts.start(2, right=(90, 30, 60))
     seconds.now += 5
     counts.count(_batch([1] * 10, [0] * 10, [1] * 10))
     assert counts.text == "top-1 30.0 -> 70.0 %, 2.0 images/s, 0:00:05 left"
 
 
 def test_of_several_devices_it_is_said_whose_it_is(seconds: Clock) -> None:
-    counts = ThroughputMeter()
-    counts.begin(1, world=4)
+    counts = RunProgress()
+    counts.start(1, world=4)
     seconds.now += 1
     counts.count(_batch([0], [0], [0]))
     assert counts.text.endswith("1.0 images/s, 0:00:00 left, of the first of 4 devices alone")
 
 
 def test_images_without_labels_and_without_an_end(seconds: Clock) -> None:
-    counts = ThroughputMeter()
-    counts.begin(float("inf"))
+    counts = RunProgress()
+    counts.start(float("inf"))
     seconds.now += 2
     counts.count(_batch([-1, -1], [0, 0], [0, 0]))
     assert counts.text == "1.0 images/s"
@@ -109,7 +108,7 @@ def test_a_log_has_a_line_now_and_then(cli: Cli, monkeypatch: pytest.MonkeyPatch
     assert run.code == 0, run.err
     assert [line[:20] for line in _lines(run.out, "testing")] == ["testing: 0/2 batches", "testing: 2/2 batches"]
     assert "\r" not in run.out
-    monkeypatch.setattr(throughput, "SECONDS", 0)
+    monkeypatch.setattr(progress, "SECONDS", 0)
     run = cli("test", *ZERO, *DEMO)
     first, second, third = _lines(run.out, "testing")
     about = r"top-1 [\d.]+ -> [\d.]+ %, [\d.]+ images/s, 0:00:\d\d left"
@@ -122,13 +121,13 @@ def test_a_log_has_a_line_now_and_then(cli: Cli, monkeypatch: pytest.MonkeyPatch
 
 def test_the_seconds_between_two_lines(cli: Cli, seconds: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """12 batches, each of 20 s: every second one is a line, and speed and time left are those of the clock."""
-    count = ThroughputMeter.count
+    count = RunProgress.count
 
-    def slow(self: ThroughputMeter, outputs: Any) -> None:
+    def slow(self: RunProgress, outputs: Any) -> None:
         seconds.now += 20
         count(self, outputs)
 
-    monkeypatch.setattr(ThroughputMeter, "count", slow)
+    monkeypatch.setattr(RunProgress, "count", slow)
     run = cli("predict", *ZERO, *DEMO, "--data.images", "12", "--data.batch_size", "1")
     assert run.code == 0, run.err
     lines = _lines(run.out, "predicting")
@@ -151,7 +150,7 @@ def test_a_resumed_run_in_a_log(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> No
     with monkeypatch.context() as patch:
         patch.setattr(Journal, "append", limited)
         assert cli(*args).code == 2
-    monkeypatch.setattr(throughput, "SECONDS", 0)
+    monkeypatch.setattr(progress, "SECONDS", 0)
     run = cli(*args)
     lines = _lines(run.out, "testing")
     assert [line.split()[1] for line in lines] == ["4/6", "5/6", "6/6"]
@@ -160,7 +159,7 @@ def test_a_resumed_run_in_a_log(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_fit_in_a_log(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(throughput, "SECONDS", 0)
+    monkeypatch.setattr(progress, "SECONDS", 0)
     run = cli(*FIT)
     assert run.code == 0, run.err
     lines = _lines(run.out, "fitting")
@@ -195,7 +194,7 @@ def test_the_losses_of_a_fit_on_a_terminal(cli: Cli, terminal: None) -> None:
 
 
 def test_no_progress(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(throughput, "SECONDS", 0)
+    monkeypatch.setattr(progress, "SECONDS", 0)
     assert "testing" not in cli("test", *ZERO, *DEMO, "--trainer.enable_progress_bar", "false").out
 
 
@@ -224,7 +223,7 @@ def test_lightnings_rich_bar(cli: Cli, terminal: None, monkeypatch: pytest.Monke
 
 def test_lightnings_rich_bar_in_a_log(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("rich", reason="rich is not installed")
-    monkeypatch.setattr(throughput, "SECONDS", 0)
+    monkeypatch.setattr(progress, "SECONDS", 0)
     run = cli("predict", *ZERO, *DEMO, "--trainer.callbacks", "RichProgressBar")
     assert run.code == 0, run.err
     lines = [line for line in run.out.splitlines() if "predicting: " in line]

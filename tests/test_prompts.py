@@ -15,8 +15,7 @@ from conftest import CPU, DEMO, ZERO, Cli
 from lorattt import demo
 from lorattt.clip.load import ClipSpec, load_clip
 from lorattt.methods.coop import CoOp
-from lorattt.prompts.context import Prompt
-from lorattt.prompts.files import load_prompt, save_prompt
+from lorattt.prompts.files import Prompt, load_prompt, save_prompt
 
 CONFIGS = Path(__file__).parents[1] / "lightning_configs" / "demo"
 CLIP = ["--model.clip.model", "lorattt-demo", "--model.clip.pretrained", "demo"]

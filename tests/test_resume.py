@@ -19,12 +19,12 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from conftest import CPU, DEMO, LORA, ZERO, Cli, Run
+from conftest import CPU, DEMO, LORA, ZERO, Cli, Run, only_method
 from forked import Forks, environments
 from lorattt.callbacks.journal import Journal, entries_at, journal_path, journals_in, read_journals
 from lorattt.callbacks.lock import LOCK_FILE, FolderLock
 from lorattt.callbacks.predictions import PredictionsWriter
-from lorattt.callbacks.progress import AccuracyBar
+from lorattt.callbacks.progress import RunProgress
 from lorattt.callbacks.results import ResultsWriter
 from lorattt.callbacks.resume import differences
 from lorattt.callbacks.run_folder import RunFolder
@@ -54,24 +54,29 @@ def refusal(run: Run) -> str:
 
 
 def results(folder: Path) -> dict[str, Any]:
+    """Of a method, without what a run measures of its own course."""
     row = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     return {key: value for key, value in row.items() if key not in COURSE}
 
 
 def resumed(folder: Path) -> int:
-    return int(json.loads((folder / "results.json").read_text(encoding="utf-8"))["resumed"])
+    """How many images were done before, the same for all methods of a run."""
+    (count,) = {json.loads(file.read_text(encoding="utf-8"))["resumed"] for file in folder.glob("*/results.json")}
+    return int(count)
 
 
 def assert_same(folder: Path, reference: Path) -> None:
     """Byte for byte, and nothing else left behind."""
-    for name in FILES:
-        assert (folder / name).read_bytes() == (reference / name).read_bytes(), name
-    assert results(folder) == results(reference)
-    assert {path.name for path in folder.iterdir()} == {path.name for path in reference.iterdir()}
+    names, expected = ({path.relative_to(place) for path in place.rglob("*")} for place in (folder, reference))
+    assert names == expected
+    for method in (file.parent for file in reference.glob("*/results.json")):
+        for name in FILES:
+            assert (folder / method.name / name).read_bytes() == (method / name).read_bytes(), name
+        assert results(folder / method.name) == results(method)
 
 
 def indices(folder: Path) -> list[int]:
-    with (folder / FILES[0]).open(newline="", encoding="utf-8") as file:
+    with (only_method(folder) / FILES[0]).open(newline="", encoding="utf-8") as file:
         return [int(row["index"]) for row in csv.DictReader(file)]
 
 
@@ -171,7 +176,7 @@ def test_killed_twenty_times_at_random_moments(forks: Forks, tmp_path: Path) -> 
         pause = chance.uniform(0, 0.3 if bytes_to_see < 0 else 0.1)
         while bytes_to_see > 0 and _size(journal) < before + bytes_to_see:
             assert time.monotonic() < begun + 120
-            if (folder / "results.json").exists():
+            if list(folder.glob("*/results.json")):
                 break  # it had less left to do
             time.sleep(0.002)
         time.sleep(pause)
@@ -183,14 +188,14 @@ def test_killed_twenty_times_at_random_moments(forks: Forks, tmp_path: Path) -> 
         while killed and kills < 20:
             ended = forks.run(None, tmp_path, before=f"go({str(folder)!r})", kill_when=moment)
             killed = ended.codes == [-9]
-            if killed and not (folder / "results.json").exists():
+            if killed and not list(folder.glob("*/results.json")):
                 kills += 1
                 done = len(read_journals(folder).done)
                 assert done >= before, "what was whole once stays"
                 before, most = done, max(most, done)
             else:
                 break
-        if not (folder / "results.json").exists():
+        if not list(folder.glob("*/results.json")):
             ended = forks.run(None, tmp_path, before=f"go({str(folder)!r})")
             assert ended.codes == [0], ended.err
             assert f"going on in {folder}: {before} images are done" in ended.out[0]
@@ -389,7 +394,7 @@ def test_images_that_were_left_out_are_tried_again_and_last(cli: Cli, die_after:
     assert cli(*args, "whole").code == 0
     assert_same(Path("run"), Path("whole"))
     assert (Path("run") / "skipped.csv").read_bytes() == (Path("whole") / "skipped.csv").read_bytes()
-    assert results(Path("run"))["skipped"] == 1
+    assert results(Path("run", "lora_ttt"))["skipped"] == 1
 
 
 # --- several methods, predict, and the screen ---------------------------------------------------------------
@@ -404,9 +409,8 @@ def test_several_methods(cli: Cli, die_after: Any, tmp_path: Path) -> None:
     assert cli(*args, "whole").code == 0
     die_after(2, *args, "run")
     assert cli(*args, "run").code == 0
-    for name in ("zero_shot", "mta"):
-        assert resumed(Path("run") / name) == 4
-        assert_same(Path("run") / name, Path("whole") / name)
+    assert resumed(Path("run")) == 4
+    assert_same(Path("run"), Path("whole"))
     assert {path.name for path in Path("run").iterdir()} == {"config.yaml", "metrics.csv", "zero_shot", "mta"}
     again = cli(*args, "run")
     assert again.code == 0
@@ -483,9 +487,9 @@ def test_a_run_that_ended_right_after_its_summary_keeps_its_speed(
 def test_damaged_results_of_a_finished_run_are_one_line(cli: Cli, content: bytes) -> None:
     args = demo(2, "--run.folder", "run", model=ZERO)
     assert cli(*args).code == 0
-    Path("run", "results.json").write_bytes(content)
+    Path("run", "zero_shot", "results.json").write_bytes(content)
     line = refusal(cli(*args))
-    assert line.startswith("lorattt: error: run/results.json: damaged (")
+    assert line.startswith("lorattt: error: run/zero_shot/results.json: damaged (")
     assert "name another run.folder, or remove this one" in line
 
 
@@ -495,15 +499,13 @@ def test_the_bar_begins_with_the_accuracy_of_what_is_done(
     args = demo(6)
     die_after(2, *args, "--run.folder", "run")
     seen: list[tuple[int, int, int]] = []
-    count = AccuracyBar._count
+    count = RunProgress.count
 
-    def noted(bar: AccuracyBar, *rest: Any) -> Any:
-        found = count(bar, *rest)
-        meter = bar._run.meter
-        seen.append((meter.seen, meter.before, meter.after))
-        return found
+    def noted(bar: RunProgress, *rest: Any) -> None:
+        count(bar, *rest)
+        seen.append((bar._labelled, bar._before, bar._after))
 
-    monkeypatch.setattr(AccuracyBar, "_count", noted)
+    monkeypatch.setattr(RunProgress, "count", noted)
     run = cli(*args, "--run.folder", "run")
     hits = [sum(row[f"prediction_{when}"] == row["label"] for row in run.rows) for when in ("before", "after")]
     assert seen == [(6, *hits)]
@@ -514,7 +516,7 @@ def test_the_bar_begins_with_the_accuracy_of_what_is_done(
 def test_a_finished_run_is_shown_again(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     args = demo(6, "--run.folder", "run", model=ZERO)
     first = cli(*args)
-    content = {path: path.read_bytes() for path in Path("run").iterdir()}
+    content = {path: path.read_bytes() for path in Path("run").rglob("*.*")}
 
     def fail(*_: object, **__: object) -> None:
         pytest.fail("the model is loaded")
@@ -524,7 +526,7 @@ def test_a_finished_run_is_shown_again(cli: Cli, monkeypatch: pytest.MonkeyPatch
     assert (again.code, again.err) == (0, "")
     shown = first.out[first.out.index("zero_shot on demo-noise") :].strip()
     assert again.out.strip() == f"{shown} by a run that is finished: nothing to do"
-    assert {path: path.read_bytes() for path in Path("run").iterdir()} == content
+    assert {path: path.read_bytes() for path in Path("run").rglob("*.*")} == content
 
 
 # --- what a run may not go on with ----------------------------------------------------------------------------
@@ -584,7 +586,7 @@ def test_resume_may_be_switched_off(cli: Cli, die_after: Any) -> None:
     die_after(1, *args)
     assert "already holds journal.rank0.jsonl of a run that did not end" in refusal(cli(*args, "--run.resume", "false"))
     assert cli(*args).code == 0
-    assert "already holds results.json" in refusal(cli(*args, "--run.resume", "false"))
+    assert "already holds zero_shot/results.json" in refusal(cli(*args, "--run.resume", "false"))
 
 
 def test_images_that_have_changed_are_refused(cli: Cli, die_after: Any, images: Path) -> None:
@@ -693,7 +695,7 @@ def test_a_killed_run_is_free_while_its_workers_live(tmp_path: Path) -> None:
 def entry(index: int, *, label: int | None = 1) -> dict[str, Any]:
     side = {"entropy": 0.1, "top": [[index % 2, 0.25]]}
     answer = {"before": {**side, "top": [[1, 0.5]]}, "after": side, "scores": None, "fallback": False}
-    return {"index": index, "path": f"é{index}\ud800\n", "label": label, "answers": {"": answer}}
+    return {"index": index, "path": f"é{index}\ud800\n", "label": label, "answers": {"mine": answer}}
 
 
 def test_a_journal_cut_anywhere_keeps_its_whole_batches(tmp_path: Path) -> None:
@@ -743,21 +745,34 @@ def test_damage_in_the_middle_costs_its_batch(tmp_path: Path) -> None:
         assert [each["index"] for each in entries_at(found.done[index] for index in kept)] == kept
 
 
-def test_a_journal_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
-    """It had a line per image, which said which of how many of its batch it was."""
-    path = journal_path(tmp_path, 0)
-    old = [{**entry(index), "batch": [index % 2, 2]} for index in range(4)]
-    bad = {"index": 5, "path": "b", "reason": "c", "batch": [0, 1]}
-    path.write_text("".join(json.dumps(each) + "\n" for each in (*old, bad)) + '{"index": 6, "pa', encoding="ascii")
-    assert read_journals(tmp_path).dropped == 1
-    journal = Journal(path)
-    journal.append([entry(6), entry(4)])
-    journal.close()
-    found = read_journals(tmp_path)
-    assert (sorted(found.done), sorted(found.bad), found.dropped) == ([0, 1, 2, 3, 4, 6], [5], 0)
-    order = [6, 0, 4, 3, 1, 2]
-    assert [each["index"] for each in entries_at(found.done[index] for index in order)] == order
-    assert [each["path"] for each in entries_at(found.bad.values())] == ["b"]
+@pytest.mark.parametrize("a_line", ["batch", "image"])
+def test_an_unfinished_run_of_an_earlier_version_is_refused(a_line: str, cli: Cli, die_after: Any) -> None:
+    """Its journal gave the only method no name; the oldest had a line per image."""
+    args = demo(6, "--run.folder", "run", model=ZERO)
+    die_after(2, *args)
+    path = journal_path(Path("run"), 0)
+    text = path.read_text(encoding="ascii").replace('"answers": {"zero_shot":', '"answers": {"":')
+    if a_line == "image":
+        text = "".join(json.dumps(each) + "\n" for line in text.splitlines() for each in json.loads(line))
+    path.write_text(text, encoding="ascii")
+    assert refusal(cli(*args)) == (
+        "lorattt: error: run.folder run holds an unfinished run of an earlier version of lorattt: finish it with that "
+        "version, or name another run.folder"
+    )
+    assert path.read_text(encoding="ascii") == text
+
+
+def test_a_finished_run_of_an_earlier_version_is_shown_again(cli: Cli) -> None:
+    """The only method's files were in the run's folder."""
+    args = demo(6, "--run.folder", "run", model=ZERO)
+    first = cli(*args)
+    for file in Path("run", "zero_shot").iterdir():
+        file.rename(Path("run", file.name))
+    Path("run", "zero_shot").rmdir()
+    again = cli(*args)
+    assert (again.code, again.err) == (0, "")
+    shown = first.out[first.out.index("zero_shot on demo-noise") :].strip()
+    assert again.out.strip() == f"{shown} by a run that is finished: nothing to do"
 
 
 def test_journals_of_all_devices_count_and_a_later_reading_wins(tmp_path: Path) -> None:

@@ -74,18 +74,19 @@ def test_two_processes(cli: Cli, tmp_path: Path) -> None:
     folder = tmp_path / "two"
     done = _in_two_processes(_args("DemoData", 7, 2, 0), folder)
     assert done.returncode == 0, done.stderr
-    left = {"config.yaml", "results.json", "predictions.csv", "predictions.jsonl", "metrics.csv"}
-    assert {path.name for path in folder.iterdir()} == left
+    assert {path.name for path in folder.iterdir()} == {"config.yaml", "lora_ttt", "metrics.csv"}
+    left = {"results.json", "predictions.csv", "predictions.jsonl"}
+    assert {path.name for path in (folder / "lora_ttt").iterdir()} == left
     assert (folder / "metrics.csv").read_text(encoding="utf-8").count("\n") == 2, "one process writes, one row"
     shown = [line for line in done.stdout.splitlines() if line.startswith("testing: ")]
     assert [line.split()[1] for line in shown] == ["0/2", "2/2"], "one process tells"
     assert shown[-1].endswith(" left, of the first of 2 devices alone")
-    with (folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
+    with (folder / "lora_ttt" / "predictions.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["index"] for row in rows] == [str(i) for i in range(7)]
     _assert_same(rows, reference.rows)
     assert done.stdout.count("written to") == 1
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    results = json.loads((folder / "lora_ttt" / "results.json").read_text(encoding="utf-8"))
     for key in ("n", "top1_before", "top1_after", "top5_after", "fallbacks"):
         assert results[key] == pytest.approx(reference.results[key])
     for key in ("nll_before", "nll_after", "ece_before", "ece_after"):

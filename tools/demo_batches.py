@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningDataModule
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from lorattt.demo import draw
-from lorattt.demo.draw import SIZE, Split, locate
+from lorattt.demo.draw import SIZE, Split, place, scene_key
 
 
 class Pool(NamedTuple):
@@ -24,6 +25,14 @@ class Pool(NamedTuple):
     pixels: Tensor
     labels: Tensor
     objects: Tensor
+
+
+def locate(index: int, *, split: Split, seed: int) -> tuple[float, float, float, float]:
+    """A square around the shape but for the tips of its corners: (left, top, right, bottom) in pixels."""
+    _, radius, centre = place(np.random.default_rng(scene_key(index, split, seed)))
+    side = 2.4 * radius
+    left, top = (float(np.clip(middle - side / 2, 0.0, SIZE - side)) for middle in centre)
+    return left, top, left + side, top + side
 
 
 def draw_pool(count: int, split: Split, seed: int) -> Pool:

@@ -1,6 +1,7 @@
-"""A base class for callbacks of test, validate and predict, and access to one method or several alike."""
+"""A base class for callbacks of test, validate and predict, and the names and answers of a run's methods."""
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -73,13 +74,29 @@ class RunObserver(Callback):
     on_test_end = on_validation_end = on_predict_end = _end
 
 
-def answers_of(outputs: Any) -> Mapping[str, Any]:
-    """The answers in a step's output by method; a single method has the empty name."""
-    found: Mapping[str, Any] = outputs.get("methods") or {"": outputs}
-    return found
-
-
-def members_of(module: Any) -> dict[str, Any]:
-    """The methods of a run under the names of :func:`answers_of`; each has ``metrics``."""
+def methods_of(module: Any) -> dict[str, Any]:
+    """The methods of a run by the names of their folders; a method has ``metrics`` of its own."""
     members = getattr(module, "members", None)
-    return {"": module} if members is None else dict(members.items())
+    return {method_name(module): module} if members is None else dict(members.items())
+
+
+def answers_of(outputs: Any) -> list[Any]:
+    """The answers in a step's output, in the order of :func:`methods_of`."""
+    return list((outputs.get("methods") or {"": outputs}).values())
+
+
+def method_name(module: Any) -> str:
+    """A method's name for folders and results: its ``name``, else its class's in snake case."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", type(module).__name__).lower()
+    return folder_name(getattr(module, "name", None), words)
+
+
+def dataset_name(trainer: Trainer) -> str:
+    """The name of a Trainer's data for folders and results."""
+    data = getattr(trainer, "datamodule", None)
+    return folder_name(getattr(data, "name", None), "data" if data is None else type(data).__name__)
+
+
+def folder_name(name: Any, otherwise: str) -> str:
+    """A name as a folder can have it."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name if isinstance(name, str) else otherwise).strip(".-") or "run"

@@ -98,6 +98,18 @@ def journals_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob(PATTERN) if path.stat().st_size)
 
 
+def of_format_1(folder: Path) -> bool:
+    """Whether a version before results of format 2 wrote the journals.
+
+    It gave the only method no name, and in the beginning each image a line.
+    """
+    for path in journals_in(folder):
+        with path.open("rb") as file:
+            if any(line.startswith(b"{") or b'"answers": {"":' in line for line in file):
+                return True
+    return False
+
+
 def remove_journals(folder: Path) -> None:
     """Remove the journals of a folder, empty ones too."""
     for path in folder.glob(PATTERN):
@@ -158,8 +170,7 @@ def _read(path: Path, found: Journals) -> int:
 def _entries(line: bytes) -> list[dict[str, Any]]:
     """The entries of a line; none if it is damaged or unfinished."""
     try:
-        found = json.loads(line) if line.endswith(b"\n") else []
-        entries: list[dict[str, Any]] = [found] if isinstance(found, dict) else found  # earlier: a line per image
+        entries: list[dict[str, Any]] = json.loads(line) if line.endswith(b"\n") else []
         whole = all(
             isinstance(each["index"], int)
             and isinstance(each["path"], str)

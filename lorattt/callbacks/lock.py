@@ -1,4 +1,4 @@
-"""A folder for one run at a time."""
+"""A lock that keeps other runs out of a folder."""
 
 import errno
 import os
@@ -19,9 +19,6 @@ class FolderLock:
 
     Loader workers do not inherit the lock, so a run that was killed can be resumed while its workers still exist.
     Where the file system has no locks, nothing is locked.
-
-    Args:
-        folder: The folder.
 
     Raises:
         UserError: If another process has it.

@@ -36,7 +36,7 @@ class Totals:
     Attributes:
         rows: How many images were classified, by all devices and attempts.
         skipped: How many could not be read.
-        fallbacks: How often adaptation was not finite, by method (a single method has the empty name).
+        fallbacks: How often adaptation was not finite, by method.
         not_finite: How many images had logits that were not finite without adaptation: an overflow of the towers.
         measures: The metrics over all images, by method.
     """
@@ -48,20 +48,20 @@ class Totals:
     measures: dict[str, dict[str, float | int]] = field(default_factory=dict)
 
 
-def merge(folder: Path, found: Journals, members: dict[str, Any], class_names: list[str]) -> Totals:
-    """Write ``predictions.csv``, ``predictions.jsonl`` and, if images were skipped, ``skipped.csv``.
+def merge(folder: Path, found: Journals, methods: dict[str, Any], class_names: list[str]) -> Totals:
+    """Write each method's ``predictions.csv`` and ``predictions.jsonl`` and, if images were skipped, ``skipped.csv``.
 
     Args:
-        folder: The run's folder; with several methods, each has a folder of its name in it.
+        folder: The run's folder; each method has a folder of its name in it.
         found: The folder's journals.
-        members: The methods by name; their ``metrics`` sum the scores in the journals.
+        methods: The methods by name; their ``metrics`` sum the scores in the journals.
         class_names: Names in label order.
     """
     totals = Totals(len(found.done), len(found.bad))
-    scores: dict[str, list[list[float]]] = {name: [] for name in members}
-    totals.fallbacks, totals.not_finite = dict.fromkeys(members, 0), dict.fromkeys(members, 0)
+    scores: dict[str, list[list[float]]] = {name: [] for name in methods}
+    totals.fallbacks, totals.not_finite = dict.fromkeys(methods, 0), dict.fromkeys(methods, 0)
     with saving(folder / "predictions.csv", folder), ExitStack() as files:
-        writers = {name: _Files(folder / name, class_names, files) for name in members}
+        writers = {name: _Files(folder / name, class_names, files) for name in methods}
         for entry in entries_at(found.done[index] for index in sorted(found.done)):
             for name, writer in writers.items():
                 answer = entry["answers"][name]
@@ -77,8 +77,8 @@ def merge(folder: Path, found: Journals, members: dict[str, Any], class_names: l
                 rows.writerow([bad[key] for key in SKIPPED_COLUMNS])
     if not found.bad:  # of an earlier attempt to merge
         (folder / _SKIPPED).unlink(missing_ok=True)
-    for name, member in members.items():
-        metrics = getattr(member, "metrics", None)
+    for name, method in methods.items():
+        metrics = getattr(method, "metrics", None)
         totals.measures[name] = {} if metrics is None else metrics.total(scores[name])
     return totals
 

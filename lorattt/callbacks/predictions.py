@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from lorattt.callbacks.base import RunObserver, answers_of, members_of, on_first_device
+from lorattt.callbacks.base import RunObserver, answers_of, methods_of, on_first_device
 from lorattt.callbacks.journal import (
     Journal,
     entries_at,
@@ -33,7 +33,7 @@ class PredictionsWriter(RunObserver):
     Labels and predictions are class numbers; confidences are probabilities, entropies are in nats. An unknown label is
     empty in the CSV and null in the JSON lines, which list the most probable classes of each image. An answer that is
     not finite has no class: its prediction is empty in the CSV, and its list in the JSON lines. ``skipped.csv`` lists
-    the images that could not be read. With several methods, each has a folder with its predictions.
+    the images that could not be read. Each method has a folder of its name with its predictions.
 
     A resumed run leaves out the images in its journals and merges them with the rest; all devices must then see the
     folder. Comes after RunFolder in a Trainer's callbacks.
@@ -53,7 +53,7 @@ class PredictionsWriter(RunObserver):
         self._skipped = 0
         self._measures = False
         self._top_k = 1
-        self._members: dict[str, Any] = {}
+        self._methods: dict[str, Any] = {}
         self._journal: Journal | None = None
         self._lock: FolderLock | None = None
         self._merged: Path | None = None
@@ -96,7 +96,7 @@ class PredictionsWriter(RunObserver):
         self._skipped = self.classified = 0
         self.seconds = 0.0
         self._merged = None
-        self._members, self._top_k = members_of(module), find_run(trainer).top_k
+        self._methods, self._top_k = methods_of(module), find_run(trainer).top_k
         self._journal = Journal(journal_path(find_run_folder(trainer), trainer.global_rank))
 
     def on_batch_end(self, outputs: Any) -> None:
@@ -118,10 +118,10 @@ class PredictionsWriter(RunObserver):
             {"index": index, "path": path, "label": known if known >= 0 else None, "answers": {}}
             for index, path, known in zip(outputs["index"].tolist(), outputs["path"], label, strict=True)
         ]
-        for name, answer in answers_of(outputs).items():
+        for (name, method), answer in zip(self._methods.items(), answers_of(outputs), strict=True):
             logits = [answer[when].detach().float().cpu() for when in ("before", "after")]
             sides = [self._sides(each) for each in logits]
-            metrics = getattr(self._members.get(name), "metrics", None)
+            metrics = getattr(method, "metrics", None)
             target = torch.tensor(label, dtype=torch.long)
             scores = [None] * len(entries) if metrics is None else metrics.scores(*logits, target)
             columns = zip(entries, *sides, scores, answer["fallback"].tolist(), strict=True)
@@ -165,7 +165,7 @@ class PredictionsWriter(RunObserver):
                 f"none of the {len(found.bad)} images could be read (the first: {first['path']}: {first['reason']}): "
                 "fix them, or name others"
             )
-        self.totals = merge(folder, found, self._members, list(getattr(module, "class_names", None) or ()))
+        self.totals = merge(folder, found, self._methods, list(getattr(module, "class_names", None) or ()))
         self._merged = folder
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

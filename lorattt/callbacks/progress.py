@@ -1,17 +1,25 @@
 """Progress of a run: accuracy before and after so far, images a second, time left; as a bar, or as lines in a log."""
 
+import math
+import sys
+import time
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 
-from lorattt.callbacks.base import RunObserver
-from lorattt.callbacks.throughput import RunProgress, in_lines
-from lorattt.show import format_duration
+from lorattt.callbacks.base import RunObserver, answers_of, find_callback
+from lorattt.callbacks.predictions import PredictionsWriter
+from lorattt.ranking import is_right
+from lorattt.show import format_duration, speed
+
+SECONDS = 30.0
+"""Between two lines, where the screen is no terminal."""
 
 _BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
-_RICH = {TrainerFn.TESTING: "test", TrainerFn.VALIDATING: "val", TrainerFn.PREDICTING: "predict"}
+_DOING = {"test": "testing", "val": "validating", "predict": "predicting"}
+_HOOKS = {"test": "test", "val": "validation", "predict": "predict"}
 
 
 def progress(callbacks: Any) -> list[Callback]:
@@ -25,6 +33,108 @@ def progress(callbacks: Any) -> list[Callback]:
     if not bars:
         return [AccuracyBar()]
     return [RichNotes(bars[0])] if isinstance(bars[0], RichProgressBar) else []
+
+
+def in_lines() -> bool:
+    """Whether the screen is a file or a pipe, in which a bar would be one long line; notebooks draw it."""
+    return not sys.stdout.isatty() and "ipykernel" not in sys.modules
+
+
+class RunProgress:
+    """Accuracy, speed and time left of one device, and the lines that show them where the screen is no terminal.
+
+    Speed and time left are of this attempt's images and batches; accuracy is also of those of earlier attempts.
+
+    Attributes:
+        begun: Whether the first batch of a test, a validation or a prediction has started.
+        done: Batches of earlier attempts.
+        batches: Batches of this attempt so far.
+    """
+
+    def __init__(self) -> None:
+        self.begun, self.done = False, 0
+        self._doing, self._shown_at = "", -math.inf
+        self.start(None)
+
+    def start(self, batches: float | None, right: tuple[int, int, int] = (0, 0, 0), world: int = 1) -> None:
+        """Start the clock.
+
+        Args:
+            batches: How many are left; None or infinite if unknown.
+            right: Of earlier attempts: images with a label, and how many were right before and after.
+            world: Number of devices.
+        """
+        self._labelled, self._before, self._after = right
+        self._images = self.batches = 0
+        self._total = math.inf if batches is None else batches
+        self._world = world
+        self._started = time.monotonic()
+
+    def begin(self, trainer: Trainer) -> None:
+        """Start with what earlier attempts of a test, a validation or a prediction did."""
+        self.begun, stage = True, stage_of(trainer)
+        self._doing, right = _DOING[stage], (0, 0, 0)
+        writer = find_callback(trainer, PredictionsWriter)
+        if writer is not None and writer.resumed:
+            right = writer.right
+            # To predict, Lightning hides the size within a sampler of its own.
+            loader = getattr(trainer, f"{stage}_dataloaders")
+            size: Any = getattr(loader, "batch_size", None) or getattr(loader.batch_sampler, "batch_size", 1)
+            self.done = math.ceil(writer.resumed / (size * trainer.world_size))
+        self.start(sum(getattr(trainer, f"num_{stage}_batches")), right, trainer.world_size)
+
+    def count(self, outputs: Any) -> None:
+        """Count a batch; of several methods the last one's answers."""
+        label, answer = outputs["label"], answers_of(outputs)[-1]
+        self._labelled += int((label >= 0).sum())
+        self._before += int(is_right(answer["before"], label).sum())
+        self._after += int(is_right(answer["after"], label).sum())
+        self._images += len(label)
+        self.batches += 1
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until the last batch is done, at the mean speed so far; None if unknown."""
+        if not self.batches or math.isinf(self._total):
+            return None
+        return (self._total - self.batches) * (time.monotonic() - self._started) / self.batches
+
+    @property
+    def text(self) -> str:
+        """Accuracy if there are labels, speed and time left."""
+        parts = []
+        if self._labelled:
+            before, after = (100 * hits / self._labelled for hits in (self._before, self._after))
+            parts.append(f"top-1 {before:.1f} -> {after:.1f} %")
+        seconds = time.monotonic() - self._started
+        if self._images and seconds > 0:
+            parts.append(f"{speed(self._images / seconds)} images/s")
+        if (left := self.left) is not None:
+            parts.append(f"{format_duration(left)} left")
+        if parts and self._world > 1:
+            parts.append(f"of the first of {self._world} devices alone")
+        return ", ".join(parts)
+
+    def show(self) -> None:
+        """Print batches done and :attr:`text`."""
+        total = "" if math.isinf(self._total) else f"/{self._total + self.done:.0f}"
+        text = f": {self.text}" if self.batches else ""
+        self.show_line(f"{self._doing}: {self.batches + self.done}{total} batches{text}")
+
+    def show_line(self, line: str) -> None:
+        """Print a line, from which the time to the next one counts."""
+        self._shown_at = time.monotonic()
+        print(line, flush=True)
+
+    @property
+    def due(self) -> bool:
+        """Whether a line is due: the first, the last, or :data:`SECONDS` after another."""
+        return time.monotonic() - self._shown_at >= SECONDS or self.batches == self._total
+
+
+def stage_of(trainer: Trainer) -> str:
+    """``test``, ``predict`` or ``val``, as Lightning calls its bars and loaders."""
+    return {TrainerFn.TESTING: "test", TrainerFn.PREDICTING: "predict"}.get(TrainerFn(trainer.state.fn), "val")
 
 
 class AccuracyBar(TQDMProgressBar):
@@ -44,8 +154,7 @@ class AccuracyBar(TQDMProgressBar):
         """Start counting."""
         super().setup(trainer, pl_module, stage)
         self._run = RunProgress()
-        if self._lines:  # of a run that ended early
-            self.enable()
+        self.teardown(trainer, pl_module, stage)  # of a run that ended early
         self._lines = in_lines() and self.is_enabled
         if self._lines:
             self.disable()
@@ -60,13 +169,18 @@ class AccuracyBar(TQDMProgressBar):
         """What a fit shows: its losses, and not a logger's version."""
         return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
 
-    def _begin(self, trainer: Trainer, bar: Any) -> None:
-        """Before the first batch, add those of earlier attempts to a bar that was just reset."""
+    def _batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Before the first batch, add those of earlier attempts to the bar, which was just reset."""
+        stage = stage_of(trainer)
+        getattr(super(), f"on_{_HOOKS[stage]}_batch_start")(trainer, pl_module, batch, batch_idx, dataloader_idx)
         if self._run.begun or trainer.state.fn == TrainerFn.FITTING:
             return
         self._run.begin(trainer)
         if self._lines:
-            self._run.show(self._run.line)
+            self._run.show()
+        bar = getattr(self, f"{stage}_progress_bar")
         bar.bar_format = _BAR
         if done := self._run.done:
             if bar.total is not None:
@@ -74,66 +188,51 @@ class AccuracyBar(TQDMProgressBar):
             bar.n = bar.initial = done
         bar.refresh()
 
-    def _count(self, trainer: Trainer, bar: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Count a batch and show it; the arguments of the hook, with the batches of earlier attempts in the number."""
-        if trainer.state.fn == TrainerFn.FITTING:
-            return args
-        module, outputs, batch, number, *rest = args
-        self._run.meter.count(outputs)
-        if not self.is_disabled:
-            bar.set_postfix_str(self._run.meter.text, refresh=False)
-        if self._lines and self._run.due:
-            self._run.show(self._run.line)
-        return module, outputs, batch, number + self._run.done, *rest
+    def _batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count a batch and show it, with the batches of earlier attempts in its number."""
+        stage = stage_of(trainer)
+        if trainer.state.fn != TrainerFn.FITTING:
+            self._run.count(outputs)
+            if not self.is_disabled:
+                getattr(self, f"{stage}_progress_bar").set_postfix_str(self._run.text, refresh=False)
+            if self._lines and self._run.due:
+                self._run.show()
+            batch_idx += self._run.done
+        hook = getattr(super(), f"on_{_HOOKS[stage]}_batch_end")
+        hook(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
 
-    def on_test_batch_start(self, trainer: Trainer, *args: Any, **_: Any) -> None:
-        """Begin with what is done."""
-        super().on_test_batch_start(trainer, *args)
-        self._begin(trainer, self.test_progress_bar)
-
-    def on_validation_batch_start(self, trainer: Trainer, *args: Any, **_: Any) -> None:
-        """Begin with what is done, unless it belongs to a training."""
-        super().on_validation_batch_start(trainer, *args)
-        self._begin(trainer, self.val_progress_bar)
-
-    def on_predict_batch_start(self, trainer: Trainer, *args: Any, **_: Any) -> None:
-        """Begin with what is done."""
-        super().on_predict_batch_start(trainer, *args)
-        self._begin(trainer, self.predict_progress_bar)
-
-    def on_test_batch_end(self, trainer: Trainer, *args: Any, **_: Any) -> None:
-        """Count a batch and show."""
-        super().on_test_batch_end(trainer, *self._count(trainer, self.test_progress_bar, args))
-
-    def on_validation_batch_end(self, trainer: Trainer, *args: Any, **_: Any) -> None:
-        """Count a batch and show, unless it belongs to a training."""
-        super().on_validation_batch_end(trainer, *self._count(trainer, self.val_progress_bar, args))
-
-    def on_predict_batch_end(self, trainer: Trainer, *args: Any, **_: Any) -> None:
-        """Count a batch and show."""
-        super().on_predict_batch_end(trainer, *self._count(trainer, self.predict_progress_bar, args))
+    on_test_batch_start = on_validation_batch_start = on_predict_batch_start = _batch_start
+    on_test_batch_end = on_validation_batch_end = on_predict_batch_end = _batch_end
 
     def on_train_start(self, trainer: Trainer, *rest: Any) -> None:
-        """Begin."""
+        """Start the clock."""
         super().on_train_start(trainer, *rest)
         left = (trainer.max_epochs or 0) - trainer.current_epoch
-        self._run.meter.begin(left * self.total_train_batches if left > 0 else None)
+        self._run.start(left * self.total_train_batches if left > 0 else None)
         if self._lines:
-            self._run.show(f"fitting: epoch {trainer.current_epoch}, {self.total_train_batches} batches each")
+            self._run.show_line(f"fitting: epoch {trainer.current_epoch}, {self.total_train_batches} batches each")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Show the losses."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        self._run.meter.batches += 1
+        self._run.batches += 1
         if self._lines and self._run.due:
             values = self.get_metrics(trainer, pl_module).items()
             shown = [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values]
-            left = self._run.meter.left
+            left = self._run.left
             shown += [] if left is None else [f"{format_duration(left)} left"]
             place = f"epoch {trainer.current_epoch}, {batch_idx + 1}/{self.total_train_batches} batches"
-            self._run.show(f"fitting: {place}: {', '.join(shown)}")
+            self._run.show_line(f"fitting: {place}: {', '.join(shown)}")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """End the line, so that the message does not run into the bar."""
@@ -156,7 +255,7 @@ class RichNotes(RunObserver):
         self._trainer: Trainer | None = None
 
     def on_run_start(self, trainer: Trainer, module: Any) -> None:
-        """Start counting."""
+        """Start counting, on the first device."""
         self._run = RunProgress()
         self._trainer = trainer if trainer.is_global_zero else None
 
@@ -165,17 +264,16 @@ class RichNotes(RunObserver):
         if self._trainer is not None and not self._run.begun:
             self._run.begin(trainer)
             if in_lines():
-                self._run.show(self._run.line)
+                self._run.show()
 
     def on_batch_end(self, outputs: Any) -> None:
-        """Count a batch and show."""
+        """Count a batch and show it."""
         if self._trainer is None:
             return
-        self._run.meter.count(outputs)
+        self._run.count(outputs)
+        task = getattr(self._bar, f"{stage_of(self._trainer)}_progress_bar_id", None)
         if in_lines():
             if self._run.due:
-                self._run.show(self._run.line)
-            return
-        task = getattr(self._bar, f"{_RICH[TrainerFn(self._trainer.state.fn)]}_progress_bar_id", None)
-        if self._bar.progress is not None and task is not None:
-            self._bar.progress.update(task, description=self._run.meter.text)
+                self._run.show()
+        elif self._bar.progress is not None and task is not None:
+            self._bar.progress.update(task, description=self._run.text)

@@ -17,23 +17,24 @@ from lightning.pytorch import Trainer
 
 from lorattt import __version__
 from lorattt.calibration import ECE_BINS
-from lorattt.callbacks.base import RunObserver, find_callback, members_of
+from lorattt.callbacks.base import RunObserver, dataset_name, find_callback, methods_of
 from lorattt.callbacks.journal import saving
 from lorattt.callbacks.merge import atomic_write
 from lorattt.callbacks.predictions import PredictionsWriter
-from lorattt.callbacks.run_folder import RESULTS_FILE, find_run_folder, results_in, run_name
+from lorattt.callbacks.run_folder import RESULTS_FILE, find_run_folder, results_in
 from lorattt.callbacks.stages import StageTimes
 from lorattt.show import speed
 
-MEASURES = {"top1": "top-1 %", "top5": "top-5 %", "ece": "ECE %", "nll": "NLL"}
-FORMAT = 1
-"""Of ``results.json``, which :mod:`lorattt.report.runs` reads: incremented when a key changes its meaning."""
+MEASURES = {"top1": ("top-1 %", 2), "top5": ("top-5 %", 2), "ece": ("ECE %", 2), "nll": ("NLL", 4)}
+"""Of the table: titles, and digits behind the point."""
 
-_DIGITS = {"top1": 2, "top5": 2, "ece": 2, "nll": 4}
+FORMAT = 2
+"""Of ``results.json``, which :mod:`lorattt.report.runs` reads: incremented when a key or the layout of a run's folder
+changes its meaning. Since 2, ``<run's folder>/<method>/`` has a method's files, also where it is the only one."""
 
 
 class ResultsWriter(RunObserver):
-    """Writes ``results.json`` and prints the table, on the first device. Runs after :class:`PredictionsWriter`.
+    """Writes each method's ``results.json`` and prints the table, on the first device; after PredictionsWriter.
 
     Keys of ``results.json`` beside the measures:
 
@@ -46,7 +47,7 @@ class ResultsWriter(RunObserver):
     - ``directory``: the folder that relative paths in the configuration start from.
     - ``resumed``: images that earlier attempts classified. Speed, stages and memory are those of the last attempt that
       classified any; the speed is 0 if that one wrote no results.
-    - ``shared_with``: the other methods of the run. Each has a file; speed and memory are those of all together.
+    - ``shared_with``: the other methods of the run; speed and memory are those of all together.
     """
 
     def __init__(self) -> None:
@@ -66,7 +67,7 @@ class ResultsWriter(RunObserver):
         if (clock := getattr(module, "clock", None)) is not None:
             seconds -= clock.seconds().get("text", 0.0)  # the class texts are encoded after all observers have started
         peak = int(trainer.strategy.reduce(torch.tensor(peak_memory(device), device=device), reduce_op="max"))
-        members = members_of(module)
+        methods = methods_of(module)
         counts, times = find_callback(trainer, PredictionsWriter), find_callback(trainer, StageTimes)
         assert counts is not None, "results are of what was written"
         stages, halved = ({}, 0) if times is None else times.totals(trainer, module, counts.seconds)
@@ -83,12 +84,12 @@ class ResultsWriter(RunObserver):
         if not counts.classified:  # an earlier attempt classified all images, and may have written results
             course |= _earlier(folder, course)
         rows = []
-        for name, member in members.items():
+        for name, method in methods.items():
             measures = totals.measures[name]
             row = {
                 "format": FORMAT,
-                "method": run_name(member, "name"),
-                "dataset": run_name(getattr(trainer, "datamodule", None), "name"),
+                "method": name,
+                "dataset": dataset_name(trainer),
                 "backbone": module.clip.name,
                 "preprocessing": module.clip.preprocess,
                 "corruption": getattr(getattr(trainer, "datamodule", None), "corruption", None),
@@ -100,8 +101,8 @@ class ResultsWriter(RunObserver):
                 "fallbacks": totals.fallbacks[name],
                 "not_finite": totals.not_finite[name],
                 "skipped": totals.skipped,
-                **({"stage2": asdict(done)} if (done := getattr(member, "stage2_report", None)) else {}),
-                **({"shared_with": [other for other in members if other != name]} if name else {}),
+                **({"stage2": asdict(done)} if (done := getattr(method, "stage2_report", None)) else {}),
+                "shared_with": [other for other in methods if other != name],
                 "directory": str(Path.cwd()),
                 "versions": {
                     "lorattt": __version__,
@@ -131,74 +132,59 @@ def _in_json(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def table_of(rows: list[dict[str, Any]], folder: Path) -> str:
-    """The results of a run of one method or of several as text."""
-    return table_of_several(rows, folder) if "shared_with" in rows[0] else table(rows[0], folder)
-
-
-def table(row: dict[str, Any], folder: Path) -> str:
-    """The results of one run as text."""
-    lines = [f"{row['method']} on {row['dataset']}, {row['backbone']}, {row['n']} images", ""]
-    if "top1_before" in row:
-        lines.append(f"{'':8}  {'before':>8}  {'after':>8}  {'change':>8}")
-        for key, title in MEASURES.items():
-            before, after = (_scaled(row, key, when) for when in ("before", "after"))
-            digits = _DIGITS[key]
-            lines.append(f"{title:8}  {before:8.{digits}f}  {after:8.{digits}f}  {after - before:+8.{digits}f}")
-        lines.append("")
-    return "\n".join(["", *lines, _costs(row, ""), *_kept(row), *_troubles(row), f"written to {folder}"])
-
-
-def table_of_several(rows: list[dict[str, Any]], folder: Path) -> str:
-    """The results of several methods of one run as text: a row for before, then one for each method."""
-    first = rows[0]
-    lines = [f"{len(rows)} methods on {first['dataset']}, {first['backbone']}, {first['n']} images", ""]
+    """The results of a run's methods as text."""
+    first, several = rows[0], len(rows) > 1
+    what = f"{len(rows)} methods" if several else first["method"]
+    lines = ["", f"{what} on {first['dataset']}, {first['backbone']}, {first['n']} images", ""]
     if "top1_before" in first:
-        width = max(len("before"), *(len(row["method"]) for row in rows))
-        lines.append("  ".join([" " * width, *(f"{title:>8}" for title in MEASURES.values()), "  change of top-1"]))
-        for name, row, when in [("before", first, "before"), *((row["method"], row, "after") for row in rows)]:
-            cells = [f"{_scaled(row, key, when):8.{_DIGITS[key]}f}" for key in MEASURES]
-            change = _scaled(row, "top1", "after") - _scaled(row, "top1", "before")
-            cells += [f"{change:+17.2f}"] if when == "after" else []
-            lines.append("  ".join([f"{name:{width}}", *cells]))
-        lines.append("")
-    fallbacks = [f"{row['method']}: {line}" for row in rows for line in _kept(row)]
-    last = f"written to {folder}, a folder for each method"
-    costs = _costs(first, " for all methods together")
-    return "\n".join(["", *lines, costs, *fallbacks, *_troubles(first), last])
+        lines += [*(_side_by_side(rows) if several else _before_and_after(first)), ""]
+    memory, rate = first["peak_memory_bytes"] / 2**20, first["images_per_second"]
+    fast = f"{speed(rate)} images/s{' for all methods together' * several}"
+    fast = fast if rate > 0 else "speed not known: an earlier attempt classified all images"
+    lines.append(f"{fast}, peak memory {memory:,.0f} MiB, seed {first['seed']}")
+    for row in rows:
+        if count := row["fallbacks"]:
+            whose = f"{row['method']}: " if several else ""
+            lines.append(f"{whose}{count} images kept their zero-shot prediction (adaptation not finite)")
+    if count := first["skipped"]:
+        lines.append(f"{count} images could not be read")
+    if count := first.get("not_finite"):  # results of an earlier version lack this and the next
+        lines.append(
+            f"{count} images have no finite answer without adaptation: try model.clip.dtype fp32, or a fresh checkpoint"
+        )
+    if count := first.get("batches_halved"):
+        lines.append(
+            f"{count} times a batch did not fit the memory and was halved: a smaller data.batch_size saves that"
+        )
+    return "\n".join([*lines, f"written to {folder}{', a folder for each method' * several}"])
+
+
+def _before_and_after(row: dict[str, Any]) -> list[str]:
+    """A line for each measure of one method."""
+    lines = [f"{'':8}  {'before':>8}  {'after':>8}  {'change':>8}"]
+    for key, (title, digits) in MEASURES.items():
+        before, after = (_scaled(row, key, when) for when in ("before", "after"))
+        lines.append(f"{title:8}  {before:8.{digits}f}  {after:8.{digits}f}  {after - before:+8.{digits}f}")
+    return lines
+
+
+def _side_by_side(rows: list[dict[str, Any]]) -> list[str]:
+    """A line for before, then one for each method."""
+    width = max(len("before"), *(len(row["method"]) for row in rows))
+    titles = [f"{title:>8}" for title, _ in MEASURES.values()]
+    lines = ["  ".join([" " * width, *titles, "  change of top-1"])]
+    for name, row, when in [("before", rows[0], "before"), *((row["method"], row, "after") for row in rows)]:
+        cells = [f"{_scaled(row, key, when):8.{digits}f}" for key, (_, digits) in MEASURES.items()]
+        if when == "after":
+            cells.append(f"{_scaled(row, 'top1', 'after') - _scaled(row, 'top1', 'before'):+17.2f}")
+        lines.append("  ".join([f"{name:{width}}", *cells]))
+    return lines
 
 
 def _scaled(row: dict[str, Any], key: str, when: str) -> float:
     """A measure as shown: in percent, except NLL; NaN where a file has null."""
     value = row[f"{key}_{when}"]
     return math.nan if value is None else float((1 if key == "nll" else 100) * value)
-
-
-def _costs(row: dict[str, Any], whose: str) -> str:
-    memory = row["peak_memory_bytes"] / 2**20
-    rate = row["images_per_second"]
-    fast = f"{speed(rate)} images/s{whose}" if rate > 0 else "speed not known: an earlier attempt classified all images"
-    return f"{fast}, peak memory {memory:,.0f} MiB, seed {row['seed']}"
-
-
-def _kept(row: dict[str, Any]) -> list[str]:
-    count = row["fallbacks"]
-    return [f"{count} images kept their zero-shot prediction (adaptation not finite)"] if count else []
-
-
-def _troubles(row: dict[str, Any]) -> list[str]:
-    """Problems that did not end the run; results of an earlier version lack some of them."""
-    lines = []
-    if count := row["skipped"]:
-        lines.append(f"{count} images could not be read")
-    if count := row.get("not_finite"):
-        lines.append(
-            f"{count} images have no finite answer without adaptation: try model.clip.dtype fp32, or a fresh checkpoint"
-        )
-    if count := row.get("batches_halved"):
-        lines.append(
-            f"{count} times a batch did not fit the memory and was halved: a smaller data.batch_size saves that"
-        )
-    return lines
 
 
 def peak_memory(device: torch.device) -> int:

@@ -1,17 +1,17 @@
 """Whether a run may resume in a folder: compares the folder's configuration with the one that is given."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from lorattt.callbacks.journal import journals_in
+from lorattt.callbacks.journal import journals_in, of_format_1
 from lorattt.callbacks.results import table_of
 from lorattt.callbacks.run_folder import CONFIG_FILE, reject_used, results_in
+from lorattt.callbacks.run_log import as_typed
 from lorattt.errors import UserError
-from lorattt.settings import affects_results
+from lorattt.settings import affects_results, dotted
 
 _MOST = 5  # differences that are shown
 _WIDTH = 60  # characters of a value that are shown
@@ -29,7 +29,7 @@ def check_folder(folder: Path, config: str) -> None:
         config: The given configuration, YAML.
 
     Raises:
-        UserError: If the folder holds a run of another or an unknown configuration.
+        UserError: If the folder holds a run of another or an unknown configuration, or of an earlier version.
         RunFinishedError: If it holds the same run, finished.
     """
     results, journals = results_in(folder), journals_in(folder)
@@ -41,6 +41,11 @@ def check_folder(folder: Path, config: str) -> None:
         there = None
     if not isinstance(there, dict):
         reject_used(folder)
+    if of_format_1(folder):
+        raise UserError(
+            f"run.folder {folder} holds an unfinished run of an earlier version of lorattt: finish it with that "
+            "version, or name another run.folder"
+        )
     here = yaml.safe_load(config)
     if different := differences(there, here):
         shown = "; ".join(different[:_MOST]) + (f"; and {len(different) - _MOST} more" * (len(different) > _MOST))
@@ -49,7 +54,7 @@ def check_folder(folder: Path, config: str) -> None:
             "or remove this one"
         )
     if results and not journals:
-        raise RunFinishedError(_finished(results, here, folder))
+        raise RunFinishedError(f"{_table(results, here, folder)} by a run that is finished: nothing to do")
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
@@ -57,39 +62,26 @@ def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
 
     A missing key counts as null: later versions have keys that earlier ones did not have.
     """
-    one, other = dict(_flat(there)), dict(_flat(here))
+    one, other = dotted(there), dotted(here)
     return [
-        f"{_spoken(key)}: {_shown(one, key)} there, {_shown(other, key)} now"
+        f"{as_typed(key)}: {_shown(one, key)} there, {_shown(other, key)} now"
         for key in dict.fromkeys([*one, *other])
-        if affects_results(key) and one.get(key) != other.get(key)
+        if affects_results(key.split(".")) and one.get(key) != other.get(key)
     ]
 
 
-def _flat(config: Any, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    if isinstance(config, dict) and config:
-        for key, value in config.items():
-            yield from _flat(value, (*prefix, str(key)))
-    else:
-        yield prefix, config
-
-
-def _spoken(key: tuple[str, ...]) -> str:
-    """The key as it is given on the command line."""
-    return ".".join(part for part in key if part not in ("init_args", "class_path"))
-
-
-def _shown(values: dict[tuple[str, ...], Any], key: tuple[str, ...]) -> str:
+def _shown(values: dict[str, Any], key: str) -> str:
     if key not in values:
         return "absent"
     text = values[key] if isinstance(values[key], str) else json.dumps(values[key], default=str, ensure_ascii=False)
     return text if len(text) <= _WIDTH else text[: _WIDTH - 3] + "..."
 
 
-def _finished(results: list[Path], config: dict[str, Any], folder: Path) -> str:
+def _table(files: list[Path], config: dict[str, Any], folder: Path) -> str:
+    """The table of a finished run, with its methods in the order of the configuration."""
     order = config.get("model", {}).get("init_args", {}).get("methods") or []
-    rows = {path.parent.name: _row(path, folder) for path in results}
-    rows = {name: rows[name] for name in sorted(rows, key=lambda name: order.index(name) if name in order else 0)}
-    return f"{table_of(list(rows.values()), folder)} by a run that is finished: nothing to do"
+    files = sorted(files, key=lambda file: order.index(file.parent.name) if file.parent.name in order else 0)
+    return table_of([_row(file, folder) for file in files], folder)
 
 
 def _row(path: Path, folder: Path) -> dict[str, Any]:

@@ -48,6 +48,8 @@ class RunCSV(InRunFolder, Logger):
     ``config.yaml``.
     """
 
+    name = version = ""  # the folder has both
+
     def __init__(self) -> None:
         super().__init__()
         self._file: Path | None = None
@@ -55,24 +57,9 @@ class RunCSV(InRunFolder, Logger):
         self._rows: list[dict[str, Any]] = []
 
     @property
-    def name(self) -> str:
-        """Empty: the folder has the name."""
-        return ""
-
-    @property
-    def version(self) -> str:
-        """Empty: the folder has the number."""
-        return ""
-
-    @property
     def save_dir(self) -> str | None:
         """The run's folder, once it is known."""
         return None if self._file is None else str(self._file.parent)
-
-    @property
-    def log_dir(self) -> str | None:
-        """The run's folder, once it is known."""
-        return self.save_dir
 
     def place(self, folder: Path) -> None:
         """Write into this folder; lines that an earlier attempt did not finish or a crash damaged are left out."""
@@ -92,15 +79,12 @@ class RunCSV(InRunFolder, Logger):
             print(f"{self._file}: {damaged} damaged or unfinished lines are left out")
 
     def start_command(self, command: str, step: int) -> None:
-        """Drop the rows that are about to be written again."""
-        if self._rows:
-            self._replace(
-                [
-                    row
-                    for row in self._rows
-                    if _command_of(row) != command or (command == FIT and int(row["step"]) < step)
-                ]
-            )
+        """Drop the rows that are about to be written again: of a fit from this step on, of other commands all."""
+        kept = [
+            row for row in self._rows if _command_of(row) != command or (command == FIT and int(row["step"]) < step)
+        ]
+        if len(kept) < len(self._rows):
+            self._replace(kept)
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
@@ -111,7 +95,7 @@ class RunCSV(InRunFolder, Logger):
         """Append a row; it is with the operating system on return."""
         if self._file is None:
             return
-        row = {**metrics, "step": 0 if step is None else step}
+        row = {**metrics, "step": step or 0}
         if not row.keys() <= {*self._columns}:
             self._replace([*self._rows, row])
             return
@@ -144,10 +128,9 @@ def _cells(line: str) -> list[str]:
 def _row(columns: list[str], line: str) -> dict[str, Any]:
     """The values of a line that are not missing; empty for a damaged or unfinished line."""
     cells = _cells(line)
-    if len(cells) != len(columns) or not line.endswith("\n"):
-        return {}
-    row = {key: value for key, value in zip(columns, cells, strict=True) if value}
-    return row if row.get("step", "").isdecimal() else {}
+    row = {key: value for key, value in zip(columns, cells, strict=False) if value}
+    whole = len(cells) == len(columns) and line.endswith("\n") and row.get("step", "").isdecimal()
+    return row if whole else {}
 
 
 def _command_of(row: Mapping[str, Any]) -> str:

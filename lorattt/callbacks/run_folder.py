@@ -2,15 +2,13 @@
 
 import itertools
 import os
-import re
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
-from lorattt.callbacks.base import find_callback, on_first_device
+from lorattt.callbacks.base import dataset_name, find_callback, method_name, on_first_device
 from lorattt.callbacks.journal import PATTERN, journals_in, saving
 from lorattt.callbacks.merge import atomic_write
 from lorattt.errors import UserError
@@ -76,7 +74,7 @@ class RunFolder(Callback):
             ) from error
 
     def _next_free(self, trainer: Trainer, pl_module: LightningModule) -> Path:
-        parent = Path(self._root) / run_name(pl_module, "name") / run_name(_datamodule(trainer), "name")
+        parent = Path(self._root) / method_name(pl_module) / dataset_name(trainer)
         parent.mkdir(parents=True, exist_ok=True)
         for number in itertools.count():
             folder = parent / f"{number:03d}"
@@ -87,7 +85,7 @@ class RunFolder(Callback):
 
 
 def results_in(folder: Path) -> list[Path]:
-    """The results of a finished run; with several methods, each has a folder."""
+    """The results of a finished run, of each method; format 1 had those of the only method in the run's folder."""
     return [path for path in (folder / RESULTS_FILE, *sorted(folder.glob(f"*/{RESULTS_FILE}"))) if path.exists()]
 
 
@@ -115,20 +113,8 @@ class ConfigWriter(SaveConfigCallback):
         folder = find_run_folder(trainer)
         with saving(folder / CONFIG_FILE, folder), atomic_write(folder / CONFIG_FILE) as file:
             file.write(self.parser.dump(self.config, skip_none=False))
-        if keep_images := getattr(_datamodule(trainer), "keep_images", None):
+        if keep_images := getattr(getattr(trainer, "datamodule", None), "keep_images", None):
             keep_images(folder / "images.tsv")
-
-
-def _datamodule(trainer: Trainer) -> Any:
-    return getattr(trainer, "datamodule", None)
-
-
-def run_name(thing: Any, attribute: str) -> str:
-    """A short name of a method or a dataset that is safe as a folder's name."""
-    name = getattr(thing, attribute, None)
-    if not isinstance(name, str):
-        name = type(thing).__name__ if thing is not None else "data"
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "run"
 
 
 def find_run(trainer: Trainer) -> RunFolder:

@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lorattt.callbacks.base import RunObserver, on_first_device
 from lorattt.callbacks.run_csv import FIT, InRunFolder
 from lorattt.callbacks.run_folder import find_run_folder, results_in
+from lorattt.settings import dotted
 
 RATE = "train/lr"
 # Keys of results.json that are no measures, or the step.
@@ -45,16 +46,14 @@ class RunLog(RunObserver):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove the rows that a fit from a checkpoint, or from the start, will write again."""
-        self._start_command(trainer, FIT, _step(trainer))
+        _start_command(trainer, FIT, _step(trainer))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Log the learning rate of this step."""
         if trainer.loggers and trainer.optimizers:
             pl_module.log(RATE, float(trainer.optimizers[0].param_groups[0]["lr"]))
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Note which step is logged."""
         step = _step(trainer)
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
@@ -67,42 +66,45 @@ class RunLog(RunObserver):
         known = {name: float(value) for name, value in trainer.callback_metrics.items()}
         losses = {name: value for name, value in known.items() if name.startswith("train/")}
         if losses and self._last_row != step:
-            epoch = max(0, trainer.current_epoch - 1)
-            for logger in trainer.loggers if trainer.is_global_zero else []:
-                logger.log_metrics({"epoch": epoch, **losses}, step)
-        self._close(trainer, known, step)
+            for logger in _first_device_loggers(trainer):
+                logger.log_metrics({"epoch": max(0, trainer.current_epoch - 1), **losses}, step)
+        if known:
+            self._close(trainer, known, step)
 
     def on_run_end(self, trainer: Trainer, module: Any) -> None:
         """Log the measures of the run."""
-        if not trainer.is_global_zero or not trainer.loggers:
+        if not (loggers := _first_device_loggers(trainer)):
             return
         command = str(trainer.state.fn.value if trainer.state.fn else "test")
-        folder = find_run_folder(trainer)
+        rows = {path.parent.name: json.loads(path.read_text("utf-8")) for path in results_in(find_run_folder(trainer))}
+        images = max((int(row["n"]) for row in rows.values()), default=0)
         values: dict[str, float] = {}
-        images = 0
-        for path in results_in(folder):
-            row = json.loads(path.read_text(encoding="utf-8"))
-            above = f"{command}/" if path.parent == folder else f"{command}/{path.parent.name}/"
+        for name, row in rows.items():
+            above = f"{command}/{name}/" if len(rows) > 1 else f"{command}/"
             values |= {above + key: value for key, value in row.items() if key not in _NOT_LOGGED and _is_number(value)}
-            images = int(row["n"])
-        self._start_command(trainer, command, images)
-        for logger in trainer.loggers:
+        _start_command(trainer, command, images)
+        for logger in loggers:
             logger.log_metrics(dict(values), images)
         self._close(trainer, values, images)
-        for logger in trainer.loggers:
+        for logger in loggers:
             logger.save()
 
-    def _start_command(self, trainer: Trainer, command: str, step: int) -> None:
-        for logger in trainer.loggers if trainer.is_global_zero else []:
-            if isinstance(logger, InRunFolder):
-                logger.start_command(command, step)
-
     def _close(self, trainer: Trainer, values: Mapping[str, float], step: int) -> None:
-        for logger in trainer.loggers if trainer.is_global_zero and values else []:
+        for logger in _first_device_loggers(trainer):
             if isinstance(logger, InRunFolder):
                 logger.close_run(self._settings, values, step)
             elif isinstance(logger, TensorBoardLogger):
                 logger.log_hyperparams(self._settings, dict(values), step)
+
+
+def _first_device_loggers(trainer: Trainer) -> list[Any]:
+    return list(trainer.loggers) if trainer.is_global_zero else []
+
+
+def _start_command(trainer: Trainer, command: str, step: int) -> None:
+    for logger in _first_device_loggers(trainer):
+        if isinstance(logger, InRunFolder):
+            logger.start_command(command, step)
 
 
 def _step(trainer: Trainer) -> int:
@@ -119,14 +121,14 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
 
     A class is the value of its key; lists are JSON.
     """
-    return dict(_pairs(config, ()))
+    found: dict[str, Any] = {}
+    for key, value in dotted(config).items():
+        if value is not None and value != {}:
+            scalar = isinstance(value, bool | int | float | str)
+            found[as_typed(key)] = value if scalar else json.dumps(value, default=str, ensure_ascii=False)
+    return found
 
 
-def _pairs(value: Any, above: tuple[str, ...]) -> list[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        return [pair for key, each in value.items() for pair in _pairs(each, (*above, str(key)))]
-    if value is None:
-        return []
-    key = ".".join(part for part in above if part not in ("init_args", "class_path"))
-    known = isinstance(value, bool | int | float | str)
-    return [(key, value if known else json.dumps(value, default=str, ensure_ascii=False))]
+def as_typed(key: str) -> str:
+    """A key of a configuration as it is given on the command line."""
+    return ".".join(part for part in key.split(".") if part not in ("init_args", "class_path"))

@@ -1,4 +1,4 @@
-"""Seconds of each stage of a run, and how often a batch did not fit the memory."""
+"""Times of the stages of a run, and how often a batch did not fit the memory."""
 
 import time
 from typing import Any
@@ -44,10 +44,7 @@ class StageTimes(RunObserver):
     def totals(self, trainer: Trainer, module: Any, write: float) -> tuple[dict[str, float], int]:
         """Seconds of each stage (mean over devices) and number of halved batches (sum); call it on every device.
 
-        Args:
-            trainer: The Trainer.
-            module: The method.
-            write: Seconds this device spent on writing.
+        ``write`` is the time that this device spent on the journal.
         """
         clock, parts = getattr(module, "clock", None), getattr(module, "parts", None)
         own = {**(clock.seconds() if clock is not None else {}), **self._seconds, "write": write}

@@ -1,4 +1,4 @@
-"""Stops a run on a signal, between two batches if it is a warning, and reports the command that resumes it."""
+"""Stops a run on a signal (on a warning, between two batches) and reports the command that resumes it."""
 
 import contextlib
 import shlex
@@ -22,42 +22,33 @@ _CHILDREN_SECONDS = 20.0
 class RunStops(RunObserver):
     """Stops a run that was warned, between two batches or two epochs of a fit, and reports how far it is.
 
-    Comes last in a Trainer's callbacks: it counts the files of the others.
+    Comes last in a Trainer's callbacks: it looks at the files of the others.
     """
 
-    def on_run_start(self, trainer: Trainer, module: Any) -> None:
-        """From now on a warning waits for the end of a batch."""
-        self._begin()
-
-    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The first hook of a fit that checks its validation."""
-        self._begin()
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The first hook of another fit."""
-        self._begin()
-
-    def _begin(self) -> None:
+    def on_run_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From now on a warning waits for the end of a batch, or of an epoch of a fit."""
         # Lightning has just set its own handlers, which wait for other devices and write checkpoints.
         STOPS.listen()
         STOPS.patient = True
 
+    on_sanity_check_start = on_train_start = on_run_start  # the first hooks of a fit with and without such a check
+
     def on_batch_start(self, trainer: Trainer) -> None:
-        """The batch before is in the journal."""
+        """Stop here if warned: the batch before is in the journal."""
         STOPS.check(warning=True)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """A warning waits for the end of the epoch."""
+        """Let a warning wait for the end of the epoch."""
         STOPS.check(warning=False)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The epoch before has its checkpoint."""
+        """Stop here if warned: the epoch before has its checkpoint."""
         # All devices stop at the same epoch, whenever each of them was warned.
         STOPS.warned = trainer.strategy.reduce_boolean_decision(STOPS.warned, all=False)
         STOPS.check(warning=True)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """The run has ended."""
+        """Let a warning stop the program at once again: the run has ended."""
         STOPS.patient = False
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -72,7 +63,7 @@ class RunStops(RunObserver):
 
 
 def resume_hint(trainer: Trainer) -> str:
-    """How far a run is and the command that resumes it; empty if nothing can be resumed."""
+    """How far a run is and the command that resumes it; empty without a configuration in the folder."""
     folder = find_run_folder(trainer)
     if not (folder / CONFIG_FILE).exists():
         return ""

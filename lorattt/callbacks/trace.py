@@ -9,7 +9,6 @@ from lorattt.callbacks.base import RunObserver
 from lorattt.callbacks.journal import saving
 from lorattt.callbacks.run_folder import find_run_folder
 
-TRACE_FILE, TABLE_FILE = "trace.json", "trace.txt"
 _BATCHES = 4
 _ROWS = 30
 
@@ -18,33 +17,31 @@ class TraceWriter(RunObserver):
     """Profiles the first batches on the first device and leaves ``trace.json`` and ``trace.txt`` in the run's folder.
 
     The trace opens in Perfetto or Chrome's trace viewer; the table lists the costliest operations. Profiling slows
-    these batches down.
+    these batches down. Lightning's PyTorchProfiler would choose its folder before the run's folder is known.
     """
-
-    # Lightning's PyTorchProfiler chooses its folder before the run's folder is known.
 
     def __init__(self) -> None:
         self._profile: profile | None = None
 
     def on_run_start(self, trainer: Trainer, module: Any) -> None:
-        """Begin to record."""
+        """Start to record."""
         if not trainer.is_global_zero:
             return
-        folder, device = find_run_folder(trainer), trainer.strategy.root_device.type
+        file, device = find_run_folder(trainer) / "trace.json", trainer.strategy.root_device.type
 
         def write(recorded: profile) -> None:
-            with saving(folder / TRACE_FILE, folder):
-                recorded.export_chrome_trace(str(folder / TRACE_FILE))
+            with saving(file, file.parent):
+                recorded.export_chrome_trace(str(file))
                 table = recorded.key_averages().table(sort_by=f"self_{device}_time_total", row_limit=_ROWS)
-                (folder / TABLE_FILE).write_text(table, encoding="utf-8")
-            print(f"\nthe first batches are traced in {folder / TRACE_FILE} and {TABLE_FILE}")
+                file.with_suffix(".txt").write_text(table, encoding="utf-8")
+            print(f"\nthe first batches are traced in {file} and trace.txt")
 
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
         self._profile = profile(activities=activities, schedule=_schedule, on_trace_ready=write)
         self._profile.start()
 
     def on_batch_end(self, outputs: Any) -> None:
-        """After the last batch that is recorded, the profiler writes."""
+        """Write after the last batch that is recorded."""
         if self._profile is not None:
             self._profile.step()
 
@@ -62,6 +59,7 @@ class TraceWriter(RunObserver):
 
 
 def _schedule(batch: int) -> ProfilerAction:
+    """Without a warm-up, for which torch's own schedule warns."""
     if batch < _BATCHES - 1:
         return ProfilerAction.RECORD
     return ProfilerAction.RECORD_AND_SAVE if batch == _BATCHES - 1 else ProfilerAction.NONE

@@ -32,7 +32,7 @@ class RunCheckpoint(ModelCheckpoint):
         super().__init__(filename="last", save_top_k=1, save_on_train_epoch_end=True, enable_version_counter=False)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """The folder is known when the run starts; Lightning calls checkpoints after all other callbacks."""
+        """Set the folder, now that it is known: Lightning calls checkpoints after all other callbacks."""
         if stage == TrainerFn.FITTING:
             self.dirpath = str(find_run_folder(trainer) / "checkpoints")
         super().setup(trainer, pl_module, stage)

@@ -43,7 +43,7 @@ from lorattt.cli.report import explain
 from lorattt.data.loader import LostWorkerError
 from lorattt.errors import UserError, error_line, one_line, shortened
 from lorattt.methods.base import Method
-from lorattt.methods.source import PromptTraining
+from lorattt.methods.coop import PromptTraining
 from lorattt.stopping import STOPS
 from lorattt.torch_state import full_float32
 

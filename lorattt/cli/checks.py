@@ -11,7 +11,7 @@ from lorattt.cli.keys import BASES, import_class, known_classes
 from lorattt.errors import UserError
 from lorattt.methods.registry import arguments_of
 from lorattt.methods.several import Several, members_options
-from lorattt.yaml_files import parse_yaml
+from lorattt.yaml_files import read_yaml
 
 _COMMANDS = ("fit", "validate", "test", "predict")
 _CONFIG = ("-c", "--config")
@@ -42,15 +42,9 @@ def check_config_files(args: Sequence[Any]) -> None:
         path = Path(word if before in _CONFIG else value)
         if (before not in _CONFIG and option not in _CONFIG) or not path.is_file():
             continue
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(f"config {path} is not a text file in UTF-8: name a YAML file") from error
-        except OSError as error:
-            raise UserError(f"config {path} cannot be read ({error.strerror}): name a YAML file") from error
-        if not text.strip():
+        contents = read_yaml(path, strict=True, what=f"config {path}")
+        if contents is None:
             raise UserError(f"config {path} is empty: name a YAML file with keys, or leave it out")
-        contents = parse_yaml(text, path, strict=True)
         model = contents.get("model") if isinstance(contents, dict) else None
         given = model.get("init_args") if isinstance(model, dict) else None
         if isinstance(given, dict) and "seed" in given:

@@ -13,9 +13,9 @@ from lorattt.data.datamodule import EpisodeData, ImageData
 from lorattt.data.few_shot import ListedSourceData
 from lorattt.data.training import SourceData
 from lorattt.methods.base import Method
+from lorattt.methods.coop import PromptTraining
 from lorattt.methods.ranked_views import RankedViews
 from lorattt.methods.registry import arguments_of
-from lorattt.methods.source import PromptTraining
 
 # What classes are derived from, and nobody names.
 BASES = (Method, RankedViews, PromptTraining, EpisodeData, ImageData, SourceData, ListedSourceData)

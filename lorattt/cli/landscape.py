@@ -23,13 +23,12 @@ from lorattt.data.training import SourceData
 from lorattt.errors import UserError
 from lorattt.landscape import Landscape, LandscapeSpec, encode, landscape, summarise
 from lorattt.methods.base import Method
-from lorattt.methods.source import PromptTraining
-from lorattt.prompts.learner import ClassPrompts
+from lorattt.methods.coop import PromptTraining
+from lorattt.prompts.class_prompts import ClassPrompts
 from lorattt.prompts.prompt import PromptSpec, build_prompt
 from lorattt.report.landscape import Panel, check_plots, draw_landscape
 from lorattt.views.crops import ViewSpec
-from lorattt.views.render import Views
-from lorattt.views.training import TrainingViews
+from lorattt.views.render import TrainingViews, Views
 
 PICTURE, NUMBERS = "landscape.png", "landscape.json"
 _UNIT = "nats, mean"

@@ -1,8 +1,8 @@
-"""One transformer block of open_clip, run on its own weights, with room for per-episode changes.
+"""One transformer block of open_clip, run on its own weights, with places for adapters.
 
-open_clip's blocks hold q, k and v fused in one matrix inside ``nn.MultiheadAttention``, where nothing
-can be added to a single projection. Here the same tensors are used through ``F.linear`` and
-scaled-dot-product attention: one GEMM for the frozen weight over all episodes, plus what an adapter adds.
+open_clip's blocks hold q, k and v fused in one matrix inside ``nn.MultiheadAttention``, where nothing can be added to a
+single projection. Here the same tensors are used through ``F.linear`` and scaled-dot-product attention: one product
+with the frozen weight over all episodes, plus what an adapter adds.
 """
 
 from typing import Any, Literal
@@ -19,7 +19,7 @@ NORMS: tuple[Norm, ...] = ("ln_1", "ln_2")
 
 
 class Adapter:
-    """What each episode changes in the blocks. This one changes nothing: override what yours changes.
+    """What each episode changes in the blocks. This base class changes nothing.
 
     E episodes of n sequences each are one batch ``(E * n, L, d)``; rows are episode-major.
     """
@@ -34,15 +34,9 @@ class Adapter:
 
 
 def layer_norm(x: Tensor, norm: nn.LayerNorm, affine: tuple[Tensor, Tensor] | None = None) -> Tensor:
-    """LayerNorm with one affine pair for all, or one per episode.
+    """LayerNorm of ``(N, L, d)``; with ``affine``, weights and biases ``(E, d)`` per episode in place of its own.
 
-    Args:
-        x: ``(N, L, d)``; with per-episode parameters N is E * n, episode-major.
-        norm: The norm. Statistics are computed in the dtype of the weight that is used, the result is in x's.
-        affine: Weights and biases ``(E, d)`` to use in place of the norm's own.
-
-    Returns:
-        ``(N, L, d)``.
+    Statistics are computed in the dtype of the weight that is used; the result is in x's.
     """
     if affine is None:
         dtype = norm.weight.dtype
@@ -61,18 +55,10 @@ def run_block(
     adapter: Adapter | None = None,
     queries: int | None = None,
 ) -> Tensor:
-    """Pre-norm attention and MLP, each with a residual connection.
+    """Pre-norm attention and MLP of ``(N, L, d)`` tokens, each with a residual connection.
 
-    Args:
-        block: open_clip's block, whose weights are used.
-        x: ``(N, L, d)``.
-        number: The block's place in the tower, for the adapter.
-        adapter: What each episode changes in the block.
-        queries: Compute only the first so many tokens of the output; all tokens still serve as keys and
-            values, so these tokens are what the whole block gives.
-
-    Returns:
-        ``(N, queries or L, d)``.
+    ``number`` is the block's place in the tower, for the adapter. With ``queries``, only that many first tokens of the
+    output are computed; all tokens still serve as keys and values, so these tokens are the whole block's.
     """
     adapter = adapter or Adapter()
     first, second = (adapter.affine(number, norm) for norm in NORMS)
@@ -83,9 +69,9 @@ def run_block(
 
 
 def _mlp(mlp: Any, x: Tensor) -> Tensor:
-    """The block's MLP; quick GELU without a graph keeps one temporary of the hidden width instead of three.
+    """The block's MLP; quick GELU without a graph takes one temporary of the hidden width instead of three.
 
-    The arithmetic is open_clip's; on a CPU, fresh memory costs more than the arithmetic does.
+    On a CPU, fresh memory costs more than the arithmetic, which is open_clip's.
     """
     if torch.is_grad_enabled() or not isinstance(mlp.gelu, QuickGELU):
         out: Tensor = mlp(x)
@@ -95,13 +81,7 @@ def _mlp(mlp: Any, x: Tensor) -> Tensor:
     return projected
 
 
-def _attention(
-    attn: nn.MultiheadAttention,
-    x: Tensor,
-    number: int,
-    adapter: Adapter,
-    queries: int | None,
-) -> Tensor:
+def _attention(attn: nn.MultiheadAttention, x: Tensor, number: int, adapter: Adapter, queries: int | None) -> Tensor:
     weight, bias = attn.in_proj_weight, attn.in_proj_bias
     if queries is None:
         q, k, v = F.linear(x, weight, bias).chunk(3, dim=-1)
@@ -114,14 +94,11 @@ def _attention(
     v = adapter.add(number, "v", x, v)
     heads = attn.num_heads
     q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))  # (N, heads, L, d / heads)
-    mixed = _mean_of_values(q, k, v).transpose(1, 2).flatten(-2)
+    if torch.is_grad_enabled() and x.device.type == "cpu" and q.dtype in (torch.bfloat16, torch.float16):
+        # On a CPU the backward pass of fused attention takes up to eight times as long in half precision.
+        mixed = F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
+    else:
+        mixed = F.scaled_dot_product_attention(q, k, v)
+    mixed = mixed.transpose(1, 2).flatten(-2)
     out = F.linear(mixed, attn.out_proj.weight, attn.out_proj.bias)
     return adapter.add(number, "out", mixed, out)
-
-
-def _mean_of_values(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention of ``(N, heads, Q, c)`` to ``(N, heads, L, c)``."""
-    if torch.is_grad_enabled() and q.device.type == "cpu" and q.dtype in (torch.bfloat16, torch.float16):
-        # On a CPU the backward pass of fused attention takes up to eight times as long in half precision.
-        return F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
-    return F.scaled_dot_product_attention(q, k, v)

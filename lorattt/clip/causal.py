@@ -1,7 +1,7 @@
-"""One block of a causal tower, for sequences that share their beginning.
+"""One block of a causal tower, for sequences that share a prefix.
 
-open_clip's weights are used as :mod:`lorattt.clip.attention` uses them. Tokens have an episode and a class
-axis, ``(E, K, S, d)``; the beginning of an episode is there as keys and values only.
+open_clip's weights are used as in :mod:`lorattt.clip.attention`. Tokens have an episode and a class axis,
+``(E, K, S, d)``; of an episode's prefix there are keys and values only.
 """
 
 from collections.abc import Sequence
@@ -27,31 +27,25 @@ def causal_mask(length: int, like: Tensor) -> Tensor:
     return torch.full((length, length), float("-inf"), dtype=like.dtype, device=like.device).triu_(1)
 
 
-def project(attn: nn.MultiheadAttention, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """q, k and v of tokens ``(E, K, S, d)``, each ``(E, K, S, heads, d / heads)``."""
-    q, k, v = F.linear(y, attn.in_proj_weight, attn.in_proj_bias).unflatten(-1, (3, attn.num_heads, -1)).unbind(-3)
-    return q, k, v
-
-
-def project_keys(attn: nn.MultiheadAttention, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values alone."""
-    width = y.shape[-1]
-    both = F.linear(y, attn.in_proj_weight[width:], attn.in_proj_bias[width:])
-    k, v = both.unflatten(-1, (2, attn.num_heads, -1)).unbind(-3)
-    return k, v
+def project(attn: nn.MultiheadAttention, y: Tensor, first: int = 0, last: int = 3) -> tuple[Tensor, ...]:
+    """Those of q, k and v, numbered ``first`` to ``last - 1``, of tokens ``(E, K, S, d)``: ``(E, K, S, heads, c)``."""
+    rows = slice(first * y.shape[-1], last * y.shape[-1])
+    fused = F.linear(y, attn.in_proj_weight[rows], attn.in_proj_bias[rows])
+    parts: tuple[Tensor, ...] = fused.unflatten(-1, (last - first, attn.num_heads, -1)).unbind(-3)
+    return parts
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, shared: Sequence[Tensor], mask: Tensor | None) -> Tensor:
-    """Attention of a sequence to the shared beginning and to itself.
+    """Attention of a sequence to the shared prefix and to itself.
 
-    Written out, since the keys of the beginning need not be copied for every class then, and since fused
-    attention has no second derivative, which matching of gradients needs.
+    Written out: so the prefix's keys need not be copied for every class, and there is a second derivative, which fused
+    attention lacks and gradient matching needs.
 
     Args:
         q: ``(E, K, Q, heads, c)``.
-        k: ``(E, K, S, heads, c)``.
-        v: As ``k``.
-        shared: Keys and values of the beginning, ``(E or 1, heads, P, c)`` each, or empty.
+        k: ``(E, K, S, heads, c)``, as ``v``.
+        v: Values.
+        shared: Keys and values of the prefix, ``(E or 1, heads, P, c)`` each, or empty.
         mask: Added to the scores against own tokens, ``(E, K, heads, Q, S)`` or what broadcasts to it.
 
     Returns:
@@ -81,7 +75,7 @@ def _softmax(scores: Tensor) -> Tensor:
 
 
 def finish(block: ResidualAttentionBlock, x: Tensor, mixed: Tensor) -> Tensor:
-    """What follows the mean of the values in a block: output projection and MLP, each with its residual."""
+    """The rest of a block after attention: output projection and MLP, each with its residual."""
     attn = block.attn
     x = x + block.ls_1(F.linear(mixed, attn.out_proj.weight, attn.out_proj.bias))
     out: Tensor = x + block.ls_2(_mlp(block.mlp, layer_norm(x, block.ln_2)))
@@ -89,10 +83,10 @@ def finish(block: ResidualAttentionBlock, x: Tensor, mixed: Tensor) -> Tensor:
 
 
 def _mlp(mlp: Any, x: Tensor) -> Tensor:
-    """The block's MLP; where open_clip's quick GELU takes four passes over the hidden layer, one.
+    """The block's MLP; quick GELU in one pass over the hidden layer, where open_clip takes four.
 
-    x * sigmoid(1.702 x) is silu(1.702 x) / 1.702, and both factors are the products' own. Autograd keeps one
-    tensor of the hidden width then, instead of three.
+    x * sigmoid(1.702 x) is silu(1.702 x) / 1.702, and both factors go into the products. Autograd keeps one tensor of
+    the hidden width instead of three.
     """
     if not isinstance(mlp.gelu, QuickGELU):
         out: Tensor = mlp(x)

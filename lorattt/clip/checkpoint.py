@@ -1,49 +1,36 @@
-"""Put weights into a model: from a checkpoint file, each one checked, or from a tag's file as open_clip does it."""
+"""Load weights into a model: from a checkpoint file, each one checked, or from a tag's file as open_clip does it."""
 
-import pickle
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from open_clip.convert import convert_state_dict, load_big_vision_weights
 from open_clip.factory import load_checkpoint
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from lorattt.clip.checkpoint_file import activation_of, read_checkpoint
-from lorattt.clip.checkpoint_names import (
+from lorattt.clip.checkpoint_file import FAULTS, activation_of, read_checkpoint
+from lorattt.clip.checkpoint_match import (
     Dicts,
     WeightSet,
     dicts_of_tensors,
+    explain_misfit,
     fitting_sets,
     is_read,
     plain_name,
 )
-from lorattt.clip.misfit import explain_misfit
 from lorattt.errors import UserError, first_line, listed, quoted
 
 # Parts of a training checkpoint that hold tensors, but no weights.
 _TRAINING = ("opt", "sched", "lr_", "scaler", "amp", "rng", "loops", "callbacks")
-# What open_clip's own loaders raise of files that are damaged, or another model's.
-_FAULTS: tuple[type[Exception], ...] = (
-    *(pickle.UnpicklingError, SafetensorError, zipfile.BadZipFile, OSError, EOFError, RuntimeError, LookupError),
-    *(StopIteration, AttributeError, TypeError, ValueError, AssertionError),
-)
 
 
 def load_file(model: nn.Module, path: Path, name: str) -> None:
-    """Load a checkpoint file into a model of open_clip.
+    """Load a checkpoint file into a model of open_clip, in the model's dtype.
 
-    Weights may lie below keys (``state_dict``, ``model`` and the like), and their names may all begin with something
-    (``module.``, ``model.``). They have to be those of the model: all names, all shapes, finite values. Position
-    embeddings are not resized.
-
-    Args:
-        model: What the weights go to, in its dtype.
-        path: The file: safetensors, a checkpoint of PyTorch, OpenAI's archive, or Google's ``.npz`` of SigLIP.
-        name: The model's name, for messages.
+    The file is in safetensors, a checkpoint of PyTorch, OpenAI's archive, or Google's ``.npz`` of SigLIP. Weights may
+    lie below keys (``state_dict``, ``model`` and the like), and their names may share a prefix (``module.``,
+    ``model.``). Names and shapes have to be the model's; position embeddings are not resized.
 
     Raises:
         UserError: If the file cannot be read, has no such weights, or has more than one set of them.
@@ -52,20 +39,15 @@ def load_file(model: nn.Module, path: Path, name: str) -> None:
         _load_big_vision(model, path, name)
     else:
         tensors = _find_weights(model, path, name)
-        _check_kinds(model, tensors, path)
-        model.load_state_dict(_in_the_models_names(model, tensors))
+        model.load_state_dict(_state_of(model, tensors, path))
     _check_values(model, f"checkpoint {path}")
 
 
 def load_tag(model: nn.Module, path: Path, name: str, tag: str) -> None:
-    """Load the file that open_clip fetched for a tag.
-
-    Raises:
-        UserError: If the file is damaged, or its values are not finite.
-    """
+    """Load the file that open_clip fetched for a tag; a UserError if it is damaged or its values are not finite."""
     try:
         load_checkpoint(model, str(path))
-    except _FAULTS as error:
+    except FAULTS as error:
         raise UserError(
             f"the weights {quoted(tag)} of {name} cannot be loaded from {path} ({first_line(error)}): "
             "delete that file to have it fetched again"
@@ -74,9 +56,9 @@ def load_tag(model: nn.Module, path: Path, name: str, tag: str) -> None:
 
 
 def _check_values(model: nn.Module, what: str) -> None:
-    """Require that all weights, now that they are loaded, are finite numbers, and the factor on cosines is."""
+    """Require that all loaded weights and the factor on cosines are finite."""
     for name, tensor in model.state_dict().items():
-        # A sum tells in a fraction of the time, but for tensors whose sum alone is too large.
+        # A finite sum shows it in a fraction of the time; the sum of large values may overflow.
         if not tensor.is_floating_point() or tensor.sum(dtype=torch.float32).isfinite() or tensor.isfinite().all():
             continue
         fix = "fetch or train them again, or name the model they were made for"
@@ -102,7 +84,8 @@ def _find_weights(model: nn.Module, path: Path, name: str) -> Mapping[str, Tenso
         reason = explain_misfit(dicts, shapes, name, activation_of(path))
         raise UserError(f"checkpoint {path} does not fit model {name}: {reason}")
     first, *more = fitting
-    if any(not _equal(first, other) for other in more):
+    read = [name for name in first.tensors if is_read(name)]
+    if any(not torch.equal(first.tensors[name], other.tensors[name]) for other in more for name in read):
         raise UserError(
             f"checkpoint {path} holds {len(fitting)} sets of weights that fit model {name} "
             f"({listed([each.where for each in fitting])}): save the one to use as a file of its own"
@@ -112,7 +95,7 @@ def _find_weights(model: nn.Module, path: Path, name: str) -> Mapping[str, Tenso
 
 
 def _from_apple(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> Mapping[str, Tensor]:
-    """Names of open_clip for those of Apple's own MobileCLIP; other tensors as they are."""
+    """open_clip's names for those of Apple's own MobileCLIP; other tensors as they are."""
     try:
         converted: Mapping[str, Tensor] = convert_state_dict(model, tensors)
     except (RuntimeError, KeyError, AttributeError, TypeError, ValueError) as error:
@@ -123,21 +106,15 @@ def _from_apple(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> 
     return converted
 
 
-def _equal(first: WeightSet, second: WeightSet) -> bool:
-    return all(torch.equal(t, second.tensors[name]) for name, t in first.tensors.items() if is_read(name))
-
-
 def _report_unused(dicts: Dicts, used: list[WeightSet], path: Path) -> None:
-    """Say which tensors of a file are not the model's, such as a prompt learner's; an optimiser's go without saying."""
-    beginnings: dict[tuple[str, ...], tuple[str, ...]] = {}
-    for each in used:
-        beginnings[each.keys] = (*beginnings.get(each.keys, ()), each.beginning)
+    """Warn of tensors that are not the model's, such as a prompt learner's, but not of an optimiser's."""
+    prefixes = {each.keys: tuple(e.prefix for e in used if e.keys == each.keys) for each in used}
     unused = [
         ".".join((*keys, name))
         for keys, tensors in dicts.items()
-        if keys in beginnings or not keys or not keys[0].lower().startswith(_TRAINING)
+        if keys in prefixes or not keys or not keys[0].lower().startswith(_TRAINING)
         for name in tensors
-        if is_read(name) and not name.startswith(beginnings.get(keys, ()))
+        if is_read(name) and not name.startswith(prefixes.get(keys, ()))
     ]
     if unused:
         warnings.warn(
@@ -147,32 +124,27 @@ def _report_unused(dicts: Dicts, used: list[WeightSet], path: Path) -> None:
         )
 
 
-def _check_kinds(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    for name, own in model.state_dict().items():
-        tensor = tensors.get(plain_name(name))
-        if tensor is None or not own.is_floating_point():
-            continue
-        if tensor.is_meta or tensor.layout != torch.strided or not tensor.is_floating_point():
-            kind = "no values" if tensor.is_meta else f"{tensor.dtype}, {tensor.layout}".replace("torch.", "")
-            raise UserError(f"checkpoint {path}: {name} has {kind}, where plain floats are needed: save it unquantised")
-
-
-def _in_the_models_names(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _state_of(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The model's state under its own names: weights by plain name, and its own values for what nothing reads."""
     state: dict[str, Tensor] = {}
     for name, own in model.state_dict().items():
-        given = tensors.get(plain_name(name))
-        state[name] = own if given is None else given.reshape(own.shape)
+        tensor = tensors.get(plain_name(name), own)
+        kind = "no values" if tensor.is_meta else f"{tensor.dtype}, {tensor.layout}".replace("torch.", "")
+        plain = tensor.is_floating_point() and tensor.layout == torch.strided and not tensor.is_meta
+        if own.is_floating_point() and not plain:
+            raise UserError(f"checkpoint {path}: {name} has {kind}, where plain floats are needed: save it unquantised")
+        state[name] = tensor.reshape(own.shape)
     return state
 
 
 def _load_big_vision(model: nn.Module, path: Path, name: str) -> None:
-    """Google's own files of SigLIP, which open_clip copies weight by weight."""
+    """Load Google's own files of SigLIP, which open_clip copies weight by weight."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(torch.nan)  # what the file lacks is found afterwards
     try:
         load_big_vision_weights(model, str(path))
-    except _FAULTS as error:
+    except FAULTS as error:
         raise UserError(
             f"checkpoint {path} does not fit model {name}, or is damaged ({first_line(error)}): of NumPy's files only "
             "those that Google published of SigLIP are read, for the model of that name"

@@ -15,12 +15,17 @@ from safetensors.torch import load_file
 
 from lorattt.errors import UserError, first_line, listed, quoted, shortened
 
-# What programs put beside the weights that torch's loader does not know, though nothing in it can run.
+# Harmless objects that programs put beside the weights, which torch's weights-only loader does not know.
 _HARMLESS: list[Any] = [argparse.Namespace]
 CONFIG_FILE = "open_clip_config.json"
-"""What open_clip leaves beside the weights of a model that it publishes."""
+"""open_clip's file beside the weights of a model that it publishes."""
 _WEIGHTS_ENDINGS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz")
-# What a file without weights begins with, what it is, and what to do.
+FAULTS: tuple[type[Exception], ...] = (
+    *(pickle.UnpicklingError, SafetensorError, zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError),
+    *(MemoryError, LookupError, StopIteration, AttributeError, TypeError, AssertionError),
+)
+"""Errors of libraries with files that are damaged or another model's."""
+# First bytes of files that are no weights, what they are, and what to do.
 _OTHERS: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs", "it is a pointer of Git LFS, not the file itself", "run 'git lfs pull'"),
     (b"<", "it is a web page, and no checkpoint of PyTorch", "fetch it again"),
@@ -34,7 +39,7 @@ def find_file(name: str) -> Path | None:
     """The file of that name, ``~`` expanded; None if there is none.
 
     Raises:
-        UserError: If the name is that of a folder, an empty file, or a link to nowhere.
+        UserError: If it is a folder, an empty file, a link to nowhere, or may not be read.
     """
     try:
         path = Path(name).expanduser()
@@ -57,10 +62,9 @@ def find_file(name: str) -> Path | None:
 
 
 def activation_of(path: Path) -> bool | None:
-    """Whether a checkpoint file needs quick GELU; None where it does not say.
+    """Whether a checkpoint file needs quick GELU; None where that is unknown.
 
-    Weights alone do not tell. OpenAI's archives all need it; a file that came from a model repository
-    has its ``open_clip_config.json`` beside it.
+    OpenAI's archives all need it; other weights have it in the ``open_clip_config.json`` beside them, or nowhere.
     """
     if _is_archive(path):
         return True
@@ -69,11 +73,7 @@ def activation_of(path: Path) -> bool | None:
 
 
 def config_beside(weights: Path) -> dict[str, dict[str, Any]]:
-    """``model_cfg`` and ``preprocess_cfg`` of the configuration file beside the weights, those that it has.
-
-    Raises:
-        UserError: If the file cannot be read, or is not made of such mappings.
-    """
+    """``model_cfg`` and ``preprocess_cfg`` of the configuration file beside the weights, those that it has."""
     path = weights.parent / CONFIG_FILE
     if not path.is_file():
         return {}
@@ -96,8 +96,8 @@ def config_beside(weights: Path) -> dict[str, dict[str, Any]]:
 def read_checkpoint(path: Path) -> Mapping[Any, Any]:
     """What a file holds: tensors by name, or dicts that hold such dicts somewhere.
 
-    Read are safetensors, checkpoints of PyTorch (with its weights-only loader), and OpenAI's TorchScript
-    archives, each told by content. NumPy's ``.npz`` are not.
+    Reads safetensors, checkpoints of PyTorch (with its weights-only loader), and OpenAI's TorchScript archives; not
+    NumPy's ``.npz``.
 
     Raises:
         UserError: If the file is damaged, of another kind, would run code, or holds no dict.
@@ -116,11 +116,10 @@ def read_checkpoint(path: Path) -> Mapping[Any, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(f"checkpoint {path} cannot be read: {_what_is_pickled(path)}") from error
-    # Of a damaged file, torch and safetensors raise whatever the damage leads to.
-    except (SafetensorError, zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError, MemoryError) as error:
-        raise UserError(f"checkpoint {path} cannot be read ({first_line(error)}): fetch it again") from error
-    except (AttributeError, KeyError, IndexError, TypeError, AssertionError) as error:
-        raise UserError(f"checkpoint {path} cannot be read (it is damaged): fetch it again") from error
+    except FAULTS as error:
+        silent = isinstance(error, AttributeError | LookupError | TypeError | AssertionError)  # about torch's own code
+        reason = "it is damaged" if silent else first_line(error)
+        raise UserError(f"checkpoint {path} cannot be read ({reason}): fetch it again") from error
     if not isinstance(content, Mapping):
         raise UserError(f"checkpoint {path} holds a {type(content).__name__}, not weights by name: save a state_dict")
     return content
@@ -128,14 +127,16 @@ def read_checkpoint(path: Path) -> Mapping[Any, Any]:
 
 def _is_archive(path: Path) -> bool:
     """OpenAI published its models as TorchScript archives: zip files that hold code."""
-    if not zipfile.is_zipfile(path):
-        return False
+    return zipfile.is_zipfile(path) and any("/code/" in name for name in _names_in(path))
+
+
+def _names_in(path: Path) -> list[str]:
     with zipfile.ZipFile(path) as archive:
-        return any("/code/" in name for name in archive.namelist())
+        return archive.namelist()
 
 
 def _check_kind(path: Path) -> None:
-    """Reject what is no checkpoint by its first bytes, where the libraries would say something else of it."""
+    """Reject by its first bytes what is no checkpoint, where the libraries' own message would mislead."""
     with path.open("rb") as file:
         start = file.read(64)
     for beginning, what, fix in _OTHERS:
@@ -157,8 +158,7 @@ def _check_kind(path: Path) -> None:
     if start.startswith(b"PK"):
         if not zipfile.is_zipfile(path):
             raise UserError(f"checkpoint {path} cannot be read (it is cut short): fetch it again")
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+        names = _names_in(path)
         if not any(name.endswith("data.pkl") for name in names):
             raise UserError(f"checkpoint {path} is a zip file, but no checkpoint of PyTorch (it holds {listed(names)})")
 

@@ -1,4 +1,4 @@
-"""Compiling what is run many times on the same shapes."""
+"""Compile functions that run many times on the same shapes."""
 
 from collections.abc import Callable, Hashable
 from typing import Any, Generic, ParamSpec, TypeVar
@@ -8,8 +8,8 @@ from torch import Tensor
 
 BACKEND = "inductor"
 
-# PyTorch gives a function up after 8 variants; sizes of parts, passes and steps make more than that. The name is the
-# one that all supported versions know.
+# By default PyTorch stops after 8 variants of a function; sizes of parts, passes and steps make more than that. All
+# supported versions know this name.
 _VARIANTS = {"cache_size_limit": 64}
 
 _P = ParamSpec("_P")
@@ -17,14 +17,12 @@ _R = TypeVar("_R")
 
 
 class Compiled(Generic[_P, _R]):
-    """A function that is compiled anew for each combination of shapes.
-
-    A copy, or what comes out of a pickle, compiles the function of the copied object for itself.
+    """A function that is compiled anew for each combination of shapes; a copy or pickle compiles for itself.
 
     Args:
         function: What to compile.
-        repeats: Run shapes that are new as they are, and compile those that come again. Compiling takes up to a
-            minute: a run's last batch, smaller than the others, is not worth it.
+        repeats: Compile only shapes that come again. Compiling takes up to a minute, too long for a run's last batch,
+            which is smaller than the others.
     """
 
     def __init__(self, function: Callable[_P, _R], repeats: bool = False) -> None:
@@ -33,11 +31,11 @@ class Compiled(Generic[_P, _R]):
         self._seen: set[Hashable] = set()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Code and the object that it was made for stay here."""
+        """Leave the compiled code behind."""
         return Compiled, (self._plain, self._repeats)
 
     def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        """What the function gives, up to rounding."""
+        """Call the function; the result is the same up to rounding."""
         if self._repeats and self._is_new(*args, *kwargs.values()):
             return self._plain(*args, **kwargs)
         with torch._dynamo.config.patch(_VARIANTS):

@@ -1,8 +1,8 @@
-"""Transformer blocks as frozen ones are run: no graph, no adapter, in place, in memory that is used again.
+"""Frozen transformer blocks: no graph, no adapter, in place, in memory that is used again.
 
-What :func:`lorattt.clip.attention.run_block` computes, with the same weights and the same arithmetic up to
-rounding. On a CPU, fresh memory and passes over it cost about as much as the matrix products: here the
-residual connection is the product's own accumulation, and wide temporaries stay where the caches know them.
+The same as :func:`lorattt.clip.attention.run_block` up to rounding. On a CPU, fresh memory and passes over it cost
+about as much as the matrix products: here the products themselves accumulate onto the residual stream, and wide
+temporaries stay in the caches.
 """
 
 import math
@@ -32,17 +32,10 @@ class Scratch:
 
 @torch.no_grad()
 def run_frozen_block_(block: ResidualAttentionBlock, x: Tensor, scratch: Scratch) -> Tensor:
-    """Pre-norm attention and MLP, each with a residual connection, without a graph.
+    """Pre-norm attention and MLP of contiguous ``(N, L, d)`` tokens, without a graph; ``x`` may be overwritten.
 
-    Args:
-        block: open_clip's block, whose weights are used.
-        x: ``(N, L, d)``, contiguous; it may be overwritten.
-        scratch: Where temporaries live.
-
-    Returns:
-        ``(N, L, d)``: ``x`` itself, or a new tensor where the plain block is used: with layer scale; in half
-        precision, where one more rounding of the residual stream would show; and under autocast, which
-        chooses dtypes per operation and would not for operations in place.
+    The result is ``x`` itself, or a new tensor where the plain block is used: with layer scale; in half precision,
+    which would round the residual stream once more; and under autocast, which chooses dtypes, but not in place.
     """
     plain = isinstance(block.ls_1, nn.Identity) and isinstance(block.ls_2, nn.Identity)
     wide = x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(x.device.type)

@@ -1,13 +1,13 @@
 """A loaded CLIP: pixels to unit image features, class names to unit text features, both to logits."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lorattt.clip.preprocess import completed
+from lorattt.clip.preprocess import OPENAI
 from lorattt.clip.templates import TemplateSet, resolve_templates
 from lorattt.clip.text import Tokenizer, class_features
 from lorattt.clip.text_tower import TextTower, find_text_parts
@@ -21,15 +21,14 @@ class Clip(nn.Module):
 
     Args:
         model: An open_clip model.
-        tokenizer: Text to token ids.
-        name: The model's name, for messages and results.
-        preprocess: Its preprocessing; what is left out is OpenAI's.
+        tokenizer: Its tokenizer.
+        name: Its name, for messages and results.
+        preprocess: Its preprocessing in open_clip's terms; what is left out is OpenAI's.
 
     Attributes:
         vision: The image tower.
         image_size: Side of the images it takes, in pixels.
-        preprocess: Its preprocessing in open_clip's terms.
-        plain_view: How that makes a square of an image.
+        plain_view: How the preprocessing makes a square of an image.
 
     Raises:
         UserError: If the model does not take square images.
@@ -49,7 +48,7 @@ class Clip(nn.Module):
         if height != width:
             raise UserError(f"model {name} takes {height} x {width} images: only square ones are supported")
         self.image_size = int(height)
-        self.preprocess = completed(preprocess)
+        self.preprocess = {**OPENAI, **preprocess}
         self.plain_view = PlainView(
             self.preprocess["resize_mode"], self.preprocess["interpolation"], self.preprocess["fill_color"]
         )
@@ -59,16 +58,11 @@ class Clip(nn.Module):
     @property
     def logit_scale(self) -> Tensor:
         """The factor on cosines (100 for OpenAI's models), a float32 scalar."""
-        scale: Tensor = self.model.logit_scale.float().exp().squeeze()
-        return scale
+        return cast("Tensor", self.model.logit_scale.float().exp().squeeze())
 
     @property
     def vit(self) -> VisionTower:
-        """The image tower, at the level of tokens.
-
-        Raises:
-            UserError: If it is not a ViT pooled by its class token.
-        """
+        """The image tower at the level of tokens; a UserError if it is not a ViT pooled by its class token."""
         if not isinstance(self.vision, VisionTower):
             raise UserError(
                 f"model {self.name} has no class-token ViT as its image tower, and this method adapts one: "
@@ -78,11 +72,7 @@ class Clip(nn.Module):
 
     @property
     def text_tower(self) -> TextTower:
-        """The text tower, at the level of tokens.
-
-        Raises:
-            UserError: If it is not causal with end-of-text pooling, or its tokenizer is not CLIP's own.
-        """
+        """The text tower at the level of tokens; a UserError if it is not causal with CLIP's own tokenizer."""
         if find_text_parts(self.model) is not None and not hasattr(self.tokenizer, "sot_token_id"):
             raise UserError(
                 f"model {self.name} has a tokenizer of Hugging Face, and prompts of learned vectors need CLIP's own: "
@@ -99,16 +89,5 @@ class Clip(nn.Module):
         return F.normalize(self.vision.features(self.normalise(pixels)).float(), dim=-1)
 
     def text_features(self, class_names: Sequence[str], templates: TemplateSet | Sequence[str]) -> Tensor:
-        """One unit feature per class.
-
-        Args:
-            class_names: K names, in label order.
-            templates: A named set, or texts with one ``{}`` each.
-
-        Returns:
-            ``(K, D)`` float32.
-
-        Raises:
-            UserError: If a list is empty or a template has no single ``{}``.
-        """
+        """``(K, D)`` float32: one unit feature per class name, of a named set of templates or texts with one ``{}``."""
         return class_features(self.model, self.tokenizer, class_names, resolve_templates(templates))

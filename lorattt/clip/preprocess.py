@@ -1,52 +1,40 @@
-"""How a model wants its images, and where that is known from: keys, the tag, a file beside the weights, other tags.
+"""A model's preprocessing of images: from keys, the tag, a file beside the weights, or other tags of the model.
 
-Weights do not say how the images were made that they were trained on. So what is not known is assumed aloud.
+Weights do not say how their training images were made, so assumptions are reported in a warning.
 """
 
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, TypedDict, cast, get_args
+from typing import Any, Final, get_args
 
 import open_clip
 from open_clip import pretrained as tags
 
 from lorattt import demo
 from lorattt.clip.checkpoint_file import CONFIG_FILE, config_beside
-from lorattt.errors import UserError, one_line, shortened
+from lorattt.errors import UserError, quoted
 from lorattt.views.plain import Interpolation, ResizeMode
 
 KEYS: Final = ("mean", "std", "resize_mode", "interpolation")
 """Keys of ``model.clip`` that override the model's own preprocessing."""
 
-_WIDTH: Final = 80  # characters of a value that a message quotes
+
+OPENAI: Final[dict[str, Any]] = {
+    "mean": open_clip.OPENAI_DATASET_MEAN,  # of the channels, on a scale of 0 to 1
+    "std": open_clip.OPENAI_DATASET_STD,
+    "resize_mode": "shortest",
+    "interpolation": "bicubic",
+    "fill_color": 0,
+}
+"""OpenAI's preprocessing in open_clip's terms, its default."""
 
 
-class Preprocess(TypedDict):
-    """Preprocessing in open_clip's terms; ``mean`` and ``std`` of the channels on a scale of 0 to 1."""
+def resolve_preprocess(name: str, weights: str | Path | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The preprocessing of a model with those weights, with a warning of what has to be assumed.
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    resize_mode: ResizeMode
-    interpolation: Interpolation
-    fill_color: int
-
-
-OPENAI: Final = Preprocess(
-    mean=open_clip.OPENAI_DATASET_MEAN,
-    std=open_clip.OPENAI_DATASET_STD,
-    resize_mode="shortest",
-    interpolation="bicubic",
-    fill_color=0,
-)
-"""OpenAI's, which open_clip takes where it knows nothing else."""
-
-
-def resolve_preprocess(name: str, weights: str | Path | None, given: Mapping[str, Any]) -> Preprocess:
-    """The preprocessing of a model with those weights; what has to be assumed is said in a warning.
-
-    In this order: what is given; what belongs to the tag, or stands in ``open_clip_config.json`` beside the file; what
-    all tags of the model have in common; OpenAI's.
+    In this order: what is given; that of the tag, or in ``open_clip_config.json`` beside the file; what all tags of the
+    model have in common; OpenAI's.
 
     Args:
         name: The model's name.
@@ -54,42 +42,35 @@ def resolve_preprocess(name: str, weights: str | Path | None, given: Mapping[str
         given: Values of :data:`KEYS` that the user wants; None for the model's own.
 
     Raises:
-        UserError: If the file beside the weights has values that no image can be made with.
+        UserError: If the file beside the weights has invalid values.
     """
     name = name.replace("/", "-")  # as open_clip's tables have it
-    known: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    known = {key: value for key, value in given.items() if value is not None}
     if isinstance(weights, str):
-        known = _of_tag(name, weights) | known
-    else:
-        if weights is not None:
-            known = _beside(weights, name, skip=known) | known
-        known = _in_common(name) | known
-        if unknown := [key for key in KEYS if key not in known]:
-            warnings.warn(_assumption(name, weights, unknown), stacklevel=3)
-    return completed(known)
-
-
-def completed(known: Mapping[str, Any]) -> Preprocess:
-    """What is known, and OpenAI's values for the rest."""
-    return cast("Preprocess", {**OPENAI, **known})
+        return OPENAI | _of_tag(name, weights) | known
+    if weights is not None:
+        known = _beside(weights, name, skip=known) | known
+    known = _in_common(name) | known
+    if unknown := [key for key in KEYS if key not in known]:
+        shown = {key: list(value) if isinstance(value, tuple) else value for key, value in OPENAI.items()}
+        values = ", ".join(f"{key} {shown[key]}" for key in unknown)
+        keys = ", ".join(f"model.clip.{key}" for key in unknown)
+        tagged = bool(tags.list_pretrained_tags_by_model(name))
+        reason = f"open_clip's weights of {name} differ in it" if tagged else f"open_clip has no weights of {name}"
+        beside = "" if weights is None else f", or put the model's {CONFIG_FILE} beside {weights.name}"
+        warnings.warn(
+            f"preprocessing of images: assumed OpenAI's {values}, as {reason}; to change it, set {keys}{beside}",
+            stacklevel=3,
+        )
+    return OPENAI | known
 
 
 def checked(key: str, value: Any, where: str) -> Any:
-    """A value of one of the keys, lists as tuples.
-
-    Args:
-        key: The key's name.
-        value: Its value.
-        where: What to call it in messages.
-
-    Raises:
-        UserError: If no image can be made with it.
-    """
+    """A value of one of :data:`KEYS`, lists as tuples; a UserError that calls it ``where`` if it is invalid."""
     if key in ("mean", "std"):
         numbers = value if isinstance(value, list | tuple) else ()
         # A mean of 0 and a deviation of 1 leave pixels as they are; so small a deviation would overflow half precision.
         least = 0 if key == "mean" else 0.001
-        # NaN is within no bounds.
         if len(numbers) != 3 or not all(_is_number(x) and least <= x <= 1 for x in numbers):
             raise UserError(
                 f"{where} {_short(value)}: must be three numbers from {least} to 1, for red, green and blue; "
@@ -103,7 +84,7 @@ def checked(key: str, value: Any, where: str) -> Any:
 
 
 def _of_tag(name: str, tag: str) -> dict[str, Any]:
-    stated = _readable(tags.get_pretrained_cfg(name, tag))
+    stated = _as_evaluated(tags.get_pretrained_cfg(name, tag))
     return {key: stated[key] for key in KEYS if key in stated}
 
 
@@ -111,19 +92,18 @@ def _in_common(name: str) -> dict[str, Any]:
     """What all pretrained tags of a model agree on; nothing if it has none."""
     if name == demo.MODEL_NAME:
         return dict(OPENAI)
-    known: list[Mapping[str, Any]] = [completed(_of_tag(name, tag)) for tag in tags.list_pretrained_tags_by_model(name)]
+    known = [OPENAI | _of_tag(name, tag) for tag in tags.list_pretrained_tags_by_model(name)]
     return {key: known[0][key] for key in KEYS if known and all(other[key] == known[0][key] for other in known)}
 
 
 def _beside(weights: Path, name: str, skip: Mapping[str, Any]) -> dict[str, Any]:
-    """What the configuration file beside the weights says, but for the keys to skip; nothing if there is none."""
+    """The preprocessing in the configuration file beside the weights, if any, but for the keys to skip."""
     path, config = weights.parent / CONFIG_FILE, config_beside(weights)
     _check_model(config.get("model_cfg", {}), name, path)
     where = f"{path}: preprocess_cfg"
-    stated = _readable(config.get("preprocess_cfg", {}))
-    found: dict[str, Any] = {
-        key: checked(key, stated[key], f"{where}.{key}") for key in KEYS if key in stated and key not in skip
-    }
+    stated = _as_evaluated(config.get("preprocess_cfg", {}))
+    keys: list[str] = [key for key in KEYS if key in stated and key not in skip]
+    found = {key: checked(key, stated[key], f"{where}.{key}") for key in keys}
     if (mode := stated.get("mode", "RGB")) != "RGB":
         raise UserError(f"{where}.mode {_short(mode)}: only RGB is supported")
     if (fill := stated.get("fill_color")) is not None:
@@ -136,23 +116,23 @@ def _beside(weights: Path, name: str, skip: Mapping[str, Any]) -> dict[str, Any]
 def _check_model(stated: Mapping[str, Any], name: str, path: Path) -> None:
     """Reject the configuration of another model, which may lie beside weights that were renamed."""
     own = demo.MODEL_CONFIG if name == demo.MODEL_NAME else open_clip.get_model_config(name)
-    for keys in (("embed_dim",), ("vision_cfg", "layers"), ("vision_cfg", "width"), ("vision_cfg", "patch_size")):
-        one, other = _look_up(stated, keys), _look_up(own, keys)
+
+    def look_up(config: Any, keys: list[str]) -> Any:
+        for key in keys:
+            config = config.get(key) if isinstance(config, dict) else None
+        return config
+
+    for key in ("embed_dim", "vision_cfg.layers", "vision_cfg.width", "vision_cfg.patch_size"):
+        one, other = look_up(stated, key.split(".")), look_up(own, key.split("."))
         if None not in (one, other) and one != other:
             raise UserError(
-                f"{path}: it is of another model: {'.'.join(keys)} is {_short(one)}, that of {name} is {other}; "
+                f"{path}: it is of another model: {key} is {_short(one)}, that of {name} is {other}; "
                 "name the model of the file, or remove it if it does not belong to the weights"
             )
 
 
-def _look_up(config: Any, keys: tuple[str, ...]) -> Any:
-    for key in keys:
-        config = config.get(key) if isinstance(config, dict) else None
-    return config
-
-
-def _readable(stated: Mapping[str, Any]) -> dict[str, Any]:
-    """open_clip's settings as it reads them itself when it evaluates."""
+def _as_evaluated(stated: Mapping[str, Any]) -> dict[str, Any]:
+    """open_clip's settings as it reads them when it evaluates."""
     found = {key: value for key, value in stated.items() if value is not None}
     for key in ("mean", "std"):
         if _is_number(found.get(key)):  # one number for all channels
@@ -164,22 +144,9 @@ def _readable(stated: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _assumption(name: str, weights: Path | None, unknown: list[str]) -> str:
-    values = ", ".join(f"{key} {_plain(OPENAI[key])}" for key in unknown)  # type: ignore[literal-required]
-    keys = ", ".join(f"model.clip.{key}" for key in unknown)
-    tagged = bool(tags.list_pretrained_tags_by_model(name))
-    reason = f"open_clip's weights of {name} differ in it" if tagged else f"open_clip has no weights of {name}"
-    beside = "" if weights is None else f", or put the model's {CONFIG_FILE} beside {weights.name}"
-    return f"preprocessing of images: assumed OpenAI's {values}, as {reason}; to change it, set {keys}{beside}"
-
-
-def _plain(value: Any) -> str:
-    return str(list(value) if isinstance(value, tuple) else value)
-
-
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _short(value: Any) -> str:
-    return shortened(one_line(repr(value) if isinstance(value, str) else _plain(value)), _WIDTH)
+    return quoted(list(value) if isinstance(value, tuple) else value, 80)

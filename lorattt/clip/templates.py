@@ -1,12 +1,12 @@
 """Named sets of prompt templates."""
 
-import difflib
 from collections.abc import Sequence
 from typing import Literal, get_args
 
 from open_clip import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
 
 from lorattt.errors import UserError, quoted
+from lorattt.inputs import nearest
 
 TemplateSet = Literal["single", "openai-7", "openai-80"]
 
@@ -21,25 +21,17 @@ def resolve_templates(templates: TemplateSet | Sequence[str]) -> list[str]:
         return [templates]
     if templates == "single":
         return [SINGLE]
-    return _filled_with_braces(SIMPLE_IMAGENET_TEMPLATES if templates == "openai-7" else OPENAI_IMAGENET_TEMPLATES)
+    functions = SIMPLE_IMAGENET_TEMPLATES if templates == "openai-7" else OPENAI_IMAGENET_TEMPLATES
+    return [function("{}") for function in functions]  # open_clip has functions of the class name
 
 
 def check_templates(templates: str | Sequence[str]) -> None:
-    """Require that a single text is a template or the name of a set.
-
-    Raises:
-        UserError: If it is neither, such as a misspelled name.
-    """
+    """Require that a single text is a template or the name of a set; a UserError for a misspelled name."""
     known = [*get_args(TemplateSet), "dataset"]
     if isinstance(templates, str) and templates not in known and templates.count("{}") != 1:
-        near = difflib.get_close_matches(templates[:100], known, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
+        near = nearest(templates, known)
+        hint = f"did you mean {near}? " if near else ""
         raise UserError(
             f"model.templates {quoted(templates)}: {hint}use {', '.join(known)}, or texts that contain {{}} exactly "
             "once, for the class name"
         )
-
-
-def _filled_with_braces(functions: Sequence[object]) -> list[str]:
-    """open_clip keeps its templates as functions of the class name."""
-    return [function("{}") for function in functions if callable(function)]

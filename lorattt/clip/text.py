@@ -1,7 +1,7 @@
 """Class names to text features: templates filled in, encoded once, on sequences no longer than needed."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,48 +15,34 @@ Tokenizer = Callable[[list[str]], Tensor]
 
 
 def encode_text(model: Any, tokens: Tensor) -> Tensor:
-    """Text features of token sequences, cut after the last end-of-text token of the batch.
+    """``(N, D)`` features, not of unit length, of ``(N, L)`` int64 token ids, zero behind the end-of-text token.
 
-    The text tower of CLIP is causal and pools at the end-of-text token, so what stands behind it is read
-    by nothing and the cut is exact. Towers of another make (bidirectional, or pooled elsewhere) get the
-    whole sequences.
-
-    Args:
-        model: An open_clip model.
-        tokens: ``(N, L)`` int64 token ids, zero behind the end-of-text token.
-
-    Returns:
-        ``(N, D)`` features, not of unit length; float32 or wider where the cut applies.
+    Sequences are cut after the last end-of-text token of the batch. CLIP's text tower is causal and pools at that
+    token: nothing reads the tokens behind it, so the cut is exact. Features are then float32 or wider. Other towers
+    (bidirectional, or pooled elsewhere) get the whole sequences.
     """
     if find_text_parts(model) is None:
-        whole: Tensor = model.encode_text(tokens)
-        return whole
+        return cast("Tensor", model.encode_text(tokens))
     tower = TextTower(model, "the model")
     ends = tokens.argmax(dim=-1)
     tokens = tokens[:, : int(ends.max()) + 1]
-    return tower.encode(None, tower.embed(tokens).unsqueeze(0), ends=ends).squeeze(0)
+    return tower.encode((), tower.embed(tokens).unsqueeze(0), ends=ends).squeeze(0)
 
 
 def word_ids(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a text alone, without start and end, however many: the tokenizer's own call would cut them."""
-    found: list[int] = tokenizer.encode(text)
-    return found
+    """All token ids of a text, without start and end; the tokenizer's own call would cut them."""
+    return cast("list[int]", tokenizer.encode(text))
 
 
 @torch.no_grad()
 def class_features(
-    model: Any,
-    tokenizer: Tokenizer,
-    class_names: Sequence[str],
-    templates: Sequence[str],
-    *,
-    chunk: int = 256,
+    model: Any, tokenizer: Tokenizer, class_names: Sequence[str], templates: Sequence[str], *, chunk: int = 256
 ) -> Tensor:
     """One unit vector per class: the mean over templates of unit features, normalised again.
 
     Args:
         model: An open_clip model.
-        tokenizer: Text to token ids.
+        tokenizer: Its tokenizer.
         class_names: K names, in label order; equal names are allowed.
         templates: Texts with one ``{}`` for the class name.
         chunk: Sequences encoded at a time.
@@ -65,8 +51,8 @@ def class_features(
         ``(K, D)`` float32 on the model's device.
 
     Raises:
-        UserError: If there is no class or no template, a template has no single ``{}``, a text is longer than
-            the tower's sequences, or features are not finite.
+        UserError: If there is no class or template, a template has no single ``{}``, a text is too long for the tower,
+            or features are not finite.
     """
     if not class_names:
         raise UserError("the class list is empty: give at least one class name")
@@ -78,7 +64,12 @@ def class_features(
     device = next(model.parameters()).device
     texts = [template.replace("{}", name) for name in class_names for template in templates]
     tokens = tokenizer(texts)
-    _require_whole_texts(tokenizer, texts, tokens)
+    for text, needed in _lengths(tokenizer, texts, tokens):
+        if needed > tokens.shape[1]:  # the tokenizer has cut its end, and with it perhaps the class name
+            raise UserError(
+                f"the text {quoted(text)} has {needed} tokens, start and end included, but the model's texts "
+                f"have {tokens.shape[1]}: use a shorter class name or template"
+            )
     # Sequences of like length share a chunk, so that each chunk is cut as short as it can be.
     order = tokens.argmax(dim=-1).argsort(stable=True)
     features = torch.cat(
@@ -94,19 +85,8 @@ def class_features(
     return F.normalize(unit.view(len(class_names), len(templates), -1).mean(dim=1), dim=-1)
 
 
-def _require_whole_texts(tokenizer: Any, texts: Sequence[str], tokens: Tensor) -> None:
-    """Reject a text that the tokenizer has cut: what is lost is the end, and with it perhaps the class name."""
-    longest = tokens.shape[1]
-    for text, needed in _lengths(tokenizer, texts, tokens):
-        if needed > longest:
-            raise UserError(
-                f"the text {quoted(text)} has {needed} tokens, start and end included, but the model's texts "
-                f"have {longest}: use a shorter class name or template"
-            )
-
-
 def _lengths(tokenizer: Any, texts: Sequence[str], tokens: Tensor) -> Iterator[tuple[str, int]]:
-    """Texts with the number of tokens that each needs, those left out that surely fit."""
+    """Texts that may not fit, with the number of tokens that each needs."""
     if hasattr(tokenizer, "sot_token_id"):  # CLIP's own
         for row in tokens[:, -1].nonzero().flatten().tolist():  # the others have room left
             yield texts[row], len(word_ids(tokenizer, texts[row])) + 2

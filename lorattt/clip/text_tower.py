@@ -1,47 +1,41 @@
 """The text tower from embedded tokens, for prompts whose vectors are learned and differ per episode.
 
-The tower is causal: what a sequence begins with never sees what follows. So a beginning shared by all
-classes runs through each block once, every class attends to its keys and values, and nothing stands
-behind the end-of-text token, the only one that is read. All of it is exact.
+The tower is causal: tokens never see what follows. So a prefix shared by all classes runs through each block once,
+every class attends to its keys and values, and nothing is computed behind the end-of-text token, the only one that is
+read. All of it is exact.
 """
 
+import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeAlias, cast
 
 import torch
-import torch.nn.functional as F
 from open_clip import CLIP, CustomTextCLIP
 from open_clip.transformer import ResidualAttentionBlock, TextTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lorattt.clip.attention import layer_norm
-from lorattt.clip.causal import attend, causal_mask, finish, project, project_keys, widen
-from lorattt.clip.memory import available_bytes
+from lorattt.clip.causal import attend, causal_mask, finish, project, widen
 from lorattt.errors import UserError
 
 # What autograd keeps of one token in one block of a frozen tower, in vectors of the tower's width: the inputs of
 # two LayerNorms, q, k and v as the products want them, and the hidden layer of the MLP. Measured 8.3 to 8.8 in
 # float32; in half precision, where a LayerNorm reads a float32 copy, 10.1 to 11.6.
 _KEPT_WIDTHS = 12
-# The share of the available memory that the graph may take; its gradients and temporaries need the rest.
-_SHARE = 0.5
-# Tokens at a time where memory does not decide: temporaries of so many stay in a CPU's caches.
+_SHARE = 0.5  # of the available memory that the graph may take; its gradients and temporaries need the rest
+# Tokens at a time where memory does not decide: their temporaries stay in a CPU's caches.
 _TOKENS_AT_A_TIME = {"cpu": 2048, "cuda": 65536}
+_UNKNOWN = 4 * 2**30  # bytes of memory, where the system does not say
+_MEMINFO = Path("/proc/meminfo")
+_LIMIT, _USED = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
 
+PrefixCache: TypeAlias = tuple[Tensor, ...]
+"""Keys and values of the tokens that all sequences of an episode begin with: block by block, each ``(E, heads, P, c)``.
 
-@dataclass(frozen=True)
-class Beginning:
-    """What later tokens read of the tokens that all sequences of an episode begin with.
-
-    Attributes:
-        length: P, its number of tokens.
-        blocks: Keys and values of each block, each ``(E, heads, P, d / heads)``.
-    """
-
-    length: int
-    blocks: tuple[tuple[Tensor, Tensor], ...]
+Empty where they share none.
+"""
 
 
 def find_text_parts(model: Any) -> Any | None:
@@ -59,13 +53,7 @@ def find_text_parts(model: Any) -> Any | None:
 
 
 class TextTower:
-    """A causal text tower at the level of tokens, on open_clip's own parameters.
-
-    It holds no parameter itself and follows the model to any device.
-
-    Args:
-        model: An open_clip model.
-        name: What to call it in messages.
+    """A causal text tower at the level of tokens, on an open_clip model's own parameters, wherever they are.
 
     Raises:
         UserError: If the tower is not causal with end-of-text pooling.
@@ -94,14 +82,12 @@ class TextTower:
     @property
     def dtype(self) -> torch.dtype:
         """What the blocks compute in."""
-        found: torch.dtype = self._parts.transformer.get_cast_dtype()
-        return found
+        return cast("torch.dtype", self._parts.transformer.get_cast_dtype())
 
     @property
     def device(self) -> torch.device:
         """Where the tower is."""
-        found: torch.device = self._parts.token_embedding.weight.device
-        return found
+        return cast("torch.device", self._parts.token_embedding.weight.device)
 
     @property
     def _blocks(self) -> list[ResidualAttentionBlock]:
@@ -111,62 +97,48 @@ class TextTower:
         """Token ids ``(N, L)`` int64 to embeddings without positions, ``(N, L, d)`` float32 or wider."""
         return widen(self._parts.token_embedding(tokens))
 
-    def begin(self, beginning: Tensor) -> Beginning:
-        """Run the tokens that all sequences of an episode begin with.
-
-        Args:
-            beginning: ``(E, P, d)`` without positions, P at least 1.
-
-        Returns:
-            What later tokens read of them; it keeps a graph where ``beginning`` needs a gradient.
-        """
-        blocks, length = self._blocks, beginning.shape[1]
-        x = self._placed(beginning, 0).unsqueeze(1)  # (E, 1, P, d)
-        mask = causal_mask(length, x)
-        kept: list[tuple[Tensor, Tensor]] = []
-        for block in blocks[:-1]:
+    def begin(self, prefix: Tensor) -> PrefixCache:
+        """Run the tokens ``(E, P, d)``, without positions, that all sequences of an episode begin with; P >= 1."""
+        x = self._placed(prefix, 0).unsqueeze(1)  # (E, 1, P, d)
+        mask = causal_mask(x.shape[2], x)
+        *blocks, last = self._blocks
+        kept: list[Tensor] = []
+        for block in blocks:
             q, k, v = project(block.attn, layer_norm(x, block.ln_1))
-            kept.append((k.squeeze(1).transpose(1, 2), v.squeeze(1).transpose(1, 2)))
+            kept += k, v
             x = finish(block, x, attend(q, k, v, (), mask))
         # Of the last block, nothing but keys and values is read.
-        k, v = project_keys(blocks[-1].attn, layer_norm(x, blocks[-1].ln_1))
-        kept.append((k.squeeze(1).transpose(1, 2), v.squeeze(1).transpose(1, 2)))
-        return Beginning(length, tuple(kept))
+        kept += project(last.attn, layer_norm(x, last.ln_1), 1)
+        return tuple(tensor.squeeze(1).transpose(1, 2) for tensor in kept)
 
     def encode(
         self,
-        beginning: Tensor | Beginning | None,
+        prefix: PrefixCache,
         rest: Tensor,
         *,
         ends: Tensor | None = None,
         chunk: int | None = None,
         checkpointed: bool | None = None,
     ) -> Tensor:
-        """Features of sequences that share their beginning.
+        """Features of sequences that share their prefix.
 
         Args:
-            beginning: ``(E, P, d)`` embeddings shared by all K sequences of an episode, or what
-                :meth:`begin` made of them; None where nothing is shared.
-            rest: ``(E, K, S, d)`` embeddings of what follows, end-of-text included. Either E may be 1 and
-                then serves all episodes. Positions are added here.
-            ends: ``(K,)`` int64, where in ``rest`` each sequence has its end-of-text token; what stands
-                behind it is read by nothing. None: at the last place of all.
+            prefix: What :meth:`begin` returned, or empty.
+            rest: ``(E, K, S, d)`` embeddings of what follows, end-of-text included, without positions. Either E may be
+                1 and then serves all episodes.
+            ends: ``(K,)`` int64, the place of each sequence's end-of-text token in ``rest``; None: the last place.
             chunk: Sequences at a time; None for what the memory and the device's caches suggest.
-            checkpointed: Whether the graph keeps each chunk's input alone and computes the rest again in
-                the backward pass; None: if the graph would not fit the memory. Without a graph it has no
-                meaning. The result is the same.
+            checkpointed: Whether the graph keeps only each chunk's input and computes the rest again in the backward
+                pass; None: if the graph would not fit the memory. The result is the same.
 
         Returns:
             ``(E, K, D)`` features, not of unit length, float32 or wider.
         """
-        begun = self.begin(beginning) if isinstance(beginning, Tensor) else beginning
-        start = begun.length if begun else 0
-        episodes = max(rest.shape[0], begun.blocks[0][0].shape[0] if begun else 1)
+        start, episodes = (prefix[0].shape[2], prefix[0].shape[0]) if prefix else (0, 1)
+        episodes = max(rest.shape[0], episodes)
         count, size = rest.shape[1:3]
-        graph = torch.is_grad_enabled() and (
-            rest.requires_grad
-            or (begun is not None and any(k.requires_grad for k, _ in begun.blocks))
-            or any(parameter.requires_grad for parameter in self._parts.transformer.parameters())
+        graph = torch.is_grad_enabled() and any(
+            tensor.requires_grad for tensor in (rest, *prefix, *self._parts.transformer.parameters())
         )
         if checkpointed is None:
             checkpointed = graph and not self.fits(episodes * count * size)
@@ -174,7 +146,6 @@ class TextTower:
             tokens = _TOKENS_AT_A_TIME.get(self.device.type, 65536)
             chunk = (min(tokens, self._room()) if graph and checkpointed else tokens) // size
         classes = max(chunk // episodes, 1)
-        keys = [] if begun is None else [tensor for pair in begun.blocks for tensor in pair]
         run: Callable[..., Tensor] = self._run
         parts: list[Tensor] = []
         for first in range(0, count, classes):
@@ -182,18 +153,20 @@ class TextTower:
             end = None if ends is None else ends[first : first + classes]
             if graph and checkpointed:
                 # Nothing in a frozen tower is random, so no state of a generator need be kept.
-                out = checkpoint(run, part, end, start, episodes, *keys, use_reentrant=False, preserve_rng_state=False)
+                out = checkpoint(
+                    run, part, end, start, episodes, *prefix, use_reentrant=False, preserve_rng_state=False
+                )
             else:
-                out = run(part, end, start, episodes, *keys)
+                out = run(part, end, start, episodes, *prefix)
             parts.append(out)
         return torch.cat(parts, dim=1)
 
     def fits(self, tokens: int) -> bool:
-        """Whether the graph of so many tokens fits the memory that is available now, with room to spare."""
+        """Whether the graph of that many tokens fits the memory that is available now, with room to spare."""
         return tokens <= self._room()
 
     def _room(self) -> int:
-        """How many tokens' graph fits."""
+        """How many tokens have a graph that fits."""
         element = torch.finfo(self.dtype).bits // 8
         return int(_SHARE * available_bytes(self.device)) // (self.width * len(self._blocks) * _KEPT_WIDTHS * element)
 
@@ -203,7 +176,7 @@ class TextTower:
         return x.to(device=self.device, dtype=self.dtype) + positions.to(self.dtype)
 
     def _run(self, rest: Tensor, ends: Tensor | None, start: int, episodes: int, *keys: Tensor) -> Tensor:
-        """One chunk: ``(E, K, S, d)`` to ``(E, K, D)``; ``keys`` are keys, values of the beginning, block by block."""
+        """One chunk: ``(E, K, S, d)`` to ``(E, K, D)``; ``keys`` are a :data:`PrefixCache`."""
         x = self._placed(rest, start).expand(episodes, -1, -1, -1)
         mask = causal_mask(x.shape[2], x)
         *blocks, last = self._blocks
@@ -212,7 +185,7 @@ class TextTower:
             x = finish(block, x, attend(q, k, v, keys[2 * number : 2 * number + 2], mask))
         # The last block is needed at the end-of-text token alone; the others serve it as keys and values.
         y = layer_norm(x, last.ln_1)
-        k, v = project_keys(last.attn, y)
+        k, v = project(last.attn, y, 1)
         if ends is None:
             seen, x, y = None, x[:, :, -1:], y[:, :, -1:]
         else:
@@ -221,12 +194,35 @@ class TextTower:
             seen = torch.zeros_like(seen, dtype=x.dtype).masked_fill_(seen, float("-inf")).unsqueeze(2)
             place = place.expand(episodes, -1, 1, x.shape[-1])
             x, y = x.gather(2, place), y.gather(2, place)
-        width = x.shape[-1]
-        q = F.linear(y, last.attn.in_proj_weight[:width], last.attn.in_proj_bias[:width])
-        q = q.unflatten(-1, (last.attn.num_heads, -1))
+        (q,) = project(last.attn, y, 0, 1)
         x = finish(last, x, attend(q, k, v, keys[2 * len(blocks) :], seen)).squeeze(2)  # (E, K, d)
         pooled = layer_norm(x, self._parts.ln_final)
         projection = self._parts.text_projection
         if projection is None:
             return widen(pooled)
         return widen(projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection)
+
+
+def available_bytes(device: torch.device) -> int:
+    """Bytes that new tensors on the device can take: free ones and those that are kept only for reuse."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    try:  # a container has a limit of its own, which the system's figures ignore
+        left = max(int(_LIMIT.read_text(encoding="ascii")) - int(_USED.read_text(encoding="ascii")), 0)
+    except (OSError, ValueError):  # no such file, or the word "max"
+        return _system_bytes()
+    return min(left, _system_bytes())
+
+
+def _system_bytes() -> int:
+    try:
+        figures = dict(line.split(":") for line in _MEMINFO.read_text(encoding="ascii").splitlines())
+        return int(figures["MemAvailable"].split()[0]) * 1024
+    except (OSError, ValueError, LookupError):
+        pass
+    try:
+        # macOS gives its whole memory, not what is free: half of it is a guess on the safe side.
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (AttributeError, OSError, ValueError):  # no sysconf on Windows
+        return _UNKNOWN

@@ -1,7 +1,7 @@
-"""Image towers: one interface for features, and token-level access where the tower is a ViT."""
+"""Image towers: features of any tower, and the tokens of a ViT."""
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,12 +18,7 @@ Head: TypeAlias = Callable[[Tensor, int, Adapter | None], Tensor]
 
 
 class ImageTower(nn.Module):
-    """Any image tower of open_clip; gives image features and nothing between.
-
-    Args:
-        visual: open_clip's image tower, frozen.
-        label: What to call it in messages, such as ``"RN50"``.
-    """
+    """Any frozen image tower of open_clip, which gives image features; ``label`` is its name in messages."""
 
     def __init__(self, visual: nn.Module, label: str) -> None:
         super().__init__()
@@ -49,15 +44,11 @@ class VisionTower(ImageTower):
 
     The sequence is the class token, then the patches in row-major order. Widths: d of the tokens, D of
     the joint space. Everything is computed from open_clip's own parameters.
-
-    Args:
-        visual: open_clip's VisionTransformer, frozen.
-        label: What to call it in messages, such as ``"ViT-B-16"``.
     """
 
     visual: VisionTransformer
     compiled_pass: FrozenPass | None = None
-    """:meth:`frozen_pass` compiled, where :meth:`compile_passes` was called."""
+    """:meth:`frozen_pass` compiled, after :meth:`compile_passes`."""
     _compiled_head: Head | None = None
 
     @property
@@ -77,15 +68,10 @@ class VisionTower(ImageTower):
 
     def block(self, number: int) -> ResidualAttentionBlock:
         """One block, by its 0-based number."""
-        found: ResidualAttentionBlock = self.visual.transformer.resblocks[number]
-        return found
+        return cast("ResidualAttentionBlock", self.visual.transformer.resblocks[number])
 
     def resolve_blocks(self, blocks: Sequence[int]) -> tuple[int, ...]:
-        """Block numbers, negative ones counted from the end, as sorted 0-based numbers.
-
-        Raises:
-            UserError: If one is out of range, is named twice, or none is named.
-        """
+        """Sorted 0-based block numbers, negative ones counted from the end; a UserError unless they are valid."""
         for number in blocks:
             if not -self.depth <= number < self.depth:
                 raise UserError(
@@ -98,15 +84,10 @@ class VisionTower(ImageTower):
         return resolved
 
     def embed(self, pixels: Tensor, kept: Tensor | None = None) -> Tensor:
-        """Images to tokens with positions, before the first block.
+        """``(N, 3, S, S)`` normalised images of the tower's dtype to ``(N, 1 + P, d)`` tokens with positions.
 
-        Args:
-            pixels: ``(N, 3, S, S)`` normalised images of the tower's dtype.
-            kept: ``(N, P')`` int64: the patches to keep, in the order they shall have; the others are
-                dropped, as a masked autoencoder does, not replaced.
-
-        Returns:
-            ``(N, 1 + P', d)``, the class token first.
+        With ``kept`` ``(N, P')`` int64, only these patches, in that order; the others are dropped, as in a masked
+        autoencoder, not replaced.
         """
         visual = self.visual
         (rows, columns), (height, width) = visual.grid_size, visual.patch_size
@@ -131,20 +112,15 @@ class VisionTower(ImageTower):
         return x
 
     def frozen_blocks_(self, x: Tensor, start: int, stop: int, scratch: Scratch) -> Tensor:
-        """What :meth:`blocks` gives, without adapter or graph; ``x`` may be overwritten, so read it no more."""
+        """As :meth:`blocks`, without adapter or graph; ``x`` may be overwritten."""
         for number in range(start, stop):
             x = run_frozen_block_(self.block(number), x, scratch)
         return x
 
     def frozen_pass(self, pixels: Tensor, stops: tuple[int, ...]) -> tuple[list[Tensor], Tensor]:
-        """Images through all blocks, without adapter.
+        """Images through all blocks, without adapter: inputs ``(N, L, d)`` of the blocks ``stops``, and class tokens.
 
-        Args:
-            pixels: ``(N, 3, S, S)`` normalised images of the tower's dtype.
-            stops: Ascending numbers of blocks whose inputs are wanted.
-
-        Returns:
-            The inputs ``(N, L, d)`` of these blocks, and class tokens ``(N, d)`` before the projection.
+        ``stops`` ascend; class tokens ``(N, d)`` are those before the projection.
         """
         x, block, inputs = self.embed(pixels), 0, []
         for stop in stops:
@@ -158,17 +134,9 @@ class VisionTower(ImageTower):
         self._compiled_head = Compiled(self.class_token, repeats=True)
 
     def class_token(self, x: Tensor, start: int, adapter: Adapter | None = None) -> Tensor:
-        """Run the blocks from ``start`` on and give the class token after the final LayerNorm.
+        """Run the blocks from ``start`` on, ``depth`` for none: ``(N, L, d)`` to ``(N, d)`` after the final LayerNorm.
 
-        The last block computes its class token alone: its other tokens are read by nothing.
-
-        Args:
-            x: ``(N, L, d)`` tokens as block ``start`` reads them.
-            start: First block to run; ``depth`` for none.
-            adapter: What each episode changes in the blocks.
-
-        Returns:
-            ``(N, d)``, before the projection.
+        The last block computes its class token alone, as nothing reads its other tokens.
         """
         last = self.depth - 1
         if start <= last:
@@ -177,7 +145,7 @@ class VisionTower(ImageTower):
         return layer_norm(x[:, :1], self.visual.ln_post).squeeze(1)
 
     def adapted_class_token(self, x: Tensor, start: int, adapter: Adapter | None) -> Tensor:
-        """What :meth:`class_token` gives, for blocks that are adapted, batch after batch."""
+        """As :meth:`class_token`, compiled if asked for: for blocks that are adapted, batch after batch."""
         return (self._compiled_head or self.class_token)(x, start, adapter)
 
     def project(self, class_token: Tensor) -> Tensor:

@@ -5,21 +5,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from lorattt.data.catalogue import benchmark as find_benchmark
+from lorattt.data.catalogue import benchmark
+from lorattt.data.check import problems
 from lorattt.data.corruptions import CorruptedImages, CorruptionSpec
 from lorattt.data.datamodule import EpisodeData
 from lorattt.data.download import CifarImages, download
+from lorattt.data.file_list import FileList, ListedImages
 from lorattt.data.image_list import read_image_list, write_image_list
 from lorattt.data.images import MAX_PIXELS, check_max_pixels
-from lorattt.data.layouts import Located
-from lorattt.data.listing import ListedImages, Listing
+from lorattt.data.layouts import read_benchmark
 from lorattt.data.notes import note
-from lorattt.data.readers import problems, read_benchmark
 from lorattt.data.source import ImageSource
-from lorattt.data.splits import class_subset, few_shot, keep_classes
+from lorattt.data.splits import Classes, few_shot, keep_classes
 from lorattt.errors import UserError, shortened
 
-Subset = Literal["all", "base", "new"]
 _CIFAR = ("cifar10", "cifar100")
 _Read = TypeVar("_Read")
 
@@ -58,7 +57,7 @@ class BenchmarkData(EpisodeData):
         split: Literal["train", "val", "test"] = "test",
         path: str | None = None,
         splits: str | None = None,
-        classes: Subset | list[int | str] = "all",
+        classes: Classes = "all",
         shots: int | None = None,
         items: str | None = None,
         corruption: CorruptionSpec | None = None,
@@ -68,28 +67,24 @@ class BenchmarkData(EpisodeData):
         **kwargs: Any,
     ) -> None:
         check_max_pixels(max_pixels)
-        root = Path(data_root).expanduser()
-        self.drawn: Listing | None = None
+        self.drawn: FileList | None = None
         self.template: str | None = None
         self.corruption: dict[str, str | int] | None = None
-        fetch = download and _is_first_process()
         if dataset in _CIFAR:
             if classes != "all" or shots is not None or items is not None or path or splits:
                 raise UserError(f"data.dataset {dataset}: classes, shots, items, path and splits are not for CIFAR")
-            source: ImageSource = _found(lambda: CifarImages(dataset, root, split), dataset, root, fetch)
+            root = Path(data_root).expanduser()
+            source: ImageSource = _found(lambda: CifarImages(dataset, root, split), dataset, root, download)
         else:
-            self.template = find_benchmark(dataset).template
-            places = {"path": folder_of(path), "splits": folder_of(splits)}
-            listing, located = _found(lambda: read_benchmark(dataset, root, split, **places), dataset, root, fetch)
-            tell_problems(dataset, listing, located)
-            listing = part_of(listing, classes)
+            self.template = benchmark(dataset).template
+            listing = read_part(dataset, data_root, split, classes, download, path=path, splits=splits)
             if items is not None:
                 if shots is not None:
                     raise UserError("data.items and data.shots are both given: a list is not drawn from again")
                 listing = listed_in(Path(items).expanduser(), listing)
             elif shots is not None:
                 listing = self.drawn = few_shot(listing, shots, draw_seed)
-            source = ListedImages(part_name(dataset, split, classes, shots, items), listing, max_pixels)
+            source = ListedImages(part_name(dataset, shots, items, split, classes), listing, max_pixels)
         if corruption is not None:
             self.corruption = {"name": corruption.name, "severity": corruption.severity, "of": source.name}
             source = CorruptedImages(source, corruption, draw_seed)
@@ -101,39 +96,34 @@ class BenchmarkData(EpisodeData):
             write_image_list(self.drawn, file)
 
 
-def folder_of(value: str | None) -> Path | None:
-    """A folder that a user may have named, perhaps below ``~``."""
-    return None if value is None else Path(value).expanduser()
+def read_part(
+    dataset: str, data_root: str, split: str, classes: Classes, download: bool = False, **folders: str | None
+) -> FileList:
+    """The images of some classes of a benchmark's split; warns of what is wrong with a dataset that can be read.
 
-
-def _is_first_process() -> bool:
-    """Whether this process of a machine is the one that fetches; launchers number them before anything starts."""
-    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "SLURM_LOCALID"))
+    The arguments are those of :class:`BenchmarkData`; ``folders`` are its ``path`` and ``splits``.
+    """
+    given = {key: Path(folder) for key, folder in folders.items() if folder}
+    root = Path(data_root).expanduser()
+    listing, located = _found(lambda: read_benchmark(dataset, root, split, **given), dataset, root, download)
+    for problem in problems(benchmark(dataset), listing, located):
+        note(f"{dataset}: {problem}")
+    return keep_classes(listing, classes)
 
 
 def _found(read: Callable[[], _Read], dataset: str, root: Path, fetch: bool) -> _Read:
-    """What ``read`` gives; if it finds nothing and may fetch, after a download."""
+    """The result of ``read``; if it finds nothing and may fetch, after a download."""
     try:
         return read()
     except UserError:
-        if not fetch:
+        # One process of each machine fetches; launchers number them before anything starts.
+        if not fetch or any(os.environ.get(name, "0") != "0" for name in ("LOCAL_RANK", "SLURM_LOCALID")):
             raise
     download(dataset, root)
     return read()
 
 
-def tell_problems(dataset: str, listing: Listing, located: Located) -> None:
-    """Warn of what is wrong with a benchmark that can be read."""
-    for problem in problems(find_benchmark(dataset), listing, located):
-        note(f"{dataset}: {problem}")
-
-
-def part_of(listing: Listing, classes: Subset | list[int | str]) -> Listing:
-    """The images of some classes, relabelled from 0."""
-    return class_subset(listing, classes) if isinstance(classes, str) else keep_classes(listing, classes)
-
-
-def listed_in(file: Path, listing: Listing) -> Listing:
+def listed_in(file: Path, listing: FileList) -> FileList:
     """The images of an earlier run's list, which must be of the same classes as now."""
     found = read_image_list(file, listing.root)
     if found.class_names != listing.class_names:
@@ -141,24 +131,24 @@ def listed_in(file: Path, listing: Listing) -> Listing:
             f"data.items {file}: its {len(found.class_names)} classes are not the {len(listing.class_names)} of "
             "data.dataset and data.classes: give the values of the run that wrote it"
         )
-    known = set(listing.items)
-    for item in found.items:
-        if item not in known:
+    known = set(listing.samples)
+    for sample in found.samples:
+        if sample not in known:
             raise UserError(
-                f"data.items {file}: {shortened(item.path)} with label {item.label} is not among the split's images"
+                f"data.items {file}: {shortened(sample.path)} with label {sample.label} is not among the split's images"
             )
     return found
 
 
-def part_name(dataset: str, split: str, classes: Subset | list[int | str], shots: int | None, items: str | None) -> str:
-    """What results call it; the whole test split has the dataset's own name."""
-    parts = [dataset]
+def part_name(name: str, shots: int | None, items: str | None, split: str = "test", classes: Classes = "all") -> str:
+    """What results call a part of a dataset; the whole test split has the dataset's own name."""
+    parts = [name]
     if split != "test":
         parts.append(split)
     if classes != "all":
         parts.append(classes if isinstance(classes, str) else f"{len(classes)}-classes")
-    if shots is not None:
-        parts.append(f"{shots}-shot")
     if items is not None:
         parts.append("listed")
+    elif shots is not None:
+        parts.append(f"{shots}-shot")
     return "-".join(parts)

@@ -1,23 +1,23 @@
-"""What is there of the benchmarks below a folder, what is missing, and how to fix it.
+"""What is there of the benchmarks below a folder, what is missing, and how to fix it; ``lorattt data check``.
 
 Reads lists, looks whether each image file exists and whether class names are the published ones; decodes nothing.
-The command is ``lorattt data check``.
 """
 
+import hashlib
 import os
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
-from lorattt.data.catalogue import BENCHMARKS, Benchmark
-from lorattt.data.catalogue import benchmark as find_benchmark
-from lorattt.data.listing import Listing
-from lorattt.data.readers import Names, list_problems, names_state, read_benchmark
-from lorattt.errors import UserError, shortened
+from lorattt.data.catalogue import BENCHMARKS, Benchmark, benchmark
+from lorattt.data.file_list import FileList
+from lorattt.data.layouts import LOOKS, Located, read_benchmark
+from lorattt.errors import UserError, quoted, shortened
 
-Split = Literal["train", "val", "test"]
-State = Literal["complete", "incomplete", "missing"]
+Split: TypeAlias = Literal["train", "val", "test"]
 
 
 @dataclass(frozen=True)
@@ -25,33 +25,27 @@ class Finding:
     """What was found of one dataset.
 
     Attributes:
-        dataset: Its key.
         state: ``complete``: all listed images exist, each is listed once, there are as many as published, and class
             names are the published ones; ``incomplete``: readable, but not that; ``missing``: not found or not
             readable.
-        layout: Which layout it lies in, or empty.
-        folder: Where its images are, or empty.
         images: How many listed images exist.
         listed: How many the lists or folders name.
         expected: How many were published; null where unknown.
-        classes: How many classes were read.
-        expected_classes: How many were published.
         names: Whether class names are the published ones: ``published``, ``other`` or ``not known``; empty if missing.
         note: What is wrong and the fix; empty where nothing is.
-        fetch: Where to get the dataset, if it is missing.
     """
 
     dataset: str
-    state: State
-    layout: str
-    folder: str
-    images: int
-    listed: int
-    expected: int | None
-    classes: int
-    expected_classes: int
-    names: Names | Literal[""]
-    note: str
+    state: Literal["complete", "incomplete", "missing"]
+    layout: str = ""
+    folder: str = ""
+    images: int = 0
+    listed: int = 0
+    expected: int | None = None
+    classes: int = 0
+    expected_classes: int = 0
+    names: Literal["published", "other", "not known", ""] = ""
+    note: str = ""
     fetch: str = ""
 
 
@@ -74,85 +68,124 @@ def check(
     """
     places = dict(paths or {})
     for key in (*keys, *places):
-        find_benchmark(key)
+        benchmark(key)  # reject unknown names before anything is read
     if not data_root.is_dir():
         raise UserError(f"data_root {data_root}: no such folder")
     return [_finding(BENCHMARKS[key], data_root, split, places.get(key), splits) for key in keys or BENCHMARKS]
 
 
-def _finding(benchmark: Benchmark, root: Path, split: Split, path: Path | None, splits: Path | None) -> Finding:
-    expected = benchmark.counts.get(split)
+def _finding(known: Benchmark, root: Path, split: Split, path: Path | None, splits: Path | None) -> Finding:
+    expected = known.counts.get(split)
     try:
-        listing, located = read_benchmark(benchmark.key, root, split, path=path, splits=splits)
+        listing, located = read_benchmark(known.key, root, split, path=path, splits=splits)
     except UserError as error:
-        note = str(error).removeprefix(f"{benchmark.key}: ")
         return Finding(
-            benchmark.key, "missing", "", "", 0, 0, expected, 0, benchmark.classes, "", note, benchmark.fetch
+            known.key,
+            "missing",
+            expected=expected,
+            expected_classes=known.classes,
+            note=str(error).removeprefix(f"{known.key}: "),
+            fetch=known.fetch,
         )
     absent = _absent(listing)
-    found = len(listing.items) - len(absent)
-    notes = list_problems(benchmark, listing)
+    found = len(listing.samples) - len(absent)
+    notes = _list_problems(known, listing)
     if absent:
         notes.insert(0, f"{len(absent)} images are missing, the first is {shortened(absent[0])}: fetch them again")
     elif expected is not None and found != expected:
         notes.insert(0, f"{found} images where {expected} were published: compare the download with its source")
-    note = "; ".join(notes)
     return Finding(
-        dataset=benchmark.key,
-        state="incomplete" if note else "complete",
+        dataset=known.key,
+        state="incomplete" if notes else "complete",
         layout=located.layout,
         folder=str(listing.root),
         images=found,
-        listed=len(listing.items),
+        listed=len(listing.samples),
         expected=expected,
         classes=len(listing.class_names),
-        expected_classes=benchmark.classes,
-        names=names_state(benchmark, listing),
-        note=note,
+        expected_classes=known.classes,
+        names=_names_state(known, listing),
+        note="; ".join(notes),
     )
 
 
-def _absent(listing: Listing) -> list[str]:
+def _absent(listing: FileList) -> list[str]:
     """Listed images that do not exist; one look into each folder, not one per image."""
-    present: dict[str, set[str]] = {}
-    absent = []
-    for item in listing.items:
-        folder, _, name = item.path.rpartition("/")
-        if folder not in present:
-            present[folder] = _files(listing.root / folder)
-        if name not in present[folder]:
-            absent.append(item.path)
-    return absent
+
+    @cache
+    def files(folder: str) -> set[str]:
+        try:
+            with os.scandir(listing.root / folder) as entries:
+                return {entry.name for entry in entries if entry.is_file()}  # a broken link is no file
+        except OSError:
+            return set()
+
+    places = ((path, *path.rpartition("/")) for path, _ in listing.samples)
+    return [path for path, folder, _, name in places if name not in files(folder)]
 
 
-def _files(folder: Path) -> set[str]:
-    try:
-        with os.scandir(folder) as entries:
-            # Follows links: a broken one is no file.
-            return {entry.name for entry in entries if entry.is_file()}
-    except OSError:
-        return set()
+def problems(known: Benchmark, listing: FileList, located: Located) -> list[str]:
+    """What is wrong with a dataset that can be read nonetheless, each as a line with the fix."""
+    found = []
+    if located.absent:
+        found.append(
+            f"of the {min(LOOKS, len(listing.samples))} listed images that were looked for, {len(located.absent)} are "
+            f"missing, the first is {shortened(located.absent[0])}: lorattt data check --datasets {known.key} "
+            "counts all"
+        )
+    # Class folders have none of a list's problems, and their class names are ours.
+    return found if located.split_file is None else found + _list_problems(known, listing)
+
+
+def _list_problems(known: Benchmark, listing: FileList) -> list[str]:
+    """What is wrong with a dataset's list of images and with its class names, each as a line with the fix."""
+    found = []
+    if twice := _listed_twice(listing):
+        found.append(f"{twice}: compare the list with its source")
+    if _names_state(known, listing) == "other":
+        ours, theirs = (listing.class_names[0], listing.class_names[-1]), (known.first_name, known.last_name)
+        found.append(
+            f"its class names, {' to '.join(map(quoted, ours))}, are not the published ones, "
+            f"{' to '.join(map(quoted, theirs))}, or are in another order: fetch the list of images again"
+        )
+    return found
+
+
+def _names_state(known: Benchmark, listing: FileList) -> Literal["published", "other", "not known"]:
+    """Whether class names are the published ones, in their order; ``not known`` where none are published."""
+    if not known.names_sha1:
+        return "not known"
+    digest = hashlib.sha1("\n".join(listing.class_names).encode(), usedforsecurity=False).hexdigest()
+    return "published" if digest == known.names_sha1 else "other"
+
+
+def _listed_twice(listing: FileList) -> str:
+    """A message about images that are listed more than once; empty where each is listed once."""
+    if len({path for path, _ in listing.samples}) == len(listing.samples):
+        return ""
+    labels = defaultdict[str, list[int]](list)
+    for path, label in listing.samples:
+        labels[path].append(label)
+    twice = [path for path, found in labels.items() if len(found) > 1]
+    torn = [path for path in twice if len(set(labels[path])) > 1]
+    text = f"{len(twice)} images are listed more than once and count each time, the first is {shortened(twice[0])}"
+    if torn:
+        classes = " and ".join(map(str, sorted(set(labels[torn[0]]))[:4]))
+        text += f"; {len(torn)} of them have several labels, the first is {shortened(torn[0])} with {classes}"
+    return text
 
 
 def table(findings: Sequence[Finding]) -> str:
     """The findings as text: a table, then one or two lines for each problem."""
-    head = ("dataset", "state", "layout", "images", "expected", "classes", "names")
-    rows = [
-        (
-            each.dataset,
-            each.state,
-            each.layout or "-",
-            f"{each.images:,}",
-            "?" if each.expected is None else f"{each.expected:,}",
-            f"{each.classes} of {each.expected_classes}",
-            each.names or "-",
-        )
-        for each in findings
-    ]
-    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)]
-    complete = sum(each.state == "complete" for each in findings)
-    lines += ["", f"{complete} of {len(findings)} complete"]
+    rows = [("dataset", "state", "layout", "images", "expected", "classes", "names")]
+    for each in findings:
+        expected = "?" if each.expected is None else f"{each.expected:,}"
+        classes = f"{each.classes} of {each.expected_classes}"
+        start = (each.dataset, each.state, each.layout or "-")
+        rows.append((*start, f"{each.images:,}", expected, classes, each.names or "-"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    lines += ["", f"{sum(each.state == 'complete' for each in findings)} of {len(findings)} complete"]
     for each in findings:
         lines += [f"  {each.dataset}: {each.note}"] if each.note else []
         lines += [f"    to get it: {each.fetch}"] if each.fetch else []

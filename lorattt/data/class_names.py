@@ -9,15 +9,7 @@ from typing import Any, Final
 from unicodedata import normalize
 
 from lorattt.data.imagenet_family import imagenet_names
-from lorattt.data.name_lists import (
-    NameFile,
-    begins_with_numbers,
-    check_names,
-    check_no_numbers,
-    keyed,
-    of_pairs,
-    read_name_file,
-)
+from lorattt.data.name_lists import begins_with_numbers, check_names, check_no_numbers, keyed, of_pairs, read_name_file
 from lorattt.data.notes import note
 from lorattt.errors import UserError, quoted, some
 from lorattt.positions import check_order, pairs
@@ -29,7 +21,7 @@ _DIGITS: Final = re.compile("([0-9]+)")
 def names_of(folders: list[str], given: Sequence[str] | str | None, key: str = "data.class_names") -> list[str]:
     """Class names in label order.
 
-    If names are matched to folders by position, a note reports the pairs, unless the names are the folders' own.
+    If names are matched to folders by position, a warning lists the pairs, unless the names are the folders' own.
 
     Args:
         folders: The class folders, sorted; without any, there may be any number of names.
@@ -39,8 +31,7 @@ def names_of(folders: list[str], given: Sequence[str] | str | None, key: str = "
         key: What messages call the argument.
 
     Raises:
-        UserError: If the file cannot be read, an entry is not a name, the names do not fit the folders, or it is
-            not certain which name belongs to which folder.
+        UserError: Also if it is not certain which name belongs to which folder.
     """
     if given is None:
         return [folder.replace("_", " ") for folder in folders]
@@ -48,37 +39,38 @@ def names_of(folders: list[str], given: Sequence[str] | str | None, key: str = "
     folders = [normalize("NFC", folder) for folder in folders]
     if given == IMAGENET:
         return _looked_up(folders, imagenet_names(), "the ImageNet classes", "folders must be named by wnid")
+    content: list[Any] | dict[str, Any]
     if isinstance(given, str):
         path, what = Path(os.path.expanduser(given)), f"{key} {given}"
         if not os.path.isfile(path):  # unlike Path.is_file, it takes a text of any length
             raise UserError(f"{key} {quoted(given)}: no such file (and the only built-in list is {IMAGENET!r})")
-        content = read_name_file(path, what)
+        content, lines = read_name_file(path, what)
     else:
-        what, content = key, NameFile(tuple(given))
-    if content.mapping is not None:
-        mapping = of_pairs(content.mapping, folders)
-        check_names(list(mapping.values()), what, list(mapping))
-        return _looked_up(folders, mapping, what, _hint(folders, mapping))
-    check_names(content.names, what)
-    names = list(content.names)
-    by_folder = keyed(names, folders, what, lines=content.lines)
+        what, content, lines = key, list(given), False
+    if isinstance(content, dict):
+        mapping = of_pairs(content, folders)
+        check_names(mapping.values(), what, list(mapping))
+        known = set(folders).intersection(mapping)
+        fix = "add it to the file" if known else f"its keys must be the folders' names, and are {some(mapping)}"
+        return _looked_up(folders, mapping, what, fix)
+    check_names(content, what)
+    by_folder = keyed(content, folders, what, lines=lines)
     if by_folder is not None:
         found = _looked_up(folders, by_folder, what, "add it to the list")
         if told := pairs(folders or list(by_folder), found):
             note(f"{what} has {'a folder' if folders else 'a wnid'} in front of each name: {told}")
         return found
-    if content.lines:
-        check_no_numbers(names, what)
-    elif number := begins_with_numbers(names):
+    if lines:
+        check_no_numbers(content, what)
+    elif number := begins_with_numbers(content):
         note(f"{what}: each name begins with a number, which goes into the texts, as in {quoted(number)}")
-    _by_position(names, folders, what)
-    return names
+    if folders:
+        _check_positions(content, folders, what)
+    return content
 
 
-def _by_position(names: list[str], folders: list[str], what: str) -> None:
+def _check_positions(names: list[str], folders: list[str], what: str) -> None:
     """Check names in the order of the folders, and report the pairs."""
-    if not folders:
-        return
     if len(names) != len(folders):
         raise UserError(
             f"{what} has {len(names)} names but the dataset has {len(folders)} class folders: "
@@ -105,13 +97,6 @@ def _counts_down(one: str, other: str) -> bool:
             left, right = left.lstrip("0"), right.lstrip("0")
             return place % 2 == 1 and (len(left), left) > (len(right), right)
     return False
-
-
-def _hint(folders: Sequence[str], mapping: dict[str, Any]) -> str:
-    """The fix for a mapping that lacks a folder."""
-    if not set(folders).intersection(mapping):
-        return f"its keys must be the folders' names, and are {some(mapping)}"
-    return "add it to the file"
 
 
 def _looked_up(folders: list[str], names: dict[str, str], where: str, fix: str) -> list[str]:

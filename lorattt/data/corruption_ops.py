@@ -1,16 +1,18 @@
 """The operations of ImageNet-C and their published constants, in numpy and Pillow.
 
-An operation takes ``x``, ``(H, W, 3)`` float64 in [0, 1], a generator and the constants of one severity, and
-returns ``(H, W, 3)``, which the caller clips. Lengths among the constants are pixels of 224 px images.
-:data:`OPERATIONS` has the constants of severities 1 to 5. Formulas and constants follow Hendrycks and
-Dietterich (ICLR 2019, arXiv 1903.12261) and their published program.
+An operation takes ``x``, ``(H, W, 3)`` float64 in [0, 1], a generator and the constants of one severity, and returns
+``(H, W, 3)``, which the caller clips. Lengths among the constants are pixels of 224 px images; ``corruptions.yaml`` has
+the constants. Formulas and constants follow Hendrycks and Dietterich (ICLR 2019, arXiv 1903.12261) and their published
+program.
 """
 
 import io
 from collections.abc import Callable
-from typing import Any, Final, Literal
+from importlib.resources import files
+from typing import Final, Literal
 
 import numpy as np
+import yaml
 from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
@@ -260,35 +262,13 @@ def _jpeg_compression(x: Floats, rng: Generator, quality: int) -> Floats:
     return to_array(Image.open(file))
 
 
-# Name -> operation, and its constants at severities 1 to 5. In the paper's order; the last three are its extra ones.
-OPERATIONS: Final[dict[str, tuple[Callable[..., Floats], tuple[tuple[Any, ...], ...]]]] = {
-    "gaussian_noise": (_gaussian_noise, ((0.08,), (0.12,), (0.18,), (0.26,), (0.38,))),
-    "shot_noise": (_shot_noise, ((60,), (25,), (12,), (5,), (3,))),
-    "impulse_noise": (_impulse_noise, ((0.03,), (0.06,), (0.09,), (0.17,), (0.27,))),
-    "defocus_blur": (_defocus_blur, ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5))),
-    "glass_blur": (_glass_blur, ((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2))),
-    "motion_blur": (_motion_blur, ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15))),
-    "zoom_blur": (_zoom_blur, ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03))),
-    "snow": (
-        _snow,
-        (
-            (0.1, 0.3, 3, 0.5, 10, 4, 0.8),
-            (0.2, 0.3, 2, 0.5, 12, 4, 0.7),
-            (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
-            (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65),
-            (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
-        ),
-    ),
-    "fog": (_fog, ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4))),
-    "brightness": (_brightness, ((0.1,), (0.2,), (0.3,), (0.4,), (0.5,))),
-    "contrast": (_contrast, ((0.4,), (0.3,), (0.2,), (0.1,), (0.05,))),
-    "elastic_transform": (
-        _elastic_transform,
-        ((2, 0.7, 0.1), (2, 0.08, 0.2), (0.05, 0.01, 0.02), (0.07, 0.01, 0.02), (0.12, 0.01, 0.02)),
-    ),
-    "pixelate": (_pixelate, ((0.6,), (0.5,), (0.4,), (0.3,), (0.25,))),
-    "jpeg_compression": (_jpeg_compression, ((25,), (18,), (15,), (10,), (7,))),
-    "speckle_noise": (_speckle_noise, ((0.15,), (0.2,), (0.35,), (0.45,), (0.6,))),
-    "gaussian_blur": (_gaussian_blur, ((1,), (2,), (3,), (4,), (6,))),
-    "saturate": (_saturate, ((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2))),
+_FUNCTIONS: Final[tuple[Callable[..., Floats], ...]] = (
+    *(_gaussian_noise, _shot_noise, _impulse_noise, _defocus_blur, _glass_blur, _motion_blur, _zoom_blur, _snow, _fog),
+    *(_brightness, _contrast, _elastic_transform, _pixelate, _jpeg_compression),
+    *(_speckle_noise, _gaussian_blur, _saturate),  # the paper's extra ones
+)
+_CONSTANTS: Final = yaml.safe_load(files("lorattt.data").joinpath("corruptions.yaml").read_text(encoding="utf-8"))
+OPERATIONS: Final[dict[str, tuple[Callable[..., Floats], list[list[float]]]]] = {
+    function.__name__[1:]: (function, _CONSTANTS[function.__name__[1:]]) for function in _FUNCTIONS
 }
+"""Name to operation, and its constants at severities 1 to 5, in the paper's order."""

@@ -1,10 +1,10 @@
 """Corrupted images in the style of ImageNet-C (Hendrycks and Dietterich, ICLR 2019, arXiv 1903.12261).
 
-What differs from the published files: they are JPEG files of quality 85, ours are not compressed again;
-random draws are ours; values are rounded, not cut off, to 8 bits; glass blur swaps pixels as the paper
-says, where numpy made the published program copy them. ``frost`` overlays photographs that lorattt
-cannot ship and is left out, and so is the extra corruption ``spatter``: for these two, and for numbers
-to be compared with published ones, use the published files.
+What differs from the published files: they are JPEG files of quality 85, ours are not compressed again; random draws
+are ours; values are rounded, not cut off, to 8 bits; glass blur swaps pixels as the paper says, where numpy made the
+published program copy them. ``frost`` overlays photographs that lorattt cannot ship and is left out, and so is the
+extra corruption ``spatter``: for these two, and for numbers to be compared with published ones, use the published
+files.
 """
 
 from dataclasses import dataclass
@@ -22,12 +22,8 @@ from lorattt.errors import UserError, quoted
 from lorattt.inputs import did_you_mean
 from lorattt.rng import Stream, episode_keys, fold
 
-EXTRA: Final[tuple[str, ...]] = ("speckle_noise", "gaussian_blur", "saturate")
-"""Corruptions for validation: the paper's means do not count them."""
-STANDARD: Final[tuple[str, ...]] = tuple(name for name in OPERATIONS if name not in EXTRA)
-"""The paper's fifteen corruptions without frost."""
-NAMES: Final[tuple[str, ...]] = (*STANDARD, *EXTRA)
-
+NAMES: Final[tuple[str, ...]] = tuple(OPERATIONS)
+"""The paper's fifteen corruptions without frost, then three for validation, which its means do not count."""
 SIDE: Final = 224
 """Side in pixels for which the constants were published."""
 _MISSING: Final[dict[str, str]] = {
@@ -64,10 +60,9 @@ class CorruptionSpec:
 def corrupt(image: Image.Image, spec: CorruptionSpec, key: int) -> Image.Image:
     """Corrupt an image as it is.
 
-    Lengths among the constants (blur radii, streaks, flakes of snow) are pixels, published for images of
-    224 x 224; they are not scaled, so a larger image is blurred less in proportion. Pixelation, zoom blur,
-    fog and the elastic transform are in proportion to the size. :class:`CorruptedImages` brings images
-    to 224 x 224 first.
+    Lengths among the constants (blur radii, streaks, flakes of snow) are pixels, published for images of 224 x 224;
+    they are not scaled, so a larger image is blurred less in proportion. Pixelation, zoom blur, fog and the elastic
+    transform are in proportion to the size. :class:`CorruptedImages` brings images to 224 x 224 first.
 
     Args:
         image: RGB, of any size.
@@ -77,22 +72,12 @@ def corrupt(image: Image.Image, spec: CorruptionSpec, key: int) -> Image.Image:
 
     Returns:
         RGB, of the same size. With one release of numpy it is a function of the arguments.
-
-    Raises:
-        ValueError: If the image is not RGB.
     """
     if image.mode != "RGB":
         raise ValueError(f"corrupt takes RGB images, not {image.mode}")
     operation, constants = OPERATIONS[spec.name]
     rng = np.random.Generator(np.random.Philox(key=key % 2**64))
     return to_image(operation(to_array(image), rng, *constants[spec.severity - 1]))
-
-
-def _middle(image: Image.Image) -> Image.Image:
-    """The shorter side resized to 256, then the middle square of 224, as in ImageNet-C."""
-    resized = resize(image, [256], interpolation=InterpolationMode.BILINEAR)
-    middle: Image.Image = center_crop(resized, [SIDE, SIDE])
-    return middle
 
 
 class CorruptedImages(WrappedImages):
@@ -110,11 +95,8 @@ class CorruptedImages(WrappedImages):
         self.name = f"{source.name} ({spec.name} {spec.severity})"
 
     def read(self, index: int) -> Image.Image:
-        """The corrupted image, RGB.
-
-        Raises:
-            UnreadableImageError: If the clean image cannot be decoded.
-        """
-        image = self.source.read(index)
+        """The corrupted image, RGB, 224 x 224."""
+        # The shorter side resized to 256, then the middle square of 224, as in ImageNet-C.
+        resized = resize(self.source.read(index), [256], interpolation=InterpolationMode.BILINEAR)
         key = fold(episode_keys(self._seed, torch.tensor([index])), Stream.CORRUPTIONS)
-        return corrupt(_middle(image), self._spec, int(key))
+        return corrupt(center_crop(resized, [SIDE, SIDE]), self._spec, int(key))

@@ -11,6 +11,7 @@ from lorattt.data.loader import EpisodeLoader
 from lorattt.data.sampler import ExactShard
 from lorattt.data.source import UNKNOWN_LABEL, EpisodeDataset, ImageSource, Planner, Transform, chosen
 from lorattt.errors import UserError
+from lorattt.inputs import at_least
 
 
 class ImageData(LightningDataModule):
@@ -39,22 +40,18 @@ class ImageData(LightningDataModule):
         on_bad_image: Literal["error", "skip"] = "error",
     ) -> None:
         super().__init__()
-        for key, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0), ("prefetch", prefetch, 1)):
-            if value < least:
-                raise UserError(f"data.{key} {value}: must be at least {least}")
-        if limit is not None and limit < 1:
-            raise UserError(f"data.limit {limit}: must be at least 1, or null for all images")
+        at_least(1, data__batch_size=batch_size, data__prefetch=prefetch)
+        at_least(0, data__workers=workers)
+        at_least(1, ", or null for all images", data__limit=limit)
         self._batch_size, self._workers, self._prefetch = batch_size, workers, prefetch
         self._limit, self._on_bad_image = limit, on_bad_image
         self.fetched_at: float | None = None
 
     def _world_and_rank(self) -> tuple[int, int]:
-        """Number of devices, and the number of this one."""
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
     def _loader(self, dataset: Dataset[dict[str, Any]], sampler: Sampler[Any]) -> DataLoader[dict[str, Any]]:
         device = None if self.trainer is None else self.trainer.strategy.root_device
-        on_gpu = device is not None and device.type == "cuda"
         loader = EpisodeLoader(
             dataset,
             batch_size=self._batch_size,
@@ -62,19 +59,14 @@ class ImageData(LightningDataModule):
             num_workers=self._workers,
             persistent_workers=self._workers > 0,
             prefetch_factor=self._prefetch if self._workers else None,
-            pin_memory=on_gpu,
         )
-        loader.send_to = device if on_gpu else None
+        loader.send_to = device if device is not None and device.type == "cuda" else None
         return loader
 
     def _in_order(
-        self,
-        source: ImageSource,
-        indices: list[int],
-        transform: Transform | None,
-        planner: Planner | None = None,
+        self, source: ImageSource, indices: list[int], transform: Transform | None, planner: Planner | None = None
     ) -> DataLoader[dict[str, Any]]:
-        """This device's share of the images, in order; a device without images gets one empty batch."""
+        """This device's share of the images, in order."""
         world, rank = self._world_and_rank()
         dataset = EpisodeDataset(source, indices, transform, planner)
         return self._loader(dataset, ExactShard(dataset, world, rank))
@@ -82,7 +74,7 @@ class ImageData(LightningDataModule):
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Raise :class:`UserError` for an unreadable image if ``on_bad_image`` is ``error``.
 
-        An exception from a worker would arrive wrapped in a traceback.
+        Here, since an exception from a worker would arrive wrapped in a traceback.
         """
         self.fetched_at = time.perf_counter()
         if batch["skipped"] and self._on_bad_image == "error":
@@ -101,11 +93,8 @@ class EpisodeData(ImageData):
     with a ``planner`` they also hold the ``plan`` by which the method makes the views itself.
 
     Args:
-        source: The images.
+        source: The images; their ``class_names`` are empty where they have no classes.
         kwargs: The arguments of :class:`ImageData`.
-
-    Attributes:
-        class_names: Names in label order; empty where the images have no classes.
     """
 
     def __init__(self, source: ImageSource, **kwargs: Any) -> None:
@@ -116,7 +105,7 @@ class EpisodeData(ImageData):
         self.indices = chosen(source, self._limit)
         self.transform: Transform | None = None
         self.planner: Planner | None = None
-        self._left: list[int] | None = None
+        self._left: list[int] | None = None  # those of ``indices`` that are to do; None for all
 
     def leave_out(self, done: Mapping[int, str], again: Collection[int]) -> None:
         """Skip the images that earlier attempts of the run classified, from the next loader on.
@@ -126,25 +115,16 @@ class EpisodeData(ImageData):
             again: Images that could not be read. They come last, so that the others form the same batches as in a
                 run without interruption.
         """
-        if done:
-            known = set(self.indices)
-            for index, path in done.items():
-                now = self.source.path(index) if index in known else "no longer there"
-                if now != path:
-                    raise UserError(
-                        f"{self.name} has changed since the run began: image {index} was {path} and is {now}: "
-                        "name another run.folder"
-                    )
-        last = set(again)
+        known, last = set(self.indices), set(again)
+        for index, path in done.items():
+            now = self.source.path(index) if index in known else "no longer there"
+            if now != path:
+                raise UserError(
+                    f"{self.name} has changed since the run began: image {index} was {path} and is {now}: "
+                    "name another run.folder"
+                )
         left = [index for index in self.indices if index not in done]
-        self._left = [index for index in left if index not in last] + [index for index in left if index in last]
-
-    def _images(self) -> DataLoader[dict[str, Any]]:
-        if not self.indices:
-            raise UserError(f"{self.name} has no images")
-        return self._in_order(
-            self.source, self.indices if self._left is None else self._left, self.transform, self.planner
-        )
+        self._left = sorted(left, key=last.__contains__)  # stable
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
         """All images; raises :class:`UserError` if they have no labels."""
@@ -153,7 +133,7 @@ class EpisodeData(ImageData):
                 f"{self.name} has no class folders, so no labels to test against: put the images of each class "
                 "in a folder of its own, or use predict with model.class_names"
             )
-        return self._images()
+        return self.predict_dataloader()
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """The same as :meth:`test_dataloader`."""
@@ -161,4 +141,7 @@ class EpisodeData(ImageData):
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
         """All images, labelled or not."""
-        return self._images()
+        if not self.indices:
+            raise UserError(f"{self.name} has no images")
+        indices = self.indices if self._left is None else self._left
+        return self._in_order(self.source, indices, self.transform, self.planner)

@@ -7,13 +7,10 @@ from PIL import Image
 from lorattt import demo
 from lorattt.data.datamodule import EpisodeData
 from lorattt.errors import UserError, quoted
+from lorattt.inputs import at_least
 
 Part = Literal["all", "base", "new"]
-_PARTS: dict[str, tuple[int, ...]] = {
-    "all": tuple(range(len(demo.CLASS_NAMES))),
-    "base": demo.SEEN,
-    "new": demo.HELD_OUT,
-}
+_PARTS: dict[str, tuple[int, ...]] = {"all": tuple(range(64)), "base": demo.SEEN, "new": demo.HELD_OUT}
 
 
 class DemoImages:
@@ -37,21 +34,16 @@ class DemoImages:
     def __init__(
         self, domain: str, severity: int, images: int, split: demo.Split, classes: Part = "all", seed: int = 0
     ) -> None:
-        if images < 1:
-            raise UserError(f"data.images {images}: must be at least 1")
+        at_least(1, data__images=images)
         if classes not in _PARTS:
             raise UserError(f"data.classes {quoted(classes)}: use {', '.join(_PARTS)}")
         self._domain, self._severity, self._split, self._seed = domain, severity, split, seed
-        self._draw(0)  # rejects an unknown domain, severity or split now
+        self.read(0)  # rejects an unknown domain, severity or split now
         chosen = _PARTS[classes]
         self.name = f"demo-{domain}" if classes == "all" else f"demo-{domain}-{classes}"
         self.class_names = [demo.CLASS_NAMES[label] for label in chosen]
         self._place = {label: place for place, label in enumerate(chosen)}
         self.numbers = _first(images, split, set(chosen))
-
-    def _draw(self, index: int) -> Image.Image:
-        image, _ = demo.draw(index, domain=self._domain, severity=self._severity, split=self._split, seed=self._seed)
-        return image
 
     def __len__(self) -> int:
         """Number of images."""
@@ -68,7 +60,8 @@ class DemoImages:
 
     def read(self, index: int) -> Image.Image:
         """The drawn image."""
-        return self._draw(index)
+        image, _ = demo.draw(index, domain=self._domain, severity=self._severity, split=self._split, seed=self._seed)
+        return image
 
 
 def _first(images: int, split: demo.Split, labels: set[int]) -> list[int]:

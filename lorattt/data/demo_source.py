@@ -4,7 +4,7 @@ from typing import Any
 
 from lorattt.data.demo import DemoImages, Part
 from lorattt.data.training import CACHE_BYTES, CachedImages, SourceData
-from lorattt.errors import UserError
+from lorattt.inputs import at_least
 
 
 class DemoSourceData(SourceData):
@@ -33,12 +33,9 @@ class DemoSourceData(SourceData):
         workers: int = 0,
         **kwargs: Any,
     ) -> None:
-        if shots < 1:
-            raise UserError(f"data.shots {shots}: must be at least 1")
-        if val_shots < 0:
-            raise UserError(f"data.val_shots {val_shots}: must be at least 0, which is no validation")
-        if draw_seed < 0:
-            raise UserError(f"data.draw_seed {draw_seed}: must be at least 0")
+        at_least(1, data__shots=shots)
+        at_least(0, ", which is no validation", data__val_shots=val_shots)
+        at_least(0, data__draw_seed=draw_seed)
         one = DemoImages(domain, severity, 1, "shots", classes, draw_seed)
         count = len(one.class_names)  # consecutive images of a part hold each of its classes once
         train = DemoImages(domain, severity, shots * count, "shots", classes, draw_seed)

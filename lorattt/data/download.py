@@ -1,59 +1,50 @@
 """Datasets that torchvision can fetch, and its CIFAR folders as sources of images."""
 
-import difflib
 from pathlib import Path
 from typing import Any, Final
 
 from PIL import Image
 
 from lorattt.data.catalogue import BENCHMARKS
+from lorattt.data.file_list import FileList, ListedImages, Sample
 from lorattt.errors import UserError, first_line, quoted
+from lorattt.inputs import nearest
 
-# Key -> torchvision's class. The catalogue's other datasets are fetched by hand.
 DOWNLOADABLE: Final[dict[str, str]] = {
     **{each.key: each.torchvision for each in BENCHMARKS.values() if each.torchvision},
     "cifar10": "CIFAR10",
     "cifar100": "CIFAR100",
 }
-# Said with every failure: what is known to go wrong with this one.
-_NOTES: Final[dict[str, str]] = {
-    "caltech101": "torchvision up to 0.23 needs gdown for it and asks at a dead address: take a newer one",
-    "sun397": "its archive has about 37 GB, and its address has been dead at times",
-}
-_BY_HAND: Final[dict[str, str]] = {
-    "stanford_cars": "its server is gone, so torchvision cannot fetch it any more",
-}
+"""Key to torchvision's class; the catalogue's other datasets are fetched by hand."""
+_NOTES: Final = {each.key: each.download_note for each in BENCHMARKS.values() if each.download_note}
 _CHECK: Final = "`lorattt data check` tells which files are expected where"
 
 
 def download(key: str, data_root: Path) -> None:
-    """Fetch a dataset into ``data_root``, under the folder names that torchvision uses.
-
-    What is there already is not fetched again.
+    """Fetch a dataset into ``data_root``, under the folder names that torchvision uses, unless it is there already.
 
     Args:
         key: One of :data:`DOWNLOADABLE`.
         data_root: Folder of all datasets; made where it does not exist.
-
-    Raises:
-        UserError: If the dataset cannot be fetched by torchvision, or fetching failed.
     """
     if key not in DOWNLOADABLE:
-        near = difflib.get_close_matches(key, [*DOWNLOADABLE, *_BY_HAND], n=1)
-        hint = f"did you mean {near[0]}? Otherwise fetch" if near and near[0] != key else "fetch"
-        reason = _BY_HAND.get(key, f"torchvision fetches only {', '.join(DOWNLOADABLE)}")
+        near = nearest(key, [*DOWNLOADABLE, *_NOTES])
+        hint = f"did you mean {near}? Otherwise fetch" if near and near != key else "fetch"
+        reason = _NOTES.get(key, f"torchvision fetches only {', '.join(DOWNLOADABLE)}")
         raise UserError(f"{key} cannot be downloaded ({reason}): {hint} it by hand; {_CHECK}")
     if data_root.exists() and not data_root.is_dir():
         raise UserError(f"data.data_root {data_root} is a file: name a folder")
     try:
         data_root.mkdir(parents=True, exist_ok=True)
         _torchvision_class(key)(str(data_root), download=True)
-    except ModuleNotFoundError as error:
-        # Some classes read labels with scipy once all files are in place; lorattt reads them itself.
-        if (error.name or "").partition(".")[0] != "scipy":
-            raise _failed(key, data_root, error) from error
     except Exception as error:  # of the network, the disk, a checksum, an archive
-        raise _failed(key, data_root, error) from error
+        # Some classes read labels with scipy once all files are in place; lorattt reads them itself.
+        if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == "scipy":
+            return
+        reason = first_line(error).rstrip(".") + (f" ({_NOTES[key]})" if key in _NOTES else "")
+        raise UserError(
+            f"{key}: the download into {data_root} failed: {reason}; try again, or fetch it by hand: {_CHECK}"
+        ) from error
 
 
 def _torchvision_class(key: str) -> Any:
@@ -62,16 +53,10 @@ def _torchvision_class(key: str) -> Any:
     return getattr(torchvision.datasets, DOWNLOADABLE[key])
 
 
-def _failed(key: str, data_root: Path, error: Exception) -> UserError:
-    reason = first_line(error).rstrip(".")
-    note = f" ({_NOTES[key]})" if key in _NOTES else ""
-    return UserError(
-        f"{key}: the download into {data_root} failed: {reason}{note}; try again, or fetch it by hand: {_CHECK}"
-    )
-
-
-class CifarImages:
+class CifarImages(ListedImages):
     """CIFAR-10 or CIFAR-100 as torchvision keeps it: all pixels in memory, 3 kB an image.
+
+    An image's path is its split and number.
 
     Args:
         key: ``cifar10`` or ``cifar100``.
@@ -83,29 +68,17 @@ class CifarImages:
         if split not in ("train", "test"):
             raise UserError(f"{key} has no split {quoted(split)}: use train or test")
         dataset_class = _torchvision_class(key)
+        folder = data_root / dataset_class.base_folder
         try:
             dataset = dataset_class(str(data_root), train=split == "train", download=False)
         except Exception as error:  # RuntimeError where files are missing or their checksums wrong, OSError, pickle's
             raise UserError(
-                f"{data_root / dataset_class.base_folder}: files of {key} are missing or damaged: "
-                "set data.download to true, or correct data.data_root"
+                f"{folder}: files of {key} are missing or damaged: set data.download to true, or correct data.data_root"
             ) from error
-        self.name = f"{key}-{split}"
-        self.class_names = [str(name).replace("_", " ") for name in dataset.classes]
-        self._split, self._pixels = split, dataset.data
-        self._labels = [int(label) for label in dataset.targets]
-
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self._labels)
-
-    def path(self, index: int) -> str:
-        """Split and number."""
-        return f"{self._split}/{index:05d}"
-
-    def label(self, index: int) -> int:
-        """The image's class number."""
-        return self._labels[index]
+        samples = tuple(Sample(f"{split}/{place:05d}", int(label)) for place, label in enumerate(dataset.targets))
+        names = tuple(str(name).replace("_", " ") for name in dataset.classes)
+        super().__init__(f"{key}-{split}", FileList(folder, samples, names))
+        self._pixels = dataset.data
 
     def read(self, index: int) -> Image.Image:
         """The image, RGB, 32 x 32."""

@@ -3,51 +3,62 @@
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from lorattt.data.benchmark import Subset, folder_of, listed_in, part_name, part_of, tell_problems
-from lorattt.data.catalogue import benchmark as find_benchmark
+from lorattt.data.benchmark import listed_in, part_name, read_part
+from lorattt.data.catalogue import benchmark
+from lorattt.data.file_list import FileList, ListedImages
 from lorattt.data.folder import ImageFolder
 from lorattt.data.image_list import write_image_list
 from lorattt.data.images import MAX_PIXELS, check_max_pixels
-from lorattt.data.listing import ListedImages, Listing
-from lorattt.data.readers import read_benchmark
 from lorattt.data.source import UNKNOWN_LABEL
-from lorattt.data.splits import at_most, few_shot, holdout, without
+from lorattt.data.splits import Classes, at_most, few_shot, holdout, without
 from lorattt.data.training import SourceData
 from lorattt.errors import UserError, quoted, shortened
+from lorattt.inputs import at_least
 
 Validation = Literal["val", "holdout", "none"]
 
 
 class ListedSourceData(SourceData):
-    """A listing of training images and one of validation images; subclasses say where they come from.
+    """Training images that are listed, or a draw of them, and validation images; subclasses say which.
 
     Args:
         name: What results call the dataset.
-        train: The images to fit on.
-        validation: The images to validate on, or None for none.
-        drawn: The images that were drawn to fit on, if they were.
-        max_pixels: The largest width times height that is read.
-        kwargs: The other arguments of :class:`SourceData`.
+        whole: All training images.
+        validation: Images to validate on; None to hold out training images that are not drawn.
+        shots: As in :class:`FewShotData`, like the others; ``val_shots`` of 0 is no validation.
+
+    Attributes:
+        drawn: The training images of this run, if they were drawn; a run keeps the list in its folder.
     """
 
     def __init__(
         self,
         name: str,
-        train: Listing,
-        validation: Listing | None,
+        whole: FileList,
+        validation: FileList | None,
         *,
-        drawn: Listing | None,
+        shots: int | None,
+        items: str | None,
+        draw_seed: int,
+        val_shots: int | None,
         max_pixels: int,
         **kwargs: Any,
     ) -> None:
-        if validation is not None:
-            both = _files(train) & _files(validation)
-            if both:
-                raise UserError(
-                    f"{name}: {shortened(min(both), 300)} is a training image and a validation image: "
-                    "correct the split's file"
-                )
-        self.drawn = drawn
+        train = whole
+        if items is not None:
+            train = listed_in(Path(items).expanduser(), whole)
+        elif shots is not None:
+            train = few_shot(whole, shots, draw_seed)
+        if validation is None and val_shots != 0:
+            train, validation = _held_out(whole, train, val_shots, draw_seed)
+        elif validation is not None and val_shots is not None:
+            validation = at_most(validation, val_shots, draw_seed)
+        if validation is not None and (both := _files(train) & _files(validation)):
+            raise UserError(
+                f"{name}: {shortened(min(both), 300)} is a training image and a validation image: "
+                "correct the split's file"
+            )
+        self.drawn = None if items is not None or train is whole else train
         super().__init__(
             ListedImages(name, train, max_pixels),
             None if validation is None else ListedImages(f"{name}-validation", validation, max_pixels),
@@ -82,11 +93,6 @@ class FewShotData(ListedSourceData):
 
     Attributes:
         template: CoOp's prompt for the dataset, with one ``{}``.
-        drawn: The training images of this run, if they were drawn; a run keeps the list in its folder.
-
-    Raises:
-        UserError: If the dataset is not found or damaged, or a value does not fit it; also for ``val`` of ImageNet,
-            whose validation images are its test images.
     """
 
     def __init__(
@@ -96,7 +102,7 @@ class FewShotData(ListedSourceData):
         *,
         path: str | None = None,
         splits: str | None = None,
-        classes: Subset | list[int | str] = "all",
+        classes: Classes = "all",
         shots: int | None = 16,
         items: str | None = None,
         draw_seed: int = 1,
@@ -106,8 +112,10 @@ class FewShotData(ListedSourceData):
         **kwargs: Any,
     ) -> None:
         check_max_pixels(max_pixels)
-        _check_validation(validation, val_shots)
-        known = find_benchmark(dataset)
+        if validation not in get_args(Validation):
+            raise UserError(f"data.validation {quoted(validation)}: use {', '.join(get_args(Validation))}")
+        at_least(1, ", or null for all; none: data.validation none", data__val_shots=val_shots)
+        known = benchmark(dataset)
         if "train" not in known.counts:
             raise UserError(f"data.dataset {dataset}: has test images alone, none to fit on: use imagenet")
         if validation == "val" and known.family == "imagenet":
@@ -115,24 +123,14 @@ class FewShotData(ListedSourceData):
                 f"data.validation val: the validation images of {dataset} are its test images, on which nothing may "
                 "be chosen: use holdout or none"
             )
-
-        def part(split: str) -> Listing:
-            root = Path(data_root).expanduser()
-            listing, located = read_benchmark(dataset, root, split, path=folder_of(path), splits=folder_of(splits))
-            tell_problems(dataset, listing, located)
-            return part_of(listing, classes)
-
-        whole = part("train")
-        train, held = _to_fit_on(whole, shots, items, draw_seed), None
-        if validation == "val":
-            held = part("val") if val_shots is None else at_most(part("val"), val_shots, draw_seed)
-        elif validation == "holdout":
-            train, held = _held_out(whole, train, val_shots, draw_seed)
         super().__init__(
-            part_name(dataset, "train", classes, shots if items is None else None, items),
-            train,
-            held,
-            drawn=None if items is not None or train is whole else train,
+            part_name(dataset, shots, items, "train", classes),
+            read_part(dataset, data_root, "train", classes, path=path, splits=splits),
+            read_part(dataset, data_root, "val", classes, path=path, splits=splits) if validation == "val" else None,
+            shots=shots,
+            items=items,
+            draw_seed=draw_seed,
+            val_shots=0 if validation == "none" else val_shots,
             max_pixels=max_pixels,
             **kwargs,
         )
@@ -152,9 +150,6 @@ class FolderSourceData(ListedSourceData):
         val_shots: Validation images of each class, fewer where there are not as many; 0 for no validation.
         max_pixels: The largest width times height that is read; above it, an image counts as unreadable.
         kwargs: The other arguments of :class:`SourceData`.
-
-    Attributes:
-        drawn: The training images of this run, if they were drawn; a run keeps the list in its folder.
     """
 
     def __init__(
@@ -169,51 +164,35 @@ class FolderSourceData(ListedSourceData):
         max_pixels: int = MAX_PIXELS,
         **kwargs: Any,
     ) -> None:
-        if val_shots < 0:
-            raise UserError(f"data.val_shots {val_shots}: must be at least 0, which is no validation")
+        at_least(0, ", which is no validation", data__val_shots=val_shots)
         images = ImageFolder(Path(root).expanduser(), class_names, max_pixels)
-        whole = images.listing
-        if any(item.label == UNKNOWN_LABEL for item in whole.items):
+        if any(sample.label == UNKNOWN_LABEL for sample in images.listing.samples):
             raise UserError(f"data.root {root} has no class folders: put the images of each class in one of its own")
-        train, held = _to_fit_on(whole, shots, items, draw_seed), None
-        if val_shots:
-            train, held = _held_out(whole, train, val_shots, draw_seed)
         super().__init__(
-            f"{images.name}-listed" if items else f"{images.name}-{shots}-shot" if shots else images.name,
-            train,
-            held,
-            drawn=None if items is not None or train is whole else train,
+            part_name(images.name, shots, items),
+            images.listing,
+            None,
+            shots=shots,
+            items=items,
+            draw_seed=draw_seed,
+            val_shots=val_shots,
             max_pixels=max_pixels,
             **kwargs,
         )
 
 
-def _files(listing: Listing) -> set[str]:
+def _files(listing: FileList) -> set[str]:
     # Joined as text: pathlib takes seconds for the lists of ImageNet.
-    return {f"{listing.root}/{item.path}" for item in listing.items}
+    return {f"{listing.root}/{path}" for path, _ in listing.samples}
 
 
-def _check_validation(validation: str, val_shots: int | None) -> None:
-    if validation not in get_args(Validation):
-        raise UserError(f"data.validation {quoted(validation)}: use {', '.join(get_args(Validation))}")
-    if val_shots is not None and val_shots < 1:
-        raise UserError(f"data.val_shots {val_shots}: must be at least 1, or null for all; none: data.validation none")
-
-
-def _to_fit_on(whole: Listing, shots: int | None, items: str | None, seed: int) -> Listing:
-    """The images of an earlier run's list, or a draw, or the whole itself."""
-    if items is not None:
-        return listed_in(Path(items).expanduser(), whole)
-    return whole if shots is None else few_shot(whole, shots, seed)
-
-
-def _held_out(whole: Listing, train: Listing, val_shots: int | None, seed: int) -> tuple[Listing, Listing]:
-    """What to fit on and what to validate on: the latter from images that were not drawn, if some were."""
+def _held_out(whole: FileList, train: FileList, val_shots: int | None, seed: int) -> tuple[FileList, FileList]:
+    """Training and validation images; the latter from those that were not drawn, if some were."""
     if train is whole:
         if val_shots is None:
             raise UserError("data.val_shots null: with all images to fit on, say how many of each class to hold out")
         return holdout(whole, val_shots, seed)
-    rest = without(whole, train.items)
-    if not rest.items:
+    rest = without(whole, train.samples)
+    if not rest.samples:
         raise UserError(f"{whole.root}: all images are drawn to fit on, none is left to hold out: draw fewer")
     return train, rest if val_shots is None else at_most(rest, val_shots, seed)

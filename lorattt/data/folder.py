@@ -6,11 +6,11 @@ from typing import Any, Final
 
 from lorattt.data.class_names import names_of
 from lorattt.data.datamodule import EpisodeData
+from lorattt.data.file_list import FileList, ListedImages, Sample
 from lorattt.data.images import MAX_PIXELS, check_max_pixels
-from lorattt.data.listing import Item, ListedImages, Listing
 from lorattt.data.notes import note
 from lorattt.data.source import UNKNOWN_LABEL
-from lorattt.data.walk import FORMATS, Below, look_below
+from lorattt.data.walk import FORMATS, Below, images_below
 from lorattt.errors import UserError, quoted, shortened, some
 
 _SPLITS: Final = frozenset(("train", "training", "val", "valid", "validation", "dev", "eval", "test", "testing"))
@@ -24,10 +24,7 @@ class ImageFolder(ListedImages):
 
     Args:
         root: The folder.
-        class_names: Where the names come from: the folders' names (null, with underscores read as
-            spaces), a list in the order of the sorted folders, ``imagenet`` for folders named by wnid, or a
-            file: ``.txt`` with one name per line in that order or with the folder in front of each, ``.json`` with a
-            list in that order or an object from folder to name.
+        class_names: Where the names come from, see :func:`names_of`.
         max_pixels: The largest width times height that is read.
     """
 
@@ -35,35 +32,27 @@ class ImageFolder(ListedImages):
         self, root: Path, class_names: Sequence[str] | str | None = None, max_pixels: int = MAX_PIXELS
     ) -> None:
         check_max_pixels(max_pixels)
+        what = f"data.root {root}"
         if not root.is_dir():
             problem = "a file, not a folder" if root.exists() else "no such folder"
+            raise UserError(f"{what}: {problem}; name the folder that holds the images, seen from {Path.cwd()}")
+        below = images_below(root, what, ", in one folder per class or directly")
+        direct = [path for path in below.images if len(path.parts) == 1]
+        if 0 < len(direct) < len(below.images):
             raise UserError(
-                f"data.root {root}: {problem}; name the folder that holds the images, seen from {Path.cwd()}"
-            )
-        below = look_below(root)
-        found = below.images
-        if not found:
-            raise UserError(
-                f"data.root {root} holds no images: expected files of {FORMATS}, in one folder per class or directly"
-                + (f"; it has {told}" if (told := below.left_out_text()) else "")
-            )
-        loose = [path for path in found if len(path.parts) == 1]
-        if loose and len(loose) < len(found):
-            raise UserError(
-                f"data.root {root} holds images beside class folders (first: {shortened(str(loose[0]))}): move them "
+                f"{what} holds images beside class folders (first: {shortened(str(direct[0]))}): move them "
                 "into a class folder, or elsewhere"
             )
-        folders = [] if loose else sorted({path.parts[0] for path in found})
+        folders = [] if direct else sorted({path.parts[0] for path in below.images})
         if folders:
-            _check_level(root, found)
+            _check_level(root, below.images)
             _check_none_empty(root, below, folders)
         elif below.folders:
-            note(f"data.root {root}: its folders ({some(below.folders)}) hold no image, and are no classes")
-        if told := below.left_out_text():
-            note(f"data.root {root}: left out {told}; images are files of {FORMATS}")
+            note(f"{what}: its folders ({some(below.folders)}) hold no image, and are no classes")
+        below.note_left_out(what)
         place = {folder: label for label, folder in enumerate(folders)}
-        items = tuple(Item(str(path), UNKNOWN_LABEL if loose else place[path.parts[0]]) for path in found)
-        listing = Listing(root, items, tuple(names_of(folders, class_names)))
+        samples = tuple(Sample(str(path), place.get(path.parts[0], UNKNOWN_LABEL)) for path in below.images)
+        listing = FileList(root, samples, tuple(names_of(folders, class_names)))
         super().__init__(root.resolve().name, listing, max_pixels)
 
 
@@ -79,7 +68,7 @@ def _check_level(root: Path, images: Sequence[Path]) -> None:
             f"data.root {root} holds the splits of a dataset ({some(splits)}), not its class folders: name one of "
             f"them, such as {root / splits[-1]}"
         )
-    (only, inner) = next(iter(within.items()))
+    only, inner = next(iter(within.items()))
     if len(within) == 1 and "" not in inner and len(inner) > 1:
         raise UserError(
             f"data.root {root} holds one folder, {quoted(only)}, with {len(inner)} folders of images in it: name "
@@ -89,9 +78,9 @@ def _check_level(root: Path, images: Sequence[Path]) -> None:
 
 def _check_none_empty(root: Path, below: Below, classes: Sequence[str]) -> None:
     """Reject class folders that hold no image: their classes would be gone."""
-    empty = sorted(set(below.folders).difference(classes))
-    if empty:
-        held = f"{quoted(empty[0], 60)} has {endings}" if (endings := below.endings(empty[0])) else "nothing in it"
+    if empty := sorted(set(below.folders).difference(classes)):
+        endings = below.endings(empty[0])
+        held = f"{quoted(empty[0], 60)} has {endings}" if endings else "nothing in it"
         many = f"class folders {some(empty)} hold" if len(empty) > 1 else f"class folder {quoted(empty[0], 60)} holds"
         raise UserError(
             f"data.root {root}: {many} no image that is read ({held}; images are files of {FORMATS}): put "

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lorattt.data.file_list import FileList, ListedImages, Sample
 from lorattt.data.images import read_image, upright_rgb
 from lorattt.data.loose import find_images
 from lorattt.data.source import UNKNOWN_LABEL
@@ -21,8 +22,12 @@ ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | Tensor | Pixels
 _KINDS = "paths, PIL images, arrays or tensors"
 _UNIT = "floating-point numbers must be within [0, 1]: give the image unnormalised, and divide what runs to 255 by 255"
 
+# The shapes that are taken, the axis of the channels, and what turns the other layout into this one.
+_TENSOR = ("a tensor", "(3, H, W), (1, H, W) or (H, W)", 0, "permute(2, 0, 1)")
+_ARRAY = ("an array", "(H, W, 3), (H, W, 1) or (H, W)", -1, "transpose(1, 2, 0)")
 
-class GivenImages:
+
+class GivenImages(ListedImages):
     """The images of a call, as a source without labels.
 
     Args:
@@ -32,26 +37,15 @@ class GivenImages:
     """
 
     def __init__(self, images: Iterable[ImageLike] | str | os.PathLike[str]) -> None:
-        self.name, self.class_names = "images", list[str]()
         # Tensors become arrays here, since loader processes cannot read a GPU's memory.
         self._images = [_checked(image, f"images[{index}]") for index, image in enumerate(_listed(images))]
-
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self._images)
+        names = [self.file(index) or f"images[{index}]" for index in range(len(self._images))]
+        super().__init__("images", FileList(Path(), tuple(Sample(name, UNKNOWN_LABEL) for name in names), ()))
 
     def file(self, index: int) -> str | None:
         """The path as given, for images that are files."""
         image = self._images[index]
         return image if isinstance(image, str) else None
-
-    def path(self, index: int) -> str:
-        """The path as given, or the image's place."""
-        return self.file(index) or f"images[{index}]"
-
-    def label(self, index: int) -> int:
-        """Never known: -1."""
-        return UNKNOWN_LABEL
 
     def read(self, index: int) -> Image.Image:
         """The image, RGB, upright."""
@@ -88,8 +82,7 @@ def _checked(image: Any, name: str) -> str | Image.Image | Pixels:
     if not isinstance(image, str | os.PathLike):
         raise UserError(f"{name}: expected one of {_KINDS}, got {_kind(image)}")
     text = _text(image, name)
-    path = os.path.expanduser(text)
-    shown = quoted(text).strip("'\"") or name
+    path, shown = os.path.expanduser(text), quoted(text).strip("'\"") or name
     if os.path.isdir(path):
         raise UserError(f"{shown} is a folder: name its files, or give this text alone in place of the list")
     if not (os.path.islink(path) or os.path.isfile(path)):
@@ -107,43 +100,41 @@ def _text(path: str | os.PathLike[Any], name: str) -> str:
 def _of_tensor(image: Tensor, name: str) -> Pixels:
     if image.layout is not torch.strided or image.is_nested or image.device.type == "meta":
         raise UserError(f"{name}: a tensor must be dense and hold numbers; give it as a plain one on the CPU")
-    if image.dim() not in (2, 3) or (image.dim() == 3 and image.shape[0] not in (1, 3)) or not image.numel():
-        last = image.dim() == 3 and image.shape[-1] in (1, 3)
-        fix = "give image.permute(2, 0, 1)" if last else "give red, green and blue, or grey alone"
-        raise UserError(
-            f"{name}: a tensor must be (3, H, W), (1, H, W) or (H, W), this one is {tuple(image.shape)}: {fix}"
-        )
-    if image.is_floating_point():
+    floats = image.is_floating_point()
+    _check(image, floats or image.dtype in (torch.uint8, torch.uint16, torch.bool), name)
+    if floats:
         image = image.detach().to(torch.float64 if image.dtype == torch.float64 else torch.float32)
-    elif image.dtype not in (torch.uint8, torch.uint16, torch.bool):
-        raise _wrong_type(name, "a tensor", image.dtype)
     array = image.numpy(force=True)
     return _of_array(np.moveaxis(array, 0, -1) if array.ndim == 3 else array, name)
 
 
 def _of_array(image: Pixels, name: str) -> Pixels:
     """``(H, W)`` or ``(H, W, 3)`` uint8."""
-    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[-1] not in (1, 3)) or not image.size:
-        first = image.ndim == 3 and image.shape[0] in (1, 3)
-        fix = "give image.transpose(1, 2, 0)" if first else "give red, green and blue, or grey alone"
-        raise UserError(f"{name}: an array must be (H, W, 3), (H, W, 1) or (H, W), this one is {image.shape}: {fix}")
+    kind, size = image.dtype.kind, image.dtype.itemsize
+    _check(image, kind in "bf" or (kind == "u" and size <= 2), name)
     image = image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image
-    if image.dtype == np.uint8:
-        return image
-    if image.dtype == np.bool_:
+    if kind == "b":
         return np.asarray(np.where(image, 255, 0), dtype=np.uint8)
-    if image.dtype.kind == "u" and image.dtype.itemsize == 2:
-        return np.asarray(image // 257, dtype=np.uint8)
-    if image.dtype.kind != "f":
-        raise _wrong_type(name, "an array", image.dtype)
+    if kind == "u":
+        return image if size == 1 else np.asarray(image // 257, dtype=np.uint8)
     if not (image.min() >= 0 and image.max() <= 1):  # false for NaN as well
         raise UserError(f"{name}: {_UNIT}")
     return np.asarray(np.rint(image.astype(np.promote_types(image.dtype, np.float32)) * 255), dtype=np.uint8)
 
 
-def _wrong_type(name: str, kind: str, dtype: object) -> UserError:
-    fix = "convert it to uint8 if its numbers are from 0 to 255"
-    return UserError(f"{name}: {kind} must be uint8, uint16, bool or floating point, this one is {dtype}: {fix}")
+def _check(image: Tensor | Pixels, right_type: bool, name: str) -> None:
+    """Require a shape that images have, and a type that is right."""
+    kind, shapes, channels, turn = _TENSOR if isinstance(image, Tensor) else _ARRAY
+    shape = tuple(image.shape)
+    if 0 in shape or not (len(shape) == 2 or (len(shape) == 3 and shape[channels] in (1, 3))):
+        turned = len(shape) == 3 and shape[-1 - channels] in (1, 3)
+        fix = f"give image.{turn}" if turned else "give red, green and blue, or grey alone"
+        raise UserError(f"{name}: {kind} must be {shapes}, this one is {shape}: {fix}")
+    if not right_type:
+        raise UserError(
+            f"{name}: {kind} must be uint8, uint16, bool or floating point, this one is {image.dtype}: convert it to "
+            "uint8 if its numbers are from 0 to 255"
+        )
 
 
 def _kind(value: object) -> str:

@@ -7,7 +7,7 @@ import csv
 import io
 from pathlib import Path
 
-from lorattt.data.listing import Item, Listing, first_gap, leaves_root
+from lorattt.data.file_list import FileList, Sample, first_gap, leaves_root
 from lorattt.data.source import UNKNOWN_LABEL
 from lorattt.errors import UserError, quoted
 from lorattt.inputs import read_text
@@ -17,16 +17,13 @@ _COLUMNS = ["path", "label", "class_name"]
 _OLD_FIRST_LINE = "# lorattt items 1"
 
 
-def write_image_list(listing: Listing, file: Path) -> None:
+def write_image_list(listing: FileList, file: Path) -> None:
     """Write a listing, one image a line: path relative to the root, label, class name.
 
     A class without images has a line with an empty path.
-
-    Raises:
-        UserError: If a path leaves the root or is no text in UTF-8, or the file cannot be written.
     """
-    seen = {item.label for item in listing.items}
-    rows = [Item("", label) for label in range(len(listing.class_names)) if label not in seen] + list(listing.items)
+    seen = {sample.label for sample in listing.samples}
+    rows = [Sample("", label) for label in range(len(listing.class_names)) if label not in seen] + list(listing.samples)
     table = io.StringIO(newline="")
     writer = csv.writer(table, "excel-tab", lineterminator="\n")
     writer.writerow(_COLUMNS)
@@ -44,24 +41,16 @@ def write_image_list(listing: Listing, file: Path) -> None:
         raise UserError(f"{file}: cannot be written ({error.strerror or error})") from error
 
 
-def read_image_list(file: Path, root: Path) -> Listing:
+def read_image_list(file: Path, root: Path) -> FileList:
     """A listing from a file that :func:`write_image_list`, an earlier version or a user wrote.
 
-    Whether the images exist is not checked.
-
-    Args:
-        file: The table.
-        root: Folder of the images.
-
-    Raises:
-        UserError: If the file cannot be read or is no such table, a path leaves the root, a class has two names, or
-            labels are not 0, 1, ... without gaps.
+    Whether the images exist in ``root`` is not checked.
     """
     text = read_text(file, "give the list of images of a run")
     old = text.startswith(_OLD_FIRST_LINE)
     lines = io.StringIO(text, newline="")
     rows = csv.reader(lines, "excel-tab", strict=True, quoting=csv.QUOTE_NONE if old else csv.QUOTE_MINIMAL)
-    items: list[Item] = []
+    samples: list[Sample] = []
     names: dict[int, str] = {}
     try:
         head = [next(rows, []) for _ in range(3 if old else 1)]
@@ -73,12 +62,12 @@ def read_image_list(file: Path, root: Path) -> Listing:
             if label != UNKNOWN_LABEL and names.setdefault(label, name) != name:
                 raise UserError(f"{where}: class {label} is {quoted(name)} here and {quoted(names[label])} above")
             if path:
-                items.append(Item(path, label))
+                samples.append(Sample(path, label))
     except csv.Error as error:
         raise UserError(f"{file} line {rows.line_num}: {error}: correct it, or give the list of a run") from error
     if (gap := first_gap(names)) is not None:
         raise UserError(f"{file}: labels go up to {max(names)} but none is {gap}: they must be 0, 1, ... without gaps")
-    return Listing(root, tuple(items), tuple(names[label] for label in range(len(names))))
+    return FileList(root, tuple(samples), tuple(names[label] for label in range(len(names))))
 
 
 def _parsed(where: str, row: list[str]) -> tuple[str, int, str]:

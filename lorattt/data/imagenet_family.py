@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
-from lorattt.data.listing import Item
+from lorattt.data.file_list import Sample
 from lorattt.data.walk import is_image, is_no_class
 from lorattt.errors import UserError, shortened
 from lorattt.inputs import read_text
@@ -18,7 +18,7 @@ _FLAT: Final = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 _SOLUTION: Final = "LOC_val_solution.csv"
 _TRUTH: Final = "ILSVRC2012_validation_ground_truth.txt"
 _CLASS_MAP: Final = "map_clsloc.txt"
-_DEVKIT: Final = Path("ILSVRC2012_devkit_t12") / "data"
+_AGAIN: Final = "fetch it again"
 
 
 def imagenet_names() -> dict[str, str]:
@@ -39,53 +39,40 @@ def class_folders(key: str) -> list[str]:
 def class_names(key: str) -> tuple[str, ...]:
     """Names in label order; of the 200-class sets, those of their own wnids."""
     names = imagenet_names()
-    if key == "imagenet_v2":
-        return tuple(names.values())
-    return tuple(names[wnid] for wnid in class_folders(key))
+    return tuple(names[wnid] for wnid in (names if key == "imagenet_v2" else class_folders(key)))
 
 
 def holds_images(key: str, folder: Path, split: str) -> bool:
     """Whether the folder holds an image: in one of the dataset's class folders, or flat for ImageNet itself."""
-    if any(True for name in class_folders(key) for _ in _images(folder / name)):
-        return True
-    return _may_be_flat(key, split) and any(True for _ in _flat(folder))
+    in_folders = (image for name in class_folders(key) for image in _images(folder / name))
+    return any(True for _ in in_folders) or any(True for _ in _flat(key, folder, split))
 
 
-def read_items(key: str, folder: Path, split: str) -> tuple[Item, ...]:
+def read_samples(key: str, folder: Path, split: str) -> tuple[Sample, ...]:
     """The images of a folder by label, then name.
 
     Args:
         key: Which of the family.
         folder: The folder of class folders, or for ImageNet of flat validation images.
         split: Which split it is to be; flat images are no training images.
-
-    Raises:
-        UserError: If a class folder is missing, empty, or none of the dataset's, or if the labels of flat
-            images cannot be told.
     """
     expected = class_folders(key)
     found = {entry.name for entry in _entries(folder) if entry.is_dir() and not is_no_class(entry.name)}
     # Only without class folders: a flat copy beside them would be a second label for each image.
-    flat = sorted(_flat(folder)) if _may_be_flat(key, split) and not found.intersection(expected) else []
-    if flat:
+    if not found.intersection(expected) and (flat := sorted(_flat(key, folder, split))):
         label_of = {wnid: label for label, wnid in enumerate(expected)}
         wnids = _flat_wnids(folder, flat, label_of)
-        return tuple(sorted((Item(name, label_of[wnids[name]]) for name in flat), key=lambda item: item[::-1]))
-    extra = sorted(found.difference(expected))
-    if extra:
+        return tuple(sorted((Sample(name, label_of[wnids[name]]) for name in flat), key=lambda sample: sample[::-1]))
+    if extra := sorted(found.difference(expected)):
         raise UserError(f"{key}: class folder {folder / extra[0]} is none of its {len(expected)} classes: move it away")
-    items = []
+    samples = []
     for label, name in enumerate(expected):
         images = sorted(_images(folder / name))
         if not images:
             state = "holds no image" if name in found else "is missing"
             raise UserError(f"{key}: class folder {folder / name} {state}: unpack the dataset again")
-        items += [Item(f"{name}/{image}", label) for image in images]
-    return tuple(items)
-
-
-def _may_be_flat(key: str, split: str) -> bool:
-    return key == "imagenet" and split != "train"
+        samples += [Sample(f"{name}/{image}", label) for image in images]
+    return tuple(samples)
 
 
 def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
@@ -97,44 +84,43 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def _images(folder: Path) -> Iterator[str]:
-    for entry in _entries(folder):
-        if is_image(entry.name) and entry.is_file():
-            yield entry.name
+    return (entry.name for entry in _entries(folder) if is_image(entry.name) and entry.is_file())
 
 
-def _flat(folder: Path) -> Iterator[str]:
-    return (entry.name for entry in _entries(folder) if _FLAT.fullmatch(entry.name))
+def _flat(key: str, folder: Path, split: str) -> Iterator[str]:
+    """Names of ImageNet's validation images directly in the folder."""
+    if key == "imagenet" and split != "train":
+        yield from (entry.name for entry in _entries(folder) if _FLAT.fullmatch(entry.name))
 
 
 def _flat_wnids(folder: Path, images: Sequence[str], known: Mapping[str, int]) -> dict[str, str]:
-    """File name to wnid of flat validation images, from the files that tell it."""
-    places = [place / inner for place in (folder, folder.parent) for inner in (Path(), _DEVKIT)]
-    solution = _first_file(places, _SOLUTION)
+    """File name to wnid of flat validation images, from the files that give their classes."""
+    devkit = Path("ILSVRC2012_devkit_t12") / "data"
+    places = [place / inner for place in (folder, folder.parent) for inner in (Path(), devkit)]
+    solution, truth, class_map, meta = (
+        next((place / name for place in places if (place / name).is_file()), None)
+        for name in (_SOLUTION, _TRUTH, _CLASS_MAP, "meta.mat")
+    )
     if solution is not None:
         return _from_solution(solution, images, known)
-    truth = _first_file(places, _TRUTH)
     if truth is None:
         raise UserError(
             f"imagenet: {folder} holds flat validation images without labels: put {_SOLUTION} beside it, or {_TRUTH} "
             "and meta.mat of the ILSVRC 2012 development kit, or move the images into class folders"
         )
-    class_map, meta = _first_file(places, _CLASS_MAP), _first_file(places, "meta.mat")
-    if class_map is None and meta is None:
+    numbering = class_map or meta
+    if numbering is None:
         raise UserError(
             f"imagenet: {truth} has ILSVRC's class numbers, which are not in the order of the wnids: put meta.mat of "
             f"the same development kit, or {_CLASS_MAP} of a later one, beside it"
         )
-    if class_map is not None:
-        file, wnid_of = class_map, _from_class_map(class_map)
-    else:
-        assert meta is not None  # one of the two is there
-        file, wnid_of = meta, _from_meta(meta)
-    wnid_of = {number: wnid for number, wnid in wnid_of.items() if wnid in known}
+    all_wnids = _from_class_map(numbering) if class_map else _from_meta(numbering)
+    wnid_of = {number: wnid for number, wnid in all_wnids.items() if wnid in known}
     if sorted(wnid_of) != list(range(1, len(known) + 1)) or len(set(wnid_of.values())) < len(known):
         raise UserError(
-            f"{file} does not give ImageNet's {len(known)} wnids the numbers 1 to {len(known)}: fetch it again"
+            f"{numbering} does not give ImageNet's {len(known)} wnids the numbers 1 to {len(known)}: {_AGAIN}"
         )
-    numbers = read_text(truth, "fetch it again").split()
+    numbers = read_text(truth, _AGAIN).split()
     wnids = {}
     for image in images:
         place = int(image[len("ILSVRC2012_val_") :].partition(".")[0])
@@ -147,33 +133,24 @@ def _flat_wnids(folder: Path, images: Sequence[str], known: Mapping[str, int]) -
     return wnids
 
 
-def _first_file(places: Sequence[Path], name: str) -> Path | None:
-    return next((place / name for place in places if (place / name).is_file()), None)
-
-
 def _from_solution(file: Path, images: Sequence[str], known: Mapping[str, int]) -> dict[str, str]:
-    reader = csv.DictReader(read_text(file, "fetch it again").splitlines())
+    reader = csv.DictReader(read_text(file, _AGAIN).splitlines())
     if not {"ImageId", "PredictionString"} <= set(reader.fieldnames or ()):
-        raise UserError(f"{file} has no columns ImageId and PredictionString: fetch it again")
+        raise UserError(f"{file} has no columns ImageId and PredictionString: {_AGAIN}")
     # An image may show its class several times: "wnid box wnid box", always the same wnid.
     wnid_of = {row["ImageId"]: (row["PredictionString"] or "").partition(" ")[0] for row in reader}
     wnids = {image: wnid_of.get(image.partition(".")[0], "missing") for image in images}
     for image, wnid in wnids.items():
         if wnid not in known:
-            raise UserError(
-                f"{file}: the class of {image} is {shortened(wnid) or 'empty'}, no wnid of ImageNet: fetch it again"
-            )
+            state = shortened(wnid) or "empty"
+            raise UserError(f"{file}: the class of {image} is {state}, no wnid of ImageNet: {_AGAIN}")
     return wnids
 
 
 def _from_class_map(file: Path) -> dict[int, str]:
     """Lines of "wnid number name"."""
-    found: dict[int, str] = {}
-    for line in read_text(file, "fetch it again").splitlines():
-        words = line.split()
-        if len(words) >= 2 and words[1].isdecimal():
-            found[int(words[1])] = words[0]
-    return found
+    lines = [line.split() for line in read_text(file, _AGAIN).splitlines()]
+    return {int(words[1]): words[0] for words in lines if len(words) >= 2 and words[1].isdecimal()}
 
 
 def _from_meta(file: Path) -> dict[int, str]:
@@ -188,4 +165,4 @@ def _from_meta(file: Path) -> dict[int, str]:
         synsets = reader.loadmat(str(file), squeeze_me=True)["synsets"]
         return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
     except Exception as error:  # of scipy's many, for a damaged file or another table
-        raise UserError(f"{file} is not the development kit's table of synsets: fetch it again") from error
+        raise UserError(f"{file} is not the development kit's table of synsets: {_AGAIN}") from error

@@ -36,29 +36,23 @@ class UnreadableImageError(Exception):
     """An image file that cannot be decoded; the message says why, without the path."""
 
 
-def check_max_pixels(value: int) -> int:
-    """The value itself, if it can be a limit."""
+def check_max_pixels(value: int) -> None:
+    """Require a limit that Pillow can keep."""
     if not 1 <= value <= _PILLOW_LIMIT:
         raise UserError(f"data.max_pixels {value}: must be from 1 to {_PILLOW_LIMIT}, the most that Pillow decodes")
-    return value
 
 
 def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode an image file.
+    """Decode an image file, whose format is recognised by its content.
 
     Grey, palette, CMYK and deeper images become 8-bit RGB, by the depth that the file states
     (:func:`lorattt.data.depth.stated_levels`); transparency is dropped, as in the loaders of the papers; the EXIF
-    orientation is applied. The size in the file's header is checked before anything is decoded, so memory is bounded
-    whatever the file.
-
-    Args:
-        path: The file; its format is recognised by its content.
-        max_pixels: The largest width times height that is decoded.
+    orientation is applied. The size in the file's header is checked before anything is decoded, so memory is bounded.
 
     Raises:
-        UnreadableImageError: If it is missing, empty, truncated, no image, no regular file, has more than
-            ``max_pixels``, is over 1,000 times as long as wide, is larger than Pillow's limit for
-            decompression bombs (178,956,970 pixels), or has numbers whose range is not known.
+        UnreadableImageError: If it is missing, empty, truncated, no image or no regular file, has more than
+            ``max_pixels`` (width times height), is over 1,000 times as long as wide, or has numbers whose range is not
+            known.
     """
     try:
         mode = path.stat().st_mode
@@ -71,8 +65,9 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
             with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
                 return upright_rgb(image, max_pixels)
     except Image.DecompressionBombError as error:
-        if size := _size_in_header(path):
-            _check_size(size, max_pixels)
+        for _, found in _opened_as(path):
+            if isinstance(found, Image.Image):
+                _check_size(found.size, max_pixels)
         raise UnreadableImageError(_reason(error)) from error
     except UnidentifiedImageError as error:
         raise UnreadableImageError(_unidentified(path)) from error
@@ -83,9 +78,7 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
 def upright_rgb(image: Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """An image of any mode, decoded or not yet, as 8-bit RGB with its EXIF orientation applied.
 
-    Raises:
-        UnreadableImageError: If it has more than ``max_pixels`` or none, is over 1,000 times as long as wide, its
-            file cannot be decoded, or the range of its numbers is not known.
+    Raises :class:`UnreadableImageError` as :func:`read_image` does.
     """
     _check_size(image.size, max_pixels)
     try:
@@ -116,18 +109,8 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _size_in_header(path: Path) -> tuple[int, int] | None:
-    """Width and height of an image that Pillow does not open because of its size; None where no format gives one."""
-    for _, found in _opened_as(path):
-        if isinstance(found, Image.DecompressionBombError):
-            return None
-        if isinstance(found, Image.Image):
-            return found.size
-    return None
-
-
 def _unidentified(path: Path) -> str:
-    """Why Pillow does not recognise an image: the format that begins like this, and the error of its reader."""
+    """Why Pillow does not recognise an image: the format whose signature it has, and the error of its reader."""
     for name, found in _opened_as(path):
         # The reader of PPM takes many texts for its own, and says so.
         if isinstance(found, SyntaxError) and not str(found).startswith("not a"):
@@ -136,7 +119,7 @@ def _unidentified(path: Path) -> str:
 
 
 def _opened_as(path: Path) -> Iterator[tuple[str, Image.Image | Exception]]:
-    """What each of the formats that a file begins like makes of it: an image or an error.
+    """The image or the error of each format whose signature a file has.
 
     Tries Pillow's formats one by one, as ``Image.open`` does, which reports neither their errors nor the size of an
     image above its limit. That limit is a global variable, so raising it would affect other threads.
@@ -146,8 +129,8 @@ def _opened_as(path: Path) -> Iterator[tuple[str, Image.Image | Exception]]:
         for name in _FORMATS:
             factory, accept = Image.OPEN[name]
             try:
-                told = accept(prefix) if accept else True
-                if told and not isinstance(told, str):  # a text says which decoder is not installed
+                accepted = accept(prefix) if accept else True
+                if accepted and not isinstance(accepted, str):  # a text says which decoder is not installed
                     file.seek(0)
                     yield name, factory(file, str(path))
             except (SyntaxError, IndexError, TypeError, struct.error, Image.DecompressionBombError) as error:

@@ -1,127 +1,43 @@
-"""Find benchmarks in the folder layouts of CoOp, TPT, ZERO and torchvision."""
+"""Find a benchmark in the folder layouts of CoOp, TPT, ZERO and torchvision, and read its images and labels.
+
+:func:`_lists` says which files list the images of a benchmark, :func:`_read` reads one of them: a benchmark whose
+images are listed in another way needs a case in both.
+"""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from lorattt.data import imagenet_family
-from lorattt.data.catalogue import Benchmark
-from lorattt.data.listing import Item
-from lorattt.data.split_files import SplitList, read_aircraft, read_cars_tables, read_coop
+from lorattt.data.catalogue import Benchmark, benchmark
+from lorattt.data.file_list import FileList, Sample
+from lorattt.data.split_files import Listed, read_aircraft, read_cars_tables, read_coop
 from lorattt.errors import UserError, quoted, shortened
 
-# Key -> layout -> (dataset's folder, images below it). Layouts are tried in this order. Folders differ in case alone.
-LAYOUTS: Final[dict[str, dict[str, tuple[str, str]]]] = {
-    "imagenet": {
-        "coop": ("imagenet", "images/{split}"),
-        "tpt": ("ImageNet", "{split}"),
-        "zero": ("imagenet", "{split}"),
-    },
-    "imagenet_a": {
-        "coop": ("imagenet-adversarial", "imagenet-a"),
-        "tpt": ("imagenet-a", ""),
-        "zero": ("imagenet-a", ""),
-    },
-    "imagenet_v2": {
-        "coop": ("imagenetv2", "imagenetv2-matched-frequency-format-val"),
-        "tpt": ("imagenetv2-matched-frequency-format-val", ""),
-        "zero": ("imagenetv2-matched-frequency-format-val", ""),
-    },
-    "imagenet_r": {
-        "coop": ("imagenet-rendition", "imagenet-r"),
-        "tpt": ("imagenet-r", ""),
-        "zero": ("imagenet-r", ""),
-    },
-    "imagenet_sketch": {
-        "coop": ("imagenet-sketch", "images"),
-        "tpt": ("ImageNet-Sketch", ""),
-        "zero": ("imagenet-sketch", ""),
-    },
-    "flowers102": {
-        "coop": ("oxford_flowers", "jpg"),
-        "tpt": ("Flower102", "jpg"),
-        "zero": ("flower102", "jpg"),
-        "torchvision": ("flowers-102", "jpg"),
-    },
-    "dtd": {
-        "coop": ("dtd", "images"),
-        "tpt": ("DTD", "images"),
-        "zero": ("dtd", "images"),
-        "torchvision": ("dtd", "dtd/images"),
-    },
-    "oxford_pets": {
-        "coop": ("oxford_pets", "images"),
-        "tpt": ("OxfordPets", ""),
-        "zero": ("oxford_pets", "images"),
-        "torchvision": ("oxford-iiit-pet", "images"),
-    },
-    "stanford_cars": {
-        "coop": ("stanford_cars", ""),
-        "tpt": ("StanfordCars", ""),
-        "zero": ("stanford_cars", "images"),
-        "torchvision": ("stanford_cars", ""),
-    },
-    "ucf101": {
-        "coop": ("ucf101", "UCF-101-midframes"),
-        "tpt": ("UCF101", ""),
-        "zero": ("ucf101", "images"),
-    },
-    "caltech101": {
-        "coop": ("caltech-101", "101_ObjectCategories"),
-        "tpt": ("Caltech101", ""),
-        "zero": ("caltech-101", "images"),
-        "torchvision": ("caltech101", "101_ObjectCategories"),
-    },
-    "food101": {
-        "coop": ("food-101", "images"),
-        "tpt": ("Food101", "images"),
-        "zero": ("food101", "images"),
-        "torchvision": ("food-101", "images"),
-    },
-    "sun397": {
-        "coop": ("sun397", "SUN397"),
-        "tpt": ("SUN397", ""),
-        "zero": ("sun397", "images"),
-        "torchvision": ("SUN397", ""),
-    },
-    "fgvc_aircraft": {
-        "coop": ("fgvc_aircraft", "images"),
-        "tpt": ("fgvc_aircraft", "images"),
-        "zero": ("fgvc_aircraft", "images"),
-        "torchvision": ("fgvc-aircraft-2013b", "data/images"),
-    },
-    "eurosat": {
-        "coop": ("eurosat", "2750"),
-        "tpt": ("eurosat", ""),
-        "zero": ("eurosat", "images"),
-        "torchvision": ("eurosat", "2750"),
-    },
-}
 OWN_PATH: Final = "path"  # the layout of a dataset that the user pointed at
-LOOKS: Final = 32  # how many of the listed images are looked for, to tell whether a dataset is there
+LOOKS: Final = 32  # how many of the listed images are looked for, to see whether a dataset is there
 
 
 @dataclass(frozen=True)
 class Located:
-    """The place of a split of a dataset.
+    """Where a split of a benchmark was found.
 
     Attributes:
-        layout: ``coop``, ``tpt``, ``zero`` or ``torchvision``, the first of them where some agree; ``path``
-            for a folder the user named.
-        folder: The folder that the images' paths are relative to.
-        split_file: The file that lists the images; null where class folders do.
+        layout: ``coop``, ``tpt``, ``zero`` or ``torchvision``, the first of them where some agree; ``path`` for a
+            folder the user named.
+        split_file: The file that lists the images; None where class folders do.
         absent: Those of the listed images that were looked for, spread over the list, and are not there.
     """
 
     layout: str
-    folder: Path
     split_file: Path | None
-    absent: tuple[str, ...] = ()
+    absent: tuple[str, ...]
 
 
-class Candidate(NamedTuple):
+class Place(NamedTuple):
     """A folder to look into: its layout, the dataset's folder, and the images' folder in or at it."""
 
     layout: str
@@ -129,149 +45,150 @@ class Candidate(NamedTuple):
     folder: Path
 
 
-def find(
-    benchmark: Benchmark, data_root: Path, split: str, *, path: Path | None = None, splits: Path | None = None
-) -> tuple[Located, SplitList | None]:
-    """Find a split: the first place that has all images that are looked for, else the one that has most.
+def read_benchmark(
+    key: str, data_root: Path, split: str = "test", *, path: Path | None = None, splits: Path | None = None
+) -> tuple[FileList, Located]:
+    """The images of one split, and where they were found.
+
+    That is the first place that has all images that are looked for, else the one that has most. Class names have spaces
+    where a list has underscores: they go into prompts, and are never used as keys. Images come in the order of the file
+    that lists them, else by label and name.
 
     Args:
-        benchmark: The dataset.
+        key: One of :data:`lorattt.data.catalogue.BENCHMARKS`.
         data_root: Folder of all datasets.
-        split: ``train``, ``val`` or ``test``.
+        split: ``train``, ``val`` or ``test``; ``val`` and ``test`` of ImageNet are both its validation images.
         path: The dataset's own folder, if it lies elsewhere or has another name; only it is looked at.
         splits: Folder of CoOp's split files, looked at before the places beside the data.
-
-    Returns:
-        Where it lies, and the list of its images; None where class folders take the place of a list.
     """
-    if split not in benchmark.counts:
-        raise UserError(f"{benchmark.key} has no {quoted(split)} split: use {' or '.join(benchmark.counts)}")
-    root, named = data_root.expanduser(), None if path is None else path.expanduser()
-    for folder, key in ((named or root, "data_root" if named is None else "path"), (splits, "splits")):
+    known = benchmark(key)
+    if split not in known.counts:
+        raise UserError(f"{key} has no {quoted(split)} split: use {' or '.join(known.counts)}")
+    root, named = data_root.expanduser(), path and path.expanduser()
+    for folder, what in ((named or root, "path" if named else "data_root"), (splits, "splits")):
         if folder is not None and not folder.expanduser().is_dir():
-            raise UserError(f"{key} {folder}: no such folder")
-    places = list(_places(benchmark.key, root, split, named))
-    there = [place for place in places if named is not None or _exists(root, place.folder)]
+            raise UserError(f"{what} {folder}: no such folder")
+    places = list(_places(known, root, split, named))
+    read = cache(_read)  # several places may share a list, and it may be large
     looked: list[Path] = []
-    read = _reader(benchmark, root, split, splits and splits.expanduser(), looked)
-    first, best = "", list[tuple[Located, SplitList]]()
-    for place in there:
-        if benchmark.family == "imagenet":
-            if imagenet_family.holds_images(benchmark.key, place.folder, split):
-                return Located(place.layout, place.folder, None), None
-            continue
-        listed = read(place)
-        if listed is not None:
-            absent = _absent(place.folder, listed.items)
-            if len(absent) < len(looked_for(listed.items)):
-                best.append((Located(place.layout, place.folder, listed.file, absent), listed))
-            if not absent:
+    candidates: list[tuple[FileList, Located]] = []
+    for place in (each for each in places if named or _exists(root, each.folder)):
+        lists = _lists(known, place, split, root, splits and splits.expanduser())
+        looked += lists
+        file = next((each for each in lists if each.is_file() or each == place.folder), None)
+        if file is not None:
+            listing = FileList(place.folder, *read(key, file, split))
+            listing = _renamed(listing) if known.lists == "cars" else listing
+            split_file = None if file == place.folder else file
+            candidates.append((listing, Located(place.layout, split_file, _absent(listing))))
+            if not candidates[-1][1].absent:
                 break
-            first = f" (first: {shortened(absent[0])})"
-    if best:
-        return min(best, key=lambda found: len(found[0].absent))
-    if there and looked and not first:
+    found = [(listing, at) for listing, at in candidates if len(at.absent) < len(looked_for(listing.samples))]
+    if not found:
+        folders = [place.folder for place in places]
+        raise _not_found(known, root, split, folders, looked, [at.absent[0] for _, at in candidates])
+    listing, located = min(found, key=lambda each: len(each[1].absent))
+    if len(listing.class_names) != known.classes:
         raise UserError(
-            f"{benchmark.key}: no list of its images ({looked[0].name}) in {_shown(root, looked)}: "
-            "put it into one of these folders, or name its folder with splits"
-            if benchmark.split_file
-            else f"{benchmark.key}: no list of its images at {_shown(root, looked, whole=True)}: put it there"
+            f"{key}: {located.split_file} has {len(listing.class_names)} classes, but the dataset has {known.classes}: "
+            "fetch the file again"
         )
-    raise UserError(
-        f"{benchmark.key}: no images of its {split} split{first} in "
-        f"{_shown(root, [each.folder for each in places], whole=True)}: "
-        "put them into one of these folders, or name the dataset's folder with path"
-    )
+    return listing, located
 
 
-def _places(key: str, root: Path, split: str, path: Path | None) -> Iterator[Candidate]:
+def _places(known: Benchmark, root: Path, split: str, path: Path | None) -> Iterator[Place]:
     """Each folder once, under its first layout's name."""
     seen = set()
     inner_split = "train" if split == "train" else "val"  # ImageNet is tested on its validation images
-    for layout, (base, inner) in LAYOUTS[key].items():
+    for layout, (base, inner) in known.layouts.items():
         inner = inner.format(split=inner_split)
-        place = Candidate(layout, root / base, root / base / inner)
-        if path is not None:
-            place = Candidate(OWN_PATH, path, path / inner)
+        place = Place(OWN_PATH, path, path / inner) if path else Place(layout, root / base, root / base / inner)
         if place.folder not in seen:
             seen.add(place.folder)
             yield place
-    if path is not None and path not in seen:
-        yield Candidate(OWN_PATH, path, path)
+    if path and path not in seen:
+        yield Place(OWN_PATH, path, path)
 
 
 def _exists(root: Path, folder: Path) -> bool:
     """Whether the folder exists with just this spelling.
 
-    Asked of each parent's list of names: a file system that ignores case would find ``dtd`` at ``DTD``, and
-    the dataset would be reported in a layout that it is not in.
+    Each parent's list of names decides: a file system that ignores case would find ``dtd`` at ``DTD``, and the dataset
+    would be reported in a layout that it is not in.
     """
     at = root
     for part in folder.relative_to(root).parts:
         try:
-            names = os.listdir(at)
+            if part not in os.listdir(at):
+                return False
         except OSError:
-            return False
-        if part not in names:
             return False
         at = at / part
     return at.is_dir()
 
 
-def _reader(
-    benchmark: Benchmark, root: Path, split: str, splits: Path | None, looked: list[Path]
-) -> Callable[[Candidate], SplitList | None]:
-    """A function that gives the list of a place's images, if there is one; notes in ``looked`` where it was sought."""
-    done: dict[Path, SplitList] = {}
-
-    def first(candidates: list[Path], load: Callable[[Path], SplitList]) -> SplitList | None:
-        looked.extend(candidate for candidate in candidates if candidate not in looked)
-        file = next((candidate for candidate in candidates if candidate.is_file()), None)
-        if file is not None and file not in done:
-            done[file] = load(file)  # several places may share it, and it may be large
-        return None if file is None else done[file]
-
-    def read(place: Candidate) -> SplitList | None:
-        if benchmark.split_file is None:
-            lists = [folder / f"images_variant_{split}.txt" for folder in (place.folder.parent, place.folder)]
-            return first(lists, lambda file: read_aircraft(file.parent, split))
-        folders = [splits] if splits else []
-        folders += [place.base, place.folder, root / "data_splits", root / "splits"]
-        spellings = (benchmark.split_file, benchmark.split_file.lower())
-        found = first([folder / name for folder in folders for name in spellings], lambda file: read_coop(file, split))
-        if benchmark.key == "stanford_cars":
-            if found is None:
-                tables = [place.folder.parent / "annots" / "split_coop.csv"]
-                return first(tables, lambda file: read_cars_tables(file.parent, split))
-            return _as_they_lie(found, place.folder)
-        return found
-
-    return read
+def _lists(known: Benchmark, place: Place, split: str, root: Path, splits: Path | None) -> list[Path]:
+    """The files that may list a place's images, the first to be tried first; class folders are their own list."""
+    if known.lists == "class_folders":
+        return [place.folder] if imagenet_family.holds_images(known.key, place.folder, split) else []
+    if known.lists == "aircraft":
+        return [folder / f"images_variant_{split}.txt" for folder in (place.folder.parent, place.folder)]
+    assert known.split_file is not None
+    folders = [*([splits] if splits else []), place.base, place.folder, root / "data_splits", root / "splits"]
+    lists = [folder / name for folder in folders for name in (known.split_file, known.split_file.lower())]
+    return [*lists, place.folder.parent / "annots" / "split_coop.csv"] if known.lists == "cars" else lists
 
 
-def looked_for(items: Sequence[Item]) -> Sequence[Item]:
+def _read(key: str, file: Path, split: str) -> Listed:
+    """The images and class names that a file lists, or that a folder of class folders has."""
+    if benchmark(key).lists == "class_folders":
+        return imagenet_family.read_samples(key, file, split), imagenet_family.class_names(key)
+    if file.suffix == ".txt":
+        return read_aircraft(file)
+    return read_cars_tables(file, split) if file.suffix == ".csv" else read_coop(file, split)
+
+
+def looked_for(samples: Sequence[Sample]) -> Sequence[Sample]:
     """At most :data:`LOOKS` images, evenly spread from the first to the last."""
-    if len(items) <= LOOKS:
-        return items
-    return [items[place * (len(items) - 1) // (LOOKS - 1)] for place in range(LOOKS)]
+    if len(samples) <= LOOKS:
+        return samples
+    return [samples[place * (len(samples) - 1) // (LOOKS - 1)] for place in range(LOOKS)]
 
 
-def _absent(folder: Path, items: Sequence[Item]) -> tuple[str, ...]:
-    return tuple(item.path for item in looked_for(items) if not (folder / item.path).is_file())
+def _absent(listing: FileList) -> tuple[str, ...]:
+    return tuple(each.path for each in looked_for(listing.samples) if not (listing.root / each.path).is_file())
 
 
-def _as_they_lie(listed: SplitList, folder: Path) -> SplitList:
+def _renamed(listing: FileList) -> FileList:
     """ZERO keeps the images of ``cars_test`` in ``test``: paths as they are there, if more are there by these."""
-    items = tuple(Item(item.path.removeprefix("cars_"), item.label) for item in listed.items)
-    renamed = len(_absent(folder, items)) < len(_absent(folder, listed.items))
-    return SplitList(listed.file, items, listed.class_names) if renamed else listed
+    samples = tuple(Sample(path.removeprefix("cars_"), label) for path, label in listing.samples)
+    other = replace(listing, samples=samples)
+    return other if len(_absent(other)) < len(_absent(listing)) else listing
 
 
-def _shown(root: Path, paths: list[Path], *, whole: bool = False) -> str:
-    """Folders as text: those below the folder of all datasets by their place in it."""
-    folders = dict.fromkeys(path if whole else path.parent for path in paths)
-    below = [str(folder.relative_to(root)) for folder in folders if folder.is_relative_to(root)]
-    other = [str(folder) for folder in folders if not folder.is_relative_to(root)]
+def _not_found(
+    known: Benchmark, root: Path, split: str, folders: list[Path], looked: list[Path], absent: list[str]
+) -> UserError:
+    """Why a split cannot be read: its images are not there, or none of the files looked for that would list them."""
+    if absent or not looked:
+        first = f" (first: {shortened(absent[-1])})" if absent else ""
+        return UserError(
+            f"{known.key}: no images of its {split} split{first} in {_shown(root, folders)}: "
+            "put them into one of these folders, or name the dataset's folder with path"
+        )
+    if not known.split_file:
+        return UserError(f"{known.key}: no list of its images at {_shown(root, looked)}: put it there")
+    return UserError(
+        f"{known.key}: no list of its images ({looked[0].name}) in {_shown(root, [each.parent for each in looked])}: "
+        "put it into one of these folders, or name its folder with splits"
+    )
+
+
+def _shown(root: Path, paths: list[Path]) -> str:
+    """Paths as text: those below the folder of all datasets by their place in it."""
+    paths = list(dict.fromkeys(paths))
+    below = [str(path.relative_to(root)) for path in paths if path.is_relative_to(root)]
+    other = [str(path) for path in paths if not path.is_relative_to(root)]
     return ", ".join(
         other + ([f"{root}/{{{', '.join(below)}}}" if len(below) > 1 else f"{root}/{below[0]}"] if below else [])
     )

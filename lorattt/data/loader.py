@@ -12,24 +12,21 @@ import multiprocessing
 import re
 import signal
 import sys
-import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, get_worker_info
 
 from lorattt.data.prefetch import DevicePrefetcher
 from lorattt.data.shared import SharedRegions
-from lorattt.data.source import collate_episodes, collate_facts
+from lorattt.data.source import collate_episodes, flat, pack, unpack
 from lorattt.errors import UserError
 
-# Beside those under way: the batch in use, one that a Trainer prefetches, and the one being handed over.
+# Besides those under way: the batch in use, one that a Trainer prefetches, and the one being handed over.
 _SPARE_PIECES = 3
-_NUMBERS = ("label", "index")
 _NO_ROOM = (errno.ENOSPC, errno.ENOSYS, errno.ENOENT, errno.EACCES, errno.EROFS)  # in /dev/shm, or no such place
 _FROM_OUTSIDE = ("Terminated", "Hangup", "Interrupt")
 # A batch of many views may take minutes; workers without one for so long hang.
@@ -44,17 +41,11 @@ class LostWorkerError(UserError):
 class SharedMemoryCollate:
     """Collates in a worker; :meth:`taken_out` makes the batch of :func:`collate_episodes` of it in the main process.
 
-    A pickled copy, for workers that are not forked, has no shared memory and sends everything by value.
-
-    Args:
-        workers: How many workers share it.
-        under_way: How many batches of each may be asked for and not yet taken out (``prefetch_factor``).
-        forked: Whether they inherit memory.
+    Without shared memory, as in a pickled copy for workers that are not forked, everything is sent by value.
     """
 
-    def __init__(self, workers: int, under_way: int, *, forked: bool = True) -> None:
-        pieces = under_way + _SPARE_PIECES
-        self.shared: SharedRegions | None = SharedRegions(workers, under_way, pieces) if forked else None
+    def __init__(self, shared: SharedRegions | None) -> None:
+        self.shared = shared
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the memory, which only a fork inherits."""
@@ -62,38 +53,19 @@ class SharedMemoryCollate:
 
     def __call__(self, items: list[dict[str, Any]]) -> dict[str, Any]:
         """Items of an :class:`EpisodeDataset` to a message: no tensors, which DataLoader would send in files."""
-        worker = get_worker_info()
-        assert worker is not None, "only workers hand over"
-        facts = collate_facts(items)
-        facts |= {key: facts[key].numpy() for key in _NUMBERS}
-        good = [item for item in items if "reason" not in item]
-        kind = "image" if good and "image" in good[0] else "views"
-        arrays = [np.asarray(item[kind]) for item in good]
-        message = {**facts, "kind": kind, "shapes": [array.shape for array in arrays]}
-        bytewise = all(array.dtype == np.uint8 for array in arrays)
-        if self.shared is not None and bytewise and (place := self.shared.put(worker.id, arrays)) is not None:
-            return {**message, "place": (worker.id, *place)}
-        flat = [array.reshape(-1) for array in arrays]
-        return {**message, "pixels": np.concatenate(flat) if flat else np.empty(0, np.uint8)}
+        message, arrays = pack(items)
+        worker: Any = get_worker_info()
+        place = None if self.shared is None else self.shared.put(worker.id, arrays)
+        return {**message, "pixels": flat(arrays)} if place is None else {**message, "place": (worker.id, *place)}
 
     def taken_out(self, message: dict[str, Any]) -> dict[str, Any]:
         """In the main process, the batch; pixels in shared memory are not copied."""
-        kind, shapes = message.pop("kind"), message.pop("shapes")
-        if "place" in message:
-            assert self.shared is not None
-            worker, piece, start = message.pop("place")
-            pixels = self.shared.take(worker, piece, start, sum(math.prod(shape) for shape in shapes))
-        else:
-            pixels = message.pop("pixels")
-        memory = torch.from_numpy(pixels)  # all tensors of the batch share its storage, which keeps ``pixels``
-        batch = {**message, **{key: torch.from_numpy(message[key]) for key in _NUMBERS}}
-        if kind == "views":
-            return {**batch, "views": memory.view(len(shapes), *shapes[0]) if shapes else memory}
-        parts = memory.split([math.prod(shape) for shape in shapes])
-        return {
-            **batch,
-            "image": [part.view(shape).permute(2, 0, 1) for part, shape in zip(parts, shapes, strict=True)],
-        }
+        if "place" not in message:
+            return unpack(message, message.pop("pixels"))
+        assert self.shared is not None
+        worker, piece, start = message.pop("place")
+        size = sum(math.prod(shape) for shape in message["shapes"])
+        return unpack(message, self.shared.take(worker, piece, start, size))
 
 
 class EpisodeLoader(DataLoader[dict[str, Any]]):
@@ -107,10 +79,8 @@ class EpisodeLoader(DataLoader[dict[str, Any]]):
     """
 
     send_to: torch.device | None = None
-    _workers: weakref.WeakSet[BaseProcess] | None = None
 
     def __len__(self) -> int:
-        """Number of batches, at least 1."""
         return max(1, super().__len__())
 
     def __iter__(self) -> Any:
@@ -133,41 +103,36 @@ class EpisodeLoader(DataLoader[dict[str, Any]]):
             return
         if not (self.persistent_workers and isinstance(self.collate_fn, SharedMemoryCollate)):
             # New workers get new memory: that of an earlier, unfinished iteration may still be written to.
-            self.collate_fn = SharedMemoryCollate(self.num_workers, self.prefetch_factor or 1, forked=self._forks())
+            ahead = self.prefetch_factor or 1
+            memory = SharedRegions(self.num_workers, ahead, ahead + _SPARE_PIECES) if self._forks() else None
+            self.collate_fn = SharedMemoryCollate(memory)
         collate: SharedMemoryCollate = self.collate_fn
         self.timeout = _LOOK_SECONDS
         if not (isinstance(self.worker_init_fn, partial) and self.worker_init_fn.func is _begin_worker):
             self.worker_init_fn = partial(_begin_worker, self.worker_init_fn)
         try:
-            (self.multiprocessing_context or multiprocessing).Lock()  # where even one fails, DataLoader fails untidily
-            others = set(multiprocessing.active_children())
-            source = super().__iter__()
+            (self.multiprocessing_context or multiprocessing).Lock()  # DataLoader cleans up badly where even one fails
+            messages = super().__iter__()
         except OSError as error:
             raise UserError(_not_started(self.num_workers, error)) from error
-        # Those of an iteration before, if they are kept.
-        workers = frozenset(set(multiprocessing.active_children()) - others) or frozenset(self._workers or ())
-        # Weakly: a loader may outlive its workers, whose pipes are to be closed with them.
-        self._workers = weakref.WeakSet(workers) if self.persistent_workers else None
-        while (message := _next(source, workers)) is not None:
+        while (message := _next(messages)) is not None:
             yield collate.taken_out(message)
 
     def _forks(self) -> bool:
-        """Whether the workers will be forked; so they are on Linux, whatever Python's own default is there."""
-        if self.multiprocessing_context is None and multiprocessing.get_start_method(allow_none=True) is None:
-            if sys.platform != "linux":
-                return False
+        """Whether the workers will be forked: on Linux they are, even if Python's default there is another."""
+        unset = self.multiprocessing_context is None and multiprocessing.get_start_method(allow_none=True) is None
+        if unset and sys.platform == "linux":
             self.multiprocessing_context = "fork"
-        chosen = self.multiprocessing_context or multiprocessing
-        return bool(chosen.get_start_method() == "fork")
+        return bool((self.multiprocessing_context or multiprocessing).get_start_method() == "fork")
 
 
-def _next(source: Iterator[dict[str, Any]], workers: Iterable[BaseProcess]) -> dict[str, Any] | None:
+def _next(messages: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
     """The next message, or None at the end. DataLoader looks at its workers each time that it has waited."""
     for _ in range(PATIENCE_SECONDS // _LOOK_SECONDS):
         try:
-            return next(source, None)
+            return next(messages, None)
         except RuntimeError as error:
-            if (lost := lost_worker(error, workers)) is not None:
+            if (lost := lost_worker(error, getattr(messages, "_workers", []))) is not None:
                 raise LostWorkerError(lost) from error
             if not str(error).startswith("DataLoader timed out"):
                 raise
@@ -177,19 +142,17 @@ def _next(source: Iterator[dict[str, Any]], workers: Iterable[BaseProcess]) -> d
     )
 
 
-def lost_worker(error: BaseException, workers: Iterable[BaseProcess] = ()) -> str | None:
+def lost_worker(error: BaseException, workers: list[BaseProcess] | None = None) -> str | None:
     """The message for DataLoader's exception that a worker has died; None for any other exception.
 
-    Args:
-        error: The exception. Its text may name the signal.
-        workers: The workers, whose exit codes give the signal if the text does not.
+    The signal is the one that the exception's text names, else that of an exit code of the ``workers``.
     """
     if not str(error).startswith("DataLoader worker"):
         return None
     who = "a process that reads images (data.workers)"
-    said = re.search(r"killed by signal: ([^.]+)", str(error))
-    codes = [worker.exitcode or 0 for worker in workers]
-    how = said[1] if said else next((signal.strsignal(-code) for code in codes if code < 0), None)
+    named = re.search(r"killed by signal: ([^.]+)", str(error))
+    codes = [worker.exitcode or 0 for worker in workers or ()]
+    how = named[1] if named else next((signal.strsignal(-code) for code in codes if code < 0), None)
     if how in _FROM_OUTSIDE:
         return f"{who} was ended from outside ({how})"
     ended = f"was killed ({how})" if how else "has ended"

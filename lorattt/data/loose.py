@@ -7,50 +7,28 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from PIL import Image
-
 from lorattt.data.class_names import IMAGENET, names_of
 from lorattt.data.datamodule import EpisodeData
-from lorattt.data.images import MAX_PIXELS, check_max_pixels, read_image
+from lorattt.data.file_list import FileList, ListedImages, Sample
+from lorattt.data.images import MAX_PIXELS, check_max_pixels
 from lorattt.data.notes import note
 from lorattt.data.source import UNKNOWN_LABEL
-from lorattt.data.walk import FORMATS, look_below, of_the_same_format
+from lorattt.data.walk import images_below, of_the_same_format
 from lorattt.errors import UserError, quoted
 from lorattt.inputs import read_text
 
 
-class UnlabelledImages:
-    """Image files without labels, numbered in the order in which they are given.
+def unlabelled_images(
+    images: Sequence[str] | str, class_names: Sequence[str] | str, max_pixels: int = MAX_PIXELS
+) -> ListedImages:
+    """Image files without labels, see :func:`find_images`, and the classes that they may get.
 
-    Args:
-        images: Paths, patterns, folders and ``@`` lists, see :func:`find_images`.
-        class_names: Names, or where they come from, see :func:`unlabelled_class_names`.
-        max_pixels: The largest width times height that is read.
+    ``max_pixels`` is the largest width times height that is read.
     """
-
-    def __init__(
-        self, images: Sequence[str] | str, class_names: Sequence[str] | str, max_pixels: int = MAX_PIXELS
-    ) -> None:
-        self._max_pixels = check_max_pixels(max_pixels)
-        self.name = "images"
-        self.class_names = unlabelled_class_names(class_names)
-        self._paths = find_images(images)
-
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self._paths)
-
-    def path(self, index: int) -> str:
-        """Path as it was given; below a folder that was given, its path and the one within."""
-        return self._paths[index]
-
-    def label(self, index: int) -> int:
-        """Never known: -1."""
-        return UNKNOWN_LABEL
-
-    def read(self, index: int) -> Image.Image:
-        """The image, RGB, upright."""
-        return read_image(Path(self._paths[index]), self._max_pixels)
+    check_max_pixels(max_pixels)
+    names = unlabelled_class_names(class_names)
+    items = tuple(Sample(path, UNKNOWN_LABEL) for path in find_images(images))
+    return ListedImages("images", FileList(Path(), items, tuple(names)), max_pixels)
 
 
 def find_images(images: Sequence[str] | str, key: str = "data.images") -> list[str]:
@@ -61,10 +39,6 @@ def find_images(images: Sequence[str] | str, key: str = "data.images") -> list[s
             hidden ones left out; a pattern with ``*``, ``?``, ``[...]`` or ``**`` (any folders), sorted;
             ``@FILE``, a text file with one file or folder per line. A leading ``~`` is the home folder.
         key: What messages call the argument.
-
-    Raises:
-        UserError: If a path does not exist, a pattern matches no file, a folder holds no image, or nothing
-            is given.
     """
     entries = [images] if isinstance(images, str) else list(images)
     if not entries:
@@ -101,52 +75,39 @@ def _expand(entry: str, key: str) -> Iterator[str]:
 def _other_endings(pattern: str, matches: Sequence[str]) -> str:
     """Count files that a pattern misses only for the spelling of their ending: "2 .JPG, 1 .jpeg"."""
     stem, ending = os.path.splitext(pattern)
-    endings = set(of_the_same_format(ending))  # none, if there is a wildcard in it
-    known = set(matches)
-    found = glob.iglob(f"{stem}.*", recursive=True) if endings else ()
-    count = Counter(
-        other for path in found if (other := os.path.splitext(path)[1]).lower() in endings and path not in known
-    )
+    endings = of_the_same_format(ending)  # none, if there is a wildcard in it
+    missed = set(glob.iglob(f"{stem}.*", recursive=True)).difference(matches) if endings else ()
+    count = Counter(other for path in missed if (other := os.path.splitext(path)[1]).lower() in endings)
     return ", ".join(f"{number} {other}" for other, number in sorted(count.items()))
 
 
-def _file_or_folder(path: str, key: str) -> Iterator[str]:
+def _file_or_folder(path: str, key: str) -> list[str]:
     if not os.path.isdir(path):
-        yield path
-        return
-    below = look_below(Path(path))
-    if not below.images:
-        raise UserError(
-            f"{key} {quoted(path)} holds no images: expected files of {FORMATS}"
-            + (f"; it has {told}" if (told := below.left_out_text()) else "")
-        )
-    if told := below.left_out_text():
-        note(f"{key} {quoted(path)}: left out {told}; images are files of {FORMATS}")
-    yield from (os.path.join(path, inner) for inner in below.images)
+        return [path]
+    what = f"{key} {quoted(path)}"
+    below = images_below(Path(path), what)
+    below.note_left_out(what)
+    return [os.path.join(path, inner) for inner in below.images]
 
 
 def _listed(name: str, key: str) -> Iterator[str]:
-    lines = read_text(Path(name).expanduser(), "name a text file of paths", what=f"{key} '@{name}'").splitlines()
-    listed = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    what = f"{key} '@{name}'"
+    lines = read_text(Path(name).expanduser(), "name a text file of paths", what=what).splitlines()
+    listed = {number: os.path.expanduser(line.strip()) for number, line in enumerate(lines, 1) if line.strip()}
     if not listed:
-        raise UserError(f"{key} '@{name}' holds no paths: give one per line")
-    for number, line in listed:
-        if not os.path.lexists(line := os.path.expanduser(line)):
-            raise UserError(
-                f"{key} '@{name}', line {number}: no such file or folder {quoted(line)}, seen from {os.getcwd()}"
-            )
-        yield from _file_or_folder(line, key)
+        raise UserError(f"{what} holds no paths: give one per line")
+    for number, path in listed.items():
+        if not os.path.lexists(path):
+            raise UserError(f"{what}, line {number}: no such file or folder {quoted(path)}, seen from {os.getcwd()}")
+        yield from _file_or_folder(path, key)
 
 
 def unlabelled_class_names(
     names: Sequence[str] | str, key: str = "data.class_names", example: str = "'[cat, dog]'"
 ) -> list[str]:
-    """The names an image may get, in label order.
+    """The names an image may get, in label order, from a list, a ``.txt`` or ``.json`` file, or ``imagenet``.
 
-    Args:
-        names: The names; or ``imagenet``, or a ``.txt`` or ``.json`` file.
-        key: What messages call the argument.
-        example: How a list is written where the argument is given.
+    Messages call the argument ``key``; ``example`` is how a list is written where it is given.
     """
     if names == IMAGENET:
         return names_of([], IMAGENET)  # two of these names come twice, and are two classes
@@ -154,8 +115,8 @@ def unlabelled_class_names(
         raise UserError(
             f"{key} {quoted(names)}: no such file; give a list such as {example}, a .txt or .json file, or {IMAGENET}"
         )
-    where = f"{key} {names}" if isinstance(names, str) else key
     found = [name.strip() for name in names_of([], names, key)]
+    where = f"{key} {names}" if isinstance(names, str) else key
     if not found:
         raise UserError(f"{where} is empty: give at least one name")
     twice = [name for name, count in Counter(found).items() if count > 1]
@@ -186,5 +147,5 @@ class ImagesData(EpisodeData):
         max_pixels: int = MAX_PIXELS,
         **kwargs: Any,
     ) -> None:
-        source = UnlabelledImages(images, class_names, max_pixels)
+        source = unlabelled_images(images, class_names, max_pixels)
         super().__init__(source, on_bad_image=on_bad_image, prefetch=2, **kwargs)

@@ -3,8 +3,8 @@
 import ast
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from unicodedata import normalize
@@ -21,54 +21,47 @@ _KEYED: Final = (
 _NUMBERED: Final = re.compile(r"[(\[{]?(?P<number>[0-9]{1,9})(?P<mark>\s*[.):,;=\]\t-]\s*|\s+)(?P<name>\S.*)")
 
 
-@dataclass(frozen=True)
-class NameFile:
-    """The content of a file of names.
-
-    Attributes:
-        names: The names, in order; empty if the file is a mapping.
-        mapping: Key to name; None if the file is a list.
-        lines: Whether the names are lines of text, which may have a number or a folder before the name.
-    """
-
-    names: tuple[Any, ...] = ()
-    mapping: dict[str, Any] | None = None
-    lines: bool = False
-
-
-def read_name_file(path: Path, what: str) -> NameFile:
+def read_name_file(path: Path, what: str) -> tuple[list[Any] | dict[str, Any], bool]:
     """Read a ``.json`` file, or a text file: lines, or a list or dict in the syntax of Python or JSON.
 
     Args:
         path: The file.
         what: What messages call it.
+
+    Returns:
+        The names in order, or a mapping from key to name; and whether they are lines of text, which may have a number
+        or a folder before the name.
     """
     suffix = path.suffix.lower()
     if suffix in (".yaml", ".yml"):
         raise UserError(f"{what}: YAML is not read here: write one name per line into a .txt file, or JSON")
     text = normalize("NFC", read_text(path, "allow reading it, and save it as UTF-8", what=what))
-    names: list[Any] = []
+    content: Any
+    lines = False
     if suffix == ".json":
         try:
             content = json.loads(text, object_pairs_hook=lambda found: _once(found, what))
         except (ValueError, RecursionError) as error:
             raise UserError(f"{what} is not valid JSON: {error}") from error
     elif (content := _literal(text)) is None:
-        names = [line.strip() for line in text.splitlines() if line.strip()]
-    if isinstance(content, dict) and content:
-        return NameFile(mapping={str(key): value for key, value in content.items()})
-    if isinstance(content, list | tuple):
-        names = list(content)
-    if not names:
+        lines = True
+        content = [line.strip() for line in text.splitlines() if line.strip()]
+    if not isinstance(content, list | tuple | dict) or not content:
         raise UserError(f"{what} holds no names: one per line, or a JSON list or object")
-    return NameFile(tuple(names), lines=content is None)
+    if isinstance(content, dict):
+        return {str(key): value for key, value in content.items()}, False
+    return list(content), lines
 
 
 def _once(found: list[tuple[str, Any]], what: str) -> dict[str, Any]:
     """Reject a JSON object with equal keys, of which Python would keep the last."""
-    if (twice := _first_twice(key for key, _ in found)) is not None:
-        raise UserError(f"{what}: key {quoted(twice)} comes twice: remove one")
+    if twice := _twice(key for key, _ in found):
+        raise UserError(f"{what}: key {quoted(twice[0])} comes twice: remove one")
     return dict(found)
+
+
+def _twice(values: Iterable[str]) -> list[str]:
+    return [value for value, count in Counter(values).items() if count > 1]
 
 
 def _literal(text: str) -> Any:
@@ -115,35 +108,36 @@ def keyed(names: Sequence[str], folders: Sequence[str], what: str, *, lines: boo
         folders: The class folders.
         what: What messages call the list.
         lines: Whether entries are lines of a text file; else they are names of a list.
-
-    Raises:
-        UserError: If a folder comes twice, a line has none, or lines can be read in two ways.
     """
-    numbered = [match["name"] for match in map(_NUMBERED.fullmatch, names) if match]
+    numbered = [match["name"] for match in _numbered(names)]
     for entries in (names, numbered) if len(numbered) == len(names) else (names,):
         for form in _KEYED:
             found = [match for match in map(form.fullmatch, entries) if match]
             keys = [match["key"] for match in found]
             if not found or not _name_folders(keys, folders):
                 continue
-            sure = all(_parts(match["mark"], folders) for match in found)
-            if not sure and not set(folders) <= set(keys):
-                continue
-            if not sure and not lines:
-                return None
-            if not sure:
+            if not all(_ends_folder(match["mark"], folders) for match in found):
+                if not set(folders) <= set(keys):
+                    continue
+                if not lines:
+                    return None
                 raise UserError(
                     f"{what}: each line begins with the name of a folder, as {quoted(entries[0])} does: put a tab "
                     "between the folder and the name, or give whole names as a JSON list"
                 )
             if bad := next((entry for entry in entries if not form.fullmatch(entry)), None):
                 raise UserError(f"{what}: {quoted(bad)} does not begin with a folder, as other lines do: give its name")
-            if twice := _first_twice(keys):
-                raise UserError(f"{what}: {quoted(twice)} comes twice: keep one line for each folder")
+            if twice := _twice(keys):
+                raise UserError(f"{what}: {quoted(twice[0])} comes twice: keep one line for each folder")
             rest = [match["name"] for match in found]
             rest = _without_numbers(rest) if all(map(_WNID.fullmatch, keys)) else rest
             return {key: _unquoted(name).replace("_", " ") for key, name in zip(keys, rest, strict=True)}
     return None
+
+
+def _numbered(entries: Iterable[str]) -> list[re.Match[str]]:
+    """Those entries that begin with a number and a separator."""
+    return [match for match in map(_NUMBERED.fullmatch, entries) if match]
 
 
 def _name_folders(keys: Sequence[str], folders: Sequence[str]) -> bool:
@@ -153,7 +147,7 @@ def _name_folders(keys: Sequence[str], folders: Sequence[str]) -> bool:
     return 2 * len(set(folders).intersection(keys)) > len(folders)
 
 
-def _parts(mark: str, folders: Sequence[str]) -> bool:
+def _ends_folder(mark: str, folders: Sequence[str]) -> bool:
     """Whether the separator ends a folder's name, unlike the space in "black swan" or "2 euro"."""
     if "," in mark:
         return all(re.search("[0-9]", folder) for folder in folders)
@@ -161,12 +155,7 @@ def _parts(mark: str, folders: Sequence[str]) -> bool:
 
 
 def check_no_numbers(names: Sequence[str], what: str) -> None:
-    """Reject lines that begin with a running number or a wnid, which would end up in the prompts.
-
-    Args:
-        names: The lines.
-        what: What messages call them.
-    """
+    """Reject lines that begin with a running number, a wnid or a bullet, which would end up in the prompts."""
     if number := begins_with_numbers(names):
         raise UserError(
             f"{what}: each line begins with a number, as {quoted(number)} does: leave the numbers out, put the "
@@ -188,7 +177,7 @@ def begins_with_numbers(names: Sequence[str]) -> str:
     entry may be the head of a table.
     """
     for entries in (names, names[1:]) if len(names) > 2 else (names,):
-        found = [match for match in map(_NUMBERED.fullmatch, entries) if match]
+        found = _numbered(entries)
         if not found or len(found) < len(entries):
             continue
         numbers = [int(match["number"]) for match in found]
@@ -201,7 +190,7 @@ def begins_with_numbers(names: Sequence[str]) -> str:
 
 def _without_numbers(names: list[str]) -> list[str]:
     """Drop ILSVRC's numbers before the names, if all names have one and all numbers differ."""
-    found = [match for match in map(_NUMBERED.fullmatch, names) if match and not match["mark"].strip()]
+    found = [match for match in _numbered(names) if not match["mark"].strip()]
     numbers = {int(match["number"]) for match in found}
     return [match["name"] for match in found] if len(numbers) == len(names) else names
 
@@ -211,35 +200,18 @@ def _unquoted(name: str) -> str:
     return name[1:-1] if len(name) > 2 and name[0] == name[-1] and name[0] in "'\"" else name
 
 
-def _first_twice(values: Iterable[str]) -> str | None:
-    seen: set[str] = set()
-    for value in values:
-        if value in seen:
-            return value
-        seen.add(value)
-    return None
-
-
-def check_names(values: Sequence[Any], what: str, keys: Sequence[str] = ()) -> None:
-    """Reject a blank name, or a value that is not a string.
-
-    Args:
-        values: The names.
-        what: What messages call the list.
-        keys: The keys of a mapping, which messages then quote.
-    """
+def check_names(values: Iterable[Any], what: str, keys: Sequence[str] = ()) -> None:
+    """Reject a blank name, or a value that is not a string; messages quote the keys of a mapping."""
     for number, value in enumerate(values):
         if isinstance(value, str) and value.strip():
             continue
-        place = f"name {number + 1}"
-        if keys:
-            place += f" (of {quoted(keys[number], 60)})"
+        place = f"{what}: name {number + 1}" + (f" (of {quoted(keys[number], 60)})" if keys else "")
         if isinstance(value, list | tuple | dict) and value:
             raise UserError(
-                f"{what}: {place} is a list of {len(value)}, not a text: a class has one name here, and its texts are "
+                f"{place} is a list of {len(value)}, not a text: a class has one name here, and its texts are "
                 "made of the name by templates (model.templates): give one name"
             )
         if isinstance(value, int) and not isinstance(value, bool) and keys:
-            raise UserError(f"{what}: {place} is {quoted(value)}, not a text: turn the file round, from folder to name")
+            raise UserError(f"{place} is {quoted(value)}, not a text: turn the file round, from folder to name")
         shown = "blank" if isinstance(value, str) else f"{quoted(value)}, not a text"
-        raise UserError(f"{what}: {place} is {shown}: give every class a name")
+        raise UserError(f"{place} is {shown}: give every class a name")

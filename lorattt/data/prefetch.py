@@ -18,10 +18,7 @@ class DevicePrefetcher:
     takes them to the device. PyTorch's allocator reuses pinned memory once its copy is done, so two buffers alternate.
     Small things, such as labels and plans of views, are left to the caller.
 
-    On a CPU the thread does the same without pinned memory and streams.
-
-    Args:
-        device: Where the batches are used: a CUDA device, or the CPU.
+    On a CPU, as in tests, the thread does the same without pinned memory and streams.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -43,33 +40,26 @@ class DevicePrefetcher:
                 sent = following.result()
 
     def _fetch(self, source: Iterator[Batch]) -> tuple[Batch, Arrival] | None:
-        batch = next(source, None)
-        return None if batch is None else self._send(batch)
-
-    def _send(self, batch: Batch) -> tuple[Batch, Arrival]:
+        if (batch := next(source, None)) is None:
+            return None
         batch = dict(batch)
         with torch.cuda.stream(self._copies):  # no effect if None
             if batch.get("image"):
-                batch["image"] = self._send_images(batch["image"])
+                # As the decoder gives them, their bytes are in the order H, W, 3.
+                images = self._copied([image.permute(1, 2, 0) for image in batch["image"]])
+                batch["image"] = [image.permute(2, 0, 1) for image in images]
             if "views" in batch:
-                batch["views"] = self._send_views(batch["views"])
+                (batch["views"],) = self._copied([batch["views"]])
             return batch, None if self._copies is None else self._copies.record_event()
 
-    def _send_views(self, views: Tensor) -> Tensor:
-        """Views ``(E, V, 3, S, S)``, by way of pinned memory."""
-        if self._device.type == "cuda" and not views.is_pinned():
-            views = torch.empty_like(views, pin_memory=True).copy_(views)
-        return views.to(self._device, non_blocking=True)
-
-    def _send_images(self, images: list[Tensor]) -> list[Tensor]:
-        """Images ``(3, H, W)`` uint8 in one copy; as the decoder gives them, their bytes are in the order H, W, 3."""
-        rows = [image.permute(1, 2, 0) for image in images]
-        sizes = [image.numel() for image in rows]
-        staged = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=self._device.type == "cuda")
-        for target, image in zip(staged.split(sizes), rows, strict=True):
-            target.view(image.shape).copy_(image)
+    def _copied(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Tensors of one dtype on the device, in one copy."""
+        sizes = [tensor.numel() for tensor in tensors]
+        staged = torch.empty(sum(sizes), dtype=tensors[0].dtype, pin_memory=self._device.type == "cuda")
+        for target, tensor in zip(staged.split(sizes), tensors, strict=True):
+            target.view(tensor.shape).copy_(tensor)
         arrived = staged.to(self._device, non_blocking=True).split(sizes)
-        return [part.view(image.shape).permute(2, 0, 1) for part, image in zip(arrived, rows, strict=True)]
+        return [part.view(tensor.shape) for part, tensor in zip(arrived, tensors, strict=True)]
 
     def _arrived(self, batch: Batch, arrival: Arrival) -> Batch:
         """The batch, for the current stream, which waits for the copy; the host does not."""

@@ -28,9 +28,6 @@ class SharedRegions:
         workers: How many workers there are.
         under_way: How many batches of each may be asked for and not yet taken out (``prefetch_factor``).
         pieces: How many pieces each region can have at a time.
-
-    Attributes:
-        regions: Each worker's memory; empty if there is not enough.
     """
 
     def __init__(self, workers: int, under_way: int, pieces: int) -> None:
@@ -41,24 +38,24 @@ class SharedRegions:
         self._spans: dict[int, tuple[int, int]] = {}  # first byte and end of each of the worker's pieces
         self.regions = [region for _ in range(workers) if (region := _reserve(_wanted(workers))) is not None]
         if len(self.regions) < workers:
-            self.regions = []
+            self.regions = []  # none is shared
 
     def put(self, worker: int, arrays: list[Any]) -> tuple[int, int] | None:
-        """In a worker, arrays of bytes one behind another into a free piece.
+        """In a worker, write arrays of bytes into a free piece.
 
         Returns:
-            The piece's number and first byte; None where there is no room.
+            The piece's number and first byte; None if there is no room, or if numbers are not bytes.
         """
         size = sum(array.nbytes for array in arrays)
-        if not (self.regions and size):
+        if not (self.regions and size and all(array.dtype == np.uint8 for array in arrays)):
             return None
         state, region = self._state[worker], self.regions[worker]
-        self._forget_thrown(state)
-        # The lowest, so that few pages ever become memory.
-        piece = next((number for number, value in enumerate(state) if value == _FREE), None)
+        self._free_unread(state)
+        free = np.flatnonzero(state == _FREE)
         start = self._gap(state, size, len(region))
-        if piece is None or start is None:
+        if not len(free) or start is None:
             return None
+        piece = int(free[0])
         place = start
         for array in arrays:
             np.frombuffer(region, np.uint8, array.nbytes, place)[:] = array.reshape(-1)
@@ -68,15 +65,16 @@ class SharedRegions:
         self._sent.append(piece)
         return piece, start
 
-    def _forget_thrown(self, state: Any) -> None:
+    def _free_unread(self, state: Any) -> None:
         # Asked for another batch, the worker knows that all but the last few were taken; one that still seems to be
-        # under way was thrown away, since its epoch was left early.
+        # under way was never read, since its epoch was left early.
         while len(self._sent) > self._under_way:
-            thrown = self._sent.pop(0)
-            if thrown not in self._sent and state[thrown] == _SENT:  # not sent again since
-                state[thrown] = _FREE
+            unread = self._sent.pop(0)
+            if unread not in self._sent and state[unread] == _SENT:  # not sent again since
+                state[unread] = _FREE
 
     def _gap(self, state: Any, size: int, end: int) -> int | None:
+        """The first byte of the lowest gap of that size, so that few pages ever become memory."""
         start = 0
         for first, behind in sorted(span for piece, span in self._spans.items() if state[piece] != _FREE):
             if first - start >= size:

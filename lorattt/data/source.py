@@ -1,9 +1,11 @@
-"""The interface of an image set, and the map-style dataset of its episodes."""
+"""The interface of an image set, the dataset of its episodes, and their batches."""
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
@@ -11,7 +13,10 @@ from torch.utils.data import Dataset
 
 from lorattt.data.images import UnreadableImageError
 
+Array: TypeAlias = npt.NDArray[Any]
 Transform = Callable[[Image.Image, int], Tensor]
+TrainTransform = Callable[[Image.Image, int, int], Tensor]
+"""Image, dataset-wide number and epoch to ``(1, 3, S, S)`` uint8."""
 Planner = Callable[[int, int, int], Any]
 """Height, width and dataset-wide number of an image to a plan of its views, which can join others of its kind."""
 UNKNOWN_LABEL = -1
@@ -26,9 +31,7 @@ class ImageSource(Protocol):
     name: str
     class_names: list[str]
 
-    def __len__(self) -> int:
-        """Number of images."""
-        ...
+    def __len__(self) -> int: ...
 
     def path(self, index: int) -> str:
         """The image's name in results."""
@@ -39,11 +42,7 @@ class ImageSource(Protocol):
         ...
 
     def read(self, index: int) -> Image.Image:
-        """The image, RGB.
-
-        Raises:
-            UnreadableImageError: If it cannot be decoded.
-        """
+        """The image, RGB; raises :class:`UnreadableImageError` if it cannot be decoded."""
         ...
 
 
@@ -54,11 +53,7 @@ def numbers_of(source: ImageSource) -> Sequence[int]:
 
 
 class WrappedImages:
-    """Another source's images, which subclasses read in their own way.
-
-    Args:
-        source: The other source.
-    """
+    """Another source's images, which subclasses read in their own way."""
 
     def __init__(self, source: ImageSource) -> None:
         self.source = source
@@ -66,7 +61,6 @@ class WrappedImages:
         self.numbers = numbers_of(source)
 
     def __len__(self) -> int:
-        """Number of images."""
         return len(self.source)
 
     def path(self, index: int) -> str:
@@ -124,13 +118,12 @@ class EpisodeDataset(Dataset[dict[str, Any]]):
         self,
         source: ImageSource,
         indices: list[int],
-        transform: Transform | None,
+        transform: Callable[..., Tensor] | None,
         planner: Planner | None = None,
     ) -> None:
         self._source, self._indices, self._transform, self._planner = source, indices, transform, planner
 
     def __len__(self) -> int:
-        """Number of episodes."""
         return len(self._indices)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
@@ -138,31 +131,64 @@ class EpisodeDataset(Dataset[dict[str, Any]]):
         return read_episode(self._source, self._indices[position], self._transform, self._planner)
 
 
-def collate_facts(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Collate everything but pixels."""
+class TrainingDataset(EpisodeDataset):
+    """One view of each image, made from (seed, index, epoch) alone; without a transform, the image itself."""
+
+    def __getitem__(self, place: tuple[int, int] | int) -> dict[str, Any]:
+        """The episode of an epoch and a position.
+
+        A position alone, as the sampler of Lightning's ``overfit_batches`` gives it, is one of epoch 0.
+        """
+        epoch, position = (0, place) if isinstance(place, int) else place
+        cut = self._transform
+        of_epoch = None if cut is None else lambda image, index: cut(image, index, epoch)
+        return read_episode(self._source, self._indices[position], of_epoch)
+
+
+def pack(items: list[dict[str, Any]]) -> tuple[dict[str, Any], list[Array]]:
+    """Collate episodes, without tensors, for a transfer between processes: the facts, and the pixels of each image.
+
+    Images that cannot be read are listed under ``skipped`` with ``index``, ``path`` and ``reason``. Plans become one.
+    """
     good = [item for item in items if "reason" not in item]
-    facts: dict[str, Any] = {
-        "label": torch.tensor([item["label"] for item in good], dtype=torch.long),
-        "index": torch.tensor([item["index"] for item in good], dtype=torch.long),
+    kind = "image" if good and "image" in good[0] else "views"
+    arrays = [np.asarray(item[kind]) for item in good]
+    message: dict[str, Any] = {
+        "label": np.array([item["label"] for item in good], dtype=np.int64),
+        "index": np.array([item["index"] for item in good], dtype=np.int64),
         "path": [item["path"] for item in good],
         "skipped": [{key: item[key] for key in ("index", "path", "reason")} for item in items if "reason" in item],
+        "kind": kind,
+        "shapes": [array.shape for array in arrays],
     }
     if good and "plan" in good[0]:
         plans = [item["plan"] for item in good]
-        facts["plan"] = plans[0].join(plans)
-    return facts
+        message["plan"] = plans[0].join(plans)
+    return message, arrays
+
+
+def flat(arrays: list[Array]) -> Array:
+    """A copy of all numbers, one array after another."""
+    return np.concatenate([array.reshape(-1) for array in arrays]) if arrays else np.empty(0, dtype=np.uint8)
+
+
+def unpack(message: dict[str, Any], pixels: Array) -> dict[str, Any]:
+    """The batch of what :func:`pack` gives; its tensors are views of ``pixels``, the arrays one after another.
+
+    Views are stacked, ``(E, V, 3, S, S)``; images, each of its own size, are a list of ``(3, H, W)`` tensors, uint8.
+    """
+    batch = dict(message)
+    kind, shapes = batch.pop("kind"), batch.pop("shapes")
+    for key in ("label", "index"):
+        batch[key] = torch.from_numpy(batch[key])
+    memory = torch.from_numpy(pixels)
+    if kind == "views":
+        return {**batch, "views": memory.view(len(shapes), *shapes[0]) if shapes else memory}
+    parts = memory.split([math.prod(shape) for shape in shapes])
+    return {**batch, "image": [part.view(shape).permute(2, 0, 1) for part, shape in zip(parts, shapes, strict=True)]}
 
 
 def collate_episodes(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Stack readable episodes; list the others under ``skipped`` with ``index``, ``path`` and ``reason``.
-
-    Views are stacked, ``(E, V, 3, S, S)``; images, each of its own size, are a list of ``(3, H, W)`` tensors, uint8.
-    Plans become one.
-    """
-    batch = collate_facts(items)
-    good = [item for item in items if "reason" not in item]
-    if good and "image" in good[0]:
-        # Views of the arrays, without another copy.
-        return {**batch, "image": [torch.from_numpy(np.array(item["image"])).permute(2, 0, 1) for item in good]}
-    views = torch.stack([item["views"] for item in good]) if good else torch.empty(0, dtype=torch.uint8)
-    return {**batch, "views": views}
+    """A batch of episodes, see :func:`pack` and :func:`unpack`."""
+    message, arrays = pack(items)
+    return unpack(message, flat(arrays))

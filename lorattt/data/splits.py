@@ -1,165 +1,137 @@
-"""Parts of a listing: few shots, held-out images, base and new classes.
+"""Parts of a list of images: few shots, held-out images, base and new classes.
 
-A draw of one class is a function of (seed, class number, the class's paths): the order of the listing
-and the other classes make no difference, and a larger draw of the same seed contains the smaller.
+A draw of one class is a function of (seed, class number, the class's paths): the order of the list and the other
+classes make no difference, and a larger draw of the same seed contains the smaller.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+from typing import Literal, TypeAlias
 
 import torch
 
-from lorattt.data.listing import Item, Listing
+from lorattt.data.file_list import FileList, Sample
 from lorattt.errors import UserError, quoted
-from lorattt.inputs import did_you_mean
+from lorattt.inputs import at_least, did_you_mean
 from lorattt.rng import Stream, episode_keys, fold, uniform
 
-
-def _by_class(listing: Listing) -> list[list[Item]]:
-    """Items of each class, sorted by path; rejects images without a class."""
-    classes: list[list[Item]] = [[] for _ in listing.class_names]
-    for item in listing.items:
-        if not 0 <= item.label < len(classes):
-            raise UserError(f"{listing.root / item.path} has no class: a split needs labelled images, in class folders")
-        classes[item.label].append(item)
-    return [sorted(items) for items in classes]
+Classes: TypeAlias = Literal["all", "base", "new"] | list[int | str]
 
 
-def _drawn(items: list[Item], seed: int, stream: int) -> list[Item]:
-    """A class's items in random order: any number of the first is a draw of that number."""
-    if not items:
-        return []
-    key = fold(episode_keys(seed, torch.tensor([items[0].label])), stream)
-    order = uniform(key, (len(items),), torch.float64)[0].argsort(stable=True)
-    return [items[position] for position in order.tolist()]
-
-
-def _with(listing: Listing, items: list[Item]) -> Listing:
-    """The listing with these items, sorted by label and path."""
-    return Listing(listing.root, tuple(sorted(items, key=lambda item: (item.label, item.path))), listing.class_names)
-
-
-def few_shot(listing: Listing, shots: int, seed: int) -> Listing:
-    """The same number of images of each class.
-
-    Args:
-        listing: Labelled images.
-        shots: Images of each class; those of a smaller number and the same seed are among them.
-        seed: Seed of the draw.
-
-    Returns:
-        A listing with the same classes, sorted by label and path.
-
-    Raises:
-        UserError: If a class has fewer images than asked for, or an image has no class.
-    """
-    if shots < 1:
-        raise UserError(f"data.shots {shots}: must be at least 1")
-    chosen: list[Item] = []
-    for label, items in enumerate(_by_class(listing)):
-        if len(items) < shots:
+def _shuffled(listing: FileList, seed: int, stream: Stream) -> list[list[Sample]]:
+    """The images of each class in random order: the first n are a draw of n. Rejects images without a class."""
+    classes: list[list[Sample]] = [[] for _ in listing.class_names]
+    for sample in listing.samples:
+        if not 0 <= sample.label < len(classes):
             raise UserError(
-                f"data.shots {shots}: class {label} ({quoted(listing.class_names[label])}) in {listing.root} has "
-                f"{_images(len(items))}: ask for fewer shots, or leave the class out"
+                f"{listing.root / sample.path} has no class: a split needs labelled images, in class folders"
             )
-        chosen += _drawn(items, seed, Stream.SHOTS)[:shots]
-    return _with(listing, chosen)
+        classes[sample.label].append(sample)
+    for label, samples in enumerate(classes):
+        if samples:
+            samples.sort()
+            key = fold(episode_keys(seed, torch.tensor([label])), stream)
+            order = uniform(key, (len(samples),), torch.float64)[0].argsort(stable=True)
+            classes[label] = [samples[position] for position in order.tolist()]
+    return classes
 
 
-def holdout(listing: Listing, per_class: int, seed: int) -> tuple[Listing, Listing]:
-    """Set the same number of images of each class aside, for validation.
+def _sorted(listing: FileList, samples: Iterable[Sample]) -> FileList:
+    """The list with these samples, sorted by label and path."""
+    return replace(listing, samples=tuple(sorted(samples, key=lambda sample: (sample.label, sample.path))))
 
-    Args:
-        listing: Labelled images.
-        per_class: Images of each class, at least 1.
-        seed: Seed of the draw.
+
+def _class_of(listing: FileList, label: int, samples: Sequence[Sample]) -> str:
+    """A class that has too few images, for a message."""
+    count = len(samples)
+    images = "no images" if count == 0 else "1 image" if count == 1 else f"{count} images"
+    return f"class {label} ({quoted(listing.class_names[label])}) in {listing.root} has {images}"
+
+
+def few_shot(listing: FileList, shots: int, seed: int) -> FileList:
+    """Draw ``shots`` images of each class; draws of fewer shots with the same seed are among them.
 
     Returns:
-        The rest and the images set aside: disjoint, together the listing, each sorted by label and path.
+        A list with the same classes, sorted by label and path.
     """
-    rest: list[Item] = []
-    held: list[Item] = []
-    for label, items in enumerate(_by_class(listing)):
-        if len(items) <= per_class:
+    at_least(1, data__shots=shots)
+    classes = _shuffled(listing, seed, Stream.SHOTS)
+    for label, samples in enumerate(classes):
+        if len(samples) < shots:
             raise UserError(
-                f"data.val_shots {per_class}: class {label} ({quoted(listing.class_names[label])}) in {listing.root} "
-                f"has {_images(len(items))}, and at least one must stay: hold out fewer"
+                f"data.shots {shots}: {_class_of(listing, label, samples)}: ask for fewer shots, or leave the class out"
             )
-        order = _drawn(items, seed, Stream.HOLDOUT)
-        held += order[:per_class]
-        rest += order[per_class:]
-    return _with(listing, rest), _with(listing, held)
+    return _sorted(listing, (sample for samples in classes for sample in samples[:shots]))
 
 
-def at_most(listing: Listing, per_class: int, seed: int) -> Listing:
-    """So many images of each class for validation, and all of a class that has fewer.
+def holdout(listing: FileList, per_class: int, seed: int) -> tuple[FileList, FileList]:
+    """Set ``per_class`` images of each class aside, for validation; at least one of each class must remain.
+
+    Returns:
+        The rest and the images set aside: disjoint, together the list, each sorted by label and path.
+    """
+    classes = _shuffled(listing, seed, Stream.HOLDOUT)
+    for label, samples in enumerate(classes):
+        if len(samples) <= per_class:
+            raise UserError(
+                f"data.val_shots {per_class}: {_class_of(listing, label, samples)}, and at least one must stay: hold "
+                "out fewer"
+            )
+    held = (sample for samples in classes for sample in samples[:per_class])
+    rest = (sample for samples in classes for sample in samples[per_class:])
+    return _sorted(listing, rest), _sorted(listing, held)
+
+
+def at_most(listing: FileList, per_class: int, seed: int) -> FileList:
+    """The images that :func:`holdout` would set aside with this seed; all of a class that has fewer."""
+    classes = _shuffled(listing, seed, Stream.HOLDOUT)
+    return _sorted(listing, (sample for samples in classes for sample in samples[:per_class]))
+
+
+def without(listing: FileList, samples: Collection[Sample]) -> FileList:
+    """The list without these samples, in its order."""
+    gone = set(samples)
+    return replace(listing, samples=tuple(sample for sample in listing.samples if sample not in gone))
+
+
+def keep_classes(listing: FileList, classes: Classes) -> FileList:
+    """The images of some classes, in the list's order.
 
     Args:
         listing: Labelled images.
-        per_class: Images of each class; those of a smaller number and the same seed are among them.
-        seed: Seed of the draw, which is that of :func:`holdout`.
-
-    Returns:
-        A listing with the same classes, sorted by label and path.
+        classes: ``all``; ``base``, the first half of the labels (the larger half of an odd number), or ``new``, the
+            rest, as in CoCoOp's generalisation from base to new classes (Zhou et al., CVPR 2022); or numbers and names.
+            The n-th class gets label n, counted from 0.
     """
-    drawn = [_drawn(items, seed, Stream.HOLDOUT)[:per_class] for items in _by_class(listing)]
-    return _with(listing, [item for items in drawn for item in items])
-
-
-def without(listing: Listing, items: Collection[Item]) -> Listing:
-    """The listing without these items, in its order."""
-    gone = set(items)
-    return Listing(listing.root, tuple(item for item in listing.items if item not in gone), listing.class_names)
-
-
-def _images(count: int) -> str:
-    return "no images" if count == 0 else "1 image" if count == 1 else f"{count} images"
-
-
-def _relabelled(listing: Listing, labels: Sequence[int]) -> Listing:
-    place = {label: new for new, label in enumerate(labels)}
-    items = tuple(Item(item.path, place[item.label]) for item in listing.items if item.label in place)
-    return Listing(listing.root, items, tuple(listing.class_names[label] for label in labels))
-
-
-def class_subset(listing: Listing, subset: str) -> Listing:
-    """Base or new classes: the first half of the labels (the larger half of an odd number), or the rest.
-
-    That is the split of CoCoOp's generalisation from base to new classes (Zhou et al., CVPR 2022).
-
-    Returns:
-        The images of these classes in the listing's order, labelled from 0; the listing itself for ``all``.
-    """
-    if subset not in ("all", "base", "new"):
-        raise UserError(f"data.classes {quoted(subset)}: use all, base, new, or a list of names or numbers")
-    if subset == "all":
+    if classes == "all":
         return listing
+    labels = _subset(listing, classes) if isinstance(classes, str) else _labels_of(listing.class_names, classes)
+    new = {label: place for place, label in enumerate(labels)}
+    samples = tuple(Sample(path, new[label]) for path, label in listing.samples if label in new)
+    return FileList(listing.root, samples, tuple(listing.class_names[label] for label in labels))
+
+
+def _subset(listing: FileList, subset: str) -> range:
+    if subset not in ("base", "new"):
+        raise UserError(f"data.classes {quoted(subset)}: use all, base, new, or a list of names or numbers")
     count = len(listing.class_names)
     half = (count + 1) // 2
     labels = range(half) if subset == "base" else range(half, count)
     if not labels:
         raise UserError(f"data.classes {subset}: {listing.root} has {count} classes, so none are {subset}: use all")
-    return _relabelled(listing, labels)
+    return labels
 
 
-def keep_classes(listing: Listing, classes: Sequence[int | str]) -> Listing:
-    """Some classes, by number or by name.
-
-    Args:
-        listing: Labelled images.
-        classes: Numbers or names; the n-th of them gets label n, counted from 0.
-
-    Returns:
-        Their images, in the listing's order.
-    """
+def _labels_of(names: tuple[str, ...], classes: Sequence[int | str]) -> list[int]:
     if not classes:
         raise UserError("data.classes is empty: name at least one class")
     labels: list[int] = []
     for wanted in classes:
-        label = _label_of(listing.class_names, wanted)
+        label = _label_of(names, wanted)
         if label in labels:
             raise UserError(f"data.classes: {quoted(wanted)} is class {label}, which is given twice: remove one")
         labels.append(label)
-    return _relabelled(listing, labels)
+    return labels
 
 
 def _label_of(names: tuple[str, ...], wanted: int | str) -> int:

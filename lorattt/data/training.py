@@ -1,7 +1,7 @@
 """DataModule for fit: training images, shuffled and cropped anew in every epoch, and validation images."""
 
 import warnings
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from lightning.pytorch.trainer.states import TrainerFn
@@ -9,8 +9,16 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from lorattt.data.datamodule import ImageData
-from lorattt.data.epochs import EpochShard, TrainingDataset, TrainTransform
-from lorattt.data.source import UNKNOWN_LABEL, ImageSource, Transform, WrappedImages, chosen
+from lorattt.data.sampler import EpochShard
+from lorattt.data.source import (
+    UNKNOWN_LABEL,
+    ImageSource,
+    TrainingDataset,
+    TrainTransform,
+    Transform,
+    WrappedImages,
+    chosen,
+)
 from lorattt.errors import UserError
 
 CACHE_BYTES = 1 << 30
@@ -18,12 +26,7 @@ CACHE_BYTES = 1 << 30
 
 
 class CachedImages(WrappedImages):
-    """Keeps decoded images in memory, up to a limit.
-
-    Args:
-        source: The images.
-        room: Bytes to keep, at three a pixel. The first images that are read are kept.
-    """
+    """Keeps the decoded images that are read first in memory, up to ``room`` bytes, at three a pixel."""
 
     def __init__(self, source: ImageSource, room: int) -> None:
         super().__init__(source)
@@ -31,7 +34,7 @@ class CachedImages(WrappedImages):
         self._kept: dict[int, np.ndarray[Any, Any]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the kept images: each process reads its own."""
+        # Without the kept images: each process reads its own.
         return {**self.__dict__, "_kept": {}, "_room": self._room + self.kept_bytes}
 
     @property
@@ -54,12 +57,12 @@ class CachedImages(WrappedImages):
 class SourceData(ImageData):
     """Images to fit on, and images to validate on; subclasses say which.
 
-    The method sets ``train_transform``, ``transform`` and ``seed`` before the loaders are made: views
-    belong to the method. Without a transform, batches hold ``image``, a list of ``(3, H, W)`` uint8 tensors at their
-    own sizes, in place of ``views``.
+    The method sets ``train_transform``, ``transform`` and ``seed`` before the loaders are made, since views belong to
+    the method. Without a transform, batches hold ``image``, a list of ``(3, H, W)`` uint8 tensors at their own sizes,
+    in place of ``views``.
 
-    Training batches are ``{"views" (B, 1, 3, S, S) uint8, "label" (B,), "index" (B,), "path", "skipped"}``. An image
-    that is left out makes its batch smaller; a batch can become empty.
+    Training batches are ``{"views" (B, 1, 3, S, S) uint8, "label" (B,), "index" (B,), "path", "skipped"}``. They are
+    smaller, even empty, where images are left out.
 
     Args:
         train: The images to fit on, labelled.
@@ -73,8 +76,6 @@ class SourceData(ImageData):
     Attributes:
         class_names: Names in label order.
         template: The dataset's own prompt, with one ``{}``; null where it has none.
-        train_transform: Image, dataset-wide number and epoch to ``(1, 3, S, S)`` uint8.
-        transform: Image and dataset-wide number to ``(V, 3, S, S)`` uint8, for validation.
         seed: Seed of the order of each epoch.
         skipped: Path and reason of each image that was left out.
     """
@@ -107,7 +108,8 @@ class SourceData(ImageData):
     def setup(self, stage: str) -> None:
         """Reject stages that these images are not for, before anything is computed."""
         if stage in ("test", "predict"):
-            self._refuse(TrainerFn(stage).value)
+            own = type(self).__name__
+            raise UserError(f"{own} is for fit: to {TrainerFn(stage).value}, use BenchmarkData or DemoData")
         if stage == "validate" and self.validation is None:
             raise UserError(f"{self.name} has no validation images: use data.validation, or BenchmarkData or DemoData")
 
@@ -123,17 +125,6 @@ class SourceData(ImageData):
         if self.validation is None:
             return []
         return self._in_order(self.validation, self.validation_indices, self.transform)
-
-    def test_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Raises :class:`UserError`: these images are for fit."""
-        self._refuse("test")
-
-    def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Raises :class:`UserError`: these images are for fit."""
-        self._refuse("predict")
-
-    def _refuse(self, stage: str) -> NoReturn:
-        raise UserError(f"{type(self).__name__} is for fit: to {stage}, use BenchmarkData or DemoData")
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """End the run at an unreadable image, or count it and warn the first time."""

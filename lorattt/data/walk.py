@@ -2,12 +2,12 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NoReturn
 
 from lorattt.data.images import FORMAT_OF_ENDING, IMAGE_ENDINGS
+from lorattt.data.notes import note
 from lorattt.errors import UserError, shortened, some
 
 # Folders that systems and programs make, in lower case.
@@ -25,56 +25,56 @@ FORMATS: Final = ", ".join(dict.fromkeys(("JPEG", "PNG", *FORMAT_OF_ENDING.value
 
 @dataclass
 class Below:
-    """The result of a walk through a folder.
+    """The result of a walk through a folder."""
 
-    Attributes:
-        images: Image files relative to the folder, sorted.
-        folders: Its own folders that may be class folders, sorted.
-        left_out: Number of files left out, by top-level folder ("" for none) and lower-case ending.
-        passed: Number of folders not searched, by name: hidden ones, and those that systems make.
-    """
-
-    images: list[Path] = field(default_factory=list)
-    folders: list[str] = field(default_factory=list)
+    images: list[Path] = field(default_factory=list)  # relative to the folder, sorted
+    folders: list[str] = field(default_factory=list)  # its own that may be class folders, sorted
+    # Number of files left out, by top-level folder ("" for none) and lower-case ending.
     left_out: Counter[tuple[str, str]] = field(default_factory=Counter)
+    # Number of folders not searched, by name: hidden ones, and those that systems make.
     passed: Counter[str] = field(default_factory=Counter)
 
     def endings(self, folder: str | None = None) -> str:
         """How many files were left out, by ending, in one of the folders or in all: "2 .avif, 1 .txt"."""
-        count: Counter[str] = Counter()
-        for (top, ending), number in self.left_out.items():
-            count[ending] += number if folder in (None, top) else 0
-        most_first = sorted(count.items(), key=lambda pair: (-pair[1], pair[0]))
-        kinds = [
-            f"{number} {shortened(ending, 20) if ending else 'without an ending'}"
-            for ending, number in most_first
-            if number
-        ]
+        count = Counter[str]()
+        for (top, ending), number in sorted(self.left_out.items(), key=lambda item: item[0][1]):
+            if folder in (None, top):
+                count[ending] += number
+        kinds = [f"{number} {shortened(ending, 20) or 'without an ending'}" for ending, number in count.most_common()]
         return ", ".join(kinds if len(kinds) <= 6 else [*kinds[:6], f"{len(kinds) - 6} more kinds"])
 
     def left_out_text(self) -> str:
         """What was left out, for a message; empty if nothing was."""
         parts = []
-        if self.left_out:
-            number = self.left_out.total()
+        if number := self.left_out.total():
             parts.append(f"{number} file{'s' * (number > 1)} ({self.endings()})")
-        if self.passed:
-            more = "s" if self.passed.total() > 1 else ""
-            names = some(f"{name} ({number})" if number > 1 else name for name, number in sorted(self.passed.items()))
-            parts.append(f"the folder{more} {names}")
+        if number := self.passed.total():
+            names = some(f"{name} ({times})" if times > 1 else name for name, times in sorted(self.passed.items()))
+            parts.append(f"the folder{'s' * (number > 1)} {names}")
         return " and ".join(parts)
+
+    def note_left_out(self, what: str) -> None:
+        """Warn if anything was left out of the folder, which the message calls ``what``."""
+        if left_out := self.left_out_text():
+            note(f"{what}: left out {left_out}; images are files of {FORMATS}")
+
+
+def images_below(root: Path, what: str, where: str = "") -> Below:
+    """Walk through a folder that has to hold images; messages call it ``what``, and say ``where`` images belong."""
+    below = look_below(root)
+    if not below.images:
+        others = f"; it has {left_out}" if (left_out := below.left_out_text()) else ""
+        raise UserError(f"{what} holds no images: expected files of {FORMATS}{where}{others}")
+    return below
 
 
 def look_below(root: Path) -> Below:
-    """Walk through a folder.
-
-    Links to folders are followed, except to a folder that contains the link.
-    """
+    """Walk through a folder; links to folders are followed, except to a folder that contains the link."""
     below = Below()
     for folder, subfolders, names in os.walk(root, followlinks=True, onerror=_unreadable):
         relative = Path(folder).relative_to(root)
-        top = relative.parts[0] if relative.parts else ""
-        below.passed.update(name for name in subfolders if is_no_class(name))
+        top = next(iter(relative.parts), "")
+        below.passed.update(filter(is_no_class, subfolders))
         subfolders[:] = [
             name for name in subfolders if not is_no_class(name) and not _leads_back(os.path.join(folder, name))
         ]
@@ -86,7 +86,7 @@ def look_below(root: Path) -> Below:
                 below.images.append(relative / name)
             elif name.startswith(".") or name.lower() in _NO_FILES:
                 continue
-            elif not top and not ending and _leads_nowhere(os.path.join(folder, name)):
+            elif not (top or ending or os.path.exists(os.path.join(folder, name))):
                 below.folders.append(name)  # a link to a class folder that is not there
             else:
                 below.left_out[top, ending] += 1
@@ -105,20 +105,16 @@ def is_no_class(name: str) -> bool:
     return name.startswith(".") or name.lower() in _NO_CLASSES
 
 
-def of_the_same_format(ending: str) -> Iterator[str]:
+def of_the_same_format(ending: str) -> set[str]:
     """All endings of an ending's format, in lower case; none if the format is not supported."""
     known = FORMAT_OF_ENDING.get(ending.lower())
-    return (other for other, name in FORMAT_OF_ENDING.items() if known == name)
+    return {other for other, name in FORMAT_OF_ENDING.items() if name == known}
 
 
 def _unreadable(error: OSError) -> NoReturn:
     raise UserError(
         f"folder {error.filename} cannot be read ({error.strerror}): allow reading it, or move it elsewhere"
     ) from error
-
-
-def _leads_nowhere(path: str) -> bool:
-    return os.path.islink(path) and not os.path.exists(path)
 
 
 def _leads_back(folder: str) -> bool:

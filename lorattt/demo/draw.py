@@ -8,7 +8,9 @@ A class is a colour and a shape ("red circle"). One composition in four never oc
 although each colour and each shape does.
 """
 
-from typing import Final, Literal, NamedTuple, get_args
+import json
+from pathlib import Path
+from typing import Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,80 +38,27 @@ HELD_OUT: Final[tuple[int, ...]] = tuple(
 """Labels that never occur in split ``train``: two for each colour and two for each shape."""
 SEEN: Final[tuple[int, ...]] = tuple(label for label in range(64) if label not in HELD_OUT)
 
-DOMAINS: Final[tuple[str, ...]] = (
-    "source", "noise", "blur", "pixelate", "contrast", "dark", "hue", "outline", "clutter",
-)  # fmt: skip
-
 _SUPERSAMPLE: Final = 3
-# Strength of each domain at severity 1..5.
-_NOISE: Final = (0.15, 0.22, 0.30, 0.38, 0.46)  # standard deviation, intensities in [0, 1]
-_BLUR: Final = (3.0, 4.5, 6.0, 7.5, 9.0)  # radius in pixels
-_BLOCKS: Final = (14, 11, 9, 8, 7)  # blocks along a side
-_CONTRAST: Final = (0.6, 0.5, 0.42, 0.35, 0.28)  # share of the contrast that is left
-_DARK: Final = (0.6, 0.5, 0.4, 0.34, 0.28)  # share of the light that is left
-_ROTATE: Final = (5.0, 7.5, 10.0, 13.0, 16.0)  # hue rotation in degrees, either way
-_CAST: Final = (0.15, 0.22, 0.3, 0.38, 0.46)  # light taken from one colour channel
 _LINE: Final = 4.0  # width of the contour in pixels
-_FILL: Final = (0.7, 0.6, 0.5, 0.4, 0.25)  # share of the ink that is left inside the contour
-_BITS: Final = (20, 40, 60, 80, 100)  # distractors in the background
+# Strength of each domain at severity 1..5.
+_STRENGTH: Final[dict[str, tuple[float, ...]]] = {
+    "noise": (0.15, 0.22, 0.30, 0.38, 0.46),  # standard deviation, intensities in [0, 1]
+    "blur": (3.0, 4.5, 6.0, 7.5, 9.0),  # radius in pixels
+    "pixelate": (14, 11, 9, 8, 7),  # blocks along a side
+    "contrast": (0.6, 0.5, 0.42, 0.35, 0.28),  # share of the contrast that is left
+    "dark": (0.6, 0.5, 0.4, 0.34, 0.28),  # share of the light that is left
+    "hue": (5.0, 7.5, 10.0, 13.0, 16.0),  # rotation in degrees, either way
+    "outline": (0.7, 0.6, 0.5, 0.4, 0.25),  # share of the ink that is left inside the contour
+    "clutter": (20, 40, 60, 80, 100),  # distractors in the background
+}
+_CAST: Final = (0.15, 0.22, 0.3, 0.38, 0.46)  # of hue: light taken from one colour channel
+DOMAINS: Final[tuple[str, ...]] = ("source", *_STRENGTH)
 
-
-def _outlines() -> dict[str, Floats]:
-    """Each shape as a closed polygon ``(P, 2)`` of (x, y) around the origin, about one unit in radius."""
-    turn = np.linspace(0.0, 2 * np.pi, 48, endpoint=False)
-    star = np.arange(10) * np.pi / 5 - np.pi / 2
-    star_radius = np.where(np.arange(10) % 2 == 0, 1.15, 0.46)
-    heart = np.stack(
-        [
-            16 * np.sin(turn) ** 3,
-            -(13 * np.cos(turn) - 5 * np.cos(2 * turn) - 2 * np.cos(3 * turn) - np.cos(4 * turn)),
-        ],
-        axis=1,
-    )
-    # A crescent: the long way round the unit circle, back along the arc of a shifted circle through
-    # the same two tips.
-    tip = np.deg2rad(40.0)
-    shift, height = 0.55, np.sin(tip)
-    inner_radius = np.hypot(np.cos(tip) - shift, height)
-    inner_tip = np.arctan2(height, np.cos(tip) - shift)
-    outer = np.linspace(tip, 2 * np.pi - tip, 40)
-    inner = np.linspace(2 * np.pi - inner_tip, inner_tip, 32)
-    moon = np.concatenate(
-        [
-            np.stack([np.cos(outer) + 0.15, np.sin(outer)], axis=1),
-            np.stack([0.15 + shift + inner_radius * np.cos(inner), inner_radius * np.sin(inner)], axis=1),
-        ]
-    )
-    a, b = 0.36, 1.05
-    polygons = {
-        "circle": np.stack([np.cos(turn), np.sin(turn)], axis=1),
-        "square": 0.85 * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]),
-        "triangle": 1.2 * np.array([[0, -0.9], [0.9, 0.65], [-0.9, 0.65]]),
-        "star": np.stack([star_radius * np.cos(star), star_radius * np.sin(star)], axis=1),
-        "cross": np.array(
-            [
-                [-a, -b],
-                [a, -b],
-                [a, -a],
-                [b, -a],
-                [b, a],
-                [a, a],
-                [a, b],
-                [-a, b],
-                [-a, a],
-                [-b, a],
-                [-b, -a],
-                [-a, -a],
-            ]
-        ),
-        "heart": heart / 15.0,
-        "moon": 1.1 * moon,
-        "arrow": np.array([[-1.1, -0.3], [0.1, -0.3], [0.1, -0.95], [1.15, 0], [0.1, 0.95], [0.1, 0.3], [-1.1, 0.3]]),
-    }
-    return {name: points.astype(np.float32) for name, points in polygons.items()}
-
-
-_POLYGONS: Final = _outlines()
+# Each shape as a closed polygon ``(P, 2)`` of (x, y) around the origin, about one unit in radius.
+_POLYGONS: Final = {
+    name: np.array(points, dtype=np.float32)
+    for name, points in json.loads((Path(__file__).parent / "shapes.json").read_text(encoding="utf-8")).items()
+}
 
 
 def _hsv(hue: float, saturation: float, value: float) -> Floats:
@@ -130,8 +79,7 @@ def _mask(points: Floats, fill: float | None) -> Floats:
     pen.polygon(path, fill=255 if fill is None else round(255 * fill))
     if fill is not None:
         pen.line([*path, path[0], path[1]], fill=255, width=round(_LINE * _SUPERSAMPLE), joint="curve")
-    coverage: Floats = np.asarray(canvas.reduce(_SUPERSAMPLE), dtype=np.float32) / 255.0
-    return coverage
+    return _floats(canvas.reduce(_SUPERSAMPLE))
 
 
 def _ramp(angle: float) -> Floats:
@@ -163,22 +111,16 @@ def _clutter(background: Floats, count: int, rng: np.random.Generator) -> Floats
         radius = rng.uniform(2.0, 8.0) * _SUPERSAMPLE
         turns = rng.uniform(0, 2 * np.pi) + np.arange(int(rng.integers(3, 7))) * 2.4
         pen.polygon([(x + radius * np.cos(t), y + radius * np.sin(t)) for t in np.sort(turns)], fill=fill)
-    bits = np.asarray(layer.reduce(_SUPERSAMPLE), dtype=np.float32) / 255.0
+    bits = _floats(layer.reduce(_SUPERSAMPLE))
     alpha = bits[..., 3:]
-    return (background * (1.0 - alpha) + bits[..., :3] * alpha).astype(np.float32)
+    mixed: Floats = (background * (1.0 - alpha) + bits[..., :3] * alpha).astype(np.float32)
+    return mixed
 
 
-class _Place(NamedTuple):
-    """What a scene's generator yields first."""
-
-    hue_shift: float  # degrees
-    radius: float  # pixels, of the shape's unit circle
-    centre: NDArray[np.float64]  # (x, y) in pixels
-
-
-def _place(rng: np.random.Generator) -> _Place:
+def place(rng: np.random.Generator) -> tuple[float, float, NDArray[np.float64]]:
+    """What a scene's generator yields first: shift of the hue in degrees, radius and centre (x, y) in pixels."""
     hue_shift, radius = rng.uniform(-5.0, 5.0), rng.uniform(15.0, 34.0)
-    return _Place(hue_shift, radius, rng.uniform(1.05 * radius, SIZE - 1.05 * radius, 2))
+    return hue_shift, radius, rng.uniform(1.05 * radius, SIZE - 1.05 * radius, 2)
 
 
 def _scene(
@@ -186,14 +128,10 @@ def _scene(
 ) -> Floats:
     """Render one scene ``(SIZE, SIZE, 3)``, intensities in [0, 1]; ``rng`` is drawn from in a fixed order."""
     colour, shape = divmod(label, 8)
-    hue_shift, radius, centre = _place(rng)
+    hue_shift, radius, centre = place(rng)
     angle = np.deg2rad(rng.uniform(-25.0, 25.0))
     saturation, value = rng.uniform(0.7, 1.0), rng.uniform(0.75, 1.0)
-    back_hue, back_saturation, back_value = (
-        rng.uniform(0, 360),
-        rng.uniform(0.0, 0.25),
-        rng.uniform(0.2, 0.95),
-    )
+    back_hue, back_saturation, back_value = rng.uniform(0, 360), rng.uniform(0.0, 0.25), rng.uniform(0.2, 0.95)
     back_angle, back_slope = rng.uniform(0, 2 * np.pi), rng.uniform(0.0, 0.15)
     light_angle, light = rng.uniform(0, 2 * np.pi), rng.uniform(0.0, 0.2)
     grain = rng.uniform(0.0, 0.02)
@@ -214,7 +152,7 @@ def _scene(
 
 def _shift_colours(image: Floats, level: int, rng: np.random.Generator) -> Floats:
     """Rotate all hues by one angle (about the grey axis) and tint the light."""
-    angle = np.deg2rad(_ROTATE[level]) * (1.0 if rng.random() < 0.5 else -1.0)
+    angle = np.deg2rad(_STRENGTH["hue"][level]) * (1.0 if rng.random() < 0.5 else -1.0)
     gain = np.ones(3)
     gain[int(rng.integers(3))] -= _CAST[level]
     # Rodrigues' formula about the axis (1, 1, 1) / sqrt(3).
@@ -226,29 +164,34 @@ def _shift_colours(image: Floats, level: int, rng: np.random.Generator) -> Float
 
 def _corrupt(image: Floats, domain: str, level: int, rng: np.random.Generator) -> Floats:
     """Apply a corruption that works on the finished picture; other domains come back unchanged."""
+    strength = _STRENGTH[domain][level] if domain != "source" else 0
     match domain:
         case "noise":
-            image = image + _NOISE[level] * rng.standard_normal(image.shape, dtype=np.float32)
+            image = image + strength * rng.standard_normal(image.shape, dtype=np.float32)
         case "blur":
-            blurred = _picture(image).filter(ImageFilter.GaussianBlur(_BLUR[level]))
-            image = np.asarray(blurred, dtype=np.float32) / 255.0
+            image = _floats(_picture(image).filter(ImageFilter.GaussianBlur(strength)))
         case "pixelate":
-            blocks = _picture(image).resize((_BLOCKS[level], _BLOCKS[level]), Image.Resampling.BOX)
-            image = np.asarray(blocks.resize((SIZE, SIZE), Image.Resampling.NEAREST), dtype=np.float32) / 255.0
+            blocks = _picture(image).resize((int(strength), int(strength)), Image.Resampling.BOX)
+            image = _floats(blocks.resize((SIZE, SIZE), Image.Resampling.NEAREST))
         case "contrast":
-            image = 0.5 + (image - 0.5) * _CONTRAST[level]
+            image = 0.5 + (image - 0.5) * strength
         case "dark":
-            image = image * _DARK[level]
+            image = image * strength
         case "hue":
             image = _shift_colours(image, level, rng)
     return image
+
+
+def _floats(image: Image.Image) -> Floats:
+    intensities: Floats = np.asarray(image, dtype=np.float32) / 255.0
+    return intensities
 
 
 def _picture(image: Floats) -> Image.Image:
     return Image.fromarray(np.rint(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8))
 
 
-def _key(index: int, split: Split, seed: int) -> list[int]:
+def scene_key(index: int, split: Split, seed: int) -> list[int]:
     """Seed of a scene's generator."""
     return [seed, get_args(Split).index(split), index]
 
@@ -260,14 +203,6 @@ def label_of(index: int, *, split: Split = "test") -> int:
     """
     # 29 has no factor in common with 64 or 48: neighbours differ in colour and shape.
     return SEEN[index * 29 % len(SEEN)] if split == "train" else index * 29 % len(CLASS_NAMES)
-
-
-def locate(index: int, *, split: Split = "test", seed: int = 0) -> tuple[float, float, float, float]:
-    """A square around the shape but for the tips of its corners: (left, top, right, bottom) in pixels."""
-    place = _place(np.random.default_rng(_key(index, split, seed)))
-    side = 2.4 * place.radius
-    left, top = (float(np.clip(middle - side / 2, 0.0, SIZE - side)) for middle in place.centre)
-    return left, top, left + side, top + side
 
 
 def draw(
@@ -300,10 +235,10 @@ def draw(
     if index < 0 or seed < 0:
         raise UserError(f"index {index} and seed {seed} must not be negative")
     label = label_of(index, split=split)
-    key = _key(index, split, seed)
+    key = scene_key(index, split, seed)
     level = severity - 1
     own = np.random.default_rng([*key, 1 + DOMAINS.index(domain), severity])
-    fill = _FILL[level] if domain == "outline" else None
-    clutter = (_BITS[level], own) if domain == "clutter" else None
+    fill = _STRENGTH[domain][level] if domain == "outline" else None
+    clutter = (int(_STRENGTH[domain][level]), own) if domain == "clutter" else None
     image = _scene(label, np.random.default_rng(key), fill, clutter)
     return _picture(_corrupt(image, domain, level, own)), label

@@ -16,10 +16,10 @@ from lorattt.methods.batch import EpisodeBatch, EpisodeOutput, EpisodeSource, Mi
 from lorattt.methods.class_texts import ClassTexts, TextSource, agree_on_classes
 from lorattt.methods.metrics import EpisodeMetrics
 from lorattt.methods.shared_views import Needs, SharedViews, encode_views
-from lorattt.prompts.learner import ClassPrompts
+from lorattt.prompts.class_prompts import ClassPrompts
 from lorattt.prompts.prompt import PromptSpec
 from lorattt.views.crops import ViewSpec
-from lorattt.views.device import DeviceViews, Floats
+from lorattt.views.device import DeviceViews, Normalization
 from lorattt.views.render import Views
 
 Templates: TypeAlias = TemplateSet | Literal["dataset"] | list[str] | str
@@ -163,7 +163,7 @@ class Method(LightningModule):
         """``(E, V, 3, S, S)`` normalised views of the images of a batch, where the model is."""
         make, device = DeviceViews(self.make_views()), batch["index"].device
         mean, std = (value.to(device) for value in (self.clip.mean, self.clip.std))
-        return make.render(batch["image"], batch["plan"].to(device), Floats(mean, std, self.clip.vision.dtype))
+        return make.render(batch["image"], batch["plan"].to(device), Normalization(mean, std, self.clip.vision.dtype))
 
     # ---- before the first batch
 

@@ -26,7 +26,7 @@ GradientsAt = Callable[[Tensor], Sequence[Tensor]]
 
 
 class GradientMatching(nn.Module):
-    """The loss, its derivative, and the running sums that a checkpoint must hold.
+    """The loss, its derivative, and the running sums, which a checkpoint must hold.
 
     Args:
         like: The parameter that both losses have, of any shape.
@@ -57,7 +57,7 @@ class GradientMatching(nn.Module):
 
     @property
     def exact(self) -> bool:
-        """Whether the second gradient must be given with its graph; if symmetric, the first as well."""
+        """Whether the second gradient must have its graph; if symmetric, the first as well."""
         return self.derivative == "exact"
 
     def step(
@@ -81,15 +81,15 @@ class GradientMatching(nn.Module):
             mean: Average over devices. The cosine of a mean is no mean of cosines.
 
         Returns:
-            A gradient for each parameter, of which the mean over devices is the whole's; and the terms ``matching``,
-            the loss, and ``cosine``, of the two gradients of this step alone.
+            A gradient for each parameter, whose mean over devices is that of the whole batch; and the terms
+            ``matching``, the loss, and ``cosine``, of the two gradients of this step alone.
         """
         only = 1.0 if self.only is None else self.only
         target, moving = mean(first.detach().clone()) * only, second.detach() * only
         terms = {"cosine": gradient_cosine(target, moving)}
-        target = self._run_on(self.target, target)
+        target = self.target.mul_(self.ema).add_(target).clone()
         if self.moving is not None:
-            moving = self._run_on(self.moving, moving)
+            moving = self.moving.mul_(self.ema).add_(moving).clone()
         terms["matching"] = matching_loss(target, moving)
         along, back = matching_direction(target, moving), matching_direction(moving, target)
         if self.exact and self.symmetric:
@@ -104,23 +104,12 @@ class GradientMatching(nn.Module):
             products[0] = products[0] + finite_product(first_at, point, back)[0]
         return products, terms
 
-    def _run_on(self, history: Tensor, gradient: Tensor) -> Tensor:
-        """The running sum with this step's gradient, to which the buffer is brought."""
-        history.mul_(self.ema).add_(gradient)
-        return history.clone()
-
 
 def check_second_derivatives(loss: Callable[[Tensor], Tensor], point: Tensor) -> None:
-    """Reject, before training, a model without second derivatives, or with wrong ones.
+    """Reject, before training, a model without second derivatives at that point, or with wrong ones.
 
-    Some fused kernels raise; others drop a part of the gradient in silence, which finite differences reveal.
-
-    Args:
-        loss: A smooth loss, as small as possible.
-        point: Where it is differentiated.
-
-    Raises:
-        UserError: If it cannot be differentiated twice.
+    Some fused kernels raise; others drop a part of the gradient in silence, which finite differences reveal. The loss
+    should be smooth, and as cheap as possible.
     """
     start = point.detach().clone().requires_grad_()
     try:
@@ -144,31 +133,25 @@ def exact_product(gradient: Tensor, direction: Tensor, parameters: Sequence[Tens
 
     Args:
         gradient: Gradient of a loss by the first parameter, with its graph.
-        direction: Of its shape.
-        parameters: What the product is differentiated by; the first is what the gradient is of.
-
-    Returns:
-        For each parameter, the derivative of ``sum(gradient * direction)``, with the direction held fixed.
+        direction: Of its shape; it is held fixed.
+        parameters: For each, the derivative of ``sum(gradient * direction)`` is returned.
     """
     return list(torch.autograd.grad((gradient * direction.detach()).sum(), parameters))
 
 
-def finite_product(
-    gradients: Callable[[Tensor], Sequence[Tensor]], point: Tensor, direction: Tensor, *, step: float | None = None
-) -> list[Tensor]:
-    """What :func:`exact_product` gives, by central differences of the gradient: no second derivative is taken.
+def finite_product(gradients_at: GradientsAt, point: Tensor, direction: Tensor) -> list[Tensor]:
+    """What :func:`exact_product` returns, by central differences of the gradient: no second derivative is taken.
 
     Args:
-        gradients: Gradients of the loss by all parameters, at a value of the first one.
+        gradients_at: Gradients of the loss by all parameters, at a value of the first one.
         point: The first parameter's value.
         direction: Of its shape.
-        step: Length of the step to each side, relative to the point's length; null for a tenth of the cube root of the
-            type's precision. Rounding and the neglected third order are about equal near the cube root; the shorter
-            the step, the rarer it crosses a kink of the head's ReLU.
     """
     size = torch.linalg.vector_norm(direction)
-    relative = 0.1 * torch.finfo(point.dtype).eps ** (1 / 3) if step is None else step
+    # Rounding and the neglected third order are about equal near the cube root of the type's precision; the shorter the
+    # step, the rarer it crosses a kink of the head's ReLU.
+    relative = 0.1 * torch.finfo(point.dtype).eps ** (1 / 3)
     length = relative * torch.linalg.vector_norm(point).clamp_min(1e-6)
     unit = direction / size.clamp_min(torch.finfo(point.dtype).tiny)
-    ahead, behind = (gradients((point + sign * length * unit).detach()) for sign in (1, -1))
+    ahead, behind = (gradients_at((point + sign * length * unit).detach()) for sign in (1, -1))
     return [(a - b) * (size / (2 * length)) for a, b in zip(ahead, behind, strict=True)]

@@ -48,8 +48,14 @@ from lorattt.losses.entropy import marginal_entropy
 from lorattt.losses.reconstruction import class_token_reconstruction
 from lorattt.methods.shared_views import encode_tokens, views_at_once
 from lorattt.rng import Stream, fold
-from lorattt.views.masking import kept_count, random_kept_patches
-from lorattt.views.selection import ViewScores, select_views, selection_size, take_views
+from lorattt.views.selection import (
+    ViewScores,
+    kept_count,
+    random_kept_patches,
+    select_views,
+    selection_size,
+    take_views,
+)
 
 # (step, view numbers (E, n)) -> patches to keep (E, n, P')
 Masks = Callable[[int, Tensor], Tensor]

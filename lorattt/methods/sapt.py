@@ -13,7 +13,7 @@ An image's feature does not depend on the prompt, so a batch is encoded once for
 from a copy, bit for bit. Weight decay is the optimiser's and no part of g. With rho 0 each step is CoOp's.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any, ClassVar, cast
 
 import torch
@@ -22,9 +22,10 @@ from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
+from lorattt.inputs import finite
 from lorattt.losses.sharpness import ascent_step, sharpness_gradient
 from lorattt.methods.batch import EpisodeBatch
-from lorattt.methods.source import PromptTraining
+from lorattt.methods.coop import PromptTraining
 
 
 class SAPT(PromptTraining):
@@ -36,9 +37,6 @@ class SAPT(PromptTraining):
         local_ascent: Whether each device looks for its own worst prompt, from its own images. Otherwise they all have
             the same, and several devices do what one with all of the images would.
         **kwargs: See :class:`PromptTraining`.
-
-    Raises:
-        UserError: If a number is out of range, or the text tower takes no prompt.
     """
 
     name: ClassVar[str] = "sapt"
@@ -51,7 +49,7 @@ class SAPT(PromptTraining):
 
     def check_options(self) -> None:
         """Validate the radius and the weight."""
-        self.require_finite("rho", "sharpness")
+        finite(model__rho=self.rho, model__sharpness=self.sharpness)
         super().check_options()
 
     def training_step(self, batch: EpisodeBatch, batch_idx: int) -> Tensor:
@@ -59,10 +57,10 @@ class SAPT(PromptTraining):
 
         With ``16-mixed``, a gradient that overflows in either pass skips the step, as it does for any method.
         """
-        label, several = batch["label"], isinstance(self.trainer.strategy, ParallelStrategy)
+        label, strategy = batch["label"], cast(ParallelStrategy, self.trainer.strategy)
         features = self.image_features(batch["views"]) if len(label) else None
-        own_gradient = self.local_ascent and several
-        with self._without_sync() if own_gradient else nullcontext():
+        own_gradient = self.local_ascent and isinstance(self.trainer.strategy, ParallelStrategy)
+        with strategy.block_backward_sync() if own_gradient else nullcontext():
             loss, gradient = self._differentiate(features, label)
         saved = self.context.detach().clone()
         try:
@@ -75,7 +73,7 @@ class SAPT(PromptTraining):
                 self.context.copy_(saved)
         if own_gradient:
             # All devices must take the same step.
-            gradient = self.trainer.strategy.reduce(gradient, reduce_op="mean")
+            gradient = strategy.reduce(gradient, reduce_op="mean")
         self.context.grad = sharpness_gradient(gradient, ascended, self.sharpness)
         if features is not None:
             self.log("train/loss", loss, prog_bar=True, batch_size=len(label))
@@ -107,7 +105,3 @@ class SAPT(PromptTraining):
         """What the loss is multiplied with before its gradient is taken: 1, but for ``16-mixed``."""
         scaler: Any = getattr(self.trainer.precision_plugin, "scaler", None)
         return 1.0 if scaler is None else float(scaler.get_scale())
-
-    def _without_sync(self) -> AbstractContextManager[None]:
-        """Gradients stay on each device."""
-        return cast(ParallelStrategy, self.trainer.strategy).block_backward_sync()

@@ -16,11 +16,10 @@ The paper leaves open the steps, the rate, the optimiser and the classes of a st
 and how -v takes its views together. ``docs/self_tpt.md`` has our choices and their reasons.
 """
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -29,14 +28,14 @@ from torch import Tensor
 from lorattt.clip.load import ClipSpec
 from lorattt.clip.model import Clip
 from lorattt.clip.text import word_ids
+from lorattt.episodes.engine import fall_back
 from lorattt.errors import UserError, quoted
+from lorattt.inputs import at_least, finite
 from lorattt.methods.base import Method
-from lorattt.methods.class_contrast import ContrastiveTask
+from lorattt.methods.class_contrast import ContrastiveTask, read_source_prompt
 from lorattt.methods.mean_of_views import mean_of_views
-from lorattt.methods.self_tpt_prompt import read_source_prompt
 from lorattt.methods.shared_views import Needs, SharedViews
-from lorattt.prompts.class_views import ClassView, ClassViews, mean_of_class_views
-from lorattt.prompts.learner import ClassPrompts
+from lorattt.prompts.class_views import ClassifyBy, ClassView, ClassViews
 from lorattt.prompts.prompt import PromptSpec
 from lorattt.views.crops import ViewSpec
 from lorattt.views.selection import select_confident, selection_size
@@ -55,7 +54,7 @@ class Stage2Report:
         loss_before: The contrastive loss in nats, before the first step.
         loss_after: The same after the last one.
         seconds: How long it took, encoding the texts of stage 1 and of stage 2 included.
-        finite: Whether its result was used; if not, the texts of stage 1 stayed.
+        finite: Whether its result was used; if not, the texts of stage 1 were kept.
     """
 
     classes: int
@@ -90,11 +89,7 @@ class SelfTPT(Method):
         text: ``(K, D)``, the class texts of the given prompt as any other method has them.
         source: ``(K, D)`` unit class features of stage 1.
         adapted: ``(K, D)`` unit class features of stage 2.
-        stage2_report: What stage 2 did for the class list of now; None without stage 2.
-
-    Raises:
-        UserError: If a number is out of range, the prompt has no head, a context for each class or another position,
-            or the text tower takes no prompt.
+        stage2_report: What stage 2 did for the present class list; None without stage 2.
     """
 
     name: ClassVar[str] = "self_tpt"
@@ -115,7 +110,7 @@ class SelfTPT(Method):
         class_views: list[ClassView] | None = None,
         temperature: float | None = None,
         text_chunk: int | None = None,
-        classify_by: Literal["end", "mean"] = "end",
+        classify_by: ClassifyBy = "end",
         ensemble: bool = False,
         selection: float = 0.1,
         **kwargs: Any,
@@ -128,6 +123,7 @@ class SelfTPT(Method):
         context, head = self.found.for_model(self.clip, prompt, self.seed)
         self.head = head.requires_grad_(False).eval() if head is not None else None
         self.stage2_report: Stage2Report | None = None
+        self._listed: tuple[list[str], list[str], Tensor, ClassViews] | None = None
         self._distinct_of: list[str] | None = None
         self.register_buffer("context", context, persistent=False)
         for name in ("source", "adapted", "_distinct"):
@@ -135,12 +131,9 @@ class SelfTPT(Method):
 
     def check_options(self) -> None:
         """Validate the numbers, and that some view classifies."""
-        if self.steps < 0:
-            raise UserError(f"model.steps {self.steps}: must be at least 0")
-        if not 0 <= self.stage2_lr < math.inf:
-            raise UserError(f"model.stage2_lr {self.stage2_lr}: must be a finite number of at least 0")
-        if self.text_chunk is not None and self.text_chunk < 1:
-            raise UserError(f"model.text_chunk {self.text_chunk}: must be at least 1, or null")
+        at_least(0, model__steps=self.steps)
+        finite(model__stage2_lr=self.stage2_lr)
+        at_least(1, ", or null", model__text_chunk=self.text_chunk)
         if self.classify_by not in ("end", "mean"):
             raise UserError(f"model.classify_by {quoted(self.classify_by)}: must be end or mean")
         if self.ensemble:
@@ -158,58 +151,51 @@ class SelfTPT(Method):
         return Needs(all_views=self.ensemble)
 
     def check_texts(self) -> None:
-        """Validate the prompt and the class names, before anything is encoded.
-
-        Raises:
-            UserError: As for :meth:`Method.check_texts`; or if stage 2 has fewer than two names to tell apart.
-        """
-        super().check_texts()
-        self._check_names(distinct_names(self.clip, self.class_names or ())[0])
-
-    def _check_names(self, names: list[str]) -> None:
-        if self.stage2 and len(names) < 2:
+        """Validate and tokenise the class names, once per list, before anything is encoded."""
+        given, found = list(self.class_names or ()), self.found
+        if self._listed is not None and self._listed[0] == given:
+            return
+        names, places = distinct_names(self.clip, given)
+        if self.stage2 and len(names) == 1:
             raise UserError(
-                f"the class list has {len(names)} distinct name: stage 2 of Self-TPT tells names apart and needs at "
-                "least two; give more names, or set model.stage2 to false"
+                "the class list has 1 distinct name: stage 2 of Self-TPT tells names apart and needs at least two; "
+                "give more names, or set model.stage2 to false"
             )
+        views = ClassViews(self.clip, names, self.context.shape[-2], views=found.views, template=found.template)
+        self._listed = given, names, places, views
 
     def _encode_classes(self) -> None:
         """Encode the class names and adapt the prompt to them on the model's device, once per set of names."""
-        names, places = distinct_names(self.clip, self.class_names or ())
-        if not names:
-            self.check_texts()  # which says that the list is empty
-        self._check_names(names)
+        self.check_texts()
         self.metrics.reset()
+        assert self._listed is not None
+        _, names, places, views = self._listed
         if names != self._distinct_of:
             # Tensors of inference mode, which the Trainer may be in, can have no graph.
             device = self.clip.text_tower.device.type
             with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device, enabled=False):
-                self._distinct = torch.stack(self._adapt(names))
+                self._distinct = torch.stack(self._adapt(names, views))
             self._distinct_of = names
         self.source, self.adapted = self._distinct[:, places.to(self._distinct.device)]
 
-    def _adapt(self, names: list[str]) -> tuple[Tensor, Tensor]:
+    def _adapt(self, names: list[str], views: ClassViews) -> tuple[Tensor, Tensor]:
         """Class texts ``(n, D)`` of stage 1 and of stage 2, without a graph."""
-        started, found = time.perf_counter(), self.found
-        context = self.context.detach().clone()
-        tokens = context.shape[-2]
-        views = ClassViews(self.clip, names, tokens, views=found.views, template=found.template)
-        end = ClassPrompts(self.clip, names, "end", tokens)
-        source = self._texts(views, end, context)
+        started, context = time.perf_counter(), self.context
+        source = self._texts(views, context)
         self.stage2_report = None
         if not self.stage2 or self.head is None:
             return source, source
-        task = ContrastiveTask(views, self.head, found.temperature)
+        task = ContrastiveTask(views, self.head, self.found.temperature)
         scale = _HALF_SCALE if self.clip.text_tower.dtype == torch.float16 else 1.0
         moved, losses = adapt_to_names(
             task, context, steps=self.steps, lr=self.stage2_lr, chunk=self.text_chunk, scale=scale
         )
-        adapted = self._texts(views, end, moved)
-        finite = all(bool(x.isfinite().all()) for x in (losses, moved, adapted))
+        adapted = self._texts(views, moved)
+        usable = all(bool(x.isfinite().all()) for x in (losses, moved, adapted))
         first, last = float(losses[0]), float(losses[-1])
         seconds = time.perf_counter() - started
-        self.stage2_report = Stage2Report(len(names), self.steps, first, last, seconds, finite)
-        if not finite:
+        self.stage2_report = Stage2Report(len(names), self.steps, first, last, seconds, usable)
+        if not usable:
             rank_zero_warn(
                 "stage 2 of Self-TPT was not finite: the prompt of stage 1 classifies all images; lower model.stage2_lr"
             )
@@ -218,15 +204,12 @@ class SelfTPT(Method):
                 f"stage 2: {self.steps} steps on {len(names)} class names in {seconds:.2f} s, "
                 f"contrastive loss {first:.4f} before, {last:.4f} after"
             )
-        return source, adapted if finite else source
+        return source, adapted if usable else source
 
     @torch.no_grad()
-    def _texts(self, views: ClassViews, end: ClassPrompts, context: Tensor) -> Tensor:
+    def _texts(self, views: ClassViews, context: Tensor) -> Tensor:
         """``(n, D)`` unit class features with that context, from the views that classify."""
-        if self.classify_by == "mean":
-            return mean_of_class_views(views.features(context, chunk=self.text_chunk))
-        own = context if context.dim() == 2 else context[views.learned.index("end")]
-        return end.features(own, chunk=self.text_chunk)
+        return views.classifier(context, self.classify_by, chunk=self.text_chunk)[0]
 
     @torch.no_grad()
     def kept(self, views: SharedViews) -> Tensor | None:
@@ -247,9 +230,8 @@ class SelfTPT(Method):
             return before, after, torch.full((len(before),), failed, device=before.device)
         scaled = self.clip.logit_scale * views.features
         before = scaled[:, 0] @ self.source.T
-        after = mean_of_views(scaled @ self.adapted.T, self.selection)
-        fallback = ~after.isfinite().all(dim=-1)
-        return before, torch.where(fallback.unsqueeze(-1), before, after), fallback | failed
+        before, after, fallback = fall_back(before, mean_of_views(scaled @ self.adapted.T, self.selection))
+        return before, after, fallback | failed
 
 
 def adapt_to_names(

@@ -22,35 +22,51 @@ The gradient of L_gm is a product of L_cpt's second derivatives with a vector:
 ``exact`` takes it by a second backward pass, ``finite`` by a difference of two gradients, at p a little along u and a
 little against it.
 
-A step computes its gradients itself (:mod:`lorattt.methods.co_training`) and gives Lightning a scalar with just these,
-so that the average over devices, loss scaling, clipping and accumulation are Lightning's. Texts are in the tower's own
-type also under autocast.
+A step computes its gradients itself and gives Lightning a scalar with just these, so that the average over devices,
+loss scaling, clipping and accumulation are Lightning's. Texts are in the tower's own type also under autocast.
 """
 
-from typing import Any, ClassVar, cast, get_args
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, NamedTuple, cast, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorattt.clip.templates import SINGLE
 from lorattt.errors import UserError, quoted
+from lorattt.inputs import at_least, finite
 from lorattt.methods.batch import EpisodeBatch
-from lorattt.methods.class_contrast import ContrastiveTask, check_temperature, choose_classes
-from lorattt.methods.co_training import ClassifyBy, CoTraining, Weights
+from lorattt.methods.class_contrast import (
+    TEMPERATURE,
+    VIEWS,
+    ContrastiveTask,
+    HeadSpec,
+    ProjectionHead,
+    check_temperature,
+    choose_classes,
+)
+from lorattt.methods.coop import PromptTraining
 from lorattt.methods.gradient_matching import FIX, Derivative, GradientMatching, check_second_derivatives
-from lorattt.methods.source import PromptTraining
 from lorattt.prompts.class_views import (
     CLASS_VIEWS,
+    ClassifyBy,
     ClassView,
     ClassViews,
     check_class_views,
     check_template,
 )
-from lorattt.prompts.context import Prompt
-from lorattt.prompts.head import ContrastHead, HeadSpec
+from lorattt.prompts.files import Prompt
 from lorattt.prompts.prompt import PromptSpec
 
-_HEAD = HeadSpec()
+
+class Weights(NamedTuple):
+    """Of cross-entropy, contrast and gradient matching."""
+
+    ce: float
+    contrast: float
+    matching: float
 
 
 class SelfTPTTraining(PromptTraining):
@@ -80,9 +96,6 @@ class SelfTPTTraining(PromptTraining):
     Attributes:
         context: ``(M, d)`` float32, ``(U, M, d)`` if each of U learned views has its own.
         head: The projection head; null where nothing is contrasted.
-
-    Raises:
-        UserError: If a value is out of range, or the text tower takes no prompt.
     """
 
     name: ClassVar[str] = "self_tpt_training"
@@ -94,8 +107,8 @@ class SelfTPTTraining(PromptTraining):
         class_views: list[ClassView] = list(CLASS_VIEWS),  # noqa: B006 - copied below
         separate_contexts: bool = False,
         template: str = SINGLE,
-        head: HeadSpec = _HEAD,
-        temperature: float = 0.07,
+        head: HeadSpec = HeadSpec(),
+        temperature: float = TEMPERATURE,
         ce_weight: float = 1.0,
         contrast_weight: float = 1.0,
         matching_weight: float = 1.0,
@@ -118,22 +131,20 @@ class SelfTPTTraining(PromptTraining):
                 "model.clip.dtype: second derivatives, of gradient matching, need a text tower of fp32: use fp32, with "
                 "trainer.precision bf16-mixed for images of half precision, or model.matching_weight 0"
             )
-        self.head: ContrastHead | None = None
+        self.head: ProjectionHead | None = None
         self.matching: GradientMatching | None = None
+        self.task: ContrastiveTask | None = None
 
     def check_options(self) -> None:
         """Validate the weights, the numbers, the views and the prompt's shape."""
-        _check_weights(self.weights)
-        if self.head_lr is not None and not 0 <= self.head_lr < float("inf"):
-            raise UserError(
-                f"model.head_lr {self.head_lr}: must be a finite number of at least 0, or null for that of lr"
-            )
+        ce, contrast, matching = self.weights
+        finite(model__ce_weight=ce, model__contrast_weight=contrast, model__matching_weight=matching)
+        if not any(self.weights):
+            raise UserError("model.ce_weight, contrast_weight, matching_weight: all are 0, so nothing would be learned")
+        finite(", or null for that of lr", model__head_lr=self.head_lr)
         if not 0 <= self.ema < 1:
             raise UserError(f"model.ema {self.ema}: must be at least 0, for no average, and below 1")
-        if self.classes_per_step is not None and self.classes_per_step < 2:
-            raise UserError(
-                f"model.classes_per_step {self.classes_per_step}: must be at least 2, or null for all classes"
-            )
+        at_least(2, ", or null for all classes", model__classes_per_step=self.classes_per_step)
         for key, known in (("classify_by", ClassifyBy), ("derivative", Derivative)):
             if (value := getattr(self, key)) not in get_args(known):
                 raise UserError(f"model.{key} {quoted(value)}: must be {' or '.join(get_args(known))}")
@@ -153,35 +164,25 @@ class SelfTPTTraining(PromptTraining):
         super().check_options()
 
     def setup(self, stage: str) -> None:
-        """As for any training of a prompt; make the views, the head and the running sums.
-
-        Raises:
-            UserError: As for any training; or if there are fewer than two classes, the prompt's file is of another
-                position or has a context for each class, or second derivatives are not to be had.
-        """
+        """As for any training of a prompt; make the views, the head and the running sums."""
         super().setup(stage)
-        started = self.started
-        if started.class_specific or started.position != "end":
+        initial = self.initial
+        if initial.class_specific or initial.position != "end":
             raise UserError(
                 f"model.prompt.file {self.spec.file}: it has a context for each class, or for the position "
-                f"{started.position}; the views need one for all classes, with the name behind it"
+                f"{initial.position}; the views need one for all classes, with the name behind it"
             )
         names = list(self.class_names or [])
-        self.views = ClassViews(self.clip, names, started.tokens, views=self.class_views, template=self.template)
-        learned = self.views.learned
+        self.views = ClassViews(self.clip, names, initial.tokens, views=self.class_views, template=self.template)
         if self.separate_contexts:
-            self.context = nn.Parameter(started.context.expand(len(learned), -1, -1).clone())
-        task = None
+            self.context = nn.Parameter(initial.context.expand(len(self.views.learned), -1, -1).clone())
         if self.weights.contrast or self.weights.matching:
             with torch.no_grad():
-                width = self.prompts.take(torch.arange(1)).features(started.context).shape[-1]
-            self.head = ContrastHead(width, self.head_spec.hidden, self.head_spec.out, seed=self.seed)
-            task = ContrastiveTask(self.views, self.head, self.temperature)
+                width = self.prompts.take(torch.arange(1)).features(initial.context).shape[-1]
+            self.head = ProjectionHead(width, self.head_spec.hidden, self.head_spec.out, seed=self.seed)
+            self.task = ContrastiveTask(self.views, self.head, self.temperature)
             if self.weights.matching:
                 self._set_up_matching(width)
-        self.losses = CoTraining(
-            self.prompts, self.views, self.logits, self.classify_by, self.weights, task, self.matching
-        )
 
     def _set_up_matching(self, width: int) -> None:
         """Make the running sums; reject a model without the second derivatives that it needs."""
@@ -197,17 +198,13 @@ class SelfTPTTraining(PromptTraining):
                 raise UserError(f"gradient matching: a compiled model has no second derivatives: {FIX}")
             two = self.prompts.take(torch.arange(2))
             weights = torch.linspace(-1, 1, 2 * width).view(2, width)
-            check_second_derivatives(lambda context: (two.features(context) * weights).sum(), self.started.context)
+            check_second_derivatives(lambda context: (two.features(context) * weights).sum(), self.initial.context)
 
     def on_train_start(self) -> None:
-        """Require ``classes_per_step`` to hold the classes of a step's images.
-
-        Raises:
-            UserError: If it cannot.
-        """
+        """Require ``classes_per_step`` to hold the classes of a step's images."""
         limit, count = self.classes_per_step, self.views.count
         images = getattr(self.trainer.train_dataloader, "batch_size", None)
-        if self.losses.task is None or limit is None or images is None:
+        if self.task is None or limit is None or images is None:
             return
         needed = min(images * self.trainer.world_size, count)
         if limit < needed:
@@ -221,18 +218,77 @@ class SelfTPTTraining(PromptTraining):
 
         Without an image, in a batch of which none could be read, the cross-entropy is 0 and the class names count.
         """
-        label, losses = batch["label"], self.losses
-        features = self.image_features(batch["views"]) if losses.needs_images and len(label) else None
+        label = batch["label"]
+        needs_images = self.weights.ce or self.weights.matching
+        features = self.image_features(batch["views"]) if needs_images and len(label) else None
         with torch.autocast(self.device.type, enabled=False):
-            classes = None if losses.task is None else self._classes_of_step(label)
-            gradients, terms = losses.step(self.context, features, label, classes=classes, mean=self._mean)
-            pairs = zip(losses.learned(self.context), gradients, strict=True)
+            gradients, terms = self._gradients(features, label)
+            pairs = zip(self.learned(), gradients, strict=True)
             surrogate = torch.stack([(parameter * gradient).sum() for parameter, gradient in pairs]).sum()
         if len(label):
             self.log("train/loss", terms.pop("loss"), prog_bar=True, batch_size=len(label))
             for name, value in terms.items():
                 self.log(f"train/{name}", value, batch_size=len(label))
         return surrogate
+
+    def learned(self) -> list[Tensor]:
+        """The context, and the head's parameters where there is one."""
+        return [self.context, *(() if self.head is None else self.head.parameters())]
+
+    def _gradients(self, features: Tensor | None, label: Tensor) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Gradients of the weighted loss, for each of :meth:`learned`, and the losses; all without a graph.
+
+        Moves the running sums of gradient matching on by a step. ``features`` is None where no image could be read, or
+        none is needed: the cross-entropy is 0 then.
+        """
+        matching, task, context, learned = self.matching, self.task, self.context, self.learned()
+        exact = matching is not None and matching.exact
+        terms: dict[str, Tensor] = {}
+        weighted: list[tuple[float, Sequence[Tensor]]] = []
+        known: dict[ClassView, Tensor] = {}
+        by_ce: Sequence[Tensor] = ()
+        if self.weights.ce or matching is not None:
+            terms["ce"], known = self._cross_entropy(context, features, label)
+            # Where there is a contrast, it has a part of the graph: the views that are known.
+            by_ce = torch.autograd.grad(
+                terms["ce"], context, create_graph=exact and self.symmetric_matching, retain_graph=task is not None
+            )
+            weighted.append((self.weights.ce, by_ce))
+        if task is not None:
+            classes = self._classes_of_step(label)
+            if classes is not None:
+                known = {view: each[classes] for view, each in known.items()}
+            terms["contrast"] = task.loss(context, classes=classes, known=known)
+            by_contrast = torch.autograd.grad(terms["contrast"], learned, create_graph=exact)
+            weighted.append((self.weights.contrast, by_contrast))
+        if task is not None and matching is not None:
+
+            def ce_at(point: Tensor) -> Sequence[Tensor]:
+                point = point.requires_grad_()
+                return torch.autograd.grad(self._cross_entropy(point, features, label)[0], point)
+
+            def contrast_at(point: Tensor) -> Sequence[Tensor]:
+                point = point.requires_grad_()
+                return torch.autograd.grad(task.loss(point, classes=classes), [point, *learned[1:]])
+
+            products, found = matching.step(learned, by_ce[0], by_contrast[0], ce_at, contrast_at, mean=self._mean)
+            terms |= found
+            weighted.append((self.weights.matching, products))
+        terms = {name: value.detach() for name, value in terms.items()}
+        factors = self.weights._asdict()
+        terms["loss"] = torch.stack([factors[name] * terms[name] for name in factors if name in terms]).sum()
+        totals = [torch.zeros_like(parameter) for parameter in learned]
+        for factor, parts in weighted:
+            for total, part in zip(totals, parts, strict=False) if factor else ():  # the first has none for the head
+                total.add_(part.detach(), alpha=factor)
+        return totals, terms
+
+    def _cross_entropy(
+        self, context: Tensor, features: Tensor | None, label: Tensor
+    ) -> tuple[Tensor, dict[ClassView, Tensor]]:
+        """CoOp's loss with a context, and the class features of the views behind it."""
+        text, known = self.views.classifier(context, self.classify_by)
+        return 0 * text.sum() if features is None else F.cross_entropy(self.logits(features, text), label), known
 
     def _mean(self, gradient: Tensor) -> Tensor:
         """The average over devices."""
@@ -250,12 +306,12 @@ class SelfTPTTraining(PromptTraining):
 
     def text_features(self) -> Tensor:
         """``(K, D)`` unit class features with the prompt as it is now: what images are compared with."""
-        return self.losses.classified(self.context)[0]
+        return self.views.classifier(self.context, self.classify_by)[0]
 
     def prompt(self) -> Prompt:
         """The prompt of the view ``end`` as it is now."""
-        started, context = self.started, self.losses.end_of(self.context.detach()).float().cpu().clone()
-        return Prompt(context, started.position, started.words, started.model, started.class_names)
+        context = self.views.context_of_end(self.context.detach())
+        return replace(self.initial, context=context.float().cpu().clone())
 
     def extra_notes(self) -> dict[str, str]:
         """Settings that the later stages must share."""
@@ -268,7 +324,7 @@ class SelfTPTTraining(PromptTraining):
         tensors = {} if self.head is None else self.head.tensors()
         if self.separate_contexts:
             pairs = zip(self.views.learned, self.context.detach(), strict=True)
-            tensors |= {f"views.{view}": each.clone() for view, each in pairs}
+            tensors |= {VIEWS + view: each.clone() for view, each in pairs}
         return tensors
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -281,11 +337,3 @@ class SelfTPTTraining(PromptTraining):
         """What is learned, and the running sums, without which a resumed run would be another."""
         sums = () if self.matching is None else self.matching.state_dict()
         return super().state_names() | {f"matching.{name}" for name in sums}
-
-
-def _check_weights(weights: Weights) -> None:
-    for key, value in weights._asdict().items():
-        if not 0 <= value < float("inf"):
-            raise UserError(f"model.{key}_weight {value}: must be a finite number of at least 0")
-    if not any(weights):
-        raise UserError("model.ce_weight, contrast_weight, matching_weight: all are 0, so nothing would be learned")

@@ -30,7 +30,7 @@ from lorattt.losses.dispersion import text_dispersion
 from lorattt.losses.entropy import marginal_entropy
 from lorattt.methods.ranked_views import RankedViews
 from lorattt.methods.shared_views import SharedViews
-from lorattt.prompts.learner import ClassPrompts
+from lorattt.prompts.class_prompts import ClassPrompts
 from lorattt.prompts.prompt import PromptSpec
 from lorattt.views.crops import ViewSpec
 from lorattt.views.selection import ViewScores, select_views, selection_size, take_views

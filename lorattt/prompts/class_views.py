@@ -13,10 +13,12 @@ from torch import Tensor
 from lorattt.clip.model import Clip
 from lorattt.clip.templates import SINGLE
 from lorattt.errors import UserError, quoted
-from lorattt.prompts.learner import ClassPrompts
+from lorattt.prompts.class_prompts import ClassPrompts
 
 ClassView = Literal["front", "middle", "end", "hand"]
 CLASS_VIEWS: tuple[ClassView, ...] = ("front", "middle", "end", "hand")
+ClassifyBy = Literal["end", "mean"]
+"""What images are compared with: the view ``end``, or the mean over the views."""
 
 
 class ClassViews:
@@ -28,10 +30,6 @@ class ClassViews:
         tokens: M, the number of context vectors.
         views: Which prompts, in this order.
         template: The fixed text, with one ``{}``.
-
-    Raises:
-        UserError: If there are fewer than two views, one of them twice or unknown, none is learned, or the class
-            names do not fit.
     """
 
     def __init__(
@@ -48,7 +46,8 @@ class ClassViews:
         self.count = len(class_names)
         # As the learned views read names, so that with the words of the template they are the same texts.
         self._clip, self._names, self._template = clip, [name.replace("_", " ") for name in class_names], template
-        self._prompts = {view: ClassPrompts(clip, class_names, view, tokens) for view in views if view != "hand"}
+        self._end = ClassPrompts(clip, class_names, "end", tokens)
+        self._prompts = {view: self._end.at(view) for view in views if view != "hand"}
         self._hand: Tensor | None = None
         if "hand" in views:
             check_template(template)
@@ -64,9 +63,7 @@ class ClassViews:
         if self._hand is None:
             with torch.no_grad():
                 self._hand = self._clip.text_features(self._names, [self._template])
-        device = self._clip.text_tower.device
-        if self._hand.device != device:
-            self._hand = self._hand.to(device)
+        self._hand = self._hand.to(self._clip.text_tower.device)
         return self._hand
 
     def features(
@@ -82,7 +79,7 @@ class ClassViews:
         Args:
             context: ``(M, d)``, which all learned views share; or ``(U, M, d)``, one for each of the U learned ones.
             classes: ``(n,)`` int64, some of the classes, each once; all where null.
-            known: Features ``(n, D)`` of views that are there already.
+            known: Features ``(n, D)`` of views that are encoded already.
             chunk: Sequences encoded at a time, of which the graph keeps the input alone and computes the rest again;
                 null for what the memory suggests. The result is the same.
 
@@ -100,32 +97,33 @@ class ClassViews:
         kind = torch.promote_types(parts[self.learned[0]].dtype, torch.float32)
         return torch.stack([parts[view].to(kind) for view in self.views], dim=1)
 
+    def context_of_end(self, context: Tensor) -> Tensor:
+        """``(M, d)``, the context of the view ``end``."""
+        return context if context.dim() == 2 else context[self.learned.index("end")]
 
-def mean_of_class_views(features: Tensor) -> Tensor:
-    """``(N, V, D)`` unit features to ``(N, D)``: their mean, of unit length again."""
-    return F.normalize(features.mean(dim=1), dim=-1)
+    def classifier(
+        self, context: Tensor, by: ClassifyBy, *, chunk: int | None = None
+    ) -> tuple[Tensor, dict[ClassView, Tensor]]:
+        """``(N, D)`` unit features that images are compared with, and the ``(N, D)`` of each view behind them."""
+        if by == "mean":
+            features = self.features(context, chunk=chunk)
+            return F.normalize(features.mean(dim=1), dim=-1), dict(zip(self.views, features.unbind(1), strict=True))
+        end = self._end.features(self.context_of_end(context), chunk=chunk)
+        return end, {"end": end} if "end" in self.views else {}
 
 
 def check_class_views(views: Sequence[str], key: str = "class_views") -> None:
-    """Refuse views that there is nothing to contrast in.
-
-    Raises:
-        UserError: If there are fewer than two, one of them twice or unknown, or none is learned.
-    """
+    """Require at least two known views, each once, and a learned one among them."""
     for view in views:
         if view not in CLASS_VIEWS:
             raise UserError(f"{key}: {quoted(view)} is none of {', '.join(CLASS_VIEWS)}")
     if len(set(views)) != len(views):
         raise UserError(f"{key} {quoted(list(views))}: name each view once")
-    if len(views) < 2 or set(views) == {"hand"}:
+    if len(views) < 2:
         raise UserError(f"{key} {quoted(list(views))}: at least two are needed, to have something to compare")
 
 
 def check_template(template: str, key: str = "template") -> None:
-    """Refuse a text without a place for the class name.
-
-    Raises:
-        UserError: If it has not exactly one ``{}``.
-    """
+    """Require exactly one place for the class name."""
     if template.count("{}") != 1:
         raise UserError(f"{key} {quoted(template)}: must have exactly one {{}}, where the class name goes")

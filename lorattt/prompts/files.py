@@ -1,18 +1,17 @@
-"""Files that hold a prompt: our own (safetensors), and the checkpoints that CoOp's program writes.
+"""A prompt, and the files that hold one: our own (safetensors), and the checkpoints that CoOp's program writes.
 
-A checkpoint of CoOp is a pickle, and a pickle can name any function to be called. It is read by torch's
-weights-only loader alone; the few classes such checkpoints name beside tensors (an optimiser, a schedule)
-are replaced by inert ones, and a file that names any other is refused.
+A checkpoint of CoOp is a pickle, and a pickle can name any function to be called. It is read by torch's weights-only
+loader alone; the few classes that such checkpoints name beside tensors (an optimiser, a schedule) are replaced by inert
+ones, and a file that names any other is rejected.
 """
 
 import json
 import pickle
-import pickletools
-import zipfile
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,45 +19,49 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lorattt.errors import UserError, first_line, quoted
-from lorattt.prompts.context import POSITIONS, Position, Prompt
 
+Position = Literal["end", "middle", "front"]
+POSITIONS: tuple[Position, ...] = ("end", "middle", "front")
 FORMAT, VERSION = "lorattt-prompt", 1
 # Classes below these that an optimiser's or a schedule's state names: nothing of them is needed.
-_INERT_BELOW = ("torch.optim.", "torch.nn.", "collections.", "dassl.", "numpy.dtypes.")
-_INERT = {
-    *(f"{room}.multiarray.{name}" for room in ("numpy.core", "numpy._core") for name in ("scalar", "_reconstruct")),
-    *(f"numpy.{name}" for name in ("dtype", "ndarray", "float64", "float32")),
-    *(f"builtins.{name}" for name in ("dict", "list")),
-}
-# What torch's loader may know to be harmless; it judges these itself, and refuses what it does not know.
-_LEFT_TO_TORCH = ("torch._utils.", "torch._tensor.", "torch.storage.", "torch.nn.parameter.Parameter")
-_KNOWN = {"collections.OrderedDict", "collections.Counter", "_codecs.encode", "builtins.set", "builtins.bytearray"}
-_KNOWN |= {"torch.serialization._get_layout"}
-_LEGACY_PICKLES = 4  # magic number, protocol, system, object
+_INERT = (
+    *("torch.optim.", "torch.nn.", "collections.", "dassl.", "builtins.dict", "builtins.list", "numpy.dtype"),
+    *("numpy.core.multiarray.", "numpy._core.multiarray.", "numpy.ndarray", "numpy.float64", "numpy.float32"),
+)
 _EXPORT = "export the context alone, as a dict {'state_dict': {'ctx': tensor}}, with the program that made it"
 
 
 @dataclass(frozen=True, eq=False)
-class PromptFile:
-    """What a file says; None for what it does not say.
+class Prompt:
+    """A context that any list of classes can be joined with.
 
-    Attributes:
-        context: ``(M, d)`` or ``(K, M, d)`` float32.
-        position: Where the class name stands.
-        words: The words the context began as.
-        model: The model it was made for.
-        class_names: The classes of a class-specific context.
-        notes: What the writer added.
-        extras: Other tensors that belong to it, such as a projection head's, by name.
+    Args:
+        context: ``(M, d)`` float32 vectors in the place of words; ``(K, M, d)`` if every class has its own.
+        position: Where the class name is: behind the context, in its middle, or before it.
+        words: The words the context began as; None if it began otherwise.
+        model: Name of the model it was made for; None for a checkpoint of CoOp, which has neither it nor the position.
+        class_names: K names where every class has its own context, in the order of the first axis.
+        notes: What the writer of the file added.
+        extras: Other tensors of the file, such as a projection head's, by name.
     """
 
     context: Tensor
-    position: Position | None = None
+    position: Position
     words: str | None = None
     model: str | None = None
     class_names: tuple[str, ...] | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
     extras: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def class_specific(self) -> bool:
+        """Whether every class has a context of its own."""
+        return self.context.dim() == 3
+
+    @property
+    def tokens(self) -> int:
+        """M, the number of context vectors."""
+        return int(self.context.shape[-2])
 
 
 def save_prompt(
@@ -71,13 +74,10 @@ def save_prompt(
     """Write a prompt as safetensors; folders are made as needed.
 
     Args:
-        prompt: What to write.
-        path: A name that ends in ``.safetensors``.
+        prompt: The prompt, without its own ``notes`` and ``extras``.
+        path: A name that ends in ``.safetensors``, by which a reader knows the format.
         notes: Anything else worth keeping, such as how it was trained.
         extras: Tensors that belong to it, by names other than ``context``.
-
-    Raises:
-        UserError: If the name ends otherwise: the ending tells the reader the format.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -90,7 +90,7 @@ def save_prompt(
     save_file({name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}, path, metadata)
 
 
-def load_prompt(path: Path | str) -> PromptFile:
+def load_prompt(path: Path | str) -> Prompt:
     """Read a prompt: ours by the ending ``.safetensors``, else a checkpoint of CoOp's program.
 
     No code that a file may hold is run.
@@ -101,7 +101,7 @@ def load_prompt(path: Path | str) -> PromptFile:
     path = Path(path).expanduser()
     if not path.is_file():
         raise UserError(f"prompt file {path}: no such file")
-    found = _read_ours(path) if path.suffix == ".safetensors" else PromptFile(_read_checkpoint(path))
+    found = _read_ours(path) if path.suffix == ".safetensors" else Prompt(_read_checkpoint(path), "end")
     context = found.context
     if context.dim() not in (2, 3) or 0 in context.shape or not context.is_floating_point():
         raise UserError(
@@ -113,7 +113,7 @@ def load_prompt(path: Path | str) -> PromptFile:
     return replace(found, context=context.float())
 
 
-def _read_ours(path: Path) -> PromptFile:
+def _read_ours(path: Path) -> Prompt:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -121,35 +121,28 @@ def _read_ours(path: Path) -> PromptFile:
                 raise UserError(
                     f"prompt file {path}: these are tensors, but not a prompt: give a file that lorattt saved as one"
                 )
-            context = file.get_tensor("context")
-            extras = {name: file.get_tensor(name) for name in file.keys() if name != "context"}  # noqa: SIM118
+            extras = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            context = extras.pop("context")
     except (SafetensorError, OSError) as error:
         raise UserError(f"prompt file {path} cannot be read ({first_line(error)}): copy or make it again") from error
     try:
         version, says = int(metadata["version"]), json.loads(metadata["prompt"])
-        names = says["class_names"]
-        found = PromptFile(
-            context,
-            says["position"],
-            says["words"],
-            says["model"],
-            None if names is None else tuple(map(str, names)),
-            {str(key): str(value) for key, value in says["notes"].items()},
-            extras,
-        )
+        position, words, model, names = (says[key] for key in ("position", "words", "model", "class_names"))
+        names = None if names is None else tuple(map(str, names))
+        notes = {str(key): str(value) for key, value in says["notes"].items()}
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"prompt file {path} is damaged (its description does not read): make it again") from error
     if version > VERSION:
         raise UserError(f"prompt file {path} has format version {version}, this lorattt reads {VERSION}: upgrade it")
-    if found.position not in POSITIONS:
-        raise UserError(f"prompt file {path}: position {quoted(found.position)} is none of {', '.join(POSITIONS)}")
+    if position not in POSITIONS:
+        raise UserError(f"prompt file {path}: position {quoted(position)} is none of {', '.join(POSITIONS)}")
     if (context.dim() == 3) != (names is not None) or (names is not None and len(names) != len(context)):
         raise UserError(f"prompt file {path} is damaged (class names do not fit the context): make it again")
-    return found
+    return Prompt(context, position, words, model, names, notes, extras)
 
 
 class _Inert:
-    """In the place of a class whose objects are not needed: takes anything, does and keeps nothing."""
+    """In the place of a class whose objects are not needed: accepts everything, does and keeps nothing."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "_Inert":
         return super().__new__(cls)
@@ -162,39 +155,44 @@ class _Inert:
 
 
 def _stand_in(full_name: str) -> Any:
-    """What the loader shall find under that name; it goes by the module and the name that the object tells."""
+    """An inert object for torch's loader, which goes by the module and the name that the object has."""
     module, _, name = full_name.rpartition(".")
     if full_name != "collections.defaultdict":
         return type(name, (_Inert,), {"__module__": module, "__qualname__": name})
 
     def empty(*args: Any) -> dict[Any, Any]:
-        """The loader fills dicts only, and no factory shall be called."""
+        """The loader fills only dicts, and no factory may be called."""
         return {}
 
     empty.__module__, empty.__qualname__, empty.__name__ = module, name, name
     return empty
 
 
-def _read_checkpoint(path: Path) -> Tensor:
-    try:
-        names = _named_globals(path)
-        stand_ins: list[Any] = []
-        for name in sorted(names):
-            # torch.FloatStorage, torch.Size and their like stand in torch itself.
-            if (
-                name in _KNOWN
-                or name.startswith(_LEFT_TO_TORCH)
-                or (name.startswith("torch.") and name.count(".") == 1)
-            ):
-                continue
-            if name not in _INERT and not name.startswith(_INERT_BELOW):
+def _load(path: Path) -> Any:
+    """What torch's weights-only loader reads, with a stand-in for each inert class that it stops at."""
+    stand_ins: dict[str, Any] = {}
+    while True:
+        try:
+            with torch.serialization.safe_globals(list(stand_ins.values())):
+                return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            named = re.search(r"GLOBAL (\S+)", str(error))
+            if named is None:
+                raise
+            name = named[1] if "." in named[1] else f"builtins.{named[1]}"
+            if name in stand_ins or not name.startswith(_INERT):
                 raise UserError(
                     f"prompt file {path}: the file would run {name} when loaded; only tensors are read: {_EXPORT}"
-                )
-            stand_ins.append(_stand_in(name))
-        with torch.serialization.safe_globals(stand_ins):
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, OSError, zipfile.BadZipFile, RuntimeError, ValueError) as error:
+                ) from error
+            stand_ins[name] = _stand_in(name)
+
+
+def _read_checkpoint(path: Path) -> Tensor:
+    try:
+        loaded = _load(path)
+    except UserError:
+        raise
+    except Exception as error:  # a damaged pickle raises whatever its bytes lead to
         raise UserError(
             f"prompt file {path} is neither a prompt that lorattt saved (.safetensors) nor a whole checkpoint of CoOp "
             f"({first_line(error)}): copy it again, or {_EXPORT}"
@@ -204,47 +202,15 @@ def _read_checkpoint(path: Path) -> Tensor:
     for prefix in ("", "module.", "prompt_learner.", "module.prompt_learner."):
         context = state.get(f"{prefix}ctx")
         if isinstance(context, Tensor):
+            # A context that another module changes (CoCoOp, MaPLe) is wrong alone, and would only lose accuracy.
             others = {key.removeprefix(prefix) for key in state if key.startswith(prefix)}
-            _refuse_other_methods(path, others)
+            if learned := sorted(others - {"ctx", "token_prefix", "token_suffix"}):
+                raise UserError(
+                    f"prompt file {path}: its context belongs to another method than CoOp, with {learned[0]} beside "
+                    "it: without that the context means nothing; give a checkpoint of CoOp"
+                )
             return context.detach()
     raise UserError(
         f"prompt file {path}: it is no checkpoint of CoOp (no tensor 'ctx' in its state_dict; it has "
         f"{', '.join(sorted(state)[:5]) or 'nothing'}): give the file of the prompt learner"
     )
-
-
-def _refuse_other_methods(path: Path, keys: set[str]) -> None:
-    """A context that another module changes (CoCoOp, MaPLe) is wrong alone, and would only lose accuracy."""
-    learned = sorted(keys - {"ctx", "token_prefix", "token_suffix"})
-    if learned:
-        raise UserError(
-            f"prompt file {path}: its context belongs to another method than CoOp, with {learned[0]} beside it: "
-            "without that the context means nothing; give a checkpoint of CoOp"
-        )
-
-
-def _named_globals(path: Path) -> set[str]:
-    """Classes and functions that a file of ``torch.save`` names, without loading it."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
-            if len(pickles) != 1:
-                raise pickle.UnpicklingError("a zip file that torch did not save")
-            with archive.open(pickles[0]) as file:
-                return _globals_of(file)
-    with path.open("rb") as legacy:
-        found: set[str] = set()
-        for _ in range(_LEGACY_PICKLES):
-            found |= _globals_of(legacy)
-        return found
-
-
-def _globals_of(file: IO[bytes]) -> set[str]:
-    """One pickle's. ``STACK_GLOBAL`` needs no care: torch's loader has no such instruction."""
-    found = set()
-    for code, argument, _ in pickletools.genops(file):
-        if code.name in ("GLOBAL", "INST"):
-            module, name = str(argument).split(" ", 1)
-            module = {"__builtin__": "builtins", "copy_reg": "copyreg"}.get(module, module)
-            found.add(f"{module}.{name}")
-    return found

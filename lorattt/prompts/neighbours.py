@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from lorattt.prompts.learner import ClassPrompts
+from lorattt.prompts.class_prompts import ClassPrompts
 from lorattt.rng import Stream, episode_keys, fold, uniform
 
 # Where every class's sequence holds a neighbour's own vectors, so many are embedded at a time: 85 MB of ViT-B/16's.

@@ -1,21 +1,19 @@
 """Where a prompt's context comes from: words, a file, or random vectors."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from lorattt import demo
 from lorattt.clip.model import Clip
 from lorattt.clip.text import word_ids
 from lorattt.errors import UserError, quoted
-from lorattt.prompts.context import POSITIONS, Position, Prompt
-from lorattt.prompts.files import load_prompt
+from lorattt.inputs import at_least
+from lorattt.prompts.files import POSITIONS, Position, Prompt, load_prompt
 from lorattt.rng import Stream, episode_keys, fold
-
-__all__ = ["POSITIONS", "Position", "Prompt", "PromptSpec", "build_prompt"]
 
 WORDS = "a photo of a"
 _DEVIATION = 0.02  # as CoOp draws its vectors
@@ -32,7 +30,7 @@ class PromptSpec:
             neither file nor tokens is given.
         tokens: Begin with so many random vectors (normal, standard deviation 0.02).
         class_specific: Every class has a context of its own.
-        position: Where the class name stands: behind the context (``end``), in its middle, or before it
+        position: Where the class name is: behind the context (``end``), in its middle, or before it
             (``front``); null for the file's, or ``end``.
     """
 
@@ -42,15 +40,24 @@ class PromptSpec:
     class_specific: bool = False
     position: Position | None = None
 
+    @property
+    def path(self) -> Path:
+        """The file, where the demo's names are known."""
+        return demo.PROMPTS.get(str(self.file)) or Path(str(self.file)).expanduser()
+
+    @cached_property
+    def content(self) -> Prompt:
+        """The prompt that the file holds, read once."""
+        return load_prompt(self.path)
+
     def __post_init__(self) -> None:
-        """Refuse values that contradict each other."""
+        """Validate that the values do not contradict each other."""
         given = [name for name in ("file", "words", "tokens") if getattr(self, name) is not None]
         if len(given) > 1:
             raise UserError(
                 f"prompt.{given[0]} and prompt.{given[1]} are both given: the context comes from one of them"
             )
-        if self.tokens is not None and self.tokens < 1:
-            raise UserError(f"prompt.tokens {self.tokens}: must be at least 1")
+        at_least(1, prompt__tokens=self.tokens)
         if self.words is not None and not self.words.replace("_", " ").strip():
             raise UserError(f"prompt.words {quoted(self.words)}: give at least one word, such as {WORDS!r}")
         if self.position is not None and self.position not in POSITIONS:
@@ -73,18 +80,13 @@ def build_prompt(spec: PromptSpec, clip: Clip, class_names: Sequence[str], seed:
         UserError: If the tower is not causal; or the file cannot be read, or was made for another model,
             position or list of classes.
     """
-    tower = clip.text_tower
+    tower, words = clip.text_tower, None
     if spec.file is not None:
         return _from_file(spec, clip, class_names)
-    position = spec.position or "end"
-    words = None
     if spec.tokens is not None:
-        shape: tuple[int, ...] = (spec.tokens, tower.width)
+        shape = (*((len(class_names),) if spec.class_specific else ()), spec.tokens, tower.width)
         key = fold(episode_keys(seed, torch.tensor(0)), Stream.CONTEXT_INIT)
-        generator = torch.Generator().manual_seed(int(key))
-        if spec.class_specific:
-            shape = (len(class_names), *shape)
-        context = torch.randn(shape, generator=generator) * _DEVIATION
+        context = torch.randn(shape, generator=torch.Generator().manual_seed(int(key))) * _DEVIATION
     else:
         words = " ".join((spec.words or WORDS).replace("_", " ").split())
         ids = word_ids(clip.tokenizer, words)
@@ -92,35 +94,30 @@ def build_prompt(spec: PromptSpec, clip: Clip, class_names: Sequence[str], seed:
             raise UserError(f"prompt.words {quoted(spec.words)}: the tokenizer of {clip.name} finds no word in them")
         with torch.no_grad():
             context = tower.embed(torch.tensor([ids], device=tower.device))[0].float().cpu()
-        if spec.class_specific:
-            context = _for_each_class(context, class_names)
-    return Prompt(context, position, words, clip.name, tuple(class_names) if spec.class_specific else None)
+    return _for_classes(Prompt(context, spec.position or "end", words, clip.name), spec, class_names)
 
 
 def _from_file(spec: PromptSpec, clip: Clip, class_names: Sequence[str]) -> Prompt:
-    path = demo.PROMPTS.get(str(spec.file)) or Path(str(spec.file)).expanduser()
-    found = load_prompt(path)
-    context, width = found.context, clip.text_tower.width
-    if found.model is not None and found.model != clip.name:
+    path, found = spec.path, spec.content
+    width, expected = found.context.shape[-1], clip.text_tower.width
+    if found.model not in (None, clip.name):
         raise UserError(
             f"prompt.file {path}: it was made for {found.model}, and the model is {clip.name}: use that one"
         )
-    if context.shape[-1] != width:
+    if width != expected:
         raise UserError(
-            f"prompt.file {path}: its context is {context.shape[-1]} wide, the text tower of {clip.name} {width}: "
+            f"prompt.file {path}: its context is {width} wide, the text tower of {clip.name} {expected}: "
             "use the model it was made for"
         )
-    if None not in (spec.position, found.position) and spec.position != found.position:
+    if found.model is not None and spec.position not in (None, found.position):
         raise UserError(
             f"prompt.file {path}: it was made for position {found.position}, and prompt.position is {spec.position}: "
             "leave the key out"
         )
-    names = tuple(class_names) if context.dim() == 3 or spec.class_specific else None
-    if context.dim() == 3:
-        _check_classes(path, len(context), found.class_names, class_names)
-    elif spec.class_specific:
-        context = _for_each_class(context, class_names)
-    return Prompt(context, spec.position or found.position or "end", found.words, clip.name, names)
+    if found.class_specific:
+        _check_classes(path, len(found.context), found.class_names, class_names)
+    found = replace(found, position=spec.position or found.position, model=clip.name)
+    return _for_classes(found, spec, class_names)
 
 
 def _check_classes(path: Path, count: int, known: tuple[str, ...] | None, class_names: Sequence[str]) -> None:
@@ -137,5 +134,11 @@ def _check_classes(path: Path, count: int, known: tuple[str, ...] | None, class_
             )
 
 
-def _for_each_class(context: Tensor, class_names: Sequence[str]) -> Tensor:
-    return context.expand(len(class_names), -1, -1).clone()
+def _for_classes(prompt: Prompt, spec: PromptSpec, class_names: Sequence[str]) -> Prompt:
+    """The prompt with the classes' names, and a copy of its context for each, if they shall have their own."""
+    if not (spec.class_specific or prompt.class_specific):
+        return prompt
+    context = prompt.context
+    if not prompt.class_specific:
+        context = context.expand(len(class_names), -1, -1).clone()
+    return replace(prompt, context=context, class_names=tuple(class_names))

@@ -5,9 +5,10 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import IO, NoReturn
 
 from lorattt.errors import UserError, error_line
+from lorattt.inputs import at_least
 
 _IMAGES = 24
 _ROWS = 100_000
@@ -28,24 +29,20 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command line after ``lorattt report``.
-
-    Returns:
-        The exit code: 0; 2 for a user's mistake.
-    """
+    """The command line after ``lorattt report``; returns the exit code: 0, or 2 for a user's mistake."""
     given = _parser().parse_args(arguments)
     # Imported here: --help need not wait for numpy.
-    from lorattt.report.artifacts import draw_artifacts
-    from lorattt.report.build import build_report, write_report
+    from lorattt.report.build import build_report
+    from lorattt.report.files import report_files, write_files
 
     try:
         _check(given)
         report = build_report(given.runs, bins=given.bins, baseline=given.baseline, published=given.published)
         folder = given.out if given.out is not None else _beside(given.runs[0])
-        more, messages = draw_artifacts(
+        files, messages = report_files(
             report, given.format, plots=given.plots, images=given.images, rows=given.rows, views=given.views
         )
-        write_report(report, folder, given.format, more)
+        write_files(folder, files)
     except UserError as error:
         _print(error_line(error), sys.stderr)
         return 2
@@ -63,9 +60,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def _check(given: argparse.Namespace) -> None:
     """Validate the options before long work starts."""
-    for name, least in (("images", 0), ("rows", 1)):
-        if getattr(given, name) < least:
-            raise UserError(f"--{name} {getattr(given, name)}: must be at least {least}")
+    at_least(0, **{"--images": given.images})
+    at_least(1, **{"--rows": given.rows})
     if given.views and given.format not in ("html", "all"):
         raise UserError(f"--views: only the page shows views, and --format {given.format} has none: use html or all")
     if given.plots:
@@ -82,61 +78,31 @@ def _beside(first: str) -> Path:
     return folder / "report" if folder.name in ("", "..") else folder.parent / "report"
 
 
-def _print(text: str, stream: object) -> None:
+def _print(text: str, stream: IO[str]) -> None:
     """Print, with escapes for characters that the terminal's encoding lacks."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream)  # type: ignore[call-overload]
+    print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="lorattt report", description=_DESCRIPTION, allow_abbrev=False)
-    parser.add_argument(
-        "runs",
-        nargs="+",
-        metavar="RUN",
-        help="folder of a run, or one that holds runs at any depth; NAME=FOLDER calls their rows NAME",
-    )
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to write (default: report, beside the first)")
-    parser.add_argument(
-        "--format",
-        choices=("markdown", "latex", "html", "all"),
-        default="all",
-        help="report.md, tables.tex, report.html or all of them with plots (default); report.json is always written",
-    )
-    parser.add_argument(
-        "--bins",
-        type=int,
-        metavar="N",
-        help="of the expected calibration error (default: as in the runs' results.json)",
-    )
-    parser.add_argument(
-        "--baseline",
-        metavar="METHOD",
-        help="compare each method with this one, or with its own predictions before adaptation: before",
-    )
-    parser.add_argument(
-        "--plots",
-        action=argparse.BooleanOptionalAction,
-        help="PNG and SVG files below plots, and in the page (default: with html and all, if matplotlib is installed)",
-    )
-    parser.add_argument(
-        "--images",
-        type=int,
-        default=_IMAGES,
-        metavar="N",
-        help=f"images of each run whose pictures are in the page, those that changed most (default: {_IMAGES})",
-    )
-    parser.add_argument(
-        "--rows",
-        type=int,
-        default=_ROWS,
-        metavar="N",
-        help=f"images that the page lists, of all runs together (default: {_ROWS})",
-    )
-    parser.add_argument(
-        "--views",
-        action="store_true",
-        help="show the views of these images with those kept marked: loads the models and computes them again",
-    )
-    parser.add_argument("--no-published", dest="published", action="store_false", help="leave published numbers out")
+    add = parser.add_argument
+    runs = "folder of a run, or one that holds runs at any depth; NAME=FOLDER calls their rows NAME"
+    add("runs", nargs="+", metavar="RUN", help=runs)
+    add("--out", type=Path, metavar="FOLDER", help="where to write (default: report, beside the first)")
+    form = "report.md, tables.tex, report.html or all of them with plots (default); report.json is always written"
+    add("--format", choices=("markdown", "latex", "html", "all"), default="all", help=form)
+    bins = "of the expected calibration error (default: as in the runs' results.json)"
+    add("--bins", type=int, metavar="N", help=bins)
+    baseline = "compare each method with this one, or with its own predictions before adaptation: before"
+    add("--baseline", metavar="METHOD", help=baseline)
+    plots = "PNG and SVG files below plots, and in the page (default: with html and all, if matplotlib is installed)"
+    add("--plots", action=argparse.BooleanOptionalAction, help=plots)
+    images = f"images of each run whose pictures are in the page, those that changed most (default: {_IMAGES})"
+    add("--images", type=int, default=_IMAGES, metavar="N", help=images)
+    rows = f"images that the page lists, of all runs together (default: {_ROWS})"
+    add("--rows", type=int, default=_ROWS, metavar="N", help=rows)
+    views = "show the views of these images with those kept marked: loads the models and computes them again"
+    add("--views", action="store_true", help=views)
+    add("--no-published", dest="published", action="store_false", help="leave published numbers out")
     return parser

@@ -1,5 +1,6 @@
-"""Two methods on the same images: the difference, its interval, and McNemar's test."""
+"""Two methods on the same images: the difference, its bootstrap interval, and McNemar's test."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -11,11 +12,56 @@ from numpy.typing import NDArray
 from lorattt.errors import UserError
 from lorattt.report.rows import Row
 from lorattt.report.runs import Run
-from lorattt.report.significance import McNemar, bootstrap_interval, mcnemar
 
 BEFORE: Final = "before adaptation"
 ALL_PAIRS_UP_TO: Final = 6
 """So many methods are all compared with each other unless a baseline is named."""
+RESAMPLES: Final = 10_000
+EXACT_BELOW: Final = 25
+"""With fewer discordant pairs, McNemar's test is by the binomial distribution, else by chi-square."""
+
+
+def bootstrap_interval(
+    differences: NDArray[np.float64], *, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile interval of the mean of ``(N,)`` values of images, by drawing images with replacement.
+
+    How often a resample has each of the few distinct values is multinomial, so these counts are drawn at once; the
+    distribution is the same as when drawing image by image.
+    """
+    values, counts = np.unique(differences, return_counts=True)
+    drawn = np.random.default_rng(seed).multinomial(len(differences), counts / counts.sum(), size=resamples)
+    means = drawn @ values / len(differences)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """McNemar's test of two methods on the same images.
+
+    Attributes:
+        won: Images that the first method alone has right.
+        lost: Images that the second method alone has right.
+        p: Two-sided probability of a difference at least as large if both were equally good.
+        exact: Whether by the binomial distribution, else by chi-square with continuity correction.
+    """
+
+    won: int
+    lost: int
+    p: float
+    exact: bool
+
+
+def mcnemar(won: int, lost: int) -> McNemar:
+    """McNemar's test, from the numbers of images that one method alone has right."""
+    pairs = won + lost
+    if pairs < EXACT_BELOW:
+        tail = sum(math.comb(pairs, k) for k in range(min(won, lost) + 1)) / 2**pairs
+        return McNemar(won, lost, min(1.0, 2 * tail), exact=True)
+    statistic = max(abs(won - lost) - 1, 0) ** 2 / pairs
+    # One degree of freedom: the square of a standard normal number.
+    return McNemar(won, lost, math.erfc(math.sqrt(statistic / 2)), exact=False)
 
 
 @dataclass(frozen=True)
@@ -82,46 +128,43 @@ def compare(rows: Sequence[Row], baseline: str | None = None) -> tuple[list[Comp
             bases = [row for row in mine if baseline == row.label] or [row for row in mine if baseline == row.method]
             pairs = [(row, base) for base in bases for row in mine if row not in bases]
         for first, second in pairs:
-            for dataset in first.runs:
-                if dataset in second.runs:
-                    if matched := _matched(first.runs[dataset], second.runs[dataset]):
-                        found.append(_comparison(dataset, first, second.label, matched))
-                    else:
-                        notes.append(
-                            f"{first.label} and {second.label} have no common seed on {dataset}: not compared."
-                        )
+            for dataset in (name for name in first.runs if name in second.runs):
+                if matched := _matched(first.runs[dataset], second.runs[dataset]):
+                    found.append(_comparison(dataset, first, second.label, matched))
+                else:
+                    notes.append(f"{first.label} and {second.label} have no common seed on {dataset}: not compared.")
     if len(found) > 1:
         notes.append(f"The p values are not corrected for the {len(found)} comparisons.")
     return found, notes
 
 
 def _with_before(row: Row) -> list[Comparison]:
-    found = []
-    for dataset, seeds in row.runs.items():
-        runs = [seeds[seed] for seed in sorted(seeds)]
-        comparison = _comparison(dataset, row, BEFORE, [(run, None) for run in runs])
-        # Zero-shot changes nothing: no line for it.
-        if row.method != "zero_shot" or any(test.won or test.lost for test in comparison.tests):
-            found.append(comparison)
-    return found
+    found = [
+        _comparison(dataset, row, BEFORE, [(seeds[seed], None) for seed in sorted(seeds)])
+        for dataset, seeds in row.runs.items()
+    ]
+    # Zero-shot changes nothing: no line for it.
+    return [each for each in found if row.method != "zero_shot" or any(test.won or test.lost for test in each.tests)]
 
 
 def _matched(first: dict[int, Run], second: dict[int, Run]) -> list[tuple[Run, Run | None]]:
     """Pairs of runs with the same seed; a method with one run is paired with each of the other's."""
-    common = sorted(first.keys() & second.keys())
     if len(first) == 1:
         return [(next(iter(first.values())), second[seed]) for seed in sorted(second)]
     if len(second) == 1:
         return [(first[seed], next(iter(second.values()))) for seed in sorted(first)]
-    return [(first[seed], second[seed]) for seed in common]
+    return [(first[seed], second[seed]) for seed in sorted(first.keys() & second.keys())]
 
 
 def _comparison(dataset: str, first: Row, second: str, matched: Sequence[tuple[Run, Run | None]]) -> Comparison:
-    pairs = [_right(*pair) for pair in matched]
+    """The mean over pairs of runs; None stands for the first run's predictions before adaptation."""
+    pairs = []
+    for one, other in matched:
+        theirs = one.predictions.right("before") if other is None else other.predictions.right("after")
+        pairs.append((one.predictions.right("after"), theirs))
     total: NDArray[np.int64] = np.sum([one.astype(np.int64) - other for one, other in pairs], axis=0)
     difference = 100 * total / len(pairs)
     low, high = bootstrap_interval(difference)
-    tests = tuple(mcnemar(int((one & ~other).sum()), int((other & ~one).sum())) for one, other in pairs)
     return Comparison(
         dataset=dataset,
         backbone=first.backbone,
@@ -131,10 +174,5 @@ def _comparison(dataset: str, first: Row, second: str, matched: Sequence[tuple[R
         difference=float(difference.mean()),
         low=low,
         high=high,
-        tests=tests,
+        tests=tuple(mcnemar(int((one & ~other).sum()), int((other & ~one).sum())) for one, other in pairs),
     )
-
-
-def _right(one: Run, other: Run | None) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    right = one.predictions.right("after")
-    return right, one.predictions.right("before") if other is None else other.predictions.right("after")

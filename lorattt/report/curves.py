@@ -2,23 +2,31 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from statistics import fmean
-from typing import Any, Final
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lorattt.calibration import bin_of, millionths
-from lorattt.report.measures import by_confidence, mean_and_deviation
+from lorattt.report.layout import Value, mean_over
+from lorattt.report.measures import by_confidence
+from lorattt.report.predictions import WHEN, class_name
 from lorattt.report.rows import Row, as_text, settings
-from lorattt.report.tables import Measured
-from lorattt.report.topk import TopK, class_name
 
 Values = NDArray[np.float64]
 _POINTS: Final = 200
 _FEWEST: Final = 10  # an accuracy over fewer images is not shown
+
+
+def pooled(row: Row, datasets: Iterable[str], when: str) -> tuple[NDArray[np.bool_], Values]:
+    """Right or not, and confidence, of the labelled images of all runs on these datasets, where it is finite."""
+    runs = [run for name in datasets for run in row.runs.get(name, {}).values()]
+    right = np.concatenate([np.zeros(0, dtype=np.bool_), *(run.predictions.right(when) for run in runs)])
+    found = [run.predictions.confidence[when][run.predictions.known] for run in runs]
+    confidence = np.concatenate([np.zeros(0), *found])
+    finite = np.isfinite(confidence)
+    return right[finite], confidence[finite]
 
 
 def reliability(right: NDArray[np.bool_], confidence: Values, bins: int) -> tuple[Values, Values, Values]:
@@ -59,46 +67,36 @@ def coverage(right: NDArray[np.bool_], confidence: Values) -> tuple[Values, Valu
     return taken / number, total[taken - 1] / taken
 
 
-@dataclass(frozen=True)
-class Change:
-    """Images that became right and that became wrong.
-
-    Attributes:
-        name: Of a class, or of a pair of them.
-        won: Wrong before, right after.
-        lost: Right before, wrong after.
-    """
+class Change(NamedTuple):
+    """Images of a class, or of a pair of classes, that became right (``won``) and that became wrong (``lost``)."""
 
     name: str
     won: int
     lost: int
 
 
-def changes(row: Row, top_k: Mapping[int, TopK]) -> tuple[list[Change], list[Change]]:
+def changes(row: Row) -> tuple[list[Change], list[Change]]:
     """Which classes' images a method won and lost, over all of its runs, and which confusions these were.
 
-    Args:
-        row: The method.
-        top_k: Of its runs, by their identities; classes of one name count as one.
-
     Returns:
-        Classes, and pairs "class, taken for another", each by falling number of changes, then name.
+        Classes, and pairs "class, taken for another", each by falling number of changes, then name. Classes of one
+        name count as one.
     """
-    won: Counter[str] = Counter()
-    lost: Counter[str] = Counter()
-    fixed: Counter[str] = Counter()
-    made: Counter[str] = Counter()
+    classes: dict[str, Counter[str]] = {"won": Counter(), "lost": Counter()}
+    pairs: dict[str, Counter[str]] = {"won": Counter(), "lost": Counter()}
     for run in row.all_runs():
-        predictions, names = run.predictions, top_k[id(run)].names
+        predictions, names = run.predictions, run.top_k.names
         known = np.flatnonzero(predictions.known)
         before, after = predictions.right("before"), predictions.right("after")
-        for gained, classes, pairs, wrong in ((True, won, fixed, "before"), (False, lost, made, "after")):
-            chosen = known[(after & ~before) if gained else (before & ~after)]
+        for kind, chosen, wrong in (
+            ("won", known[after & ~before], "before"),
+            ("lost", known[before & ~after], "after"),
+        ):
             for label, other in zip(predictions.label[chosen], predictions.prediction[wrong][chosen], strict=True):
                 name = class_name(names, int(label))
-                classes[name] += 1
-                pairs[f"{name} \u2192 {class_name(names, int(other))}"] += 1
-    return _joined(won, lost), _joined(fixed, made)
+                classes[kind][name] += 1
+                pairs[kind][f"{name} \u2192 {class_name(names, int(other))}"] += 1
+    return _joined(**classes), _joined(**pairs)
 
 
 def _joined(won: Counter[str], lost: Counter[str]) -> list[Change]:
@@ -106,77 +104,51 @@ def _joined(won: Counter[str], lost: Counter[str]) -> list[Change]:
     return sorted(found, key=lambda each: (-(each.won + each.lost), each.name))
 
 
-@dataclass(frozen=True)
-class SweepCurve:
-    """Accuracy against one setting, all others being equal.
-
-    Attributes:
-        key: The setting.
-        label: The method, with the settings that tell the curve from others.
-        values: The setting's values, rising.
-        before: Top-1 in percent before adaptation at each value, mean over datasets and seeds.
-        after: The same after it.
-        deviation: Standard deviation over seeds of ``after``; None where there is one seed.
-        datasets: Over which accuracies are means.
-    """
+class SweepCurve(NamedTuple):
+    """Accuracy against one setting, all others being equal."""
 
     key: str
+    """The setting."""
     label: str
-    values: tuple[float, ...]
-    before: tuple[float, ...]
-    after: tuple[float, ...]
-    deviation: tuple[float | None, ...]
-    datasets: tuple[str, ...]
+    """The method, with the settings that tell the curve from others."""
+    values: list[float]
+    """The setting's values, rising."""
+    before: list[float]
+    """Top-1 in percent before adaptation at each value, mean over datasets and seeds."""
+    after: list[Value]
+    """The same after it, with the standard deviation over seeds."""
 
 
-def sweep_curves(found: Measured) -> list[SweepCurve]:
+def sweep_curves(rows: Sequence[Row]) -> list[SweepCurve]:
     """Curves of all numeric settings in which rows of one method differ, by setting and method."""
     groups: dict[tuple[str, str], list[Row]] = {}
-    for row in found.rows:
+    for row in rows:
         groups.setdefault((row.method, row.backbone), []).append(row)
     several = len({backbone for _, backbone in groups}) > 1
     curves = []
-    for (method, backbone), rows in groups.items():
-        datasets = [name for name in rows[0].runs if all(name in row.runs for row in rows)]
-        if len(rows) < 2 or not datasets:
+    for (method, backbone), mine in groups.items():
+        datasets = [name for name in mine[0].runs if all(name in row.runs for row in mine)]
+        if len(mine) < 2 or not datasets:
             continue
-        stated = [settings(next(iter(row.runs[datasets[0]].values()))) for row in rows]
+        stated = [settings(next(iter(row.runs[datasets[0]].values()))) for row in mine]
         differing = [key for key in stated[0] if len({as_text(each.get(key)) for each in stated}) > 1]
         for key in differing:
             if not all(_is_number(each.get(key)) for each in stated):
                 continue
-            lines: dict[str, list[tuple[float, Row]]] = {}
-            for row, values in zip(rows, stated, strict=True):
+            lines: dict[str, dict[float, list[Row]]] = {}
+            for row, values in zip(mine, stated, strict=True):
                 others = ", ".join(f"{name}={as_text(values.get(name))}" for name in differing if name != key)
-                lines.setdefault(others, []).append((float(values[key]), row))
+                lines.setdefault(others, {}).setdefault(float(values[key]), []).append(row)
             for others, points in lines.items():
-                if len({value for value, _ in points}) == len(points) > 1:
+                if len(points) > 1 and all(len(same) == 1 for same in points.values()):
                     name = f"{method}, {backbone}" if several else method
                     label = f"{name} ({others})" if others else name
-                    curves.append(_curve(key, label, sorted(points, key=lambda each: each[0]), datasets, found))
+                    steps = sorted(points)
+                    before, after = (
+                        [mean_over(datasets, points[step][0].top1(when)) for step in steps] for when in WHEN
+                    )
+                    curves.append(SweepCurve(key, label, steps, [each.mean for each in before], after))
     return sorted(curves, key=lambda curve: (curve.key, curve.label))
-
-
-def _curve(
-    key: str, label: str, points: Sequence[tuple[float, Row]], datasets: Sequence[str], found: Measured
-) -> SweepCurve:
-    before, after, deviation = [], [], []
-    for _, row in points:
-        means = {when: mean_over(row, datasets, found, when) for when in ("before", "after")}
-        before.append(means["before"][0])
-        after.append(means["after"][0])
-        deviation.append(means["after"][1])
-    values = tuple(value for value, _ in points)
-    return SweepCurve(key, label, values, tuple(before), tuple(after), tuple(deviation), tuple(datasets))
-
-
-def mean_over(row: Row, datasets: Sequence[str], found: Measured, when: str) -> tuple[float, float | None]:
-    """Top-1 in percent, the mean over datasets of the means over seeds; deviation over the seeds that all have."""
-    of = {name: {seed: found.top1(run, when) for seed, run in row.runs[name].items()} for name in datasets}
-    mean = fmean(fmean(seeds.values()) for seeds in of.values())
-    common = sorted(set.intersection(*(set(seeds) for seeds in of.values())))
-    each = [fmean(seeds[seed] for seeds in of.values()) for seed in common]
-    return mean, mean_and_deviation(each)[1] if each else None
 
 
 def _is_number(value: Any) -> bool:

@@ -1,6 +1,6 @@
 """Names of classes, files and methods escaped for LaTeX and Markdown; for HTML, the templates escape.
 
-A name may contain anything. Its escaped text stays on one line, and the format reads it as text alone. White space
+A name may contain anything. Its escaped text is on one line, and the format reads it as text alone. White space
 becomes a space, other invisible characters become their number, such as ``[U+202E]``: a mark that changes the direction
 of writing would also change it for what follows the name.
 """
@@ -12,30 +12,14 @@ _FIRST_STRONG, _POP = "\u2068", "\u2069"  # text between them does not change th
 _UNSEEN = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))  # control, format, surrogate, private, none, breaks
 _JOINERS = "\u200c\u200d"  # join letters, which many scripts need
 
+_COMMANDS = {"\\": "textbackslash", "^": "textasciicircum", "~": "textasciitilde", "<": "textless", ">": "textgreater"}
+_COMMANDS |= {"|": "textbar", '"': "textquotedbl", "'": "textquotesingle", "`": "textasciigrave", "\u2026": "ldots"}
 _LATEX = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "$": r"\$",
-    "&": r"\&",
-    "#": r"\#",
-    "^": r"\textasciicircum{}",
-    "_": r"\_",
-    "%": r"\%",
-    "~": r"\textasciitilde{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    "'": r"\textquotesingle{}",
-    "`": r"\textasciigrave{}",
-    # After the end of a table's row, LaTeX reads these as its argument.
-    "[": "{[}",
-    "]": "{]}",
-    "*": "{*}",
-    "-": "{-}",  # else two are a dash
+    **{character: f"\\{character}" for character in "{}$&#_%"},
+    **{character: f"\\{name}{{}}" for character, name in _COMMANDS.items()},
+    # After the end of a table's row, LaTeX reads "[" and "*" as its argument; two "-" are a dash.
+    **{character: f"{{{character}}}" for character in "[]*-"},
     "\u00b1": r"$\pm$",
-    "\u2026": r"\ldots{}",
 }
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|~&!#$@])")
 # What turns a line into a list, a rule or a heading, and a word into a link.

@@ -10,21 +10,22 @@ from lorattt.data.images import UnreadableImageError
 from lorattt.errors import one_line, shortened
 from lorattt.report.escape import visible
 from lorattt.report.pictures import Pictures, thumbnail
-from lorattt.report.predictions import WHEN, Predictions
+from lorattt.report.predictions import WHEN, Predictions, TopK, share_of
 from lorattt.report.runs import Run
-from lorattt.report.topk import TopK, share_of
 
 Rows = NDArray[np.int64]
+Sheets = Mapping[int, Mapping[str, str]]
+"""Sheets of views by row of a run: a sheet's ``address``, and what it is ``about``."""
 _LONGEST_NAME: Final = 1000
 
 
 def movement(predictions: Predictions) -> NDArray[np.float64]:
     """``(N,)`` how far images moved: confidence, negative where wrong, after less before; NaN where not known."""
-    signed = [
+    before, after = (
         np.where(predictions.prediction[when] == predictions.label, 1, -1) * predictions.confidence[when]
         for when in WHEN
-    ]
-    moved: NDArray[np.float64] = np.where(predictions.known, signed[1] - signed[0], np.nan)
+    )
+    moved: NDArray[np.float64] = np.where(predictions.known, after - before, np.nan)
     return moved
 
 
@@ -64,42 +65,33 @@ def choose_pictured(predictions: Predictions, number: int) -> Rows:
     return _by_interest(predictions)[0][:number]
 
 
-def columns(predictions: Predictions, top_k: TopK, rows: Rows, images: Mapping[int, int]) -> dict[str, Any]:
-    """A run's rows as the browser reads them.
-
-    Args:
-        predictions: The run's.
-        top_k: The classes listed for its images.
-        rows: Which images.
-        images: Where an image, by its row, stands in the list of paths.
-    """
+def _columns(predictions: Predictions, top_k: TopK, rows: Rows, images: Mapping[int, int]) -> dict[str, Any]:
+    """A run's rows as the browser reads them; ``images`` are the places of rows in the list of paths."""
     listed = {when: top_k.classes[when][rows] for when in WHEN}
     widest = max(1, int(max((each >= 0).sum(axis=1).max(initial=1) for each in listed.values())))
-    return {
+    found: dict[str, Any] = {
         "index": predictions.index[rows].tolist(),
         "image": [images[int(row)] for row in rows],
         "label": predictions.label[rows].tolist(),
-        "before": predictions.prediction["before"][rows].tolist(),
-        "after": predictions.prediction["after"][rows].tolist(),
-        "sureBefore": share_of(predictions.confidence["before"][rows]).tolist(),
-        "sureAfter": share_of(predictions.confidence["after"][rows]).tolist(),
         "listed": widest,
-        "listBefore": listed["before"][:, :widest].reshape(-1).tolist(),
-        "listAfter": listed["after"][:, :widest].reshape(-1).tolist(),
-        "shareBefore": top_k.shares["before"][rows, :widest].reshape(-1).tolist(),
-        "shareAfter": top_k.shares["after"][rows, :widest].reshape(-1).tolist(),
         "fallback": np.flatnonzero(top_k.fallback[rows]).tolist(),
     }
+    for when in WHEN:
+        title = when.title()
+        found[when] = predictions.prediction[when][rows].tolist()
+        found[f"sure{title}"] = share_of(predictions.confidence[when][rows]).tolist()
+        found[f"list{title}"] = listed[when][:, :widest].reshape(-1).tolist()
+        found[f"share{title}"] = top_k.shares[when][rows, :widest].reshape(-1).tolist()
+    return found
 
 
 def browser_data(
     runs: Sequence[Run],
     titles: Sequence[str],
-    top_k: Mapping[int, TopK],
+    views: Mapping[int, Sheets],
     *,
-    pictured: int,
-    most: int,
-    views: Mapping[int, Mapping[int, dict[str, str]]],
+    images: int,
+    rows: int,
     messages: list[str],
 ) -> dict[str, Any]:
     """All blocks of data of the browser, by the ids of their elements.
@@ -107,58 +99,53 @@ def browser_data(
     Args:
         runs: The runs, those with labels of one dataset on the same images.
         titles: What each is called.
-        top_k: Of the runs, by their identities.
-        pictured: How many images of a run have their pictures in the page.
-        most: How many images the page lists, of all runs together; each run has an equal part.
-        views: Of some runs, by their identities, the sheets of views by row.
+        views: Of some runs, by their identities, the sheets of views.
+        images: How many images of a run have their pictures in the page.
+        rows: How many images the page lists, of all runs together; each run has an equal part.
         messages: Gets a line for each set of images of which no picture could be read.
     """
-    each = max(1, most // max(1, len(runs)))
-    chosen = {id(run): choose_rows(run.predictions, each) for run in runs}
+    most = max(1, rows // max(1, len(runs)))
+    sets: dict[str, list[int]] = {}
+    for number, run in enumerate(runs):
+        # Runs with labels of one dataset have the same images.
+        sets.setdefault(run.dataset if run.labelled else f"{run.dataset} of {run.folder}", []).append(number)
     changing = [number for number, run in enumerate(runs) if _by_interest(run.predictions)[1]]
-    found: dict[str, Any] = {"about": {"first": changing[0] if changing else 0, "runs": []}}
-    sets = list(dict.fromkeys(map(_images_of, runs)))
-    places: dict[str, dict[int, int]] = {}
-    for number, images in enumerate(sets):
-        mine = [run for run in runs if _images_of(run) == images]
-        shown: set[int] = set()
-        for run in mine:
-            with_picture = choose_pictured(run.predictions, pictured)
-            shown.update(with_picture.tolist())
-            chosen[id(run)] = np.union1d(chosen[id(run)], with_picture)
-        rows = np.unique(np.concatenate([chosen[id(run)] for run in mine]))
-        places[images] = {int(row): place for place, row in enumerate(rows)}
+    about: list[dict[str, Any]] = [{}] * len(runs)
+    found: dict[str, Any] = {"about": {"first": changing[0] if changing else 0, "runs": about}}
+    for place, members in enumerate(sets.values()):
+        mine = [runs[number] for number in members]
+        with_picture = [choose_pictured(run.predictions, images) for run in mine]
+        chosen = [
+            np.union1d(choose_rows(run.predictions, most), shown) for run, shown in zip(mine, with_picture, strict=True)
+        ]
+        listed = np.unique(np.concatenate(chosen))
+        places = {int(row): image for image, row in enumerate(listed)}
+        pictures = _pictures(mine[0], np.unique(np.concatenate(with_picture)).tolist(), places)
         paths = mine[0].predictions.path
-        pictures = _pictures(mine[0], sorted(shown), places[images])
-        found[f"images-{number}"] = {"paths": [_shown(paths[row]) for row in rows], "pictures": pictures}
+        found[f"images-{place}"] = {"paths": [_shown(paths[row]) for row in listed], "pictures": pictures}
         problems = [picture["problem"] for picture in pictures.values() if "problem" in picture]
         if problems and len(problems) == len(pictures):
             others = f" and {len(mine) - 1} more run(s)" if len(mine) > 1 else ""
             messages.append(f"no pictures of {mine[0].folder}{others}: {problems[0]}")
-    for number, (run, title) in enumerate(zip(runs, titles, strict=True)):
-        rows = chosen[id(run)]
-        place = places[_images_of(run)]
-        found[f"run-{number}"] = columns(run.predictions, top_k[id(run)], rows, place)
-        note = ""
-        if run.corruption is not None:
-            note = f"Pictures are shown without the corruption ({run.corruption.name} {run.corruption.severity})."
-        found["about"]["runs"].append(
-            {
-                "title": _shown(title),
-                "images": sets.index(_images_of(run)),
-                "n": len(run.predictions.index),
-                "note": _shown(note),
-                "names": {str(label): _shown(name) for label, name in sorted(top_k[id(run)].names.items())},
-            }
-        )
-        if views.get(id(run)):
-            found[f"views-{number}"] = {str(place[row]): sheet for row, sheet in views[id(run)].items()}
+        for number, run, shown in zip(members, mine, chosen, strict=True):
+            found[f"run-{number}"] = _columns(run.predictions, run.top_k, shown, places)
+            about[number] = _about(run, titles[number], place)
+            if views.get(id(run)):
+                found[f"views-{number}"] = {str(places[row]): sheet for row, sheet in views[id(run)].items()}
     return found
 
 
-def _images_of(run: Run) -> str:
-    """A name of the images of a run: runs with labels of one dataset have the same ones."""
-    return run.dataset if run.labelled else f"{run.dataset} of {run.folder}"
+def _about(run: Run, title: str, images: int) -> dict[str, Any]:
+    note = ""
+    if run.corruption is not None:
+        note = f"Pictures are shown without the corruption ({run.corruption.name} {run.corruption.severity})."
+    return {
+        "title": _shown(title),
+        "images": images,
+        "n": len(run.predictions.index),
+        "note": _shown(note),
+        "names": {str(label): _shown(name) for label, name in sorted(run.top_k.names.items())},
+    }
 
 
 def _pictures(run: Run, rows: Sequence[int], places: Mapping[int, int]) -> dict[str, dict[str, str]]:

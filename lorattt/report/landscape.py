@@ -26,11 +26,7 @@ class Panel:
 
 
 def check_plots() -> None:
-    """Check that matplotlib is installed.
-
-    Raises:
-        UserError: If matplotlib is not installed.
-    """
+    """Raise a ``UserError`` if matplotlib is not installed."""
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
@@ -70,17 +66,14 @@ def draw_landscape(
         axes.annotate("prompt", (0, 0), (6, 6), textcoords="offset points", fontsize=9, **legible)
         if rho:
             axes.add_patch(Circle((0, 0), rho, fill=False, edgecolor="red", linestyle="--", linewidth=1.2))
-            if number == 0:
-                axes.annotate(
-                    f"distance {rho:g}", (0, -rho), (0, -11), textcoords="offset points", ha="center", **legible
-                )
-        axes.set_title(panel.title, fontsize=11)
-        axes.set_xlabel("step along direction 1 (L2 distance)")
+        if rho and number == 0:
+            place = {"xy": (0, -rho), "xytext": (0, -11), "textcoords": "offset points", "ha": "center"}
+            axes.annotate(f"distance {rho:g}", **place, **legible)
         if number == 0:
             axes.set_ylabel("step along direction 2 (L2 distance)")
-        axes.set_aspect("equal")
-        axes.set_xlim(places[0], places[-1])
-        axes.set_ylim(places[0], places[-1])
+        axes.set_title(panel.title, fontsize=11)
+        limits = (places[0], places[-1])
+        axes.set(xlabel="step along direction 1 (L2 distance)", aspect="equal", xlim=limits, ylim=limits)
         figure.colorbar(colours, ax=axes, label=panel.unit, fraction=0.046)
     figure.suptitle(title, fontsize=12)
     figure.savefig(path, dpi=150, format="png")

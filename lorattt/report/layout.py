@@ -1,4 +1,4 @@
-"""Which columns the tables have, in the order of the papers, and how means are made of them."""
+"""Which columns the tables of accuracy have, in the order of the papers, and how means are made of them."""
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -9,30 +9,9 @@ from typing import Final, TypeAlias
 
 from lorattt.data.catalogue import BENCHMARKS
 from lorattt.report.measures import mean_and_deviation
-from lorattt.report.published import ALEXNET_ERRORS
+from lorattt.report.published import ALEXNET_ERRORS, FAMILIES
 from lorattt.report.runs import Corruption
 
-IMAGENET: Final[dict[str, tuple[str, ...]]] = {
-    "ImageNet": ("imagenet", "imagenet-val"),  # two names of the same images
-    "A": ("imagenet_a",),
-    "V2": ("imagenet_v2",),
-    "R": ("imagenet_r",),
-    "Sketch": ("imagenet_sketch",),
-}
-FINE_GRAINED: Final[dict[str, tuple[str, ...]]] = {
-    "Flower102": ("flowers102",),
-    "DTD": ("dtd",),
-    "Pets": ("oxford_pets",),
-    "Cars": ("stanford_cars",),
-    "UCF101": ("ucf101",),
-    "Caltech101": ("caltech101",),
-    "Food101": ("food101",),
-    "SUN397": ("sun397",),
-    "Aircraft": ("fgvc_aircraft",),
-    "EuroSAT": ("eurosat",),
-}
-IMAGENET_TITLE: Final = "ImageNet and its variants"
-FINE_GRAINED_TITLE: Final = "Fine-grained datasets"
 _CIFAR: Final = {"cifar10-test": "CIFAR-10", "cifar100-test": "CIFAR-100"}
 _CIFAR_TEST: Final = 10_000
 _DEMO: Final = "demo-"
@@ -54,6 +33,7 @@ class Combined:
 
 
 Column: TypeAlias = Leaf | Combined
+Columns: TypeAlias = list[tuple[str, Column]]
 Values: TypeAlias = Mapping[str, Mapping[int, float]]
 
 
@@ -81,8 +61,8 @@ class Layout:
     """
 
     title: str
-    columns: tuple[tuple[str, Column], ...]
-    notes: tuple[str, ...] = ()
+    columns: Columns
+    notes: Sequence[str] = ()
     measure: str = "top-1 %"
     errors: bool = False
 
@@ -130,6 +110,13 @@ def evaluate(column: Column, values: Values) -> Value | None:
     return Value(column.function([part.mean for part in known]), seeds)
 
 
+def mean_over(datasets: Iterable[str], values: Values) -> Value:
+    """The mean over datasets, all of which have values."""
+    found = evaluate(mean_of(Leaf((name,)) for name in datasets), values)
+    assert found is not None
+    return found
+
+
 def layouts(datasets: Mapping[str, Corruption | None]) -> list[Layout]:
     """The tables for these datasets, in the order in which papers have them.
 
@@ -138,46 +125,41 @@ def layouts(datasets: Mapping[str, Corruption | None]) -> list[Layout]:
     """
     clean = [name for name, corruption in datasets.items() if corruption is None]
     found = []
-    families = ((IMAGENET_TITLE, IMAGENET), (FINE_GRAINED_TITLE, FINE_GRAINED))
-    for title, family in families:
-        if any(name in clean for names in family.values() for name in names):
-            found.append(Layout(title, _family(family, imagenet=family is IMAGENET)))
-            clean = [name for name in clean if not any(name in names for names in family.values())]
+    for family in FAMILIES:
+        known = {name for names in family.columns.values() for name in names}
+        if known.intersection(clean):
+            columns: Columns = [(title, Leaf(names)) for title, names in family.columns.items()]
+            parts = [column for _, column in columns]
+            columns += [(title, mean_of(parts[first:])) for title, first in family.averages.items()]
+            found.append(Layout(family.title, columns))
+            clean = [name for name in clean if name not in known]
     found += _corrupted({name: corruption for name, corruption in datasets.items() if corruption is not None})
-    pairs = _stems(clean)
-    found += _base_to_new(pairs)
-    clean = [name for name in clean if name.rpartition("-")[0] not in pairs]
+    stems = _divided(clean)
+    found += _base_to_new(stems)
+    clean = [name for name in clean if name.rpartition("-")[0] not in stems]
     demo = sorted((name for name in clean if name.startswith(_DEMO)), key=_demo_order)
-    found += [_plain("Demo", demo)] if demo else []
     rest = [name for name in clean if name not in demo]
-    found += [_plain("Other datasets", rest)] if rest else []
+    for title, names in (("Demo", demo), ("Other datasets", rest)):
+        columns = [(dataset_title(name), Leaf((name,))) for name in names]
+        columns += [("Mean", mean_of(column for _, column in columns))] if len(names) > 1 else []
+        found += [Layout(title, columns)] if names else []
     return found
-
-
-def _family(family: Mapping[str, tuple[str, ...]], *, imagenet: bool) -> tuple[tuple[str, Column], ...]:
-    columns: list[tuple[str, Column]] = [(title, Leaf(names)) for title, names in family.items()]
-    parts = tuple(column for _, column in columns)
-    means: list[tuple[str, Column]] = [("Average", mean_of(parts))]
-    if imagenet:
-        means.append(("OOD Average", mean_of(parts[1:])))
-    return (*columns, *means)
 
 
 def _corrupted(datasets: Mapping[str, Corruption]) -> list[Layout]:
     found = []
     for of in dict.fromkeys(each.of for each in datasets.values()):
         mine = {name: each for name, each in datasets.items() if each.of == of}
-        kinds = published_order({each.name for each in mine.values()})
-        columns: list[tuple[str, Column]] = []
-        for kind in kinds:
+        columns: Columns = []
+        for kind in published_order({each.name for each in mine.values()}):
             leaves = [Leaf((name,)) for name, each in sorted(mine.items()) if each.name == kind]
             columns.append((kind, leaves[0] if len(leaves) == 1 else mean_of(leaves)))
+        columns.append(("Mean", mean_of(column for _, column in columns)))
         severities = sorted({each.severity for each in mine.values()})
         listed = ", ".join(map(str, severities))
         note = f"A column is the mean of the severities there are of {listed}; " if len(severities) > 1 else ""
         note += "the corruptions are lorattt's, not the published files."
-        title = f"{dataset_title(of)}-C, severity {listed}"
-        found.append(Layout(title, (*columns, ("Mean", mean_of(each for _, each in columns))), (note,)))
+        found.append(Layout(f"{dataset_title(of)}-C, severity {listed}", columns, [note]))
     return found
 
 
@@ -187,7 +169,7 @@ def published_order(corruptions: Iterable[str]) -> list[str]:
     return sorted(corruptions, key=lambda name: (order.get(name, len(order)), name))
 
 
-def _stems(names: Collection[str]) -> list[str]:
+def _divided(names: Collection[str]) -> list[str]:
     """Datasets whose classes were divided into base and new: both are there, or it is one that lorattt divides."""
     halves = [name.rpartition("-") for name in names]
     stems = dict.fromkeys(stem for stem, _, half in halves if stem and half in ("base", "new"))
@@ -199,28 +181,21 @@ def _stems(names: Collection[str]) -> list[str]:
     return [stem for stem in stems if known(stem)]
 
 
-def _base_to_new(stems: list[str]) -> list[Layout]:
-    halves = [(Leaf((f"{stem}-base",)), Leaf((f"{stem}-new",))) for stem in stems]
-    found = [
-        _three(f"Base to new classes, {dataset_title(stem)}", *pair) for stem, pair in zip(stems, halves, strict=True)
-    ]
+def _base_to_new(stems: Sequence[str]) -> list[Layout]:
+    halves: dict[str, tuple[Column, Column]] = {
+        dataset_title(stem): (Leaf((f"{stem}-base",)), Leaf((f"{stem}-new",))) for stem in stems
+    }
     if len(stems) > 1:
-        base, new = (mean_of(pair[place] for pair in halves) for place in (0, 1))
-        found.insert(0, _three(f"Base to new classes, mean of {len(stems)} datasets", base, new))
-    return found
-
-
-def _three(title: str, base: Column, new: Column) -> Layout:
-    return Layout(
-        title, (("Base", base), ("New", new), ("H", Combined((base, new), harmonic_mean))), ("H = 2bn / (b + n).",)
-    )
-
-
-def _plain(title: str, names: list[str]) -> Layout:
-    columns: list[tuple[str, Column]] = [(dataset_title(name), Leaf((name,))) for name in names]
-    if len(columns) > 1:
-        columns.append(("Mean", mean_of(column for _, column in columns)))
-    return Layout(title, tuple(columns))
+        base, new = (mean_of(pair[place] for pair in halves.values()) for place in (0, 1))
+        halves = {f"mean of {len(stems)} datasets": (base, new), **halves}
+    return [
+        Layout(
+            f"Base to new classes, {title}",
+            [("Base", pair[0]), ("New", pair[1]), ("H", Combined(pair, harmonic_mean))],
+            ["H = 2bn / (b + n)."],
+        )
+        for title, pair in halves.items()
+    ]
 
 
 def _demo_order(name: str) -> tuple[int, str]:

@@ -38,37 +38,23 @@ class Measures:
 
 
 def measure(run: Run, bins: int) -> dict[str, Measures]:
-    """Measures ``before`` and ``after``.
-
-    Args:
-        run: A run with labels.
-        bins: Of the expected calibration error.
-
-    Raises:
-        UserError: If a file of the run is missing or damaged.
-    """
+    """Measures of a run with labels, ``before`` and ``after``; ``bins`` is of the expected calibration error."""
     predictions = run.predictions
     known = predictions.known
-    label = predictions.label[known]
     complete = run.complete_probabilities()
     found = {}
     for when in WHEN:
         right, confidence = predictions.right(when), predictions.confidence[when][known]
         of_label = complete[when]
         found[when] = Measures(
-            top1=accuracy(right),
-            per_class=mean_per_class(right, label),
+            top1=predictions.top1(when),
+            per_class=mean_per_class(right, predictions.label[known]),
             ece=calibration_error(right, confidence, bins),
             nll=run.measures.get(f"nll_{when}"),
             brier=None if of_label is None or len(of_label) != len(right) else brier(of_label),
             aurc=risk_coverage_area(right, confidence),
         )
     return found
-
-
-def accuracy(right: Right) -> float:
-    """Share of right predictions, of ``(N,)`` bool; NaN of none."""
-    return float(right.mean()) if len(right) else math.nan
 
 
 def mean_per_class(right: Right, label: NDArray[np.int64]) -> float:
@@ -97,11 +83,8 @@ def brier(complete: Shares) -> float:
 def risk_coverage_area(right: Right, confidence: Shares) -> float:
     """Area under the risk-coverage curve (AURC): the mean error of the k most confident images, over k = 1 to N.
 
-    Images of equal confidence count as in the mean over all their orders, so the order of the rows does not matter.
-
-    Args:
-        right: ``(N,)``.
-        confidence: ``(N,)``.
+    Images of equal confidence count as in the mean over all their orders, so the order of the ``(N,)`` rows does not
+    matter.
     """
     if not len(right) or not np.isfinite(confidence).all():
         return math.nan
@@ -109,12 +92,7 @@ def risk_coverage_area(right: Right, confidence: Shares) -> float:
 
 
 def by_confidence(values: Right, confidence: Shares) -> Shares:
-    """``(N,)`` values by falling confidence, the mean over all orders where confidences are equal.
-
-    Args:
-        values: ``(N,)``.
-        confidence: ``(N,)``, finite.
-    """
+    """``(N,)`` values by falling, finite confidence; the mean over all orders where confidences are equal."""
     _, place, counts = np.unique(-confidence, return_inverse=True, return_counts=True)
     return np.repeat(np.bincount(place.reshape(-1), weights=values) / counts, counts)
 

@@ -1,71 +1,104 @@
-"""Thumbnails of a run's images, where they are on this machine; read as the run read them, without torch."""
+"""Thumbnails of a run's images, where they are on this machine; read as the run read them, without torch.
+
+Relative paths in the run's configuration are resolved for a report that is made in another folder.
+"""
 
 import base64
 import io
 import os
 import re
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from PIL import Image
 
+from lorattt.data.file_list import leaves_root
 from lorattt.data.images import MAX_PIXELS, UnreadableImageError, read_image
-from lorattt.data.listing import leaves_root
 from lorattt.errors import UserError
-from lorattt.report.places import bases, data_of, seen_from
 from lorattt.report.runs import Run
 
 SIDE: Final = 256
 """Of a thumbnail's longer side in pixels, at most; smaller images are not enlarged."""
 _QUALITY: Final = 82
 _DRAWN: Final = re.compile(r"([a-z]+)-(\d+)/([a-z]+)(?:-(\d+))?/(\d{6,})")
-_DEMO: Final = ("DemoData",)
 _PROBED: Final = 20  # images, to see which folder their paths count from
-_BENCHMARK, _FOLDER, _LOOSE = "BenchmarkData", "ImageFolderData", "ImagesData"
+_FILES: Final = ("root", "data_root", "path", "splits", "items", "class_names")
+"""Of the data's arguments, those that name a file or a folder."""
+_BUILT_IN_LIST: Final = "imagenet"  # of class_names, see data.class_names, which needs torch
+
+
+def _bases(run: Run) -> list[Path]:
+    """The folders that relative paths may start from, the most trusted first, each once.
+
+    First the folder in which the run was started: as the place of the run's own folder shows it, which is right even
+    for a project that was moved as a whole, then as in ``results.json``. Then the current folder.
+    """
+    home = _started_in(run)
+    stated = run.results.get("directory")
+    found = [*([home] if home else []), *([Path(stated)] if isinstance(stated, str) else []), Path.cwd()]
+    return list(dict.fromkeys(found))
+
+
+def _started_in(run: Run) -> Path | None:
+    """The run's folder without the relative path that its configuration has for it; None if that does not fit."""
+    stated = run.configured("run")
+    folder = run.home.resolve()
+    below = Path(str(stated.get("folder") or stated.get("root") or ""))
+    if not stated.get("folder"):
+        folder = folder.parents[2] if len(folder.parents) > 2 else folder  # the root's method, dataset and number
+    count = len(below.parts)
+    if not count or below.is_absolute() or ".." in below.parts or folder.parts[-count:] != below.parts:
+        return None
+    return folder.parents[count - 1]
+
+
+def lead(run: Run, path: str) -> str:
+    """A path of the configuration, below the first folder where it exists; unchanged if there is none."""
+    given = Path(path).expanduser()
+    return str(next((base / given for base in _bases(run) if os.path.exists(base / given)), given))
+
+
+def data_of(run: Run) -> tuple[str, dict[str, Any]]:
+    """The class of the run's data, without its module, and its arguments, with resolved paths."""
+    arguments = dict(run.configured("data", "init_args"))
+    for key in _FILES:
+        named = key == "class_names" and arguments.get(key) == _BUILT_IN_LIST
+        if isinstance(arguments.get(key), str) and not named:
+            arguments[key] = lead(run, arguments[key])
+    return str(run.configured("data").get("class_path", "")).rpartition(".")[2], arguments
 
 
 class Pictures:
-    """The images of one run, by the paths in its predictions.
-
-    Args:
-        run: The run; its configuration says where the images lie.
-    """
+    """The images of one run, by the paths in its predictions; the run's configuration says where they are."""
 
     def __init__(self, run: Run) -> None:
-        self._run = run
         self._kind, self._arguments = data_of(run)
-        self._root, self._problem = self._find_root()
+        self._root, self._problem = self._find_root(run)
 
-    def _find_root(self) -> tuple[Path | None, str]:
+    def _find_root(self, run: Run) -> tuple[Path | None, str]:
         """The folder that paths count from; None where there is none, and why."""
-        if self._kind == _LOOSE:
-            some = self._run.predictions.path[:_PROBED]
-            base = next((base for base in bases(self._run) if any(os.path.exists(base / path) for path in some)), None)
-            return base, f"its images are not there, seen from {seen_from(self._run)}"
-        if self._kind == _FOLDER and self._arguments.get("root"):
-            root = Path(str(self._arguments["root"])).expanduser()
-            return (root if root.is_dir() else None), f"no folder {root} of images, seen from {seen_from(self._run)}"
-        if self._kind == _BENCHMARK:
+        seen_from = f"seen from {', '.join(map(str, _bases(run)))}"
+        if self._kind == "ImagesData":
+            some = run.predictions.path[:_PROBED]
+            found = (base for base in _bases(run) if any(os.path.exists(base / path) for path in some))
+            return next(found, None), f"its images are not there, {seen_from}"
+        if self._kind == "ImageFolderData" and self._arguments.get("root"):
+            root = Path(str(self._arguments["root"]))
+            return (root if root.is_dir() else None), f"no folder {root} of images, {seen_from}"
+        if self._kind == "BenchmarkData":
             return self._find_benchmark()
         return None, "the run's configuration does not say where its images are"
 
     def _find_benchmark(self) -> tuple[Path | None, str]:
-        from lorattt.data.readers import read_benchmark
+        from lorattt.data.layouts import read_benchmark
 
-        given = {
-            key: Path(str(self._arguments[key])).expanduser() if self._arguments.get(key) else None
-            for key in ("path", "splits")
-        }
+        stated = {"data_root": "data", "path": None, "splits": None, **self._arguments}
+        folders = {key: Path(str(stated[key])) if stated[key] else None for key in ("path", "splits")}
+        root, split = Path(str(stated["data_root"])), str(stated.get("split", "test"))
         try:
-            listing, _ = read_benchmark(
-                str(self._arguments.get("dataset")),
-                Path(str(self._arguments.get("data_root", "data"))).expanduser(),
-                str(self._arguments.get("split", "test")),
-                **given,
-            )
+            return read_benchmark(str(stated.get("dataset")), root, split, **folders)[0].root, ""
         except UserError as error:
             return None, str(error)
-        return listing.root, ""
 
     def read(self, path: str) -> Image.Image:
         """The image of that path, RGB.
@@ -73,11 +106,11 @@ class Pictures:
         Raises:
             UnreadableImageError: If it is not on this machine, or no image.
         """
-        if self._kind in _DEMO:
+        if self._kind == "DemoData":
             return _drawn(path)
         if self._root is None:
             raise UnreadableImageError(self._problem)
-        if self._kind != _LOOSE and leaves_root(path):
+        if self._kind != "ImagesData" and leaves_root(path):
             raise UnreadableImageError("its path leaves the folder of the images")
         limit = self._arguments.get("max_pixels")
         try:
@@ -93,26 +126,15 @@ def _drawn(path: str) -> Image.Image:
     if found is None:
         raise UnreadableImageError("it is none of the demo's drawings")
     domain, severity, split, seed, index = found.groups()
+    choice: Any = {"domain": domain, "severity": int(severity), "split": split, "seed": int(seed or 0)}
     try:
-        picture, _ = draw(
-            int(index),
-            domain=domain,
-            severity=int(severity),
-            split=split,  # type: ignore[arg-type]  # draw() validates it
-            seed=int(seed or 0),
-        )
+        return draw(int(index), **choice)[0]
     except UserError as error:
         raise UnreadableImageError(str(error)) from error
-    return picture
 
 
 def thumbnail(image: Image.Image, side: int = SIDE) -> str:
-    """An image as a JPEG in a ``data:`` address.
-
-    Args:
-        image: RGB.
-        side: Of its longer side in pixels, at most.
-    """
+    """An RGB image of at most ``side`` pixels as a JPEG in a ``data:`` address."""
     small = image.copy()
     small.thumbnail((side, side))
     content = io.BytesIO()

@@ -2,8 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
@@ -12,38 +11,33 @@ import numpy as np
 from lorattt.calibration import calibration_error
 from lorattt.report.build import Report
 from lorattt.report.compare import BEFORE
-from lorattt.report.curves import Change, changes, coverage, mean_over, reliability, sweep_curves
-from lorattt.report.layout import Layout, evaluate, layouts
+from lorattt.report.curves import Change, SweepCurve, changes, coverage, pooled, reliability, sweep_curves
+from lorattt.report.layout import Layout, evaluate, layouts, mean_over
 from lorattt.report.predictions import WHEN
 from lorattt.report.rows import Row
 from lorattt.report.style import (
     BEFORE_COLOUR,
     LOST,
+    TALLEST,
     WON,
     Picture,
     finish,
-    legend_below,
     look,
     new_figure,
     plot_settings,
     plot_text,
 )
-from lorattt.report.topk import TopK
 
-_TALLEST: Final = 9.5  # inches, of a page
-_LISTED: Final = 12
+_CHANGES: Final = 12  # how many of each are shown
 _PANELS: Final = 12
 _LINES: Final = 10
 _OF_CLASSES: Final = 8
+Looks = Mapping[int, Mapping[str, Any]]
+"""How methods look, by the identity of their rows."""
 
 
-def draw_plots(report: Report, top_k: Mapping[int, TopK]) -> list[Picture]:
-    """Draw all plots that the runs have numbers for.
-
-    Args:
-        report: The report; ``matplotlib`` must be installed.
-        top_k: Of its runs, by their identities.
-    """
+def draw_plots(report: Report) -> list[Picture]:
+    """Draw all plots that the runs have numbers for; ``matplotlib`` must be installed."""
     looks = {id(row): look(place) for place, row in enumerate(report.rows)}
     found: list[Picture] = []
     with plot_settings():
@@ -51,11 +45,13 @@ def draw_plots(report: Report, top_k: Mapping[int, TopK]) -> list[Picture]:
             rows = [row for row in report.rows if row.backbone == backbone]
             corrupted = {run.dataset: run.corruption for row in rows for run in row.all_runs()}
             for layout in layouts(corrupted):
-                found += [_accuracy(report, layout, rows, looks), *_coverage(layout, rows, looks)]
-            found += [*_speed(report, rows, looks), *_reliability(report, rows)]
-            pictures = (picture for row in rows for picture in _classes(row, top_k))
-            found += islice(pictures, _OF_CLASSES)
-        found += _sweeps(report)
+                mine = [row for row in rows if any(name in row.runs for name in layout.datasets)]
+                found += [_accuracy(layout, mine, looks), *_coverage(layout, mine, looks)]
+            found += [*_speed(rows, looks), *_reliability(rows, report.bins)]
+            found += islice((picture for row in rows for picture in _classes(row)), _OF_CLASSES)
+        curves = sweep_curves(report.rows)
+        for key in dict.fromkeys(curve.key for curve in curves):
+            found.append(_sweep(key, [curve for curve in curves if curve.key == key]))
     return _named_apart(found)
 
 
@@ -66,49 +62,47 @@ def _named_apart(found: Sequence[Picture]) -> list[Picture]:
     for picture in found:
         name = re.sub(r"[^a-z0-9]+", "-", picture.name.lower()).strip("-")[:60].strip("-")
         seen[name] = number = seen.get(name, 0) + 1
-        name = f"{name}-{number}" if number > 1 else name
-        apart.append(replace(picture, name=name))
+        apart.append(picture._replace(name=f"{name}-{number}" if number > 1 else name))
     return apart
 
 
-def _accuracy(report: Report, layout: Layout, rows: Sequence[Row], looks: Mapping[int, Any]) -> Picture:
-    names = layout.datasets
-    rows = [row for row in rows if any(name in row.runs for name in names)]
-    step = min(0.15, _TALLEST / ((len(rows) + 1) * len(layout.columns)))  # inches, from one method to the next
-    height = step * (len(rows) + 1) * len(layout.columns) + 0.9 + 0.18 * math.ceil(len(rows) / 3)
-    figure, (axes,) = new_figure(height)
+def _legend_height(entries: int) -> float:
+    """Inches of a legend of three columns."""
+    return 0.18 * math.ceil(entries / 3)
+
+
+def _accuracy(layout: Layout, rows: Sequence[Row], looks: Looks) -> Picture:
+    columns = layout.columns
+    step = min(0.15, TALLEST / ((len(rows) + 1) * len(columns)))  # inches, from one method to the next
+    figure, (axes,) = new_figure(step * (len(rows) + 1) * len(columns) + 0.9 + _legend_height(len(rows)))
     size = min(5.0, 60 * step)
-    handles = []
+    legend = []
     for place, row in enumerate(rows):
         # From top to bottom as in the legend.
         offset = (place - (len(rows) - 1) / 2) / (len(rows) + 1)
-        for number, (_, column) in enumerate(layout.columns):
-            values = [
-                evaluate(
-                    column, {n: {s: report.measured.top1(run, w) for s, run in row.runs[n].items()} for n in row.runs}
-                )
-                for w in WHEN
-            ]
-            before, after = values
+        style = {**looks[id(row)], "linestyle": "none"}
+        top1 = [row.top1(when) for when in WHEN]
+        for number, (_, column) in enumerate(columns):
+            before, after = (evaluate(column, each) for each in top1)
             if before is None or after is None:
                 continue
             y = number + offset
             axes.plot([before.mean, after.mean], [y, y], color="#999999", linewidth=0.8, zorder=1)
             axes.plot([before.mean], [y], marker="|", color=BEFORE_COLOUR, markersize=1.6 * size, linestyle="none")
-            mine = {**looks[id(row)], "linestyle": "none"}
-            axes.errorbar([after.mean], [y], xerr=after.deviation, markersize=size, elinewidth=0.8, capsize=1.5, **mine)
-        handles.append(_handle(axes, looks[id(row)], line=False))
-    axes.set_yticks(range(len(layout.columns)), [plot_text(title, 30) for title, _ in layout.columns])
-    axes.set_ylim(len(layout.columns) - 0.5, -0.5)
+            axes.errorbar(
+                [after.mean], [y], xerr=after.deviation, markersize=size, elinewidth=0.8, capsize=1.5, **style
+            )
+        legend.append((plot_text(row.label), *axes.plot([], [], **style)))
+    axes.set_yticks(range(len(columns)), [plot_text(title, 30) for title, _ in columns])
     axes.grid(visible=False, axis="y")
-    for edge in range(1, len(layout.columns)):
+    for edge in range(1, len(columns)):
         axes.axhline(edge - 0.5, color="#bbbbbb", linewidth=0.6)
-    axes.set_xlabel("top-1 %")
-    figure.suptitle(plot_text(f"{layout.title}: before and after, {rows[0].backbone}", 80), fontsize=9)
-    (tick,) = axes.plot([], [], marker="|", color=BEFORE_COLOUR, linestyle="none", markersize=8)
-    legend_below(figure, [tick, *handles], [BEFORE, *(plot_text(row.label) for row in rows)])
+    axes.set(xlabel="top-1 %", ylim=(len(columns) - 0.5, -0.5))
+    legend.insert(0, (BEFORE, *axes.plot([], [], marker="|", color=BEFORE_COLOUR, linestyle="none", markersize=8)))
     return finish(
         figure,
+        legend,
+        f"{layout.title}: before and after, {rows[0].backbone}",
         f"accuracy-{layout.title}",
         f"Accuracy before and after: {layout.title}",
         "A vertical stroke is top-1 before adaptation, a marker after it; whiskers are the standard deviation over "
@@ -116,99 +110,71 @@ def _accuracy(report: Report, layout: Layout, rows: Sequence[Row], looks: Mappin
     )
 
 
-def _handle(axes: Any, style: Mapping[str, Any], *, line: bool) -> Any:
-    (handle,) = axes.plot([], [], **{**style, **({} if line else {"linestyle": "none"})})
-    return handle
-
-
-def _pooled(row: Row, datasets: Sequence[str], when: str) -> tuple[Any, Any]:
-    """Right or not, and confidence, of the labelled images of all runs on these datasets, where it is finite."""
-    right, sure = [np.zeros(0, dtype=np.bool_)], [np.zeros(0)]
-    for name in datasets:
-        for run in row.runs.get(name, {}).values():
-            right.append(run.predictions.right(when))
-            sure.append(run.predictions.confidence[when][run.predictions.known])
-    rights, confidence = np.concatenate(right), np.concatenate(sure)
-    finite = np.isfinite(confidence)
-    return rights[finite], confidence[finite]
-
-
-def _coverage(layout: Layout, rows: Sequence[Row], looks: Mapping[int, Any]) -> list[Picture]:
-    mine = [row for row in rows if any(name in row.runs for name in layout.datasets)]
-    common = [name for name in layout.datasets if all(name in row.runs for row in mine)]
+def _coverage(layout: Layout, rows: Sequence[Row], looks: Looks) -> list[Picture]:
+    common = [name for name in layout.datasets if all(name in row.runs for row in rows)]
     if not common:
         return []
-    all_of_them, mine = len(mine), mine[:_LINES]
-    figure, (axes,) = new_figure(3.6 + 0.18 * math.ceil(len(mine) / 3))
-    handles: list[Any] = []
-    labels: list[str] = []
+    shown = rows[:_LINES]
+    figure, (axes,) = new_figure(3.6 + _legend_height(len(shown)))
+    legend: list[tuple[str, Any]] = []
     drawn: set[tuple[int, bytes]] = set()
-    for row in mine:
-        right, sure = _pooled(row, common, "before")
-        if not len(right):
-            continue
-        xs, ys = coverage(right, sure)
-        if (shape := (len(ys), np.round(ys, 4).tobytes())) not in drawn:
-            style = {"color": BEFORE_COLOUR, "linestyle": ":" if not drawn else (0, (1, 3)), "linewidth": 1.6}
-            handles += axes.plot(100 * xs, 100 * ys, **style)
-            labels.append(BEFORE if not drawn else plot_text(f"{BEFORE}, {row.label}"))
-            drawn.add(shape)
-    for row in mine:
-        right, sure = _pooled(row, common, "after")
-        if len(right):
+    for when in WHEN:
+        for row in shown:
+            right, sure = pooled(row, common, when)
+            if not len(right):
+                continue
             xs, ys = coverage(right, sure)
-            marks = {"markevery": max(1, len(xs) // 6), "markersize": 4}
-            handles += axes.plot(100 * xs, 100 * ys, **looks[id(row)], **marks)
-            labels.append(plot_text(row.label))
-    axes.set_xlabel("coverage %: the most confident images that are answered")
-    axes.set_ylabel("top-1 % of these")
-    axes.set_xlim(0, 100)
-    figure.suptitle(plot_text(f"{layout.title}: accuracy against coverage, {mine[0].backbone}", 80), fontsize=9)
-    legend_below(figure, handles, labels)
+            label, style = row.label, {**looks[id(row)], "markevery": max(1, len(xs) // 6), "markersize": 4}
+            if when == "before":
+                shape = (len(ys), np.round(ys, 4).tobytes())
+                if shape in drawn:
+                    continue
+                label = f"{BEFORE}, {row.label}" if drawn else BEFORE
+                style = {"color": BEFORE_COLOUR, "linestyle": (0, (1, 3)) if drawn else ":", "linewidth": 1.6}
+                drawn.add(shape)
+            legend.append((plot_text(label), *axes.plot(100 * xs, 100 * ys, **style)))
+    axes.set(xlabel="coverage %: the most confident images that are answered", ylabel="top-1 % of these", xlim=(0, 100))
     about = "Only the most confident images are answered. All images of all seeds are pooled"
     about += f", of the {len(common)} datasets that all methods have." if len(common) > 1 else "."
-    about += f" The first {_LINES} of {all_of_them} methods." if all_of_them > _LINES else ""
-    return [finish(figure, f"coverage-{layout.title}", f"Accuracy against coverage: {layout.title}", about)]
+    about += f" The first {_LINES} of {len(rows)} methods." if len(rows) > _LINES else ""
+    heading = f"{layout.title}: accuracy against coverage, {rows[0].backbone}"
+    return [
+        finish(figure, legend, heading, f"coverage-{layout.title}", f"Accuracy against coverage: {layout.title}", about)
+    ]
 
 
-def _speed(report: Report, rows: Sequence[Row], looks: Mapping[int, Any]) -> list[Picture]:
+def _speed(rows: Sequence[Row], looks: Looks) -> list[Picture]:
     datasets = list(dict.fromkeys(name for row in rows for name in row.runs))
     common = [name for name in datasets if all(name in row.runs for row in rows)]
-    points = []
-    for row in rows:
-        timed = [run for run in row.all_runs() if run.images_per_second > 0]
-        if timed:
-            speed = sum(run.n for run in timed) / math.fsum(run.n / run.images_per_second for run in timed)
-            means = [mean_over(row, common or list(row.runs), report.measured, when)[0] for when in WHEN]
-            points.append((row, speed, means[1] - means[0], any(run.shared_with for run in timed)))
-    if not points:
+    timed = [(row, speed) for row in rows if (speed := row.speed)]
+    if not timed:
         return []
-    figure, (axes,) = new_figure(3.2 + 0.18 * math.ceil(len(points) / 3))
+    figure, (axes,) = new_figure(3.2 + _legend_height(len(timed)))
     axes.axhline(0, color=BEFORE_COLOUR, linewidth=0.8)
-    handles, labels = [], []
-    for row, speed, gain, shared in points:
+    legend, shared = [], False
+    for row, speed in timed:
+        before, after = (mean_over(common or row.runs, row.top1(when)).mean for when in WHEN)
         style = {**looks[id(row)], "linestyle": "none", "markersize": 7}
-        hollow = {"markerfacecolor": "none", "markeredgewidth": 1.4} if shared else {}
-        handles += axes.plot([speed], [gain], **style, **hollow)
-        labels.append(plot_text(row.label))
-    speeds = [speed for _, speed, _, _ in points]
-    if max(speeds) > 5 * min(speeds):
+        if any(run.shared_with for run in row.all_runs() if run.images_per_second > 0):
+            shared = True
+            style |= {"markerfacecolor": "none", "markeredgewidth": 1.4}
+        legend.append((plot_text(row.label), *axes.plot([speed], [after - before], **style)))
+    if max(speed for _, speed in timed) > 5 * min(speed for _, speed in timed):
         _powers_of_ten(axes)
-    axes.set_xlabel("images a second")
-    axes.set_ylabel("gain of top-1, points")
-    figure.suptitle(plot_text(f"Gain against speed, {rows[0].backbone}", 80), fontsize=9)
+    axes.set(xlabel="images a second", ylabel="gain of top-1, points")
     axes.margins(0.08, 0.15)
-    legend_below(figure, handles, labels)
-    about = f"Mean gain over {len(common)} dataset(s) that all methods have." if common else "Mean gain over each "
-    about += "" if common else "method's own datasets, for they have none in common."
-    if any(shared for *_, shared in points):
+    about = f"Mean gain over {len(common)} dataset(s) that all methods have."
+    if not common:
+        about = "Mean gain over each method's own datasets, for they have none in common."
+    if shared:
         about += " Hollow markers ran together with other methods: their speed is that of all of them together."
-    return [finish(figure, "speed", "Gain against images a second", about)]
+    heading = f"Gain against speed, {rows[0].backbone}"
+    return [finish(figure, legend, heading, "speed", "Gain against images a second", about)]
 
 
-def _reliability(report: Report, rows: Sequence[Row]) -> list[Picture]:
-    pooled = [(row, {when: _pooled(row, list(row.runs), when) for when in WHEN}) for row in rows]
-    shown = [(row, found) for row, found in pooled if all(len(right) for right, _ in found.values())][:_PANELS]
+def _reliability(rows: Sequence[Row], bins: int) -> list[Picture]:
+    found = [(row, {when: pooled(row, row.runs, when) for when in WHEN}) for row in rows]
+    shown = [(row, values) for row, values in found if all(len(right) for right, _ in values.values())][:_PANELS]
     if not shown:
         return []
     columns = min(3, len(shown))
@@ -217,119 +183,110 @@ def _reliability(report: Report, rows: Sequence[Row]) -> list[Picture]:
     figure, panels = new_figure(height, lines, columns, sharex=True, sharey=True)
     for spare in panels[len(shown) :]:
         spare.set_visible(False)
-    handles: list[Any] = []
-    for place, ((row, found), axes) in enumerate(zip(shown, panels, strict=False)):
+    legend: list[tuple[str, Any]] = []
+    for place, ((row, values), axes) in enumerate(zip(shown, panels, strict=False)):
         axes.plot([0, 100], [0, 100], color="#777777", linewidth=0.8)
-        handles = []
-        title = plot_text(row.label, 60 // columns)
+        legend = []
         for when, colour, line, marker in (("before", BEFORE_COLOUR, ":", "s"), ("after", WON, "-", "o")):
-            right, sure = found[when]
-            xs, ys, share = reliability(right, sure, report.bins)
+            xs, ys, share = reliability(*values[when], bins)
             filled = "none" if when == "before" else colour
             style = {"color": colour, "linestyle": line, "linewidth": 1.2}
             axes.plot(100 * xs, 100 * ys, **style)
             axes.scatter(
                 100 * xs, 100 * ys, s=4 + 260 * share, marker=marker, facecolor=filled, edgecolor=colour, clip_on=False
             )
-            handles += axes.plot([], [], marker=marker, markerfacecolor=filled, **style)
-        errors = [100 * calibration_error(*found[when], report.bins) for when in WHEN]
-        axes.set_title(f"{title}\nECE {errors[0]:.1f} \u2192 {errors[1]:.1f} %", fontsize=8)
-        axes.set_xlim(0, 102)
-        axes.set_ylim(0, 102)
-        axes.set_aspect("equal")
+            legend.append((when, *axes.plot([], [], marker=marker, markerfacecolor=filled, **style)))
+        before, after = (100 * calibration_error(*values[when], bins) for when in WHEN)
+        title = plot_text(row.label, 60 // columns)
+        axes.set_title(f"{title}\nECE {before:.1f} \u2192 {after:.1f} %", fontsize=8)
+        axes.set(xlim=(0, 102), ylim=(0, 102), aspect="equal")
         if place >= len(shown) - columns:
             axes.set_xlabel("confidence %")
             axes.tick_params(labelbottom=True)
         if place % columns == 0:
             axes.set_ylabel("top-1 %")
-    legend_below(figure, handles, ["before", "after"])
-    about = f"{report.bins} bins; a marker's area is its share of the images. All images of all runs of a method are "
+    about = f"{bins} bins; a marker's area is its share of the images. All images of all runs of a method are "
     about += "pooled. Below the diagonal a model is too sure."
-    about += f" The first {_PANELS} of {len(pooled)} methods." if len(pooled) > _PANELS else ""
-    return [finish(figure, "reliability", "Reliability before and after", about)]
+    about += f" The first {_PANELS} of {len(found)} methods." if len(found) > _PANELS else ""
+    return [finish(figure, legend, "", "reliability", "Reliability before and after", about)]
 
 
-def _classes(row: Row, top_k: Mapping[int, TopK]) -> list[Picture]:
-    classes, pairs = changes(row, top_k)
+def _classes(row: Row) -> list[Picture]:
+    classes, pairs = (found[:_CHANGES] for found in changes(row))
     if not classes:
         return []
-    classes, pairs = classes[:_LISTED], pairs[:_LISTED]
-    height = 0.2 * (len(classes) + len(pairs)) + 1.7
-    figure, panels = new_figure(height, 2, 1, height_ratios=[len(classes) + 0.5, len(pairs) + 0.5])
-    titles = ("Classes won and lost", "Confusions fixed (won) and made (lost): class \u2192 taken for")
-    handles: list[Any] = []
-    for axes, found, title in zip(panels, (classes, pairs), titles, strict=True):
-        handles = _diverging(axes, found)
-        axes.set_title(title, loc="left")
-    panels[-1].set_xlabel("images lost | won")
-    figure.suptitle(plot_text(f"{row.label}, {row.backbone}", 80), fontsize=9)
-    legend_below(figure, handles, ["won: wrong before, right after", "lost: right before, wrong after"])
-    runs = len(row.all_runs())
-    about = f"The {_LISTED} classes and confusions with most changes, over {runs} run(s)."
-    return [finish(figure, f"classes-{row.label}", f"Classes won and lost: {row.label}", about)]
+    heights = [len(classes) + 0.5, len(pairs) + 0.5]
+    figure, panels = new_figure(0.2 * (len(classes) + len(pairs)) + 1.7, 2, 1, height_ratios=heights)
+    _diverging(panels[0], classes, "Classes won and lost")
+    won, lost = _diverging(panels[1], pairs, "Confusions fixed (won) and made (lost): class \u2192 taken for")
+    panels[1].set_xlabel("images lost | won")
+    return [
+        finish(
+            figure,
+            [("won: wrong before, right after", won), ("lost: right before, wrong after", lost)],
+            f"{row.label}, {row.backbone}",
+            f"classes-{row.label}",
+            f"Classes won and lost: {row.label}",
+            f"The {_CHANGES} classes and confusions with most changes, over {len(row.all_runs())} run(s).",
+        )
+    ]
 
 
-def _diverging(axes: Any, found: Sequence[Change]) -> list[Any]:
+def _diverging(axes: Any, found: Sequence[Change], title: str) -> tuple[Any, Any]:
+    from matplotlib.ticker import MaxNLocator
+
     places = range(len(found))
     won = axes.barh(places, [each.won for each in found], color=WON)
     lost = axes.barh(places, [-each.lost for each in found], color=LOST, hatch="////", edgecolor="black", linewidth=0.5)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(places, [plot_text(each.name, 52) for each in found])
-    axes.set_ylim(len(found) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
-    far = max(max(each.won, each.lost) for each in found)
-    axes.set_xlim(-far * 1.05, far * 1.05)
-    _whole_numbers(axes)
-    return [won, lost]
-
-
-def _whole_numbers(axes: Any) -> None:
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
+    far = 1.05 * max(max(each.won, each.lost) for each in found)
+    axes.set(xlim=(-far, far), ylim=(len(found) - 0.4, -0.6))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    shown: Callable[[float, int], str] = lambda value, _: f"{abs(value):g}"  # noqa: E731
-    axes.xaxis.set_major_formatter(FuncFormatter(shown))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
+    axes.set_title(title, loc="left")
+    return won, lost
 
 
 def _powers_of_ten(axes: Any) -> None:
     """A logarithmic axis whose numbers are plain: Matplotlib's own are formulas, which our style does not set."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _sweeps(report: Report) -> list[Picture]:
-    curves = sweep_curves(report.measured)
-    found = []
-    for key in dict.fromkeys(curve.key for curve in curves):
-        mine = [curve for curve in curves if curve.key == key]
-        figure, (axes,) = new_figure(3.3 + 0.18 * len(mine))
-        handles, labels = [], []
-        for place, curve in enumerate(mine):
-            style = look(place)
-            spread = [each or 0.0 for each in curve.deviation] if any(curve.deviation) else None
-            axes.errorbar(curve.values, curve.after, yerr=spread, capsize=2, elinewidth=0.8, **style)
-            handles.append(_handle(axes, style, line=True))
-            labels.append(plot_text(curve.label, 60))
-        before = {tuple(round(each, 4) for each in curve.before): curve for curve in mine}
-        for curve in before.values():
-            (line,) = axes.plot(curve.values, curve.before, color=BEFORE_COLOUR, linestyle=":", linewidth=1.2)
-        handles.append(line)
-        labels.append(BEFORE)
-        values = sorted({value for curve in mine for value in curve.values})
-        if values[0] > 0 and values[-1] >= 8 * values[0]:
-            axes.set_xscale("log", base=2)
-        axes.set_xticks(values if len(values) <= 12 else values[:: math.ceil(len(values) / 12)])
-        axes.set_xticks([], minor=True)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.set_xlabel(plot_text(key, 60))
-        axes.set_ylabel("top-1 %")
-        figure.suptitle(plot_text(f"Accuracy against {key}", 80), fontsize=9)
-        legend_below(figure, handles, labels)
-        about = "All other settings are equal along a line. Mean over datasets and seeds; whiskers are the standard "
-        about += "deviation over seeds."
-        found.append(finish(figure, f"sweep-{key}", f"Accuracy against {key}", about))
-    return found
+def _sweep(key: str, curves: Sequence[SweepCurve]) -> Picture:
+    figure, (axes,) = new_figure(3.3 + 0.18 * len(curves))
+    legend = []
+    for place, curve in enumerate(curves):
+        style = look(place)
+        spread = [each.deviation or 0.0 for each in curve.after]
+        means = [each.mean for each in curve.after]
+        axes.errorbar(curve.values, means, yerr=spread if any(spread) else None, capsize=2, elinewidth=0.8, **style)
+        legend.append((plot_text(curve.label, 60), *axes.plot([], [], **style)))
+    before = {tuple(round(each, 4) for each in curve.before): curve for curve in curves}
+    lines = [
+        axes.plot(curve.values, curve.before, color=BEFORE_COLOUR, linestyle=":", linewidth=1.2)
+        for curve in before.values()
+    ]
+    legend.append((BEFORE, *lines[-1]))
+    values = sorted({value for curve in curves for value in curve.values})
+    if values[0] > 0 and values[-1] >= 8 * values[0]:
+        axes.set_xscale("log", base=2)
+    axes.set_xticks(values if len(values) <= 12 else values[:: math.ceil(len(values) / 12)])
+    axes.set_xticks([], minor=True)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set(xlabel=plot_text(key, 60), ylabel="top-1 %")
+    return finish(
+        figure,
+        legend,
+        f"Accuracy against {key}",
+        f"sweep-{key}",
+        f"Accuracy against {key}",
+        "All other settings are equal along a line. Mean over datasets and seeds; whiskers are the standard deviation "
+        "over seeds.",
+    )

@@ -1,27 +1,39 @@
 """``predictions.csv`` and ``predictions.jsonl`` read back as arrays."""
 
 import csv
+import io
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lorattt.errors import UserError, one_line, quoted, shortened
+from lorattt.inputs import read_text
 
 WHEN: Final = ("before", "after")
-_NUMBERS: Final = ("index", "label", "prediction_before", "prediction_after")
-_SHARES: Final = ("confidence_before", "confidence_after")
-_ENTROPIES: Final = ("entropy_before", "entropy_after")
-_NAMES: Final = ("name_before", "name_after")
-COLUMNS: Final = ("index", "path", "label", *_NUMBERS[2:], *_SHARES)
-"""The columns of ``predictions.csv`` that a report needs; entropies and names may be missing."""
+RESTORE: Final = "restore the file, or run again"
+MOST_LISTED: Final = 5
+"""How many classes of an image are kept, the most probable ones."""
+SHARES: Final = 10_000
+"""Probabilities are kept as whole numbers of this part."""
 _DIGIT: Final = 5e-7  # largest error of a probability rounded to the files' six digits
+
+
+def _class_number(text: str) -> int:
+    # A label that is not known is empty, and so is the prediction of an answer that is not finite.
+    return int(text) if text else -1
+
+
+_CONVERT: Final[dict[str, Callable[[str], Any]]] = {"index": int, "path": str, "label": _class_number}
+_CONVERT.update((f"prediction_{when}", _class_number) for when in WHEN)
+_CONVERT.update((f"confidence_{when}", float) for when in WHEN)
+_OPTIONAL: Final[dict[str, Callable[[str], Any]]] = {f"entropy_{when}": float for when in WHEN}
+_OPTIONAL.update((f"name_{when}", str) for when in WHEN)
 
 
 @dataclass(frozen=True)
@@ -57,77 +69,59 @@ class Predictions:
         found: NDArray[np.bool_] = (self.prediction[when] == self.label)[self.known]
         return found
 
+    def top1(self, when: str) -> float:
+        """Share of the labelled images that are classified rightly; NaN of none."""
+        right = self.right(when)
+        return float(right.mean()) if len(right) else math.nan
+
 
 def read_predictions(file: Path) -> Predictions:
-    """Read ``predictions.csv``.
+    """Read ``predictions.csv``; entropies and names may be missing.
 
     Raises:
-        UserError: If a column is missing, a line is cut off or holds no number where one belongs or NUL bytes, an image
-            occurs twice, or the file is not UTF-8.
+        UserError: If the file is damaged.
     """
+    rows = csv.reader(io.StringIO(read_text(file, RESTORE), newline=""), strict=True)
+    columns: dict[str, list[Any]] = {name: [] for name in (*_CONVERT, *_OPTIONAL)}
     try:
-        with file.open(newline="", encoding="utf-8") as lines:
-            rows = csv.reader(_without_nul(file, lines), strict=True)
-            header = next(rows, [])
-            missing = [name for name in COLUMNS if name not in header]
-            if missing:
+        header = next(rows, [])
+        if missing := [name for name in _CONVERT if name not in header]:
+            raise UserError(
+                f"{file}: has no column {', '.join(missing)}: written by another version of lorattt, or edited"
+            )
+        convert = {**_CONVERT, **_OPTIONAL}
+        places = [(columns[name], header.index(name), convert[name], name) for name in columns if name in header]
+        for row in rows:
+            if len(row) != len(header):
                 raise UserError(
-                    f"{file}: has no column {', '.join(missing)}: written by another version of lorattt, or edited"
+                    f"{file} line {rows.line_num}: has {len(row)} of {len(header)} fields: the file was cut off"
                 )
-            columns: dict[str, list[Any]] = {name: [] for name in (*COLUMNS, *_ENTROPIES, *_NAMES)}
-            places = [(columns[name], header.index(name), name) for name in columns if name in header]
-            for row in rows:
-                if len(row) != len(header):
+            for values, place, converted, name in places:
+                try:
+                    values.append(converted(row[place]))
+                except ValueError:
                     raise UserError(
-                        f"{file} line {rows.line_num}: has {len(row)} of {len(header)} fields: the file was cut off"
-                    )
-                for values, place, name in places:
-                    try:
-                        values.append(_value(name, row[place]))
-                    except ValueError:
-                        raise UserError(
-                            f"{file} line {rows.line_num}: {name} is {quoted(row[place])}, not a number: restore the "
-                            "file"
-                        ) from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: is not UTF-8 ({error.reason}): restore the file, or run again") from error
+                        f"{file} line {rows.line_num}: {name} is {quoted(row[place])}, not a number: restore the file"
+                    ) from None
     except csv.Error as error:
-        raise UserError(
-            f"{file} line {rows.line_num}: damaged CSV ({error}): restore the file, or run again"
-        ) from error
+        raise UserError(f"{file} line {rows.line_num}: damaged CSV ({error}): {RESTORE}") from error
     return _sorted(file, columns)
 
 
-def _without_nul(file: Path, lines: Iterable[str]) -> Iterator[str]:
-    """The lines; Python 3.10's reader of CSV raises for a NUL byte, later ones take it as a letter."""
-    for number, line in enumerate(lines, 1):
-        if "\0" in line:
-            raise UserError(f"{file} line {number}: damaged (NUL bytes): restore the file, or run again")
-        yield line
-
-
-def _value(name: str, text: str) -> int | float | str:
-    if name == "path" or name in _NAMES:
-        return text
-    if name in _SHARES or name in _ENTROPIES:
-        return float(text)
-    # A label that is not known is empty, and so is the prediction of an answer that is not finite.
-    return int(text) if text or name == "index" else -1
-
-
-def _sorted(file: Path, columns: dict[str, list[Any]]) -> Predictions:
-    unknown = [math.nan] * len(columns["index"])
+def _sorted(file: Path, columns: Mapping[str, list[Any]]) -> Predictions:
     index = np.array(columns["index"], dtype=np.int64)
     order = np.argsort(index, kind="stable")
     index = index[order]
     twice = np.flatnonzero(index[1:] == index[:-1])
     if len(twice):
-        raise UserError(f"{file}: image {index[twice[0]]} occurs more than once: restore the file, or run again")
+        raise UserError(f"{file}: image {index[twice[0]]} occurs more than once: {RESTORE}")
     names: dict[int, str] = {}
-    named = [zip(columns[f"prediction_{when}"], columns[f"name_{when}"], strict=False) for when in WHEN]
-    for label, name in chain.from_iterable(zip(*named, strict=False)):
-        if name and label >= 0:
-            names.setdefault(label, name)
+    pairs = [zip(columns[f"prediction_{when}"], columns[f"name_{when}"], strict=False) for when in WHEN]
+    for of_image in zip(*pairs, strict=False):
+        for label, name in of_image:
+            if name and label >= 0:
+                names.setdefault(label, name)
+    unknown = [math.nan] * len(index)
     return Predictions(
         index=index,
         path=[columns["path"][place] for place in order],
@@ -139,50 +133,114 @@ def _sorted(file: Path, columns: dict[str, list[Any]]) -> Predictions:
     )
 
 
-def complete_probabilities(file: Path) -> dict[str, NDArray[np.float64] | None]:
-    """What the Brier score needs of the probabilities in ``predictions.jsonl``, under ``before`` and ``after``.
+class _Ranked(NamedTuple):
+    """A line of ``predictions.jsonl``: an image, and its most probable classes as number, name and probability."""
 
-    Returns:
-        ``(L, 2)``, of the images with a label: the label's probability and the sum of the squares of all; None where
-        some image does not list all classes. Reading ends where both are None.
+    image: int
+    label: int | None
+    fallback: bool
+    classes: dict[str, list[tuple[int, str, float]]]
+
+
+def _read_ranked(file: Path, most: int | None = None) -> Iterator[_Ranked]:
+    """The lines of ``predictions.jsonl``, with at most so many classes each.
 
     Raises:
         UserError: If the file is damaged.
-    """
-    found: dict[str, list[tuple[float, float]]] = {when: [] for when in WHEN}
-
-    def take(entry: dict[str, Any]) -> bool:
-        if entry["label"] is not None:
-            for when in list(found):
-                # The probabilities of a model that overflowed are null.
-                listed = {int(each["label"]): float(each["probability"] or 0.0) for each in entry[when]}
-                if sum(listed.values()) < 1 - _DIGIT * (len(listed) + 1):
-                    del found[when]
-                else:
-                    squares = sum(share * share for share in listed.values())
-                    found[when].append((listed.get(int(entry["label"]), 0.0), squares))
-        return bool(found)
-
-    read_ranked(file, take)
-    return {when: np.array(found[when]).reshape(-1, 2) if when in found else None for when in WHEN}
-
-
-def read_ranked(file: Path, take: Callable[[dict[str, Any]], bool]) -> None:
-    """Call ``take`` with each line of ``predictions.jsonl`` as long as it returns True.
-
-    Raises:
-        UserError: If the file is damaged: no UTF-8 or JSON, or ``take`` does not find what it needs.
     """
     number = 0
     try:
         with file.open(encoding="utf-8") as lines:
             for line in lines:
                 number += 1
-                if not take(json.loads(line)):
-                    return
+                entry = json.loads(line)
+                label = None if entry["label"] is None else int(entry["label"])
+                classes = {when: [_listed(each) for each in entry[when][:most]] for when in WHEN}
+                yield _Ranked(entry["index"], label, bool(entry.get("fallback")), classes)
     except UnicodeDecodeError as error:
-        raise UserError(f"{file}: is not UTF-8 ({error.reason}): restore the file, or run again") from error
+        raise UserError(f"{file}: is not UTF-8 ({error.reason}): {RESTORE}") from error
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-        raise UserError(
-            f"{file} line {number}: damaged ({shortened(one_line(error), 200)}): restore the file, or run again"
-        ) from error
+        raise UserError(f"{file} line {number}: damaged ({shortened(one_line(error), 200)}): {RESTORE}") from error
+
+
+def _listed(each: Mapping[str, Any]) -> tuple[int, str, float]:
+    # The probabilities of a model that overflowed are null.
+    probability = math.nan if each["probability"] is None else float(each["probability"])
+    return int(each["label"]), str(each["class"]), probability
+
+
+def complete_probabilities(file: Path) -> dict[str, NDArray[np.float64] | None]:
+    """What the Brier score needs of the probabilities in ``predictions.jsonl``, under ``before`` and ``after``.
+
+    Returns:
+        ``(L, 2)``, of the images with a label: the label's probability and the sum of the squares of all; None where
+        some image does not list all classes. Reading ends where both are None.
+    """
+    found: dict[str, list[tuple[float, float]]] = {when: [] for when in WHEN}
+    for line in _read_ranked(file):
+        if line.label is None:
+            continue
+        for when in list(found):
+            listed = {number: share for number, _, share in line.classes[when]}
+            # NaN is not complete either.
+            if sum(listed.values()) >= 1 - _DIGIT * (len(listed) + 1):
+                squares = sum(share * share for share in listed.values())
+                found[when].append((listed.get(line.label, 0.0), squares))
+            else:
+                del found[when]
+        if not found:
+            break
+    return {when: np.array(found[when]).reshape(-1, 2) if when in found else None for when in WHEN}
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The most probable classes of the N images of a run, by rising index, as its predictions are.
+
+    Attributes:
+        names: Class names by number, as the run's files give them; not escaped.
+        classes: ``(N, T)`` int32 class numbers under ``before`` and ``after``, most probable first; -1 for none.
+        shares: ``(N, T)`` int32 their probabilities in parts of :data:`SHARES`; -1 for none.
+        fallback: ``(N,)`` bool: images that kept their prediction as adaptation was not finite.
+    """
+
+    names: dict[int, str]
+    classes: dict[str, NDArray[np.int32]]
+    shares: dict[str, NDArray[np.int32]]
+    fallback: NDArray[np.bool_]
+
+
+def read_top_k(predictions: Predictions, file: Path) -> TopK:
+    """Read ``predictions.jsonl``; without it, the predictions are the only classes."""
+    count = len(predictions.index)
+    rows = {int(index): row for row, index in enumerate(predictions.index)}
+    classes = {when: np.full((count, MOST_LISTED), -1, dtype=np.int32) for when in WHEN}
+    probabilities = {when: np.full((count, MOST_LISTED), np.nan) for when in WHEN}
+    for when in WHEN:
+        classes[when][:, 0] = predictions.prediction[when]
+        probabilities[when][:, 0] = predictions.confidence[when]
+    fallback = np.zeros(count, dtype=np.bool_)
+    names = dict(predictions.names)
+    for line in _read_ranked(file, MOST_LISTED) if file.exists() else ():
+        if (row := rows.get(line.image)) is None:
+            continue
+        fallback[row] = line.fallback
+        for when in WHEN:
+            for rank, (label, name, probability) in enumerate(line.classes[when]):
+                classes[when][row, rank] = label
+                probabilities[when][row, rank] = probability
+                names[label] = name
+    shares = {when: share_of(probabilities[when]) for when in WHEN}
+    return TopK({label: name for label, name in names.items() if name}, classes, shares, fallback)
+
+
+def share_of(probabilities: NDArray[np.float64]) -> NDArray[np.int32]:
+    """Probabilities as parts of :data:`SHARES`; -1 for what is not finite."""
+    known = np.isfinite(probabilities)
+    found: NDArray[np.int32] = np.where(known, np.rint(SHARES * np.where(known, probabilities, 0)), -1).astype(np.int32)
+    return found
+
+
+def class_name(names: Mapping[int, str], label: int) -> str:
+    """A class's name, or its number where no file has the name."""
+    return "no finite answer" if label < 0 else names.get(label) or f"class {label}"

@@ -1,17 +1,21 @@
 """Runs gathered into the rows of a table: one method with its settings, on several datasets, with several seeds."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any, Final
+from typing import Any
+
+import numpy as np
 
 from lorattt.errors import UserError, shortened
+from lorattt.report.escape import visible
 from lorattt.report.runs import Run
+from lorattt.settings import affects_results, dotted
 
-# Settings that affect only speed or memory, and the seed: runs of one row may differ in them.
-_WITHOUT_EFFECT: Final = frozenset(("seed", "chunk", "view_chunk"))
 _LISTED = 3
+_NOT_SHOWN = ("seed", "view_chunk")
 
 
 @dataclass
@@ -34,6 +38,63 @@ class Row:
         """The runs of all datasets and seeds."""
         return [run for seeds in self.runs.values() for run in seeds.values()]
 
+    @property
+    def speed(self) -> float | None:
+        """Images a second over all runs; None where no run has a speed: an earlier attempt predicted all images."""
+        timed = [run for run in self.all_runs() if run.images_per_second > 0]
+        seconds = math.fsum(run.n / run.images_per_second for run in timed)
+        return sum(run.n for run in timed) / seconds if seconds else None
+
+    def top1(self, when: str = "after") -> dict[str, dict[int, float]]:
+        """Accuracy in percent, by dataset and seed."""
+        return {
+            name: {seed: 100 * run.predictions.top1(when) for seed, run in seeds.items()}
+            for name, seeds in self.runs.items()
+        }
+
+
+def of_same_images(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """Leave out runs with fewer images than others of their dataset, such as short trials; and a note for each.
+
+    Raises:
+        UserError: If two runs of one dataset's name have another image or label under one number; the message says
+            how many differ and names one.
+    """
+    largest: dict[str, Run] = {}
+    for run in runs:
+        if run.dataset not in largest or len(run.predictions.index) > len(largest[run.dataset].predictions.index):
+            largest[run.dataset] = run
+    kept, notes = [], []
+    for run in runs:
+        other = largest[run.dataset]
+        mine, theirs = run.predictions, other.predictions
+        if run is not other:
+            _check_common(run, other)
+        if np.array_equal(mine.index, theirs.index):
+            kept.append(run)
+        else:
+            notes.append(
+                f"{run.folder}: left out, as its {len(mine.index):,} images of {run.dataset} are not the "
+                f"{len(theirs.index):,} of {other.folder}. Name such runs alone to report them."
+            )
+    return kept, notes
+
+
+def _check_common(run: Run, other: Run) -> None:
+    """Require the same image and label under each number that both runs have."""
+    mine, theirs = run.predictions, other.predictions
+    common, here, there = np.intersect1d(mine.index, theirs.index, assume_unique=True, return_indices=True)
+    paths = [number for number, (i, j) in enumerate(zip(here, there, strict=True)) if mine.path[i] != theirs.path[j]]
+    labels = np.flatnonzero(mine.label[here] != theirs.label[there])
+    apart = sorted({*paths, *labels.tolist()})
+    if apart:
+        path = shortened(visible(theirs.path[there[apart[0]]]))
+        raise UserError(
+            f"{other.folder} and {run.folder}: both are of {run.dataset} with different "
+            f"{'images' if paths else 'labels'}: {len(apart)} of {len(common)} differ, such as number "
+            f"{common[apart[0]]} ({path}): report them apart"
+        )
+
 
 def gather(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
     """Rows in the order in which their first runs were given, zero-shot first, and notes for the reader.
@@ -50,21 +111,18 @@ def gather(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
     rows: list[Row] = []
     notes: list[str] = []
     for (label, backbone), members in groups.items():
-        stated = {id(run): settings(run) for run in members}
+        stated = [settings(run) for run in members]
         telling = _telling(members, stated)
         found: dict[str, Row] = {}
-        for run in members:
-            values = {key: stated[id(run)].get(key) for key in telling}
-            told = json.dumps(values, sort_keys=True, default=str)
-            row = found.setdefault(told, Row(_label(label, values), run.method, backbone))
-            same = row.runs.setdefault(run.dataset, {})
-            if run.seed not in same:
-                same[run.seed] = run
-            elif _results(same[run.seed]) == _results(run):
-                notes.append(f"{run.folder} has the results of {same[run.seed].folder}: counted once.")
-            else:
+        for run, own in zip(members, stated, strict=True):
+            values = {key: own.get(key) for key in telling}
+            row = found.setdefault(as_text(values), Row(_label(label, values), run.method, backbone))
+            first = row.runs.setdefault(run.dataset, {}).setdefault(run.seed, run)
+            if first is not run and _results(first) == _results(run):
+                notes.append(f"{run.folder} has the results of {first.folder}: counted once.")
+            elif first is not run:
                 raise UserError(
-                    f"{same[run.seed].folder} and {run.folder}: two runs of {label} on {run.dataset} with seed "
+                    f"{first.folder} and {run.folder}: two runs of {label} on {run.dataset} with seed "
                     f"{run.seed} and other results: name one of them, or tell them apart as NAME=FOLDER"
                 )
         rows += _numbered(found.values())
@@ -73,37 +131,22 @@ def gather(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
 
 
 def settings(run: Run) -> dict[str, Any]:
-    """The method's settings in the configuration, by dotted keys; empty without a configuration."""
+    """The method's settings in the configuration that affect results, by dotted keys, without the seed."""
     if not run.configured("model", "init_args"):
         return {}
-    return {**_flat(run.method_arguments), "trainer.precision": run.configured("trainer").get("precision")}
+    own = dotted(run.method_arguments).items()
+    found = {key: value for key, value in own if key not in _NOT_SHOWN and affects_results(("model", *key.split(".")))}
+    return {**found, "trainer.precision": run.configured("trainer").get("precision")}
 
 
-def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if not above and key in _WITHOUT_EFFECT:
-            continue
-        if isinstance(value, dict):
-            found.update(_flat(value, f"{above}{key}."))
-        else:
-            found[f"{above}{key}"] = value
-    return found
-
-
-def _telling(runs: Sequence[Run], stated: Mapping[int, Mapping[str, Any]]) -> list[str]:
+def _telling(runs: Sequence[Run], stated: Sequence[Mapping[str, Any]]) -> list[str]:
     """The settings in which two runs on the same dataset differ, of those that both state."""
     found: set[str] = set()
-    for one, other in combinations(runs, 2):
-        if one.dataset != other.dataset:
-            continue
-        first, second = stated[id(one)], stated[id(other)]
-        # With another seed a prompt may be learned anew; such runs belong to one row.
-        found |= {
-            key
-            for key in first.keys() & second.keys()
-            if first[key] != second[key] and not (key == "prompt.file" and one.seed != other.seed)
-        }
+    for (one, first), (other, second) in combinations(zip(runs, stated, strict=True), 2):
+        if one.dataset == other.dataset:
+            differing = {key for key in first.keys() & second.keys() if first[key] != second[key]}
+            # With another seed a prompt may be learned anew; such runs belong to one row.
+            found |= differing - ({"prompt.file"} if one.seed != other.seed else set())
     return sorted(found)
 
 

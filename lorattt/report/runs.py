@@ -1,7 +1,7 @@
 """Run folders read back: results, configuration and predictions of finished runs.
 
-Needs no torch; the callbacks write these files. A folder holds ``results.json`` and the
-predictions of one method; a run of several methods has a folder for each of them, and its configuration above these.
+Needs no torch; the callbacks write these files. A run's folder holds its configuration, and for each method a folder
+with ``results.json`` and predictions. In format 1, a run of one method had them beside the configuration.
 """
 
 import math
@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from lorattt.calibration import ECE_BINS
 from lorattt.errors import UserError, one_line, shortened
-from lorattt.report.predictions import WHEN, Predictions, complete_probabilities, read_predictions
-from lorattt.report.results_file import CORRUPTION, STATED, read_results, read_text
+from lorattt.inputs import read_text
+from lorattt.report.predictions import WHEN, Predictions, TopK, complete_probabilities, read_predictions, read_top_k
+from lorattt.report.results_file import STATED, is_measure, read_results
 
 RESULTS_FILE: Final = "results.json"
 CONFIG_FILE: Final = "config.yaml"
@@ -27,20 +28,14 @@ PREDICTIONS_FILE: Final = "predictions.csv"
 RANKED_FILE: Final = "predictions.jsonl"
 SHARED_ARGUMENTS: Final[tuple[str, ...]] = ("clip", "class_names", "templates", "prompt", "views")
 """Arguments that several methods of one run share."""
-
+_REMOVE: Final = "restore the file, or remove it"
 # Files of each device while the run is not finished.
 _PARTS: Final = ("*.rank*.csv", "*.rank*.jsonl")
 
 
 @dataclass(frozen=True)
 class Corruption:
-    """How the images of a run were corrupted.
-
-    Attributes:
-        name: The corruption.
-        severity: Its strength.
-        of: Name of the clean dataset.
-    """
+    """How the images of a run were corrupted: by what, how strongly, and the name of the clean dataset."""
 
     name: str
     severity: int
@@ -52,16 +47,13 @@ class Run:
     """One method on one dataset with one seed, finished.
 
     Attributes:
-        folder: Of its files.
+        folder: Of the method's files.
         name: The user's name for it, in place of the method's; None if there is none.
-        method: The method's name.
-        dataset: The dataset's name.
         backbone: The model's name.
         corruption: How the images were corrupted; None for clean ones.
         n: Number of images with a prediction.
         images_per_second: Over all devices; of all methods together if ``shared_with`` names others.
         peak_memory_bytes: The largest of any device; 0 where it is not known.
-        seed: The run's seed.
         fallbacks: Images that kept their zero-shot prediction, as adaptation was not finite.
         skipped: Images that could not be read.
         shared_with: The other methods of the same run.
@@ -96,31 +88,25 @@ class Run:
         return int(self.results.get("ece_bins", ECE_BINS))
 
     @property
-    def is_member(self) -> bool:
-        """Whether it is of a run of several methods (perhaps of one alone), which has one configuration for all."""
-        return "shared_with" in self.results
+    def home(self) -> Path:
+        """The run's folder, which has the configuration."""
+        # In format 1, only methods of a list had a folder of their own, and the key.
+        return self.folder.parent if "shared_with" in self.results else self.folder
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The configuration that made the run; empty where the file is gone.
-
-        Raises:
-            UserError: If it is damaged.
-        """
-        home = self.folder.parent if self.is_member else self.folder
-        file = home / CONFIG_FILE
+        """The configuration that made the run; empty where the file is gone. A ``UserError`` if it is damaged."""
+        file = self.home / CONFIG_FILE
         if not file.exists():
             return {}
         import yaml
 
         try:
-            found = yaml.safe_load(read_text(file))
+            found = yaml.safe_load(read_text(file, _REMOVE))
         except yaml.YAMLError as error:
-            raise UserError(
-                f"{file}: damaged YAML ({shortened(one_line(error), 200)}): restore the file, or remove it"
-            ) from error
+            raise UserError(f"{file}: damaged YAML ({shortened(one_line(error), 200)}): {_REMOVE}") from error
         if not isinstance(found, dict):
-            raise UserError(f"{file}: holds no configuration: restore the file, or remove it")
+            raise UserError(f"{file}: holds no configuration: {_REMOVE}")
         return found
 
     def configured(self, *keys: str) -> dict[str, Any]:
@@ -132,9 +118,9 @@ class Run:
 
     @property
     def method_arguments(self) -> dict[str, Any]:
-        """The method's own arguments, of one of several methods with those that all of them share."""
+        """The method's own arguments, of a method of a list with those that all of them share."""
         stated = self.configured("model", "init_args")
-        if not self.is_member:
+        if "methods" not in stated:
             return dict(stated)
         shared = {key: stated[key] for key in SHARED_ARGUMENTS if key in stated}
         return {**shared, **self.configured("model", "init_args", "options", self.method)}
@@ -155,6 +141,11 @@ class Run:
                 f"{file}: has {len(found.index)} images, {RESULTS_FILE} says {self.n}: one of them is not of this run"
             )
         return found
+
+    @cached_property
+    def top_k(self) -> TopK:
+        """The most probable classes of each image; without ``predictions.jsonl`` the predicted ones."""
+        return read_top_k(self.predictions, self.folder / RANKED_FILE)
 
     def complete_probabilities(self) -> dict[str, NDArray[np.float64] | None]:
         """See :func:`lorattt.report.predictions.complete_probabilities`; None without ``predictions.jsonl``."""
@@ -178,15 +169,14 @@ def find_runs(given: Sequence[str], notes: list[str] | None = None) -> list[Run]
     unfinished: dict[str, None] = {}
     for text in given:
         name, folder = _named(text)
-        files, lines = _results_below(folder)
+        results, lines = _results_below(folder)
         unfinished |= dict.fromkeys(lines)
-        if not (files or lines):
+        if not (results or lines):
             raise UserError(f"{folder}: no {RESULTS_FILE} here or below: name the folder of a finished test run")
-        several = len({read_results(file)["method"] for file in files}) > 1 if name else False
-        for file in files:
-            key = file.parent.resolve()
-            if key not in found:
-                found[key] = _run(file, name, several)
+        several = len({row["method"] for row in results.values()}) > 1
+        for file, row in results.items():
+            label = f"{name} {row['method']}" if name and several else name
+            found.setdefault(file.parent.resolve(), _run(file.parent, label, row))
     if not found:
         more = f" (and {len(unfinished) - 1} more)" if len(unfinished) > 1 else ""
         raise UserError(f"there is no finished run to report: {next(iter(unfinished))}{more}")
@@ -204,8 +194,8 @@ def _named(text: str) -> tuple[str | None, Path]:
     return name.strip(), Path(folder).expanduser()
 
 
-def _results_below(folder: Path) -> tuple[list[Path], list[str]]:
-    """The ``results.json`` of finished runs, and a line for each run that is not finished."""
+def _results_below(folder: Path) -> tuple[dict[Path, dict[str, Any]], list[str]]:
+    """The ``results.json`` of finished runs with what they hold, and a line for each run that is not finished."""
     if folder.name == RESULTS_FILE and folder.is_file():
         folder = folder.parent
     if not folder.exists():
@@ -220,19 +210,20 @@ def _results_below(folder: Path) -> tuple[list[Path], list[str]]:
         parts = [Path(above, name) for name in names if any(fnmatch(name, each) for each in _PARTS)]
         if parts:
             begun[Path(above)] = sum(map(_size, parts))
+    found = {file: read_results(file) for file in sorted(files)}
     lines = []
     for home, size in sorted(begun.items()):
-        # Of several methods, the devices' files lie above the folders of the methods.
-        if home / RESULTS_FILE in files or _all_there(home, files):
+        if home / RESULTS_FILE in found or _all_there(home, found):  # the former: format 1
             continue
-        files = [file for file in files if file.parent.parent != home or not size]
-        lines.append(
-            f"{home}: left out, as the run is not finished: it was interrupted, or is still running. To finish it, "
-            f"give its command again with --run.folder {home}."
-            if size
-            else f"{home}: left out, as the run ended before its first image."
-        )
-    return sorted(files), lines
+        if size:
+            found = {file: row for file, row in found.items() if file.parent.parent != home}
+            lines.append(
+                f"{home}: left out, as the run is not finished: it was interrupted, or is still running. To finish "
+                f"it, give its command again with --run.folder {home}."
+            )
+        else:
+            lines.append(f"{home}: left out, as the run ended before its first image.")
+    return found, lines
 
 
 def _size(path: Path) -> int:
@@ -242,24 +233,20 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _all_there(home: Path, files: Sequence[Path]) -> bool:
+def _all_there(home: Path, found: dict[Path, dict[str, Any]]) -> bool:
     """Whether a folder holds the results of all methods of one run."""
-    below = [file for file in files if file.parent.parent == home]
-    shared = [row["shared_with"] for row in map(read_results, below) if "shared_with" in row]
-    return bool(shared) and all(home / str(each) / RESULTS_FILE in below for names in shared for each in names)
+    below = {file.parent.name: row.get("shared_with") for file, row in found.items() if file.parent.parent == home}
+    return bool(below) and all(str(other) in below for others in below.values() for other in others or ())
 
 
-def _run(file: Path, name: str | None, several: bool) -> Run:
-    row = read_results(file)
-    corruption = row.get("corruption")
+def _run(folder: Path, name: str | None, row: dict[str, Any]) -> Run:
+    stated = row.get("corruption")
     return Run(
-        folder=file.parent,
-        name=f"{name} {row['method']}" if name and several else name,
-        corruption=None if corruption is None else Corruption(**{key: corruption[key] for key in CORRUPTION}),
+        folder=folder,
+        name=name,
+        corruption=None if stated is None else Corruption(stated["name"], stated["severity"], stated["of"]),
         shared_with=tuple(row.get("shared_with", ())),
-        measures={
-            key: math.nan if row[key] is None else float(row[key]) for key in row if key.endswith(("_before", "_after"))
-        },
+        measures={key: math.nan if value is None else float(value) for key, value in row.items() if is_measure(key)},
         results=row,
         **{key: row[key] for key in STATED},
     )

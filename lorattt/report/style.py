@@ -4,8 +4,8 @@ import io
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Final
+from importlib.resources import as_file, files
+from typing import Any, Final, NamedTuple
 
 from lorattt.errors import shortened
 from lorattt.report.escape import visible
@@ -20,51 +20,21 @@ WON: Final = "#0072B2"
 LOST: Final = "#E69F00"
 WIDTH: Final = 6.3
 """Of a figure in inches: that of a page's text."""
+TALLEST: Final = 9.5
+"""Of a figure in inches: that of a page."""
 _DPI: Final = 200
 _LONGEST: Final = 44
-_SETTINGS: Final[dict[str, Any]] = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so that files are the same everywhere
-    "font.size": 8,
-    "axes.titlesize": 9,
-    "axes.labelsize": 8,
-    "legend.fontsize": 8,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#dddddd",
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 1.4,
-    "lines.markersize": 5,
-    "hatch.linewidth": 0.6,
-    "legend.frameon": False,
-    "legend.handlelength": 3.4,  # else the ways in which lines are broken look alike
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
-    "text.parse_math": False,  # a name may have dollars
-    "text.usetex": False,
-    "svg.fonttype": "path",  # looks the same where the font is not installed
-    "svg.hashsalt": KIND,
-}
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A plot as files.
-
-    Attributes:
-        name: Of its files, without their endings.
-        title: What it shows, in few words.
-        about: How to read it, for a caption and for those who do not see it.
-        png: The file's content.
-        svg: The file's content.
-    """
+class Picture(NamedTuple):
+    """A plot as files."""
 
     name: str
+    """Of its files, without their endings."""
     title: str
+    """What it shows, in few words."""
     about: str
+    """How to read it, for a caption and for those who do not see it."""
     png: bytes
     svg: bytes
 
@@ -89,10 +59,9 @@ def plot_settings() -> Iterator[None]:
     """The settings for a plot, and no others."""
     import matplotlib
 
-    with matplotlib.rc_context(), warnings.catch_warnings():
+    with matplotlib.rc_context(), warnings.catch_warnings(), as_file(files("lorattt.report")) as folder:
         matplotlib.rcdefaults()
-        settings: Any = matplotlib.rcParams  # whose stubs want every key by name
-        settings.update(_SETTINGS)
+        matplotlib.rc_file(folder / "plots.mplstyle")
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a box is drawn instead
         yield
 
@@ -106,21 +75,28 @@ def new_figure(height: float, rows: int = 1, columns: int = 1, **options: Any) -
     return figure, list(figure.subplots(rows, columns, squeeze=False, **options).flat)
 
 
-def legend_below(figure: Any, handles: Sequence[Any], labels: Sequence[str]) -> None:
-    """A legend for all panels, in as many columns as its names leave room for."""
-    widest = max((len(label) for label in labels), default=1)
-    columns = max(1, min(len(labels), int(110 / (widest + 8))))
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+def finish(figure: Any, legend: Sequence[tuple[str, Any]], heading: str, name: str, title: str, about: str) -> Picture:
+    """Both files of a figure, the same bytes for the same figure.
 
-
-def finish(figure: Any, name: str, title: str, about: str) -> Picture:
-    """Both files of a figure, the same bytes for the same figure."""
-    files = []
+    Args:
+        figure: The figure, without legend and heading.
+        legend: Labels and what they belong to, in as many columns as the labels leave room for.
+        heading: Above the panels; empty for none.
+        name: Of the picture, as are the next two.
+        title: What it shows.
+        about: How to read it.
+    """
+    if heading:
+        figure.suptitle(plot_text(heading, 80), fontsize=9)
+    labels = [label for label, _ in legend]
+    columns = max(1, min(len(labels), int(110 / (max(map(len, labels), default=1) + 8))))
+    figure.legend([handle for _, handle in legend], labels, loc="outside lower center", ncols=columns)
+    contents = []
     figure.get_layout_engine().set(h_pad=0.06)
     figure.draw_without_rendering()  # lays out, which takes as long as both files together
     figure.set_layout_engine("none")
     for form, metadata in (("png", {"Software": KIND}), ("svg", {"Creator": KIND, "Date": None})):
         content = io.BytesIO()
         figure.savefig(content, format=form, dpi=_DPI, metadata=metadata)
-        files.append(content.getvalue())
-    return Picture(name, title, about, files[0], files[1])
+        contents.append(content.getvalue())
+    return Picture(name, title, about, *contents)

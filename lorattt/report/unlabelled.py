@@ -8,27 +8,11 @@ from typing import Any, Final
 import numpy as np
 
 from lorattt.report.layout import dataset_title
-from lorattt.report.predictions import WHEN
+from lorattt.report.predictions import WHEN, Predictions, class_name
 from lorattt.report.runs import Run
-from lorattt.report.tables import Cell, Table, speed_cell
-from lorattt.report.topk import class_name
+from lorattt.report.tables import Cell, Table, cells, speed_cell
 
 _LISTED: Final = 10
-
-
-@dataclass(frozen=True)
-class Answers:
-    """Predictions before or after adaptation.
-
-    Attributes:
-        confidence: Mean probability of the predictions, in [0, 1]; NaN where one is not finite.
-        entropy: Mean entropy in nats; NaN where one is not known.
-        classes: How many classes are predicted.
-    """
-
-    confidence: float
-    entropy: float
-    classes: int
 
 
 @dataclass(frozen=True)
@@ -38,103 +22,77 @@ class Unlabelled:
     Attributes:
         run: The run.
         label: What its rows are called.
-        changed: Share of the images whose prediction adaptation changed.
-        before: Before adaptation.
-        after: After it.
-        classes: Name, images before and images after, of the classes predicted, by falling number after.
+        measures: ``changed``, the share of the images whose prediction adaptation changed; ``before`` and ``after``,
+            mean ``confidence``, mean ``entropy`` in nats (NaN where one is not known) and the number of ``classes``
+            predicted; ``classes``, name, images before and images after, by falling number after.
     """
 
     run: Run
     label: str
-    changed: float
-    before: Answers
-    after: Answers
-    classes: tuple[tuple[str, int, int], ...]
+    measures: dict[str, Any]
 
 
 def unlabelled(runs: Sequence[Run]) -> list[Unlabelled]:
-    """Measure the runs without labels; runs of one method, dataset, model and seed are told apart by their folders.
+    """Measure the runs without labels; those of equal method, dataset, model and seed get their folders in the label.
 
     Raises:
         UserError: If predictions are missing or damaged.
     """
     mine = [run for run in runs if not run.labelled]
     seen = Counter(map(_key, mine))
-    return [_measure(run, _key(run)[0] + (f" ({run.folder})" if seen[_key(run)] > 1 else "")) for run in mine]
-
-
-def _measure(run: Run, label: str) -> Unlabelled:
-    found = run.predictions
-    before, after = (
-        Answers(
-            confidence=_mean(found.confidence[when]),
-            entropy=_mean(found.entropy[when]),
-            classes=len(np.unique(found.prediction[when][found.prediction[when] >= 0])),
-        )
-        for when in WHEN
-    )
-    changed = _mean(found.prediction["before"] != found.prediction["after"])
-    return Unlabelled(run, label, changed, before, after, _classes(run))
+    return [
+        Unlabelled(run, _key(run)[0] + (f" ({run.folder})" if seen[_key(run)] > 1 else ""), _measure(run.predictions))
+        for run in mine
+    ]
 
 
 def _key(run: Run) -> tuple[str, str, str, int]:
     return run.name or run.method, run.dataset, run.backbone, run.seed
 
 
+def _measure(found: Predictions) -> dict[str, Any]:
+    counts = {when: Counter(found.prediction[when].tolist()) for when in WHEN}
+    before, after = counts.values()
+    numbers = sorted(before | after, key=lambda number: (-after[number], -before[number], number))
+    sides = {
+        when: {
+            "confidence": _mean(found.confidence[when]),
+            "entropy": _mean(found.entropy[when]),
+            "classes": sum(number >= 0 for number in counts[when]),
+        }
+        for when in WHEN
+    }
+    classes = [(class_name(found.names, number), before[number], after[number]) for number in numbers]
+    return {"changed": _mean(found.prediction["before"] != found.prediction["after"]), **sides, "classes": classes}
+
+
 def _mean(values: Any) -> float:
-    return float(values.mean()) if len(values) else float("nan")
-
-
-def _classes(run: Run) -> tuple[tuple[str, int, int], ...]:
-    names = run.predictions.names
-    counts = {when: Counter(run.predictions.prediction[when].tolist()) for when in WHEN}
-    numbers = sorted(
-        counts["before"].keys() | counts["after"].keys(),
-        key=lambda number: (-counts["after"][number], -counts["before"][number], number),
-    )
-    return tuple((class_name(names, number), counts["before"][number], counts["after"][number]) for number in numbers)
+    return float(np.mean(values)) if len(values) else float("nan")
 
 
 def unlabelled_tables(found: Sequence[Unlabelled]) -> list[Table]:
     """A table of the runs and one of the classes that they predict; no table without runs."""
     if not found:
         return []
-    columns: tuple[str, ...] = ("Method", "Dataset", "Model", "Seed", "Images", "Changed %")
-    columns += tuple(f"{name} {when}" for name in ("Confidence %", "Entropy", "Classes") for when in WHEN)
-    columns += ("Not adapted", "Unreadable", "Images/s")
-    rows = tuple(
-        (
-            Cell(text=each.label),
-            Cell(text=dataset_title(each.run.dataset)),
-            Cell(text=each.run.backbone),
-            Cell(text=str(each.run.seed)),
-            Cell(value=each.run.n, digits=0, grouped=True),
-            Cell(value=100 * each.changed),
-            *(Cell(value=100 * side.confidence) for side in (each.before, each.after)),
-            *(Cell(value=side.entropy, digits=4) for side in (each.before, each.after)),
-            *(Cell(value=side.classes, digits=0, grouped=True) for side in (each.before, each.after)),
-            Cell(value=each.run.fallbacks, digits=0, grouped=True),
-            Cell(value=each.run.skipped, digits=0, grouped=True),
-            speed_cell(each.run.images_per_second),
-        )
-        for each in found
-    )
-    notes = (
+    columns = ["Method", "Dataset", "Model", "Seed", "Images", "Changed %"]
+    columns += [f"{name} {when}" for name in ("Confidence %", "Entropy", "Classes") for when in WHEN]
+    columns += ["Not adapted", "Unreadable", "Images/s"]
+    rows, counts = [], []
+    for each in found:
+        run, measures = each.run, each.measures
+        sides = [measures[when] for when in WHEN]
+        first = cells(each.label, dataset_title(run.dataset), run.backbone, str(run.seed), run.n)
+        first += cells(100 * measures["changed"], *(100 * side["confidence"] for side in sides))
+        first += cells(*(Cell(value=side["entropy"], digits=4) for side in sides), *(side["classes"] for side in sides))
+        rows.append(first + cells(run.fallbacks, run.skipped, speed_cell(run.images_per_second)))
+        counts += [cells(each.label, dataset_title(run.dataset), *listed) for listed in measures["classes"][:_LISTED]]
+    note = (
         "No accuracy, as the images have no labels. Changed: predictions that adaptation changed. Confidence and "
-        "entropy (nats) are means over the images; classes: how many are predicted.",
+        "entropy (nats) are means over the images; classes: how many are predicted."
     )
-    first = Table("Runs without labels", columns, rows, notes, kind="unlabelled")
-    counts = tuple(
-        (
-            Cell(text=each.label),
-            Cell(text=dataset_title(each.run.dataset)),
-            Cell(text=name),
-            Cell(value=before, digits=0, grouped=True),
-            Cell(value=after, digits=0, grouped=True),
-        )
-        for each in found
-        for name, before, after in each.classes[:_LISTED]
-    )
-    columns = ("Method", "Dataset", "Class", "Images before", "Images after")
-    notes = (f"The {_LISTED} classes of each run that are predicted most often after adaptation.",)
-    return [first, Table("Classes predicted", columns, counts, notes, kind="unlabelled")]
+    most = f"The {_LISTED} classes of each run that are predicted most often after adaptation."
+    columns_of_classes = ("Method", "Dataset", "Class", "Images before", "Images after")
+    return [
+        Table("Runs without labels", tuple(columns), rows, [note], kind="unlabelled"),
+        Table("Classes predicted", columns_of_classes, counts, [most], kind="unlabelled"),
+    ]

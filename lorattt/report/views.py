@@ -6,6 +6,7 @@ again too, are those that the run wrote down.
 """
 
 import importlib
+import os
 from typing import Any, Final
 
 import numpy as np
@@ -13,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from lorattt.errors import UserError
-from lorattt.report.pictures import thumbnail
-from lorattt.report.places import data_of
+from lorattt.report.pictures import data_of, lead, thumbnail
+from lorattt.report.predictions import WHEN
 from lorattt.report.runs import SHARED_ARGUMENTS, Run
 
 _DATA: Final = {
@@ -30,15 +31,13 @@ _KEPT: Final = (213, 94, 0)
 
 
 def view_sheets(run: Run, rows: NDArray[np.int64]) -> tuple[dict[int, dict[str, str]], str]:
-    """Sheets of all views of some images.
-
-    Args:
-        run: The run.
-        rows: Which images, as rows of its predictions.
+    """Sheets of all views of some images, given as rows of the run's predictions.
 
     Returns:
         By row, a sheet's ``address`` and what it is ``about``; and why there is none of the run, or nothing.
     """
+    import torch
+
     try:
         data, method = _data(run), _method(run)
         method.template = getattr(data, "template", None)
@@ -47,33 +46,31 @@ def view_sheets(run: Run, rows: NDArray[np.int64]) -> tuple[dict[int, dict[str, 
             return {}, "its configuration names no classes"
         if not method.needs.all_views:
             return {}, "its method reads the plain view alone"
-        import torch
-
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         method.to(device).eval()
         method.use_classes(names)
-        found = {int(row): _sheet(run, data.source, method, int(row), device) for row in rows}
+        return {int(row): _sheet(run, data.source, method, int(row), device) for row in rows}, ""
     except UserError as error:
         return {}, str(error)
-    return found, ""
-
-
-def _built(kind: Any, arguments: dict[str, Any], place: str) -> Any:
-    """An object of a class from plain values."""
-    return kind(**_converted(kind, arguments, place))
 
 
 def _data(run: Run) -> Any:
     name, arguments = data_of(run)
     if name not in _DATA:
         raise UserError(f"the images of {name or 'an unknown kind of data'} cannot be read again")
-    return _built(getattr(importlib.import_module(_DATA[name]), name), {**arguments, "workers": 0}, "data")
+    kind = getattr(importlib.import_module(_DATA[name]), name)
+    return kind(**_converted(kind, {**arguments, "workers": 0}, "data"))
 
 
 def _method(run: Run) -> Any:
     from lorattt.methods.registry import build_method, find_method
 
     arguments = run.method_arguments
+    for key, file in (("clip", "pretrained"), ("prompt", "file")):
+        stated = arguments.get(key)
+        # A name of weights or of a prompt is no file.
+        if isinstance(stated, dict) and os.path.isfile(found := lead(run, str(stated.get(file)))):
+            arguments[key] = {**stated, file: found}
     shared = {key: arguments.pop(key) for key in SHARED_ARGUMENTS if key in arguments}
     # Several methods share a null for what is another method's default.
     common = {key: value for key, value in shared.items() if value is not None}
@@ -104,38 +101,27 @@ def _sheet(run: Run, source: Any, method: Any, row: int, device: Any) -> dict[st
     batch = {"views": views.unsqueeze(0).to(device), "index": torch.tensor([index], device=device)}
     shared = method.encode_views(batch)
     found = method.prediction_of(shared)
-    for when in ("before", "after"):
+    for when in WHEN:
         logits = found[when]
-        sure = logits[0].float().softmax(-1).max()
+        sure = float(logits[0].float().softmax(-1).max())
         stated = float(run.predictions.confidence[when][row])
         same = int(top_k(logits, 1)) == int(run.predictions.prediction[when][row])
-        if not (same and abs(float(sure) - stated) <= _TOLERANCE):
+        if not (same and abs(sure - stated) <= _TOLERANCE):
             text = f"No views: computed again, the prediction {when} is not the one that the run wrote down"
-            return {"about": f"{text} (confidence {float(sure):.4f}, was {stated:.4f})."}
+            return {"about": f"{text} (confidence {sure:.4f}, was {stated:.4f})."}
     chosen = method.kept(shared)
     kept: list[int] = [] if chosen is None else chosen[0].tolist()
-    number = views.shape[0]
-    about = f"All {number} views, the plain one first, then by rows. "
+    about = f"All {views.shape[0]} views, the plain one first, then by rows. "
     if chosen is None:
         about += "The method has no rule that keeps some of them."
     else:
-        listed = ", ".join(map(str, kept))
-        about += (
-            f"Framed: the {len(kept)} that the method kept. Their numbers, the plain one being 0, by rank: {listed}."
-        )
+        about += f"Framed: the {len(kept)} that the method kept. Their numbers, the plain one being 0, by rank: "
+        about += f"{', '.join(map(str, kept))}."
     return {"address": draw_sheet(views.permute(0, 2, 3, 1).numpy(), kept), "about": about}
 
 
 def draw_sheet(views: NDArray[np.uint8], kept: list[int]) -> str:
-    """All views in rows of eight as one picture, the kept ones framed.
-
-    Args:
-        views: ``(V, S, S, 3)``.
-        kept: Numbers of views.
-
-    Returns:
-        A ``data:`` address.
-    """
+    """``(V, S, S, 3)`` views in rows of eight as one picture, the kept ones framed; a ``data:`` address."""
     step = _TILE + 2 * _FRAME
     lines = -(-len(views) // _COLUMNS)
     sheet = Image.new("RGB", (step * min(_COLUMNS, len(views)), step * lines), "white")

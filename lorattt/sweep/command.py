@@ -1,12 +1,11 @@
-"""``lorattt sweep FILE``: methods x datasets x seeds, one run after another or one on each GPU, and one table."""
+"""``lorattt sweep FILE``: methods x datasets x seeds, one run after another or one on each GPU, and their tables."""
 
 import argparse
 import contextlib
-import json
 import os
 import shlex
+import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,19 +14,18 @@ import yaml
 from filelock import lock_descriptor
 
 from lorattt.errors import UserError, error_line
-from lorattt.sweep.check import check
-from lorattt.sweep.folders import Result, State, replace, results_of, state_of
+from lorattt.sweep.folders import LOG_FILE, State, measured, state_of
 from lorattt.sweep.plan import Run, argument, plan, select
-from lorattt.sweep.processes import Slot, command_of
-from lorattt.sweep.scheduler import Outcome, Scheduler, Stops
+from lorattt.sweep.processes import Slot, check, command_of
+from lorattt.sweep.scheduler import Scheduler, count_stops, say
 from lorattt.sweep.spec import Sweep, read_sweep
-from lorattt.sweep.table import as_json, failures, markdown, rows_of
 
 _STOPPED = 130  # as the shell has it for Ctrl-C
 _EPILOG = (
     "What is finished is not run again; what was begun goes on. Exit code 0: all is done; 1: a run failed; "
     "2: something in the file is wrong; 130: stopped."
 )
+_Todo = dict[str, tuple[Run, State]]
 
 
 def main(
@@ -76,8 +74,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _sweep(given: argparse.Namespace, program: Sequence[str], checker: Sequence[str] | None) -> int:
     devices = None if given.devices is None else given.devices.split(",")
-    keys = dict(map(_pair, given.key))
-    sweep = read_sweep(given.file, {"out": given.out, "devices": devices, "jobs": given.jobs, "keys": keys})
+    sweep = read_sweep(given.file, dict(map(_pair, given.key)), out=given.out, devices=devices, jobs=given.jobs)
     planned = plan(sweep)
     chosen = select(planned, given.only)
     with contextlib.nullcontext(()) if given.dry_run else _locked(sweep.out) as keep_open:
@@ -85,47 +82,34 @@ def _sweep(given: argparse.Namespace, program: Sequence[str], checker: Sequence[
         slots = _slots(sweep)
         if checker and todo:
             check([run for run, _ in todo.values()], checker)
+        done = f"{len(todo)} runs to do, {sum(run.name not in todo for run in chosen)} of {len(chosen)} finished before"
         if given.dry_run:
-            _show(chosen, todo, slots, program)
+            _show(done, todo, slots, program)
             return 0
-        stops = Stops()
-
-        def tabulate() -> None:
-            try:
-                _write(sweep, *_table(sweep, planned, scheduler.outcomes, keep=given.keep))
-            except OSError as error:
-                _say(f"the table cannot be written: {error}")
-
-        scheduler = Scheduler(todo, slots, program, _say, tabulate, stops, keep_open)
-        done = len(chosen) - sum(run.name in todo for run in chosen)
-        _say(f"{len(todo)} runs to do, {done} of {len(chosen)} finished before; in {sweep.out}")
-        with stops.heard(_say):
+        say(f"{done}; in {sweep.out}")
+        with count_stops() as stops:
+            scheduler = Scheduler(todo, slots, program, stops, keep_open)
             scheduler.work()
-        return _close(sweep, planned, scheduler.outcomes, stopped=stops.count > 0, keep=given.keep)
-
-
-def _close(sweep: Sweep, planned: Sequence[Run], outcomes: Mapping[str, Outcome], *, stopped: bool, keep: bool) -> int:
-    text, contents = _table(sweep, planned, outcomes, keep=keep)
-    print(f"\n{text}", flush=True)
-    try:
-        _write(sweep, text, contents)
-    except OSError as error:
-        raise UserError(f"{sweep.out}: the table cannot be written ({error})") from None
-    last = f"`lorattt report {shlex.quote(str(sweep.out))}` for more"
-    print(f"written to {sweep.out / 'sweep.md'} and sweep.json; {last}", flush=True)
-    if stopped:
-        print("stopped: the same command goes on", flush=True)
+    if scheduler.failed:
+        print("\nFailed:")
+    for name, reason in scheduler.failed.items():
+        print(f"- {name}: {reason} ({sweep.out / name / LOG_FILE})")
+    if stops:
+        print(
+            f"stopped: the same command goes on; `lorattt report {shlex.quote(str(sweep.out))}` shows what is finished"
+        )
         return _STOPPED
-    return int(any(outcome.state != "finished" for outcome in outcomes.values()))
+    _report(sweep, planned, program, keep=given.keep)
+    return int(bool(scheduler.failed))
 
 
-def _to_do(chosen: Sequence[Run], *, keep: bool, redo: bool) -> dict[str, tuple[Run, State]]:
+def _to_do(chosen: Sequence[Run], *, keep: bool, redo: bool) -> _Todo:
     """The runs that are not finished, each behind its fit, which is done only for a run that is to do."""
-    todo: dict[str, tuple[Run, State]] = {}
+    todo: _Todo = {}
     for run in chosen:
         state = state_of(run, keep=keep, redo=redo)
         if state == "finished":
-            results_of(run)  # damaged results are told now
+            measured(run)  # damaged results are reported now
             continue
         if run.needs and run.needs.name not in todo:
             fit = state_of(run.needs, keep=keep, redo=redo)
@@ -143,11 +127,8 @@ def _slots(sweep: Sweep) -> list[Slot]:
     return [Slot(threads=threads)] * sweep.jobs
 
 
-def _show(
-    chosen: Sequence[Run], todo: Mapping[str, tuple[Run, State]], slots: Sequence[Slot], program: Sequence[str]
-) -> None:
-    finished = [run for run in chosen if run.name not in todo]
-    print(f"# {len(todo)} runs to do, {len(finished)} of {len(chosen)} finished before")
+def _show(done: str, todo: Mapping[str, tuple[Run, State]], slots: Sequence[Slot], program: Sequence[str]) -> None:
+    print(f"# {done}")
     if slots[0].devices is not None:
         print(f"# one at a time on each of the GPUs {'; '.join(str(slot.devices) for slot in slots)}")
     for run, state in todo.values():
@@ -155,53 +136,32 @@ def _show(
         print(shlex.join(command_of(run, slots[0], program)))
 
 
-def _table(
-    sweep: Sweep, planned: Sequence[Run], outcomes: Mapping[str, Outcome], *, keep: bool
-) -> tuple[str, dict[str, Any]]:
-    """The table of all that is finished, as text and for ``sweep.json``."""
-    found: list[tuple[Run, list[Result]]] = []
+def _report(sweep: Sweep, planned: Sequence[Run], program: Sequence[str], *, keep: bool) -> None:
+    """Have ``lorattt report`` make the tables of all that is finished, and show those of accuracy."""
+    finished = []
     for run in planned:
-        # Runs that were left out now may be there from earlier, but not if they were made with something else.
+        # Runs that were left out now may be there from earlier, but not if they have other settings.
         with contextlib.suppress(UserError):
             if state_of(run, keep=keep) == "finished":
-                found.append((run, results_of(run)))
-    datasets = list(dict.fromkeys(run.dataset for run in planned))
-    rows = rows_of(found, planned)
-    failed = failures(outcomes)
-    parts = [markdown(rows, datasets)]
-    parts += [f"{len(found)} of {len(planned)} runs are finished."] if len(found) < len(planned) else []
-    parts += ["Failed:\n\n" + "\n".join(failed)] if failed else []
-    text = "\n\n".join(parts) + "\n"
-    told = [
-        {"name": run.name, "folder": str(run.folder), "state": _state(run, found, outcomes), **_of(run, outcomes)}
-        for run in planned
-    ]
-    fits = {run.needs.name: run.needs for run in planned if run.needs and run.needs.name in outcomes}
-    told += [
-        {"name": run.name, "folder": str(run.folder), "state": outcomes[run.name].state, **_of(run, outcomes)}
-        for run in fits.values()
-    ]
-    contents = {"format": 1, "command": sweep.command, "datasets": datasets, "rows": as_json(rows, datasets)}
-    return text, {**contents, "runs": told}
-
-
-def _write(sweep: Sweep, text: str, contents: Mapping[str, Any]) -> None:
-    replace(sweep.out / "sweep.json", json.dumps(contents, indent=2) + "\n")
-    replace(sweep.out / "sweep.md", text)
-
-
-def _state(run: Run, found: Sequence[tuple[Run, list[Result]]], outcomes: Mapping[str, Outcome]) -> str:
-    if any(run is each for each, _ in found):
-        return "finished"
-    return outcomes[run.name].state if run.name in outcomes else "not finished"
-
-
-def _of(run: Run, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
-    """What is known of a run that this sweep has done itself."""
-    outcome = outcomes.get(run.name)
-    if outcome is None:
-        return {}
-    return {"seconds": round(outcome.seconds, 1), **({"reason": outcome.reason} if outcome.reason else {})}
+                measured(run)
+                finished.append(f"{run.method}={run.folder}")
+    print(f"\n{len(finished)} of {len(planned)} runs are finished.")
+    if not finished:
+        return
+    folder = sweep.out / "report"
+    command = [*program, "report", *finished, "--out", str(folder), "--format", "markdown", "--no-published"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, encoding="utf-8", env={**os.environ, "PYTHONUTF8": "1"}
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        print(f"no tables: {last}", flush=True)
+        return
+    print(done.stdout.partition("\n## Measures")[0])
+    print(
+        f"all tables: {folder / 'report.md'}; plots and a page: `lorattt report {shlex.quote(str(sweep.out))}`",
+        flush=True,
+    )
 
 
 @contextlib.contextmanager
@@ -237,7 +197,3 @@ def _pair(text: str) -> tuple[str, Any]:
     except (yaml.YAMLError, ValueError):
         return key, value
     return key, found if argument(found) == value else value  # else YAML would change what was typed
-
-
-def _say(line: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')}  {line}", flush=True)

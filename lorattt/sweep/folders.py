@@ -1,133 +1,115 @@
-"""What is on disk of a run: whether it is finished, made by another command line, or of somebody else."""
+"""The folder of a run: whether the run is finished, of other settings, or not of a sweep; and what it measured."""
 
 import json
-import math
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from lorattt.errors import UserError
-from lorattt.sweep.plan import FIT, Run
+from lorattt.show import speed
+from lorattt.sweep.plan import FIT, PROMPT_FILE, Run
 
 COMMAND_FILE = "command.json"
 LOG_FILE = "log.txt"
 State = Literal["new", "begun", "finished"]
-_JOURNALS = "journal.rank*.jsonl"
+_RESULTS = "results.json"
 # What a run leaves before its first result; of these alone nothing is lost.
 _LIGHT = {COMMAND_FILE, LOG_FILE, "config.yaml", "images.tsv"}
 
 
-@dataclass(frozen=True)
-class Result:
-    """What one method of a run measured.
-
-    Attributes:
-        member: Its name among the several methods of a run; empty if it is the only one.
-        n: Images.
-        before: Top-1 without adaptation, as a fraction; None where nothing is labelled.
-        after: Top-1.
-        seconds: Time of the images.
-    """
-
-    member: str
-    n: int
-    before: float | None
-    after: float | None
-    seconds: float
-
-
 def state_of(run: Run, *, keep: bool = False, redo: bool = False) -> State:
-    """What is there of a run.
+    """Whether a run is new, begun or finished.
 
     Args:
         run: The run.
-        keep: Take a finished run as it is, whatever it was made with.
-        redo: Take a run that was made with something else for a new one.
+        keep: Take a finished run as it is, whatever its settings.
+        redo: Take a run of other settings for a new one.
 
     Raises:
-        UserError: If it was made with something else and neither says what to do, or by no sweep at all.
+        UserError: If it has other settings and neither applies, or its folder is not of a sweep.
     """
     if not run.folder.is_dir() or not any(run.folder.iterdir()):
         return "new"
-    written = _command_of(run)
-    state: State = "finished" if _is_finished(run, written) else "begun"
-    if differences := _differences(written["settings"], dict(run.settings)):
-        if state == "finished" and keep:
-            return state
-        if redo or (state == "begun" and not _holds_work(run)):
-            return "new"
-        more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
-        fix = "--redo runs it again" + (", --keep leaves it as it is" if state == "finished" else " from the start")
-        raise UserError(f"{run.folder} was made with other settings: {'; '.join(differences[:3])}{more}; {fix}")
-    return state
+    written = _read_command(run)
+    state: State = "finished" if _is_finished(run, written["finished"]) else "begun"
+    differences = _differences(written["settings"], dict(run.settings))
+    if not differences or (state == "finished" and keep):
+        return state
+    if redo or (state == "begun" and not _holds_work(run)):
+        return "new"
+    more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
+    fix = "--redo runs it again" + (", --keep leaves it as it is" if state == "finished" else " from the start")
+    raise UserError(f"{run.folder} was made with other settings: {'; '.join(differences[:3])}{more}; {fix}")
 
 
 def prepare(run: Run, state: State) -> None:
-    """Make the folder; what a new run finds there is removed.
+    """Make the folder; a new run replaces an earlier one of a sweep.
 
     Raises:
         OSError: If the folder cannot be made.
         UserError: If it holds files of no sweep.
     """
     if state == "new" and run.folder.is_dir() and any(run.folder.iterdir()):
-        _command_of(run)  # only what a sweep has made is removed
+        _read_command(run)
         shutil.rmtree(run.folder)
     run.folder.mkdir(parents=True, exist_ok=True)
 
 
 def note(run: Run, command: list[str], *, finished: bool) -> None:
-    """Leave in the folder what the run is made with, and whether it has ended well.
+    """Write the command and the settings of a run into its folder, and whether it has ended well.
 
     Raises:
         OSError: If the file cannot be written.
     """
     contents = {"command": command, "finished": finished, "settings": dict(run.settings)}
-    replace(run.folder / COMMAND_FILE, json.dumps(contents, indent=2) + "\n")
+    part = run.folder / f"{COMMAND_FILE}.part"  # so that the file is never seen half written
+    part.write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
+    os.replace(part, run.folder / COMMAND_FILE)
 
 
-def results_of(run: Run) -> list[Result]:
-    """What a finished run measured: a row for each of its methods; none of a fit.
+def measured(run: Run) -> list[str]:
+    """Accuracy and speed of a finished run, as texts for the screen; none of a fit.
 
     Raises:
-        UserError: If a file of results is missing or damaged.
+        UserError: If a file is missing or damaged.
     """
     if run.command == FIT:
+        if not (run.folder / PROMPT_FILE).exists():
+            raise UserError(f"ended without {PROMPT_FILE}; remove {run.folder} to fit again")
         return []
-    own = run.folder / run.product
-    files = [own] if own.exists() else _results_of_members(run)
-    if not files:
-        raise UserError(f"{run.folder} has no {run.product}")
-    return [_result(path, "" if path == own else path.parent.name) for path in files]
+    rows = {path.parent.name: _numbers(path) for path in _results(run)}
+    if not rows:
+        raise UserError(f"{run.folder} has no {_RESULTS}")
+    first = next(iter(rows.values()))
+    texts = [f"{first['n']:.0f} images"]
+    if "top1_before" in first:
+        after = [f"{name} {100 * row['top1_after']:.2f}" for name, row in rows.items() if "top1_after" in row]
+        after = after if len(rows) > 1 else [after[0].split()[-1]]
+        texts = [f"top-1 {100 * first['top1_before']:.2f} -> {', '.join(after)} %"]
+    rate = first["images_per_second"]
+    return [*texts, f"{speed(rate)} images/s"] if rate > 0 else texts
 
 
-def _result(path: Path, member: str) -> Result:
+def _numbers(path: Path) -> dict[str, float]:
     try:
         row = json.loads(path.read_text(encoding="utf-8"))
-        before, after = (None if row.get(key) is None else float(row[key]) for key in ("top1_before", "top1_after"))
-        n, speed = int(row["n"]), float(row["images_per_second"])
+        known = [key for key in ("top1_before", "top1_after") if row.get(key) is not None]
+        return {key: float(row[key]) for key in ("n", "images_per_second", *known)}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path} is damaged: remove the folder {path.parent} to run it again") from None
-    return Result(member, n, before, after, n / speed if speed > 0 else math.nan)
 
 
-def _results_of_members(run: Run) -> list[Path]:
-    """In the order of ``model.methods``."""
-    order: list[str] = []
-    for place, value in run.settings.items():
-        if place.endswith(("model.methods", "model.init_args.methods")) and isinstance(value, list):
-            order = order or value
-    ranks = {name: rank for rank, name in enumerate(order)}
-    return sorted(run.folder.glob(f"*/{run.product}"), key=lambda p: (ranks.get(p.parent.name, len(ranks)), p))
+def _results(run: Run) -> list[Path]:
+    return [*run.folder.glob(_RESULTS), *sorted(run.folder.glob(f"*/{_RESULTS}"))]
 
 
-def _is_finished(run: Run, written: dict[str, Any]) -> bool:
+def _is_finished(run: Run, noted: bool) -> bool:
     if run.command == FIT:
-        return (run.folder / run.product).exists()
+        return (run.folder / PROMPT_FILE).exists()
     # A run removes its journals when all of its files are written, those of each of several methods too.
-    ended = written["finished"] is True or not any(path.stat().st_size for path in run.folder.glob(_JOURNALS))
-    return ended and ((run.folder / run.product).exists() or bool(_results_of_members(run)))
+    ended = noted or not any(path.stat().st_size for path in run.folder.glob("journal.rank*.jsonl"))
+    return ended and bool(_results(run))
 
 
 def _holds_work(run: Run) -> bool:
@@ -150,7 +132,7 @@ def _shown(settings: dict[str, Any], place: str) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _command_of(run: Run) -> dict[str, Any]:
+def _read_command(run: Run) -> dict[str, Any]:
     path = run.folder / COMMAND_FILE
     try:
         written = json.loads(path.read_text(encoding="utf-8"))
@@ -161,14 +143,3 @@ def _command_of(run: Run) -> dict[str, Any]:
     if not isinstance(written, dict) or not isinstance(written.get("settings"), dict) or "finished" not in written:
         raise UserError(f"{path} is damaged: remove the folder {run.folder} to run it again")
     return written
-
-
-def replace(path: Path, text: str) -> None:
-    """Write a file so that it is never seen half written.
-
-    Raises:
-        OSError: If it cannot be written.
-    """
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)

@@ -1,6 +1,7 @@
-"""One run as a process of its own, with all that it starts."""
+"""One run as a process of its own, with all that it starts; and the check of the command lines in another one."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -10,14 +11,13 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
-from lorattt.errors import ERROR
+from lorattt.errors import ERROR, UserError, shortened
 from lorattt.sweep.folders import LOG_FILE
 from lorattt.sweep.plan import FIT, Run
 
-_TAIL = 65536
-_LONGEST_REASON = 500
+_TAIL = 65536  # bytes
+_LONGEST_REASON = 500  # characters
 
 
 @dataclass(frozen=True)
@@ -32,27 +32,21 @@ class Slot:
     devices: str | None = None
     threads: int | None = None
 
-    def arguments(self, run: Run) -> list[str]:
-        """What a run is told of its devices."""
-        if self.devices is None:
-            return []
-        # Without this, a machine whose GPU is not found would go on with its processor, a hundred times as long.
-        gpu = [] if run.accelerator else ["--trainer.accelerator=gpu"]
-        return [*gpu, f"--trainer.devices={len(self.devices.split(','))}"]
-
     def environment(self) -> dict[str, str]:
-        """What is set for a run beside the environment of the sweep."""
-        found = {"PYTHONUNBUFFERED": "1"}  # so that the log can be followed
+        """The environment of a run."""
+        found = {**os.environ, "PYTHONUNBUFFERED": "1"}  # so that the log can be followed
         if self.devices is not None:
             found["CUDA_VISIBLE_DEVICES"] = self.devices
-        if self.threads is not None and "OMP_NUM_THREADS" not in os.environ:
-            found["OMP_NUM_THREADS"] = str(self.threads)
+        if self.threads is not None:
+            found.setdefault("OMP_NUM_THREADS", str(self.threads))
         return found
 
 
 def command_of(run: Run, slot: Slot, program: Sequence[str]) -> list[str]:
     """The command line of a run; a fit that left a checkpoint goes on from it."""
-    command = [*program, *run.arguments, *slot.arguments(run)]
+    command = [*program, *run.arguments]
+    if slot.devices is not None:
+        command.append(f"--trainer.devices={len(slot.devices.split(','))}")
     checkpoint = run.folder / "checkpoints" / "last.ckpt"
     if run.command == FIT and zipfile.is_zipfile(checkpoint):
         command.append(f"--ckpt_path={checkpoint}")
@@ -73,41 +67,30 @@ class Process:
     """
 
     def __init__(self, run: Run, slot: Slot, command: list[str], keep_open: Sequence[int] = ()) -> None:
-        self.run, self.slot, self.command = run, slot, command
-        self.started = time.monotonic()
-        self._log = run.folder / LOG_FILE
-        with self._log.open("ab") as log:
+        self.run, self.command = run, command
+        self._started = time.monotonic()
+        with (run.folder / LOG_FILE).open("ab") as log:
             self._begins = log.tell()
-            self._popen = self._start(log, keep_open)
-
-    def _start(self, log: IO[bytes], keep_open: Sequence[int]) -> "subprocess.Popen[bytes]":
-        return subprocess.Popen(
-            self.command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **self.slot.environment()},
-            pass_fds=tuple(keep_open),
-            # Its own group: Ctrl-C reaches the sweep alone, which then ends the run with all that it started.
-            start_new_session=True,
-        )
+            self._popen = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=slot.environment(),
+                pass_fds=tuple(keep_open),
+                # Its own group: Ctrl-C reaches the sweep alone, which then ends the run with all that it started.
+                start_new_session=True,
+            )
+        self.poll, self.wait = self._popen.poll, self._popen.wait
 
     @property
     def seconds(self) -> float:
         """How long it has been at work."""
-        return time.monotonic() - self.started
-
-    def poll(self) -> int | None:
-        """Its exit code; None while it is at work."""
-        return self._popen.poll()
-
-    def wait(self) -> None:
-        """Wait for its end."""
-        self._popen.wait()
+        return time.monotonic() - self._started
 
     def signal(self, number: int) -> None:
         """Send a signal to the process and all that it started, if it is still at work."""
-        if self._popen.poll() is not None:
+        if self.poll() is not None:
             return
         if sys.platform == "win32":
             self._popen.terminate()
@@ -117,15 +100,22 @@ class Process:
 
     def reason(self) -> str:
         """Why it failed, as one line: its own error, else how it ended."""
-        code = self._popen.returncode
-        lines = tail(self._log, self._begins)
+        code, lines = self._popen.returncode, self._last_lines()
         if errors := [line for line in lines if line.startswith(ERROR)]:
-            return _short(errors[-1].removeprefix(ERROR))
-        last = f"; its last line: {_short(lines[-1])}" if lines else ""
+            return shortened(errors[-1].removeprefix(ERROR).strip(), _LONGEST_REASON)
+        last = f"; its last line: {shortened(lines[-1], _LONGEST_REASON)}" if lines else ""
         if code < 0:
             why = ", as when memory runs out" if -code == signal.SIGKILL else ""
             return f"ended by signal {-code} ({signal.Signals(-code).name}){why}{last}"
         return f"ended with exit code {code}{last}"
+
+    def _last_lines(self) -> list[str]:
+        """The last lines of this attempt's output that are not blank."""
+        with contextlib.suppress(OSError), (self.run.folder / LOG_FILE).open("rb") as file:
+            file.seek(max(self._begins, file.seek(0, os.SEEK_END) - _TAIL))
+            lines = file.read().decode("utf-8", errors="replace").splitlines()
+            return [" ".join(line.split()) for line in lines if line.strip()]
+        return []
 
 
 def end(processes: Sequence[Process], patience: float, impatient: Callable[[], bool]) -> None:
@@ -139,9 +129,7 @@ def end(processes: Sequence[Process], patience: float, impatient: Callable[[], b
     for process in processes:
         process.signal(signal.SIGTERM)
     deadline = time.monotonic() + patience
-    while any(process.poll() is None for process in processes):
-        if time.monotonic() > deadline or impatient():
-            break
+    while any(process.poll() is None for process in processes) and time.monotonic() < deadline and not impatient():
         time.sleep(0.05)
     for process in processes:
         process.signal(getattr(signal, "SIGKILL", signal.SIGTERM))
@@ -149,18 +137,27 @@ def end(processes: Sequence[Process], patience: float, impatient: Callable[[], b
         process.wait()
 
 
-def tail(path: Path, begins: int) -> list[str]:
-    """The last lines of a file that are not blank, of those behind an offset."""
+def check(runs: Sequence[Run], checker: Sequence[str]) -> None:
+    """Have the command lines parsed in one process, as that takes torch; runs that differ only in their seed once.
+
+    Args:
+        runs: The runs.
+        checker: The program that reads command lines and says what is wrong with each: ``lorattt.cli.dry``.
+
+    Raises:
+        UserError: If a key or a value of one is wrong, or they cannot be checked.
+    """
+    chosen: dict[Path, Run] = {}
+    for run in runs:
+        chosen.setdefault(run.folder.parent, run)
+    lines = json.dumps([run.arguments for run in chosen.values()])
+    done = subprocess.run([*checker], input=lines, capture_output=True, text=True, encoding="utf-8")
     try:
-        with path.open("rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(begins, file.tell() - _TAIL))
-            text = file.read().decode("utf-8", errors="replace")
-    except OSError:
-        return []
-    return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= _LONGEST_REASON else f"{text[: _LONGEST_REASON - 3]}..."
+        problems = json.loads(done.stdout)
+    except ValueError:
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise UserError(f"the command lines cannot be checked: {last[:300]}") from None
+    wrong = [f"{run.name}: {problem}" for run, problem in zip(chosen.values(), problems, strict=True) if problem]
+    if wrong:
+        more = f" ({len(wrong) - 1} more of {len(chosen)} are wrong as well)" if len(wrong) > 1 else ""
+        raise UserError(f"{wrong[0]}{more}")

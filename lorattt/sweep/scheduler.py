@@ -4,87 +4,59 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from lorattt.errors import UserError, one_line
-from lorattt.show import format_duration, speed
-from lorattt.sweep.folders import Result, State, note, prepare, results_of
-from lorattt.sweep.plan import FIT, Run
+from lorattt.show import format_duration
+from lorattt.sweep.folders import State, measured, note, prepare
+from lorattt.sweep.plan import Run
 from lorattt.sweep.processes import Process, Slot, command_of, end
 
 PAUSE = 0.1  # seconds between two looks at the processes: nothing beside a run's start
-PATIENCE = 20.0
+PATIENCE = 20.0  # seconds that a run has to end when it is asked to
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a run of this sweep ended.
+@contextlib.contextmanager
+def count_stops() -> Iterator[list[int]]:
+    """Collect the requests to stop within this block: Ctrl-C, the end of the terminal, or of the job.
 
-    Attributes:
-        run: The run.
-        state: ``finished``; ``failed``; or ``stopped`` for one that Ctrl-C ended.
-        seconds: How long it ran.
-        reason: Why it failed, as one line.
-    """
-
-    run: Run
-    state: Literal["finished", "failed", "stopped"]
-    seconds: float = 0.0
-    reason: str = ""
-
-
-class Stops:
-    """Counts requests to stop: Ctrl-C, the end of the terminal, or of the job.
-
-    A count, looked at between two steps, rather than an exception, which could come between the start of a process
+    A list, looked at between two steps, rather than an exception, which could come between the start of a process
     and the note that it is there.
-
-    Attributes:
-        count: How many there were.
     """
+    stops: list[int] = []
 
-    def __init__(self) -> None:
-        self.count = 0
+    def stop(number: int, frame: Any) -> None:
+        stops.append(number)
+        if len(stops) == 1:
+            say("stopping: ending the runs at work; Ctrl-C again does not wait for them")
 
-    @contextlib.contextmanager
-    def heard(self, say: Callable[[str], None]) -> Iterator[None]:
-        """Count within this block."""
-
-        def stop(number: int, frame: Any) -> None:
-            self.count += 1
-            if self.count == 1:
-                say("stopping: ending the runs at work; Ctrl-C again does not wait for them")
-
-        # Those that are ignored, as by nohup, stay so. Only the main thread may ask for signals.
-        wanted = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-        main = threading.current_thread() is threading.main_thread()
-        old = {number: signal.getsignal(number) for number in wanted if main}
-        try:
-            for number, handler in old.items():
-                if handler is not signal.SIG_IGN:
-                    signal.signal(number, stop)
-            yield
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
+    # Those that are ignored, as by nohup, stay so. Only the main thread may ask for signals.
+    wanted = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    main = threading.current_thread() is threading.main_thread()
+    old = {number: signal.getsignal(number) for number in wanted if main}
+    try:
+        for number, handler in old.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, stop)
+        yield stops
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 class Scheduler:
     """Runs what is to do; no thread is needed, since every run is a process.
 
     Args:
-        runs: The runs to do, each behind the fit it needs, with what is on disk of each.
+        runs: The runs to do, each behind the fit that it needs, with what is on disk of each.
         slots: Where runs go, one at a time on each.
         program: The command that ``lorattt`` is.
-        say: Prints a line.
-        after_each: Called after each run that ended.
-        stops: What the user asked.
+        stops: Requests to stop, see :func:`count_stops`.
         keep_open: Descriptors that the processes inherit.
 
     Attributes:
-        outcomes: How the runs ended, by name, those that did so far.
+        failed: Why runs failed, by their names.
     """
 
     def __init__(
@@ -92,18 +64,14 @@ class Scheduler:
         runs: Mapping[str, tuple[Run, State]],
         slots: Sequence[Slot],
         program: Sequence[str],
-        say: Callable[[str], None],
-        after_each: Callable[[], None],
-        stops: Stops,
+        stops: Sequence[int],
         keep_open: Sequence[int] = (),
     ) -> None:
-        self._waiting = list(runs.values())
-        self._total = len(self._waiting)
-        self._slots, self._program, self._say, self._after_each = slots, program, say, after_each
-        self._stops, self._keep_open = stops, keep_open
+        self._waiting = dict(runs)
+        self._total = len(runs)
+        self._slots, self._program, self._stops, self._keep_open = slots, program, stops, keep_open
         self._active: dict[int, Process] = {}
-        self._begun = 0
-        self.outcomes: dict[str, Outcome] = {}
+        self.failed: dict[str, str] = {}
 
     def work(self) -> None:
         """Do all runs, or those that are done when the user stops it.
@@ -111,7 +79,7 @@ class Scheduler:
         Whatever ends this call, no process of a run is left when it has ended.
         """
         try:
-            while (self._waiting or self._active) and not self._stops.count:
+            while (self._waiting or self._active) and not self._stops:
                 self._fill()
                 if self._active:
                     time.sleep(PAUSE)
@@ -120,35 +88,26 @@ class Scheduler:
                         del self._active[place]
                         self._ended(process)
         finally:
-            if self._active:
-                end(list(self._active.values()), PATIENCE, lambda: self._stops.count > 1)
-            for process in self._active.values():
-                self.outcomes[process.run.name] = Outcome(process.run, "stopped", process.seconds)
+            end(list(self._active.values()), PATIENCE, lambda: len(self._stops) > 1)
 
     def _fill(self) -> None:
         """Give each free slot the first run that can begin."""
         for place, slot in enumerate(self._slots):
             while place not in self._active and (chosen := self._next()) is not None:
                 run, state = self._waiting.pop(chosen)
-                self._begun += 1
                 if process := self._start(run, state, slot):
                     self._active[place] = process
 
-    def _next(self) -> int | None:
-        """Place of the first run whose fit has ended; those whose fit failed are failed here."""
-        unfinished = {run.name for run, _ in self._waiting} | {p.run.name for p in self._active.values()}
-        place = 0
-        while place < len(self._waiting):
-            run, _ = self._waiting[place]
-            fit = self.outcomes.get(run.needs.name) if run.needs else None
-            if fit is not None and fit.state == "failed":
-                del self._waiting[place]
-                self._begun += 1
-                self._note(Outcome(run, "failed", reason=f"its fit {fit.run.name} failed: {fit.reason}"))
-            elif run.needs and run.needs.name in unfinished:
-                place += 1
-            else:
-                return place
+    def _next(self) -> str | None:
+        """Name of the first run whose fit has ended; those whose fit failed are failed here."""
+        unfinished = {*self._waiting, *(process.run.name for process in self._active.values())}
+        for name, (run, _) in list(self._waiting.items()):
+            fit = run.needs.name if run.needs else ""
+            if fit in self.failed:
+                del self._waiting[name]
+                self._fail(run, f"its fit {fit} failed: {self.failed[fit]}")
+            elif fit not in unfinished:
+                return name
         return None
 
     def _start(self, run: Run, state: State, slot: Slot) -> Process | None:
@@ -160,48 +119,29 @@ class Scheduler:
             note(run, command, finished=False)
             process = Process(run, slot, command, self._keep_open)
         except (OSError, UserError) as error:
-            self._note(Outcome(run, "failed", reason=f"could not be started: {one_line(error)}"))
+            self._fail(run, f"could not be started: {one_line(error)}")
             return None
-        self._say(f"start  {run.name}{place}{again}, {self._begun} of {self._total}")
+        say(f"start  {run.name}{place}{again}, {self._total - len(self._waiting)} of {self._total}")
         return process
 
     def _ended(self, process: Process) -> None:
-        run, seconds = process.run, process.seconds
+        run = process.run
         if process.poll() != 0:
-            self._note(Outcome(run, "failed", seconds, process.reason()))
+            self._fail(run, process.reason())
             return
         try:
-            if run.command == FIT and not (run.folder / run.product).exists():
-                raise UserError(f"ended without {run.product}; remove {run.folder} to fit again")
-            results = results_of(run)
+            texts = measured(run)
             note(run, process.command, finished=True)
         except (OSError, UserError) as error:
-            self._note(Outcome(run, "failed", seconds, one_line(error)))
+            self._fail(run, one_line(error))
             return
-        self._note(Outcome(run, "finished", seconds), results)
+        say(f"done   {run.name}: {', '.join([*texts, format_duration(process.seconds)])}")
 
-    def _note(self, outcome: Outcome, results: Sequence[Result] = ()) -> None:
-        self.outcomes[outcome.run.name] = outcome
-        if outcome.state == "failed":
-            self._say(f"failed {outcome.run.name}: {outcome.reason}")
-        else:
-            parts = [*filter(None, (measured(results),)), format_duration(outcome.seconds)]
-            self._say(f"done   {outcome.run.name}: {', '.join(parts)}")
-        self._after_each()
+    def _fail(self, run: Run, reason: str) -> None:
+        self.failed[run.name] = reason
+        say(f"failed {run.name}: {reason}")
 
 
-def measured(results: Sequence[Result]) -> str:
-    """Top-1 before and after, and the speed, of a run as a piece of a line."""
-    if not results:
-        return ""
-    first = results[0]
-    parts = []
-    if first.before is not None and first.after is not None:
-        if first.member:
-            each = [f"{r.member} {100 * r.after:.2f}" for r in results if r.after is not None]
-            parts.append(f"top-1 {100 * first.before:.2f} -> {', '.join(each)} %")
-        else:
-            parts.append(f"top-1 {100 * first.before:.2f} -> {100 * first.after:.2f} %")
-    else:
-        parts.append(f"{first.n} images")
-    return ", ".join([*parts, *([f"{speed(first.n / first.seconds)} images/s"] if first.seconds > 0 else [])])
+def say(line: str) -> None:
+    """Print a line with the time."""
+    print(f"{time.strftime('%H:%M:%S')}  {line}", flush=True)

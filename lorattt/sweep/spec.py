@@ -1,19 +1,60 @@
-"""A sweep's file, read and checked as far as it can be without a model."""
+"""A sweep's file, read and checked as far as that is possible without a model."""
 
 import fnmatch
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lorattt.errors import UserError, quoted
-from lorattt.sweep.entries import Configs, Entry, entry_of, grid_of, hint, keys_of, named, seeds_of
-from lorattt.yaml_files import load_yaml
+from lorattt.errors import UserError, quoted, shortened
+from lorattt.inputs import did_you_mean
+from lorattt.settings import dotted
+from lorattt.yaml_files import read_yaml
 
 COMMANDS = ("test", "validate", "predict")
-KEYS = ("out", "command", "methods", "datasets", "sources", "seeds", "keys", "grid", "skip", "devices", "jobs")
-_SKIP_KEYS = ("method", "dataset", "seed")
+_KEYS = ("out", "command", "methods", "datasets", "sources", "seeds", "keys", "grid", "skip", "devices", "jobs")
+_PATTERNS = ("method", "dataset", "seed")
+# What `lorattt test` and `fit` accept at the top of a configuration.
+_TOP_KEYS = (
+    *("trainer", "model", "data", "run", "seed_everything", "profile"),
+    *("ckpt_path", "verbose", "weights_only", "return_predictions"),
+)
+_GIVEN_BY_SWEEP = {
+    "run.folder": "a run's folder follows from out",
+    "run.root": "a run's folder follows from out",
+    "seed_everything": "use seeds",
+    "model.seed": "use seeds",
+    "ckpt_path": "a fit goes on from its own checkpoint",
+}
+_KEY = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is given to a run.
+
+    Attributes:
+        files: Configurations by path, in order; their values by dotted keys.
+        keys: Keys as on the command line, in order.
+        fit: Of a method: what its prompt is fitted with, once for each seed (and source).
+        grid: Of a method: keys, each with the values that it takes in turn.
+        seeds: Of a method.
+        source: Of a dataset: the name of the source that prompts are fitted on.
+    """
+
+    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    keys: Mapping[str, Any] = field(default_factory=dict)
+    fit: "Entry | None" = None
+    grid: Mapping[str, list[Any]] = field(default_factory=dict)
+    seeds: tuple[int, ...] = ()
+    source: str | None = None
+
+    def names(self, key: str) -> bool:
+        """Whether a file or a key has a value, or a class, for a dotted key."""
+        return any(key in given or f"{key}.class_path" in given for given in (self.keys, *self.files.values()))
 
 
 @dataclass(frozen=True)
@@ -24,16 +65,13 @@ class Sweep:
         path: The file.
         out: Folder of all runs.
         command: ``test``, ``validate`` or ``predict``.
-        methods: Entries by name; rows of the table.
-        datasets: Entries by name; its columns.
+        methods: Entries by name, with the seeds and the grid of the whole sweep.
+        datasets: Entries by name.
         sources: Entries by name, to fit on.
-        seeds: Seeds of every method that has none of its own.
-        keys: Keys given to every run.
-        grid: Keys that take several values in turn, for every method.
+        shared: The keys that every run is given.
         skip: Patterns of ``method``, ``dataset`` and ``seed``; a run that fits all of one is left out.
-        devices: What ``CUDA_VISIBLE_DEVICES`` is for each run at a time; None for runs that share all there is.
+        devices: ``CUDA_VISIBLE_DEVICES`` of each run at a time; None for runs that share all there is.
         jobs: Runs at a time where there are no devices.
-        configs: Contents of all files named.
     """
 
     path: Path
@@ -42,146 +80,212 @@ class Sweep:
     methods: Mapping[str, Entry]
     datasets: Mapping[str, Entry]
     sources: Mapping[str, Entry]
-    seeds: tuple[int, ...]
-    keys: Mapping[str, Any]
-    grid: Mapping[str, list[Any]]
+    shared: Entry
     skip: tuple[Mapping[str, str], ...]
     devices: tuple[str, ...] | None
     jobs: int
-    configs: Configs
 
 
-def read_sweep(path: Path, given: Mapping[str, Any] | None = None) -> Sweep:
+def read_sweep(path: Path, keys: Mapping[str, Any] | None = None, **given: Any) -> Sweep:
     """Read a sweep's file.
 
     Args:
         path: The file.
-        given: What the command line says instead: some of ``out``, ``devices`` and ``jobs``; its ``keys`` join the
-            file's.
+        keys: Keys of the command line, which join those of the file.
+        given: What the command line says in place of the file's ``out``, ``devices`` and ``jobs``; None for nothing.
 
     Raises:
-        UserError: If something of it is wrong, or a file it names is missing or no configuration.
+        UserError: If something in it is wrong, or a file that it names is missing or no configuration.
     """
-    given = given or {}
-    contents = load_yaml(path, strict=True)
+    contents = read_yaml(path, strict=True)
     if not isinstance(contents, dict):
         raise UserError(f"{path}: expected keys such as methods and datasets")
-    for key in contents:
-        if key not in KEYS:
-            raise UserError(f"{path}: {key}: no such key{hint(key, KEYS) or '; accepted are ' + ', '.join(KEYS)}")
-    for key in ("methods", "datasets"):
-        if key not in contents:
-            raise UserError(f"{path}: {key} is missing")
+    contents |= {key: value for key, value in given.items() if value is not None}
     try:
-        return _sweep(path, contents, given)
+        _check_words(contents, _KEYS)
+        sweep = _sweep(path, contents, keys or {})
+        _check_together(sweep)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-
-
-def _sweep(path: Path, contents: dict[str, Any], given: Mapping[str, Any]) -> Sweep:
-    configs = Configs()
-    command = contents.get("command", "test")
-    if command not in COMMANDS:
-        raise UserError(f"command {quoted(command)}: use {', '.join(COMMANDS)}")
-    out = given.get("out") or contents.get("out", f"runs/{path.stem}")
-    if not isinstance(out, str) or not out:
-        raise UserError(f"out {quoted(out)}: expected a folder")
-    methods = {
-        name: entry_of(entry, f"methods.{name}", ("fit", "grid", "seeds"), configs)
-        for name, entry in named(contents["methods"], "methods").items()
-    }
-    datasets = {
-        name: entry_of(entry, f"datasets.{name}", ("source",), configs)
-        for name, entry in named(contents["datasets"], "datasets").items()
-    }
-    sources = {
-        name: entry_of(entry, f"sources.{name}", (), configs)
-        for name, entry in (named(contents["sources"], "sources") if contents.get("sources") else {}).items()
-    }
-    sweep = Sweep(
-        path=path,
-        out=Path(out),
-        command=command,
-        methods=methods,
-        datasets=datasets,
-        sources=sources,
-        seeds=seeds_of(contents.get("seeds", [0]), "seeds"),
-        keys={**keys_of(contents.get("keys"), "keys"), **keys_of(given.get("keys"), "--key")},
-        grid=grid_of(contents.get("grid"), "grid"),
-        skip=_skips(contents.get("skip"), methods, datasets),
-        devices=devices_of(given.get("devices") or contents.get("devices")),
-        jobs=_jobs(given.get("jobs") or contents.get("jobs", 1)),
-        configs=configs,
-    )
-    _check(sweep)
     return sweep
 
 
-def _check(sweep: Sweep) -> None:
-    """What can only be seen of parts together."""
-    shared = Entry(keys=sweep.keys)
-    for dataset, entry in sweep.datasets.items():
-        if entry.source is not None and entry.source not in sweep.sources:
-            raise UserError(f"datasets.{dataset}.source: no source {entry.source}{hint(entry.source, sweep.sources)}")
-    for name, method in sweep.methods.items():
-        clash = next((key for key in method.grid if key in sweep.grid), None)
-        if clash:
+def _sweep(path: Path, contents: Mapping[str, Any], more: Mapping[str, Any]) -> Sweep:
+    for key in ("methods", "datasets"):
+        if key not in contents:
+            raise UserError(f"{key} is missing")
+    command, out, jobs = contents.get("command", "test"), contents.get("out", f"runs/{path.stem}"), contents.get("jobs")
+    if command not in COMMANDS:
+        raise UserError(f"command {quoted(command)}: use {', '.join(COMMANDS)}")
+    if not isinstance(out, str) or not out:
+        raise UserError(f"out {quoted(out)}: expected a folder")
+    if jobs is not None and (type(jobs) is not int or jobs < 1):
+        raise UserError(f"jobs {quoted(jobs)}: expected a whole number of at least 1")
+    seeds, grid = _seeds(contents.get("seeds", [0]), "seeds"), _grid(contents.get("grid"), "grid")
+    methods = _entries(contents["methods"], "methods", "fit", "grid", "seeds")
+    for name, method in methods.items():
+        if clash := next((key for key in method.grid if key in grid), None):
             raise UserError(f"methods.{name}.grid.{clash}: it is in the grid of all methods as well; keep one")
-        if method.fit and any("model.prompt.file" in keys for keys in (method.keys, method.grid, sweep.keys)):
+    datasets = _entries(contents["datasets"], "datasets", "source")
+    return Sweep(
+        path=path,
+        out=Path(out),
+        command=command,
+        methods={
+            name: replace(method, seeds=method.seeds or seeds, grid={**grid, **method.grid})
+            for name, method in methods.items()
+        },
+        datasets=datasets,
+        sources=_entries(contents["sources"], "sources") if contents.get("sources") else {},
+        shared=Entry(keys={**_keys(contents.get("keys"), "keys"), **_keys(more, "--key")}),
+        skip=_skips(contents.get("skip") or [], {"method": methods, "dataset": datasets}),
+        devices=_devices(contents.get("devices")),
+        jobs=jobs or 1,
+    )
+
+
+def _check_together(sweep: Sweep) -> None:
+    """Checks of several parts together."""
+    for name, dataset in sweep.datasets.items():
+        if dataset.source is not None and dataset.source not in sweep.sources:
+            fix = did_you_mean(dataset.source, sweep.sources, "name one of sources")
+            raise UserError(f"datasets.{name}.source: no source {dataset.source}; {fix}")
+    for name, method in sweep.methods.items():
+        if method.fit and any("model.prompt.file" in keys for keys in (method.keys, method.grid, sweep.shared.keys)):
             raise UserError(f"methods.{name}: model.prompt.file is that of its fit; leave one of the two out")
-        for dataset, entry in sweep.datasets.items():
+        for other, dataset in sweep.datasets.items():
             for part in ("model", "data"):
-                if not sweep.configs.says((method, entry, shared), part):
+                if not any(entry.names(part) for entry in (method, dataset, sweep.shared)):
                     raise UserError(
-                        f"methods.{name} on datasets.{dataset}: no {part}: name a configuration that has one, "
+                        f"methods.{name} on datasets.{other}: no {part}: name a configuration that has one, "
                         f"or give {part}: CLASS among the keys"
                     )
-    if sweep.devices is not None:
-        if sweep.jobs > 1:
-            raise UserError("devices and jobs: give one of them; one run at a time goes to each of the devices")
-        for where, entry in _all_entries(sweep):
-            if "trainer.devices" in entry.keys:
-                raise UserError(f"{where}: trainer.devices follows from devices; leave it out")
+    if sweep.devices is None:
+        return
+    if sweep.jobs > 1:
+        raise UserError("devices and jobs: give one of them; one run at a time goes to each of the devices")
+    entries = {"keys": sweep.shared}
+    for place in ("methods", "datasets", "sources"):
+        for name, entry in getattr(sweep, place).items():
+            entries |= {f"{place}.{name}": entry, f"{place}.{name}.fit": entry.fit or Entry()}
+    for where, entry in entries.items():
+        if "trainer.devices" in entry.keys:
+            raise UserError(f"{where}: trainer.devices follows from devices; leave it out")
 
 
-def _all_entries(sweep: Sweep) -> list[tuple[str, Entry]]:
-    found = [("keys", Entry(keys=sweep.keys))]
-    found += [(f"methods.{name}", entry) for name, entry in sweep.methods.items()]
-    found += [(f"methods.{name}.fit", entry.fit) for name, entry in sweep.methods.items() if entry.fit]
-    found += [(f"datasets.{name}", entry) for name, entry in sweep.datasets.items()]
-    return [*found, *((f"sources.{name}", entry) for name, entry in sweep.sources.items())]
+def _entries(given: Any, where: str, *more: str) -> dict[str, Entry]:
+    """Entries by their names, which become names of folders; ``more`` is what they may have beside config and keys."""
+    if not isinstance(given, Mapping) or not given:
+        raise UserError(f"{where}: expected names with a file or keys each, got {quoted(given)}")
+    found = {}
+    for name, entry in given.items():
+        text = str(name)
+        if isinstance(name, bool | float) or name is None or not _NAME.fullmatch(text):
+            raise UserError(
+                f"{where}: {quoted(text)} is no name: use letters, digits, dots, - and _ (in quotes, if YAML asks)"
+            )
+        if text == "fit" or text.startswith("seed-"):
+            raise UserError(f"{where}.{text}: the sweep has a folder of that name; use another one")
+        found[text] = _entry(entry, f"{where}.{text}", more)
+    return found
 
 
-def _skips(given: Any, methods: Mapping[str, Entry], datasets: Mapping[str, Entry]) -> tuple[Mapping[str, str], ...]:
+def _entry(given: Any, where: str, more: tuple[str, ...] = ()) -> Entry:
+    given = {"config": given} if isinstance(given, str) else given or {}
+    if not isinstance(given, Mapping):
+        raise UserError(
+            f"{where}: expected a file, or {{config: FILE or a list of files, keys: {{model.lr: 0.005}}}}, "
+            f"got {quoted(given)}"
+        )
+    for word in given:
+        if word in _TOP_KEYS or "." in str(word):
+            raise UserError(f"{where}.{word}: no such key; put it under keys")
+    _check_words(given, ("config", "keys", *more), f"{where}.")
+    files = given.get("config") or []
+    files = [files] if isinstance(files, str) else files
+    if not isinstance(files, list) or not all(isinstance(file, str) for file in files):
+        raise UserError(f"{where}.config: expected a file or a list of files, got {quoted(files)}")
+    seeds, source = given.get("seeds"), given.get("source")
+    return Entry(
+        files={file: _config(file, where) for file in files},
+        keys=_keys(given.get("keys"), f"{where}.keys"),
+        fit=_entry(given["fit"], f"{where}.fit") if given.get("fit") else None,
+        grid=_grid(given.get("grid"), f"{where}.grid"),
+        seeds=() if seeds is None else _seeds(seeds, f"{where}.seeds"),
+        source=None if source is None else str(source),
+    )
+
+
+def _config(file: str, where: str) -> dict[str, Any]:
+    if not Path(file).is_file():
+        raise UserError(f"{where}: no such file {file} (paths count from the current folder)")
+    contents = read_yaml(Path(file))
+    if not isinstance(contents, dict):
+        raise UserError(f"{where}: {file} is no configuration: keys such as model and data are expected")
+    _check_words(contents, _TOP_KEYS, f"{where}: {file}: ")
+    return dotted(contents)
+
+
+def _keys(given: Any, where: str) -> dict[str, Any]:
+    """Keys as on the command line."""
     if given is None:
-        return ()
+        return {}
+    if not isinstance(given, Mapping):
+        raise UserError(f"{where}: expected keys such as {{model.lr: 0.005}}, got {quoted(given)}")
+    for key, value in given.items():
+        if not isinstance(key, str) or not _KEY.fullmatch(key):
+            raise UserError(f"{where}: {quoted(key)} is no key: write it as model.views.number")
+        _check_words([key.split(".")[0]], _TOP_KEYS, f"{where}.")
+        if key in _GIVEN_BY_SWEEP:
+            raise UserError(f"{where}.{key}: given by the sweep; {_GIVEN_BY_SWEEP[key]}")
+        if key in ("trainer", "model", "data", "run") and isinstance(value, Mapping):
+            raise UserError(
+                f"{where}.{key}: write its keys with dots, such as {key}.{next(iter(value), 'name')}: VALUE"
+            )
+    return dict(given)
+
+
+def _grid(given: Any, where: str) -> dict[str, list[Any]]:
+    """Keys with the values that each takes in turn."""
+    keys = _keys(given, where)
+    for key, values in keys.items():
+        if not isinstance(values, list) or not values:
+            raise UserError(f"{where}.{key}: expected a list of values, got {quoted(values)}")
+        if any(value in values[:place] for place, value in enumerate(values)):
+            raise UserError(f"{where}.{key}: a value is given twice")
+    return keys
+
+
+def _seeds(given: Any, where: str) -> tuple[int, ...]:
+    if not isinstance(given, list) or not given or any(type(seed) is not int or seed < 0 for seed in given):
+        raise UserError(f"{where}: expected a list of whole numbers of at least 0, got {quoted(given)}")
+    if len(set(given)) < len(given):
+        raise UserError(f"{where}: a seed is given twice")
+    return tuple(given)
+
+
+def _skips(given: Any, known: Mapping[str, Mapping[str, Entry]]) -> tuple[Mapping[str, str], ...]:
     if not isinstance(given, list):
         raise UserError(f"skip: expected a list such as [{{method: tpt, dataset: imagenet}}], got {quoted(given)}")
-    found = []
     for item in given:
         if not isinstance(item, Mapping) or not item:
             raise UserError(f"skip: expected {{method: NAME, dataset: NAME}} or one of them, got {quoted(item)}")
+        _check_words(item, _PATTERNS, "skip: ")
         for key, value in item.items():
-            if key not in _SKIP_KEYS:
-                raise UserError(f"skip: {key}: no such key{hint(key, _SKIP_KEYS) or '; use method, dataset or seed'}")
-            known = {"method": methods, "dataset": datasets}.get(key)
-            if known is not None and not fnmatch.filter(known, str(value)):
-                raise UserError(f"skip: no {key} {value}{hint(value, known)}")
-        found.append({key: str(value) for key, value in item.items()})
-    return tuple(found)
+            if key in known and not fnmatch.filter(known[key], str(value)):
+                fix = did_you_mean(value, known[key], f"use {', '.join(known[key])}")
+                raise UserError(f"skip: no {key} {value}; {fix}")
+    return tuple({key: str(value) for key, value in item.items()} for item in given)
 
 
-def devices_of(given: Any) -> tuple[str, ...] | None:
-    """What each run at a time sees as ``CUDA_VISIBLE_DEVICES``.
+def _devices(given: Any) -> tuple[str, ...] | None:
+    """``CUDA_VISIBLE_DEVICES`` of each run at a time.
 
-    A number is that of a device the sweep itself may see, as for torch: where the batch system has set
+    A number is that of a device that the sweep itself may see, as for torch: where the batch system has set
     ``CUDA_VISIBLE_DEVICES=4,5``, device 0 is 4.
 
     Args:
         given: A list of numbers or device names; ``"0,1"`` for a run on two of them; None for none.
-
-    Raises:
-        UserError: If it is something else, or a device is not among those to be seen.
     """
     if given is None:
         return None
@@ -204,7 +308,8 @@ def _device(name: str, visible: list[str] | None) -> str:
     return visible[int(name)]
 
 
-def _jobs(given: Any) -> int:
-    if type(given) is not int or given < 1:
-        raise UserError(f"jobs {quoted(given)}: expected a whole number of at least 1")
-    return given
+def _check_words(given: Iterable[Any], known: tuple[str, ...], where: str = "") -> None:
+    for word in given:
+        if word not in known:
+            fix = did_you_mean(word, known, f"use {', '.join(known)}")
+            raise UserError(f"{where}{shortened(str(word))}: no such key; {fix}")

@@ -18,35 +18,20 @@ from lorattt.views.crops import ViewSpec, view_keys
 
 _CHAINS, _LONGEST = 3, 3
 OPERATIONS = (
-    "autocontrast",
-    "equalize",
-    "posterize",
-    "rotate",
-    "solarize",
-    "shear_x",
-    "shear_y",
-    "translate_x",
-    "translate_y",
+    *("autocontrast", "equalize", "posterize", "rotate", "solarize"),
+    *("shear_x", "shear_y", "translate_x", "translate_y"),
 )
 
 
 @dataclass(frozen=True)
 class AugMixParams:
-    """The chains of one view.
+    """The chains of one view."""
 
-    Attributes:
-        operations: ``(3, 3)`` int64 numbers of :data:`OPERATIONS`; -1 past a chain's end.
-        levels: ``(3, 3)`` float64 strengths in ``[0, 1)``.
-        signs: ``(3, 3)`` bool, true where a geometric operation goes the other way.
-        weights: ``(3,)`` float64 chain weights, summing to 1.
-        keep: Weight of the unchanged view, in ``[0, 1)``.
-    """
-
-    operations: Tensor
-    levels: Tensor
-    signs: Tensor
-    weights: Tensor
-    keep: float
+    operations: Tensor  # (3, 3) int64 numbers of OPERATIONS; -1 past a chain's end
+    levels: Tensor  # (3, 3) float64 strengths in [0, 1)
+    signs: Tensor  # (3, 3) bool, true where a geometric operation goes the other way
+    weights: Tensor  # (3,) float64 chain weights, summing to 1
+    keep: float  # weight of the unchanged view, in [0, 1)
 
 
 def sample_augmix(spec: ViewSpec, *, seed: int, index: int) -> list[AugMixParams]:
@@ -64,16 +49,7 @@ def sample_augmix(spec: ViewSpec, *, seed: int, index: int) -> list[AugMixParams
 
 
 def augmix(view: Image.Image, params: AugMixParams, severity: int) -> Tensor:
-    """Apply the chains to a view.
-
-    Args:
-        view: An RGB image.
-        params: The chains drawn for it.
-        severity: 1 to 10.
-
-    Returns:
-        ``(3, H, W)`` uint8.
-    """
+    """Apply chains of severity 1 to 10 to an RGB view: ``(3, H, W)`` uint8."""
     mixed: Tensor = torch.zeros(3, view.height, view.width, dtype=torch.float64)
     for chain in range(_CHAINS):
         image = view
@@ -103,18 +79,11 @@ def _apply(image: Image.Image, operation: str, level: float, negative: bool, sev
             return ImageOps.solarize(image, 256 - int(strength * 256))
         case "rotate":
             return image.rotate(sign * int(strength * 30), resample=Image.Resampling.BILINEAR)
-        case "shear_x":
-            return _affine(image, (1, shear, 0, 0, 1, 0))
-        case "shear_y":
-            return _affine(image, (1, 0, 0, shear, 1, 0))
-        case "translate_x":
-            return _affine(image, (1, 0, sign * int(strength * width / 3), 0, 1, 0))
-        case "translate_y":
-            return _affine(image, (1, 0, 0, 0, 1, sign * int(strength * height / 3)))
-        case _:
-            raise ValueError(f"{operation} is none of {', '.join(OPERATIONS)}")
-
-
-def _affine(image: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
-    """Pixel (x, y) of the result is (a x + b y + c, d x + e y + f) of the image."""
-    return image.transform(image.size, Image.Transform.AFFINE, matrix, resample=Image.Resampling.BILINEAR)
+    matrices = {
+        "shear_x": (1, shear, 0, 0, 1, 0),
+        "shear_y": (1, 0, 0, shear, 1, 0),
+        "translate_x": (1, 0, sign * int(strength * width / 3), 0, 1, 0),
+        "translate_y": (1, 0, 0, 0, 1, sign * int(strength * height / 3)),
+    }
+    # Pixel (x, y) of the result is (a x + b y + c, d x + e y + f) of the image.
+    return image.transform(image.size, Image.Transform.AFFINE, matrices[operation], resample=Image.Resampling.BILINEAR)

@@ -1,8 +1,8 @@
-"""The crop of every view: sampled as numbers from (seed, sample index, view number), nothing else.
+"""The crop of every view, sampled as numbers: a function of (seed, sample index, view number).
 
-View 0 is the plain one: resize and centre crop. The others follow torchvision's ``RandomResizedCrop``
-and ``RandomHorizontalFlip``: the same distribution and the same ten attempts with the same fall-back,
-drawn for all views at once from counter-based random numbers.
+View 0 is the plain one. The others follow torchvision's ``RandomResizedCrop`` and ``RandomHorizontalFlip``: the same
+distribution and the same ten attempts with the same fall-back, drawn for all views at once from counter-based random
+numbers.
 """
 
 import math
@@ -43,7 +43,7 @@ class ViewSpec:
     place: Place = "auto"
 
     def __post_init__(self) -> None:
-        """Refuse values that no view can be made from."""
+        """Check the ranges."""
         if self.number < 1:
             raise UserError(f"views.number {self.number}: at least 1 view is needed")
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
@@ -60,37 +60,21 @@ class ViewSpec:
 
 @dataclass(frozen=True)
 class CropParams:
-    """The random crops of one image.
+    """The random crops of one image."""
 
-    Attributes:
-        boxes: ``(V - 1, 4)`` int64: top, left, height, width, in pixels of the image.
-        flips: ``(V - 1,)`` bool.
-    """
-
-    boxes: Tensor
-    flips: Tensor
+    boxes: Tensor  # (V - 1, 4) int64: top, left, height, width, in pixels of the image
+    flips: Tensor  # (V - 1,) bool
 
 
 def view_keys(seed: int, index: int, views: int, stream: Stream) -> Tensor:
-    """``(views - 1,)`` int64 keys of views 1, 2, ...: view v's key depends on (seed, index, v) alone."""
+    """``(views - 1,)`` int64 keys of views 1, 2, ...; a function of (seed, index, view number)."""
     key = fold(episode_keys(seed, torch.tensor([index])), stream)
     numbers = torch.arange(1, views)
     return fold(key.expand_as(numbers), numbers)
 
 
 def sample_crops(spec: ViewSpec, height: int, width: int, *, seed: int, index: int) -> CropParams:
-    """Draw the crops of views 1 to V - 1.
-
-    Args:
-        spec: Number, scale, ratio and flip probability.
-        height: Height of the image, in pixels.
-        width: Width of the image, in pixels.
-        seed: The run's seed.
-        index: The sample's dataset-wide number.
-
-    Returns:
-        Boxes within the image, and flips.
-    """
+    """Draw the crops of views 1 to V - 1 of the sample of that dataset-wide number, its size in pixels."""
     keys = view_keys(seed, index, spec.number, Stream.VIEW_CROPS)
     # Columns: 10 areas, 10 ratios, 10 tops, 10 lefts, 1 flip. float64, so that a border is never off by one.
     draws = uniform(keys, (4 * _ATTEMPTS + 1,), torch.float64)
@@ -111,12 +95,7 @@ def sample_crops(spec: ViewSpec, height: int, width: int, *, seed: int, index: i
 
 
 def _central_box(spec: ViewSpec, height: int, width: int) -> Tensor:
-    """Torchvision's fall-back: the largest central crop whose ratio is allowed; never empty, as its can be."""
-    ratio = width / height
-    if ratio < spec.ratio[0]:
-        w, h = width, max(1, min(height, round(width / spec.ratio[0])))
-    elif ratio > spec.ratio[1]:
-        w, h = max(1, min(width, round(height * spec.ratio[1]))), height
-    else:
-        w, h = width, height
+    """Torchvision's fall-back: the largest central crop whose ratio is allowed; unlike torchvision's, never empty."""
+    w = max(1, min(width, round(height * spec.ratio[1])))
+    h = max(1, min(height, round(width / spec.ratio[0])))
     return torch.tensor([(height - h) // 2, (width - w) // 2, h, w])

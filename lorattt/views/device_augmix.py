@@ -1,19 +1,22 @@
 """AugMix on a device: the operations of :mod:`lorattt.views.augmix` on many views at once, byte for byte.
 
 Views take different operations, so each step gathers those with the same one; the three chains of all views go
-through their steps together. Which view takes what is known on the CPU, and sent in one piece. The geometry is one
+through their steps together. The CPU knows which view takes what, and sends it in one piece. The geometry is one
 operation, Pillow's affine transform, with a matrix for each view.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lorattt.views.augmix import OPERATIONS, AugMixParams
+from lorattt.views.planned import Planned
 
 _GEOMETRY = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
 # What a pixel of a view needs at a time: three chains as bytes, float64 corners and their mixtures, sums.
@@ -22,59 +25,18 @@ _Group: TypeAlias = "Callable[[Tensor, Tensor, Tensor], Tensor]"
 
 
 @dataclass(frozen=True)
-class Chains:
-    """The chains of N views, as numbers that their operations take.
+class Chains(Planned):
+    """The chains of n views of each of E images, as numbers that their operations take."""
 
-    Attributes:
-        operations: ``(N, 3, 3)`` int64 numbers of ``OPERATIONS``, -1 past a chain's end; stays on the CPU.
-        matrices: ``(N, 3, 3, 6)`` float64: pixel (x, y) of the result is (a x + b y + c, d x + e y + f) of the view.
-        amounts: ``(N, 3, 3)`` uint8: the bits that posterize keeps, or the highest value that solarize leaves alone.
-        weights: ``(N, 3)`` float64 chain weights.
-        keep: ``(N,)`` float64 weights of the unchanged views.
-    """
-
-    operations: Tensor
-    matrices: Tensor
-    amounts: Tensor
-    weights: Tensor
-    keep: Tensor
-
-    def __reduce__(self) -> Any:
-        """Tensors travel as arrays, by value."""
-        return _from_arrays, tuple(getattr(self, name).numpy() for name in self.__dataclass_fields__)
-
-    def to(self, device: torch.device | str, non_blocking: bool = True) -> "Chains":
-        """The chains with all but ``operations`` on that device."""
-        return self._with(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def part(self, first: int, end: int) -> "Chains":
-        """The chains of the views from ``first`` up to ``end``, which is not one of them."""
-        return replace(self, **{name: getattr(self, name)[first:end] for name in self.__dataclass_fields__})
-
-    def pin_memory(self) -> "Chains":
-        """The chains with all but ``operations`` in pinned memory."""
-        return self._with(lambda tensor: tensor.pin_memory())
-
-    def _with(self, change: Callable[[Tensor], Tensor]) -> "Chains":
-        names = ("matrices", "amounts", "weights", "keep")
-        return replace(self, **{name: change(getattr(self, name)) for name in names})
-
-
-def _from_arrays(*arrays: Any) -> Chains:
-    return Chains(*map(torch.from_numpy, arrays))
+    operations: list[NDArray[np.int64]]  # for each image, (n, 3, 3) numbers of OPERATIONS, -1 past a chain's end
+    matrices: Tensor  # (E, n, 3, 3, 6) float64, see affine
+    amounts: Tensor  # (E, n, 3, 3) uint8: the bits that posterize keeps, or the highest value that solarize keeps
+    weights: Tensor  # (E, n, 3) float64 chain weights
+    keep: Tensor  # (E, n) float64 weights of the unchanged views
 
 
 def plan_chains(params: Sequence[AugMixParams], severity: int, size: int) -> Chains:
-    """The chains of one image's views, in Python's and Pillow's own arithmetic, digit for digit.
-
-    Args:
-        params: As drawn for the views.
-        severity: 1 to 10.
-        size: Side of a view, in pixels.
-    """
-    if not params:
-        none = torch.empty(0, 3, 3, dtype=torch.float64)
-        return Chains(none.long(), none.new_empty(0, 3, 3, 6), none.to(torch.uint8), none[..., 0], none[:, 0, 0])
+    """The chains of one image's views, at least one, in Python's and Pillow's own arithmetic, digit for digit."""
     operations, levels, signs, weights = (
         torch.stack([getattr(one, name) for one in params]) for name in ("operations", "levels", "signs", "weights")
     )
@@ -100,13 +62,7 @@ def plan_chains(params: Sequence[AugMixParams], severity: int, size: int) -> Cha
     threshold = 255 - (strength * 256).long()
     amounts = torch.where(chosen("posterize"), mask, threshold).to(torch.uint8)
     keep = torch.tensor([one.keep for one in params], dtype=torch.float64)
-    return Chains(operations, matrices, amounts, weights, keep)
-
-
-def join_chains(chains: Sequence[Chains]) -> Chains:
-    """The chains of several images, one after another."""
-    names = ("operations", "matrices", "amounts", "weights", "keep")
-    return Chains(**{name: torch.cat([getattr(one, name) for one in chains]) for name in names})
+    return Chains([operations.numpy()], matrices[None], amounts[None], weights[None], keep[None])
 
 
 def _rotation(degrees: int, size: int) -> list[float]:
@@ -118,27 +74,23 @@ def _rotation(degrees: int, size: int) -> list[float]:
 
 @torch.no_grad()
 def augmix_views(views: Tensor, chains: Chains, *, memory: int = 2**30) -> Tensor:
-    """Apply the chains to views.
+    """Apply chains to the views ``(E, n, 3, S, S)`` uint8 that they were planned for, where both are.
 
-    Args:
-        views: ``(N, 3, S, S)`` uint8.
-        chains: The chains of N views of that size, where the views are.
-        memory: Bytes that temporaries may take, about; views take turns in parts that fit. Changes nothing else.
-
-    Returns:
-        ``(N, 3, S, S)`` uint8.
+    ``memory`` bounds the bytes of temporaries, about: views take turns in parts that fit. It changes nothing else.
     """
-    at_once = max(1, memory // (_BYTES_PER_VALUE * max(1, views[:1].numel())))
+    shape, views, numbers = views.shape, views.flatten(0, 1), torch.from_numpy(np.concatenate(chains.operations))
+    chains = chains.with_tensors(lambda tensor: tensor.flatten(0, 1))
+    at_once = max(1, memory // (_BYTES_PER_VALUE * views[0].numel()))
     parts = [slice(begin, begin + at_once) for begin in range(0, len(views), at_once)]
-    rows = [row for part in parts for row in _rows(chains.operations[part])]
+    rows = [row for part in parts for row in _rows(numbers[part])]
     # One transfer for all parts; what follows knows the lengths, and waits for nothing.
-    joined = torch.cat([*rows, torch.empty(0, dtype=torch.long)])
+    joined = torch.cat(rows)
     sent = (joined.pin_memory() if views.is_cuda else joined).to(views.device, non_blocking=True)
     groups = iter(sent.split([len(row) for row in rows]))
     out = torch.empty_like(views)
     for part in parts:
         out[part] = _mix(views[part], chains, part, groups)
-    return out
+    return out.view(shape)
 
 
 def _rows(operations: Tensor) -> Iterator[Tensor]:
@@ -211,15 +163,11 @@ def solarize(x: Tensor, limit: Tensor) -> Tensor:
 
 
 def affine(x: Tensor, matrix: Tensor) -> Tensor:
-    """Affine transforms, bilinear, as Pillow makes them: truncated to bytes, black where they look outside.
+    """Bilinear affine transforms of ``(N, 3, H, W)`` uint8 views as Pillow's: truncated to bytes, black outside.
 
-    Args:
-        x: ``(N, 3, H, W)`` uint8.
-        matrix: ``(N, 6)`` float64: pixel (x, y) of the result is (a x + b y + c, d x + e y + f) of the view.
-
-    Returns:
-        ``(N, 3, H, W)`` uint8. Truncation makes the last digit count, so the arithmetic is Pillow's: float64, and no
-        two operations in one kernel, which could round once where two roundings are wanted.
+    Pixel (x, y) of the result is (a x + b y + c, d x + e y + f) of the view, by the matrices ``(N, 6)`` float64.
+    Truncation makes the last digit count, so the arithmetic is Pillow's: float64, and no two operations in one kernel,
+    which could round once where two roundings are wanted.
     """
     height, width = x.shape[2:]
     a, b, c, d, e, f = (column[:, None, None] for column in matrix.unbind(-1))

@@ -23,13 +23,7 @@ class PlainView:
     fill_color: int = 0
 
     def resized(self, height: int, width: int, size: int) -> tuple[int, int]:
-        """Height and width of the whole image when it is resized, in pixels.
-
-        Args:
-            height: Height of the image, in pixels.
-            width: Width of the image, in pixels.
-            size: Side of the view, in pixels.
-        """
+        """Height and width of a whole image when it is resized for a view of side ``size``, all in pixels."""
         if self.resize_mode == "squash":
             return size, size
         if self.resize_mode == "longest":

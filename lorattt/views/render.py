@@ -1,10 +1,11 @@
-"""Views as pixels, on the CPU: applies sampled parameters to a PIL image with torchvision.
+"""Views as pixels, on the CPU, for testing and for training: sampled parameters applied to a PIL image.
 
-The image stays 8-bit throughout, as in the authors' loaders: PIL resamples with antialiasing and
-rounds, and normalisation happens later, where the model is.
+The image stays 8-bit throughout, as in the authors' loaders: PIL resamples with antialiasing and rounds; it is
+normalised later, where the model is.
 """
 
 from dataclasses import dataclass, field
+from typing import get_args
 
 import torch
 from PIL import Image
@@ -12,9 +13,11 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from lorattt.errors import UserError, quoted
+from lorattt.rng import Stream, episode_keys, fold
 from lorattt.views.augmix import augmix, sample_augmix
 from lorattt.views.crops import ViewSpec, sample_crops
-from lorattt.views.plain import PlainView
+from lorattt.views.plain import Interpolation, PlainView
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Views:
         spec: Number of views and how they are cut.
         size: Side of a view, in pixels.
         seed: The run's seed.
-        plain: How view 0 is made: as the model's own preprocessing does. The others are the papers' crops, bilinear.
+        plain: How view 0 is made: by the model's own preprocessing. The others are the papers' crops, bilinear.
     """
 
     spec: ViewSpec
@@ -34,15 +37,7 @@ class Views:
     plain: PlainView = field(default_factory=PlainView)
 
     def __call__(self, image: Image.Image, index: int) -> Tensor:
-        """Make the views of the sample of that dataset-wide number.
-
-        Args:
-            image: An RGB image of any size.
-            index: The sample's dataset-wide number.
-
-        Returns:
-            ``(V, 3, size, size)`` uint8.
-        """
+        """``(V, 3, size, size)`` uint8 views of an RGB image, the sample of that dataset-wide number."""
         views = [F.pil_to_tensor(self.plain_view(image))]
         crops = sample_crops(self.spec, image.height, image.width, seed=self.seed, index=index)
         mixes = sample_augmix(self.spec, seed=self.seed, index=index) if self.spec.augmix else None
@@ -65,3 +60,56 @@ class Views:
             view = F.pad(view, list(border), fill=self.plain.fill_color)
         cropped: Image.Image = F.center_crop(view, [self.size, self.size])
         return cropped
+
+
+@dataclass(frozen=True)
+class TrainingCrop:
+    """How an image is cut for training; the defaults are CoOp's.
+
+    Args:
+        scale: Smallest and largest area of the crop, as fractions of the image's.
+        ratio: Smallest and largest width-to-height ratio of the crop.
+        flip: Probability that the crop is mirrored.
+        interpolation: How the crop is resized.
+    """
+
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    interpolation: Interpolation = "bicubic"
+
+    def __post_init__(self) -> None:
+        """Check what :class:`ViewSpec` checks, under this class's name."""
+        try:
+            self.as_views()
+        except UserError as error:
+            raise UserError(str(error).replace("views.", "crop.", 1)) from None
+        if self.interpolation not in get_args(Interpolation):
+            raise UserError(
+                f"crop.interpolation {quoted(self.interpolation)}: must be {' or '.join(get_args(Interpolation))}"
+            )
+
+    def as_views(self) -> ViewSpec:
+        """The plain view and this crop, as views at test time."""
+        return ViewSpec(number=2, scale=self.scale, ratio=self.ratio, flip=self.flip)
+
+
+@dataclass(frozen=True)
+class TrainingViews:
+    """Makes the training view of one image, another random crop in every epoch; otherwise as :class:`Views`."""
+
+    spec: TrainingCrop
+    size: int
+    seed: int = 0
+
+    def __call__(self, image: Image.Image, index: int, epoch: int) -> Tensor:
+        """``(1, 3, size, size)`` uint8 crop of an RGB image: a function of (seed, index, epoch)."""
+        # The sample's own key stands for the seed, and the epoch for the sample.
+        key = int(fold(episode_keys(self.seed, torch.tensor([index])), Stream.TRAINING_CROPS))
+        crops = sample_crops(self.spec.as_views(), image.height, image.width, seed=key, index=epoch)
+        top, left, height, width = crops.boxes[0].tolist()
+        view = F.resized_crop(
+            image, top, left, height, width, [self.size, self.size], InterpolationMode(self.spec.interpolation)
+        )
+        pixels: Tensor = F.pil_to_tensor(F.horizontal_flip(view) if crops.flips[0] else view)
+        return pixels[None]

@@ -12,7 +12,6 @@ is a matrix product to cuBLAS or to autocast: neither TF32 nor bf16 can get in, 
 """
 
 import math
-from typing import TypeAlias
 
 import PIL
 import torch
@@ -21,27 +20,20 @@ from torch import Tensor
 
 from lorattt.views.plain import Interpolation, PlainView
 
-Kernel: TypeAlias = Interpolation
 # Columns of a span: which stretch of an axis of the image is resampled to how many outputs, the first output that
 # the view shows, and whether the view runs backwards.
-_START, _LENGTH, _OUTPUTS, _OFFSET, _MIRRORED = range(5)
-_REACH: dict[Kernel, int] = {"bilinear": 1, "bicubic": 2}
+_LENGTH, _OUTPUTS = 1, 2
+_REACH: dict[Interpolation, int] = {"bilinear": 1, "bicubic": 2}
 _PRECISION = 2.0**22  # Pillow's for 8 bits a channel
 # Before, Pillow always resampled columns first.
 _PILLOW_CHOOSES = int(PIL.__version__.split(".")[0]) >= 13
-_ROUNDING, _SMOOTH = torch.float64, torch.float32
 
 
 def crop_spans(boxes: Tensor, flips: Tensor, size: int) -> Tensor:
-    """Crops resized to squares, each as a crop: nothing beyond its border weighs on the view.
+    """``(*, 2, N, 5)`` int64 spans of the rows and columns of crops that become views of side ``size``.
 
-    Args:
-        boxes: ``(*, N, 4)`` int64: top, left, height, width.
-        flips: ``(*, N)`` bool, true where the view is mirrored.
-        size: Side of a view, in pixels.
-
-    Returns:
-        ``(*, 2, N, 5)`` int64 spans of rows and of columns.
+    Nothing beyond a crop's border weighs on its view. Boxes ``(*, N, 4)`` int64 are top, left, height and width; flips
+    ``(*, N)`` bool are true where the view is mirrored.
     """
     top, left, height, width = boxes.unbind(-1)
     zero = torch.zeros_like(top)
@@ -51,17 +43,9 @@ def crop_spans(boxes: Tensor, flips: Tensor, size: int) -> Tensor:
 
 
 def plain_spans(height: int, width: int, size: int, plain: PlainView) -> Tensor:
-    """The plain view.
+    """``(2, 1, 5)`` int64 spans of the rows and columns of the plain view of an image of that size, in pixels.
 
-    Args:
-        height: Height of the image, in pixels.
-        width: Width of the image, in pixels.
-        size: Side of a view, in pixels.
-        plain: How it is made.
-
-    Returns:
-        ``(2, 1, 5)`` int64 spans of rows and of columns. Where the view has a border, its outputs begin before the
-        image's, at a negative offset.
+    Where the view has a border, its outputs begin before the image's, at a negative offset.
     """
     left, top, _, _ = plain.border(height, width, size) or (0, 0, 0, 0)
 
@@ -74,45 +58,27 @@ def plain_spans(height: int, width: int, size: int, plain: PlainView) -> Tensor:
     return torch.tensor([[span(height, rows, top)], [span(width, columns, left)]])
 
 
-def most_taps(spans: Tensor, kernel: Kernel) -> int:
-    """How many pixels weigh on an output at most; read from spans on the CPU, so that no device is waited for.
-
-    Args:
-        spans: ``(*, 5)`` int64, at least one.
-        kernel: How they will be resampled.
-    """
+def most_taps(spans: Tensor, kernel: Interpolation) -> int:
+    """How many pixels weigh on an output at most, of spans ``(*, 5)`` on the CPU, so that no device is waited for."""
     stretch = (spans[..., _LENGTH].double() / spans[..., _OUTPUTS]).max().item()
     return math.ceil(2 * _REACH[kernel] * max(stretch, 1.0))
 
 
 def rows_go_first(spans: Tensor) -> Tensor:
-    """Which views the installed Pillow resamples by rows first: from version 13, those whose rows shrink far more.
+    """``(*, N)`` bool: which views, of spans ``(*, 2, N, 5)``, the installed Pillow resamples by rows first.
 
-    Args:
-        spans: ``(*, 2, N, 5)`` int64 spans of rows and of columns.
-
-    Returns:
-        ``(*, N)`` bool.
+    From version 13 on, those whose rows shrink far more.
     """
     rows, columns = (spans[..., _LENGTH] - spans[..., _OUTPUTS]).unbind(-2)
     return (rows > 0) & (rows > 2 * columns) & _PILLOW_CHOOSES
 
 
-def band(
-    spans: Tensor, size: int, kernel: Kernel, taps: int, *, rounded: bool, border: bool = False
-) -> tuple[Tensor, Tensor]:
-    """The banded matrices of N spans: the places of the weights in each row, and the weights.
+def band(spans: Tensor, size: int, kernel: Interpolation, taps: int, *, border: bool = False) -> tuple[Tensor, Tensor]:
+    """The banded matrices of N spans ``(N, 5)``: pixels ``(N, size, taps)`` int64 of the axis, and float64 weights.
 
-    Args:
-        spans: ``(N, 5)`` int64.
-        size: Side of a view, in pixels.
-        kernel: Triangle, or cubic with a = -0.5; stretched by the factor of shrinking, where the view shrinks.
-        taps: Weights of a row, from :func:`most_taps`; more are zeros.
-        rounded: Round weights to multiples of 2^-22, as Pillow does for 8-bit images.
-        border: Whether views have outputs beyond those of the image; these repeat its last.
-
-    Returns:
-        ``(N, size, taps)`` int64 pixels of the image's axis, and float64 weights.
+    The kernel is the triangle, or the cubic with a = -0.5, stretched by the factor of shrinking where the view shrinks.
+    Weights are multiples of 2^-22, as Pillow's; those past :func:`most_taps` are zeros. With ``border``, views have
+    outputs beyond those of the image, which repeat its last.
     """
     start, length, outputs, offset, mirrored = spans[:, :, None].unbind(1)
     place = torch.arange(size, device=spans.device)
@@ -128,14 +94,13 @@ def band(
     weight = _weigh((pixel - centre.unsqueeze(-1) + 0.5) * (1 / stretch).unsqueeze(-1), kernel)
     weight = weight.masked_fill_(pixel >= end.unsqueeze(-1), 0)
     weight = weight / weight.sum(-1, keepdim=True)
-    if rounded:
-        weight = weight.mul_(_PRECISION)
-        weight = (weight + weight.sign() * 0.5).trunc_().mul_(1 / _PRECISION)
+    weight = weight.mul_(_PRECISION)
+    weight = (weight + weight.sign() * 0.5).trunc_().mul_(1 / _PRECISION)
     # A row's last places may be past the border; their weights are 0.
     return start.unsqueeze(-1) + torch.minimum(pixel, length.unsqueeze(-1) - 1), weight
 
 
-def _weigh(distance: Tensor, kernel: Kernel) -> Tensor:
+def _weigh(distance: Tensor, kernel: Interpolation) -> Tensor:
     """The kernel at distances in units of its stretch; the terms in Pillow's order, so that no digit differs."""
     x = distance.abs_()
     if kernel == "bilinear":
@@ -150,70 +115,54 @@ def resample(
     image: Tensor,
     spans: Tensor,
     size: int,
-    kernel: Kernel,
+    kernel: Interpolation,
     taps: int,
     *,
     rows_first: bool = False,
-    rounded: bool = True,
     border: bool = False,
     memory: int = 2**30,
 ) -> Tensor:
-    """N views of one image.
+    """``(N, 3, size, size)`` uint8 views of one image ``(3, H, W)`` uint8.
 
     Args:
-        image: ``(3, H, W)`` uint8.
+        image: The image.
         spans: ``(2, N, 5)`` int64 spans of rows and of columns, where the image is.
         size: Side of a view, in pixels.
         kernel: Triangle (bilinear) or cubic.
         taps: :func:`most_taps` of the spans, or more.
-        rows_first: Resample rows before columns; only what rounding does between the two can tell.
-        rounded: Round to 8 bits after each product, as Pillow does; else to nothing, as torchvision does with floats.
+        rows_first: Resample rows before columns, which changes how pixels are rounded between the two.
         border: Whether views have outputs beyond those of the image, which the caller fills.
         memory: Bytes that temporaries may take, about; views are made in parts that fit, at least one at a time, and
             the rows of a large image in bands. Changes nothing else.
-
-    Returns:
-        ``(N, 3, size, size)`` uint8, or float32 on the scale of 0 to 255, where ``rounded`` is false. Floats of a
-        cubic kernel may lie beyond that scale.
-
-    Raises:
-        ValueError: If the image is of another shape or dtype.
     """
     if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
         raise ValueError(f"an image must be (3, H, W) uint8 and not empty, not {tuple(image.shape)} {image.dtype}")
     if rows_first:
-        turned = resample(image.mT, spans.flip(0), size, kernel, taps, rounded=rounded, border=border, memory=memory)
-        return turned.mT
-    exact = _ROUNDING if rounded else _SMOOTH
+        return resample(image.mT, spans.flip(0), size, kernel, taps, border=border, memory=memory).mT
     views, height, width = spans.shape[1], *image.shape[1:]
-    kind = torch.uint8 if rounded else _SMOOTH
-    out = torch.empty(views, 3, size, size, dtype=kind, device=image.device)
-    # A view's largest temporaries: sums of a band of rows, what is kept of them, and the same as a table of rows.
-    at_once = max(1, memory // (3 * size * (2 * height + 2 * size) * (exact.itemsize + kind.itemsize)))
-    depth = max(1, memory // (8 * exact.itemsize * 3 * width))
+    out = torch.empty(views, 3, size, size, dtype=torch.uint8, device=image.device)
+    # A view's largest temporaries: float64 sums of a band of rows, their bytes, and the same as a table of rows.
+    at_once = max(1, memory // (3 * size * (2 * height + 2 * size) * 9))
+    depth = max(1, memory // (8 * 8 * 3 * width))
     for begin in range(0, views, at_once):
         part = slice(begin, begin + at_once)
         # One place for both axes: half as many kernels to start.
-        index, weight = band(spans[:, part].flatten(0, 1), size, kernel, taps, rounded=rounded, border=border)
-        (rows, columns), (row_weights, column_weights) = index.chunk(2), weight.to(exact).chunk(2)
+        index, weight = band(spans[:, part].flatten(0, 1), size, kernel, taps, border=border)
+        (rows, columns), (row_weights, column_weights) = index.chunk(2), weight.chunk(2)
         count = len(rows)
-        narrow = torch.empty(count, height, 3, size, dtype=kind, device=image.device)
+        narrow = torch.empty(count, height, 3, size, dtype=torch.uint8, device=image.device)
         for top in range(0, height, depth):
             lines = image[:, top : top + depth]
-            sums = _banded(lines.permute(2, 0, 1).to(exact).flatten(1), columns, column_weights)
-            narrow[:, top : top + depth] = _rounded(sums, rounded).view(count, size, 3, -1).permute(0, 3, 2, 1)
+            sums = _banded(lines.permute(2, 0, 1).double().flatten(1), columns, column_weights)
+            narrow[:, top : top + depth] = sums.view(count, size, 3, -1).permute(0, 3, 2, 1)
         # The tables of all views, one below the other.
         rows = rows + height * torch.arange(count, device=rows.device)[:, None, None]
-        sums = _banded(narrow.view(count * height, 3 * size).to(exact), rows, row_weights)
-        out[part] = _rounded(sums, rounded).view(count, size, 3, size).permute(0, 2, 1, 3)
+        sums = _banded(narrow.view(count * height, 3 * size).double(), rows, row_weights)
+        out[part] = sums.view(count, size, 3, size).permute(0, 2, 1, 3)
     return out
 
 
 def _banded(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
-    """``(N * size, D)``: the banded matrices ``(N, size, taps)`` times a table ``(L, D)``."""
-    return F.embedding_bag(index.flatten(0, 1), table, mode="sum", per_sample_weights=weight.flatten(0, 1))
-
-
-def _rounded(sums: Tensor, rounded: bool) -> Tensor:
-    """Sums as what they become when written to bytes: half goes up."""
-    return sums.clamp_(0, 255).add_(0.5) if rounded else sums
+    """``(N * size, D)``: the banded matrices ``(N, size, taps)`` times a table ``(L, D)``; bytes once truncated."""
+    sums = F.embedding_bag(index.flatten(0, 1), table, mode="sum", per_sample_weights=weight.flatten(0, 1))
+    return sums.clamp_(0, 255).add_(0.5)  # half goes up

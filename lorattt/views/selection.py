@@ -1,4 +1,4 @@
-"""Which views of an episode take part: the most confident ones, or those where the entropy is flat in the prompt."""
+"""Selection of views, the most confident ones or those whose entropy is flat around the prompt, and of patches."""
 
 import math
 from collections.abc import Callable
@@ -9,16 +9,18 @@ import torch
 from torch import Tensor
 
 from lorattt.errors import UserError
+from lorattt.inputs import at_least
 from lorattt.losses.entropy import entropy
+from lorattt.rng import fold, uniform
 
 Rule = Literal["confidence", "flatness"]
 ViewScores: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""Features ``(E, V, D)`` and logits ``(E, V, K)`` of the views to scores ``(E, V)``; the lowest are taken."""
+"""Features ``(E, V, D)`` and logits ``(E, V, K)`` of the views to scores ``(E, V)``; the lowest are selected."""
 
 
 @dataclass(frozen=True)
 class FlatnessSpec:
-    """How flatness is measured; defaults are TLLA's, with directions where the paper says nothing.
+    """How flatness is measured; defaults are TLLA's, except for the directions, which the paper does not give.
 
     Args:
         directions: R, the number of random directions in which the prompt is moved.
@@ -31,20 +33,15 @@ class FlatnessSpec:
     sharpness: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse values that measure nothing."""
-        if self.directions < 1:
-            raise UserError(f"directions {self.directions}: must be at least 1")
+        """Check the ranges."""
+        at_least(1, directions=self.directions)
         for key in ("radius", "sharpness"):
             if not 0 <= getattr(self, key) < float("inf"):
                 raise UserError(f"{key} {getattr(self, key)}: must be a finite number of at least 0")
 
 
 def selection_size(views: int, fraction: float) -> int:
-    """How many views ``fraction`` keeps: ``int(views * fraction)``, 6 of 64 for 0.1.
-
-    Raises:
-        UserError: If none would be kept, or the fraction is not in ``(0, 1]``.
-    """
+    """How many views ``fraction`` keeps: ``int(views * fraction)``, 6 of 64 for 0.1; a UserError if none."""
     if not 0 < fraction <= 1:
         raise UserError(f"selection {fraction}: the fraction of views to keep must be in (0, 1]")
     size = int(views * fraction)
@@ -57,42 +54,17 @@ def selection_size(views: int, fraction: float) -> int:
 
 
 def select_confident(logits: Tensor, size: int) -> Tensor:
-    """Indices of the views of lowest entropy, lowest first (confidence selection of TPT, section 3.2).
-
-    Args:
-        logits: ``(*episode, V, K)``.
-        size: How many to keep.
-
-    Returns:
-        ``(*episode, size)`` int64. Equal entropies keep the order of the views.
-    """
-    return select_views(logits, size)
+    """Indices of the views of lowest entropy, lowest first (TPT, section 3.2): ``(*, V, K)`` to ``(*, size)`` int64."""
+    return select_lowest(entropy(logits), size)
 
 
 def select_views(logits: Tensor, size: int, scores: Tensor | None = None) -> Tensor:
-    """Indices of the views of lowest score, lowest first.
-
-    Args:
-        logits: ``(*episode, V, K)``.
-        size: How many to keep.
-        scores: ``(*episode, V)``; None for the entropy of the logits.
-
-    Returns:
-        ``(*episode, size)`` int64. Equal scores keep the order of the views.
-    """
+    """As :func:`select_lowest` for scores ``(*, V)``; without, as :func:`select_confident`."""
     return select_lowest(entropy(logits) if scores is None else scores, size)
 
 
 def select_lowest(scores: Tensor, size: int) -> Tensor:
-    """Indices of the lowest scores, lowest first.
-
-    Args:
-        scores: ``(*episode, V)``; one that is not a number comes last.
-        size: How many to keep.
-
-    Returns:
-        ``(*episode, size)`` int64. Equal scores keep the order of the views.
-    """
+    """Indices of the lowest scores, lowest first and NaN last, ties in order: ``(*, V)`` to ``(*, size)`` int64."""
     return torch.argsort(scores, dim=-1, stable=True)[..., :size]
 
 
@@ -100,7 +72,7 @@ def select_lowest(scores: Tensor, size: int) -> Tensor:
 def flatness_scores(
     features: Tensor, logits: Tensor, bank: Tensor, logit_scale: Tensor, sharpness: float = 1.0
 ) -> Tensor:
-    """How high the entropy of each view is, or gets, around the prompt (STSS of TLLA, eq. 5).
+    """Entropy of each view at the prompt and around it (STSS of TLLA, eq. 5).
 
     With H_0 a view's entropy and H_r that with the r-th neighbour of the prompt, its score is
     H_0 + sharpness * (max_r H_r - H_0). The neighbours take turns, so that memory does not grow with R.
@@ -124,13 +96,26 @@ def flatness_scores(
 
 
 def take_views(x: Tensor, selected: Tensor) -> Tensor:
-    """Gather the selected views of every episode.
-
-    Args:
-        x: ``(E, V, *)``.
-        selected: ``(E, n)`` int64.
-
-    Returns:
-        ``(E, n, *)``.
-    """
+    """Gather the views ``(E, n)`` int64 of each episode from ``(E, V, *)``: ``(E, n, *)``."""
     return x[torch.arange(x.shape[0], device=x.device).unsqueeze(-1), selected]
+
+
+def kept_count(patches: int, mask_ratio: float) -> int:
+    """How many patches stay: ``int(patches * (1 - mask_ratio))``, 49 of 196 for 0.75; a UserError if none."""
+    if not 0 < mask_ratio < 1:
+        raise UserError(f"mask_ratio {mask_ratio}: must be between 0 and 1, both excluded")
+    count = int(patches * (1 - mask_ratio))
+    if count == 0:
+        raise UserError(f"mask_ratio {mask_ratio} keeps none of {patches} patches: lower it")
+    return count
+
+
+def random_kept_patches(keys: Tensor, views: Tensor, patches: int, count: int) -> Tensor:
+    """A uniformly random subset of patch positions for each view, its own draw per view.
+
+    A function of (key, view number) alone: a view's mask does not depend on its place in the selection.
+
+    Episode keys ``(E,)`` int64 and view numbers ``(E, n)`` int64 give ``(E, n, count)`` int64, in random order.
+    """
+    draws = uniform(fold(keys.unsqueeze(-1).expand_as(views), views), (patches,))
+    return torch.argsort(draws, dim=-1, stable=True)[..., :count]

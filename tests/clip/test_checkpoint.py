@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lorattt.clip.architectures import build_architecture
+from lorattt.clip.build import build_architecture
+from lorattt.clip.checkpoint_match import explain_misfit
 from lorattt.clip.load import ClipSpec, load_clip
-from lorattt.clip.misfit import explain_misfit
 from lorattt.errors import UserError
 from tiny_models import add_models
 

@@ -25,7 +25,7 @@ from lorattt.clip.preprocess import KEYS, OPENAI, resolve_preprocess
 from lorattt.errors import UserError
 from lorattt.methods.registry import convert
 from lorattt.views.crops import ViewSpec
-from lorattt.views.device import DeviceViews, Floats
+from lorattt.views.device import DeviceViews, Normalization
 from lorattt.views.render import Views
 
 TAGS: list[tuple[str, str]] = open_clip.list_pretrained()
@@ -294,7 +294,7 @@ def test_the_plain_view_is_open_clips_own(settings: dict[str, Any], weights: Pat
         expected = transform(image)
         assert torch.equal(clip.normalise(views(image, 0)[:1])[0], expected)
         device = DeviceViews(views)
-        made = device.render([pixels], device.plan(height, width, 0), Floats(clip.mean, clip.std))
+        made = device.render([pixels], device.plan(height, width, 0), Normalization(clip.mean, clip.std))
         assert torch.equal(made[0, 0], expected)
 
 

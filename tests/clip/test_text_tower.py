@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lorattt.clip import memory, text_tower
+from lorattt.clip import text_tower
 from lorattt.clip.model import Clip
 from lorattt.clip.text import encode_text
 from lorattt.clip.text_tower import TextTower
@@ -64,17 +64,17 @@ KINDS: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
-def test_a_shared_beginning_changes_nothing(kind: str, tokenizer: open_clip.SimpleTokenizer) -> None:
+def test_a_shared_prefix_changes_nothing(kind: str, tokenizer: open_clip.SimpleTokenizer) -> None:
     model = KINDS[kind]()
     tower = TextTower(model, kind)
     whole, cut, _ = _tokens(tokenizer, TEXTS)
     expected = model.encode_text(whole)
     embedded = tower.embed(cut)
     for shared in (1, 3, 5):
-        ours = tower.encode(embedded[:1, :shared], embedded[None, :, shared:])
+        ours = tower.encode(tower.begin(embedded[:1, :shared]), embedded[None, :, shared:])
         assert ours.shape == (1, 3, 24)
         torch.testing.assert_close(ours[0], expected, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(tower.encode(None, embedded[None])[0], expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(tower.encode((), embedded[None])[0], expected, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(encode_text(model, whole), expected, rtol=1e-10, atol=1e-10)
 
 
@@ -86,32 +86,23 @@ def test_what_stands_behind_the_ends_is_read_by_nothing(
     embedded = tower.embed(cut)
     for row, end in zip(embedded, ends, strict=True):
         row[int(end) + 1 :] = 1e3
-    ours = tower.encode(embedded[:1, :1], embedded[None, :, 1:], ends=ends - 1, chunk=chunk)
+    ours = tower.encode(tower.begin(embedded[:1, :1]), embedded[None, :, 1:], ends=ends - 1, chunk=chunk)
     torch.testing.assert_close(ours[0], model.encode_text(whole), rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize(("beginnings", "rests"), [(3, 1), (1, 3), (3, 3)])
+@pytest.mark.parametrize(("prefixes", "rests"), [(3, 1), (1, 3), (3, 3)])
 @pytest.mark.parametrize("chunk", [None, 2])
-def test_each_episode_is_what_it_would_be_alone(
-    tower: TextTower, beginnings: int, rests: int, chunk: int | None
-) -> None:
+def test_each_episode_is_what_it_would_be_alone(tower: TextTower, prefixes: int, rests: int, chunk: int | None) -> None:
     torch.manual_seed(2)
-    beginning = torch.randn(beginnings, 4, 32, dtype=torch.float64)
+    prefix = torch.randn(prefixes, 4, 32, dtype=torch.float64)
     rest = torch.randn(rests, 5, 3, 32, dtype=torch.float64)
-    together = tower.encode(beginning, rest, chunk=chunk)
+    together = tower.encode(tower.begin(prefix), rest, chunk=chunk)
     assert together.shape == (3, 5, 24)
     for number in range(3):
         one = slice(number, number + 1)
-        alone = tower.encode(
-            beginning[one] if beginnings > 1 else beginning, rest[one] if rests > 1 else rest, checkpointed=False
-        )
+        own = tower.begin(prefix[one] if prefixes > 1 else prefix)
+        alone = tower.encode(own, rest[one] if rests > 1 else rest, checkpointed=False)
         torch.testing.assert_close(together[one], alone, rtol=1e-10, atol=1e-10)
-
-
-def test_a_beginning_may_be_run_before(tower: TextTower) -> None:
-    torch.manual_seed(2)
-    beginning, rest = torch.randn(2, 3, 32).double(), torch.randn(2, 4, 3, 32).double()
-    assert torch.equal(tower.encode(tower.begin(beginning), rest), tower.encode(beginning, rest))
 
 
 @pytest.mark.parametrize("options", [{}, {"chunk": 1}, {"chunk": 2, "checkpointed": True}])
@@ -121,14 +112,14 @@ def test_first_and_second_derivatives(options: dict[str, Any]) -> None:
     text = {"context_length": 9, "vocab_size": 8, "width": 4, "heads": 2, "layers": 2}
     model = open_clip.CLIP(3, {**VISION, "layers": 1}, text, quick_gelu=True).double().requires_grad_(False)
     tower = TextTower(model, "tiny")
-    beginning = torch.randn(2, 2, 4, dtype=torch.float64, requires_grad=True)
+    prefix = torch.randn(2, 2, 4, dtype=torch.float64, requires_grad=True)
     rest = torch.randn(1, 3, 2, 4, dtype=torch.float64, requires_grad=True)
 
-    def run(beginning: Tensor, rest: Tensor) -> Tensor:
-        return tower.encode(beginning, rest, **options)
+    def run(prefix: Tensor, rest: Tensor) -> Tensor:
+        return tower.encode(tower.begin(prefix), rest, **options)
 
-    assert torch.autograd.gradcheck(run, (beginning, rest))
-    assert torch.autograd.gradgradcheck(run, (beginning, rest), fast_mode=True)
+    assert torch.autograd.gradcheck(run, (prefix, rest))
+    assert torch.autograd.gradgradcheck(run, (prefix, rest), fast_mode=True)
 
 
 def test_too_little_memory_means_chunks_that_are_computed_again(
@@ -154,10 +145,10 @@ def test_too_little_memory_means_chunks_that_are_computed_again(
             kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
             return x
 
-        beginning = torch.linspace(-1, 1, 2 * 4 * 32).double().view(2, 4, 32).requires_grad_()
+        prefix = torch.linspace(-1, 1, 2 * 4 * 32).double().view(2, 4, 32).requires_grad_()
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-            features = tower.encode(beginning, rest)
-        (gradient,) = torch.autograd.grad(features.square().sum(), beginning)
+            features = tower.encode(tower.begin(prefix), rest)
+        (gradient,) = torch.autograd.grad(features.square().sum(), prefix)
         return features.detach(), gradient, sum(kept.values())
 
     features, gradient, kept = run(2**40)
@@ -174,7 +165,7 @@ def test_too_little_memory_means_chunks_that_are_computed_again(
     calls.clear()
     with torch.no_grad():
         monkeypatch.setattr(text_tower, "available_bytes", lambda device: 0)
-        tower.encode(torch.zeros(1, 1, 32), rest)
+        tower.encode(tower.begin(torch.zeros(1, 1, 32)), rest)
     assert calls == [], "without a graph there is nothing to compute again"
 
 
@@ -192,37 +183,37 @@ def test_the_estimate_of_memory_covers_what_the_graph_keeps(tower: TextTower) ->
 
         rest = torch.randn(1, classes, length, 32).double().requires_grad_()
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-            tower.encode(torch.zeros(1, 1, 32), rest, checkpointed=False)
+            tower.encode(tower.begin(torch.zeros(1, 1, 32)), rest, checkpointed=False)
         estimate = classes * length * 32 * 2 * text_tower._KEPT_WIDTHS * 8
         assert 0.4 * estimate < sum(kept.values()) < 1.5 * estimate  # heads of 16: scores weigh more than in CLIP
 
 
 def test_one_graph_serves_several_backward_passes(tower: TextTower) -> None:
     torch.manual_seed(5)
-    beginning, rest = torch.randn(1, 3, 32, dtype=torch.float64, requires_grad=True), torch.randn(1, 4, 3, 32).double()
+    prefix, rest = torch.randn(1, 3, 32, dtype=torch.float64, requires_grad=True), torch.randn(1, 4, 3, 32).double()
     factors = torch.randn(3, 1, 4, 24, dtype=torch.float64)
     slopes = []
     for checkpointed in (False, True):
-        features = tower.encode(beginning, rest, chunk=3, checkpointed=checkpointed)
-        again = [torch.autograd.grad(features, beginning, factor, retain_graph=True)[0] for factor in factors]
+        features = tower.encode(tower.begin(prefix), rest, chunk=3, checkpointed=checkpointed)
+        again = [torch.autograd.grad(features, prefix, factor, retain_graph=True)[0] for factor in factors]
         slopes.append(torch.stack(again))
     torch.testing.assert_close(slopes[1], slopes[0], rtol=1e-10, atol=1e-10)
 
 
 def test_half_precision_gives_float32() -> None:
     model = tiny_clip().float()
-    rest, beginning = torch.randn(2, 4, 3, 32), torch.randn(2, 2, 32, requires_grad=True)
-    wide = TextTower(model, "tiny").encode(beginning, rest)
+    rest, prefix = torch.randn(2, 4, 3, 32), torch.randn(2, 2, 32, requires_grad=True)
+    wide = TextTower(model, "tiny").encode(TextTower(model, "tiny").begin(prefix), rest)
     assert wide.dtype == torch.float32
     open_clip.convert_weights_to_lp(model, dtype=torch.bfloat16)
     tower = TextTower(model, "tiny")
-    low = tower.encode(beginning, rest)
+    low = tower.encode(tower.begin(prefix), rest)
     assert low.dtype == torch.float32
     assert tower.embed(torch.zeros(1, 1, dtype=torch.int64)).dtype == torch.float32
     assert torch.nn.functional.cosine_similarity(low, wide, dim=-1).min() > 0.99
     low.sum().backward()
-    assert beginning.grad is not None
-    assert beginning.grad.isfinite().all()
+    assert prefix.grad is not None
+    assert prefix.grad.isfinite().all()
 
 
 def test_it_follows_the_model(tokenizer: open_clip.SimpleTokenizer) -> None:
@@ -245,20 +236,20 @@ def test_other_towers_are_refused(text: dict[str, Any], custom: bool) -> None:
 
 def test_available_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
-    assert memory.available_bytes(cpu) > 0
+    assert text_tower.available_bytes(cpu) > 0
     info, limit, used = (tmp_path / name for name in ("meminfo", "max", "current"))
     for name, path in (("_MEMINFO", info), ("_LIMIT", limit), ("_USED", used)):
-        monkeypatch.setattr(memory, name, path)
+        monkeypatch.setattr(text_tower, name, path)
     info.write_text("MemTotal:  9000 kB\nMemAvailable:    7000 kB\n")
-    assert memory.available_bytes(cpu) == 7000 * 1024
+    assert text_tower.available_bytes(cpu) == 7000 * 1024
     limit.write_text("max\n")
     used.write_text("1000\n")
-    assert memory.available_bytes(cpu) == 7000 * 1024
+    assert text_tower.available_bytes(cpu) == 7000 * 1024
     limit.write_text("5000\n")
-    assert memory.available_bytes(cpu) == 4000
+    assert text_tower.available_bytes(cpu) == 4000
     limit.unlink()
     info.unlink()
     monkeypatch.setattr("os.sysconf", {"SC_PHYS_PAGES": 10, "SC_PAGE_SIZE": 4096}.__getitem__, raising=False)
-    assert memory.available_bytes(cpu) == 10 * 4096 // 2
+    assert text_tower.available_bytes(cpu) == 10 * 4096 // 2
     monkeypatch.delattr("os.sysconf")
-    assert memory.available_bytes(cpu) == 4 * 2**30
+    assert text_tower.available_bytes(cpu) == 4 * 2**30

@@ -4,7 +4,7 @@ import open_clip
 import pytest
 import torch
 
-from lorattt.clip.tokenizer import truncated_tokenizer
+from lorattt.clip.build import truncated_tokenizer
 from lorattt.demo import CLASS_NAMES, MERGES
 
 TEXTS = [

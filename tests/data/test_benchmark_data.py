@@ -67,7 +67,7 @@ def test_a_draw_can_be_repeated_from_its_list(root: Path, tmp_path: Path) -> Non
     assert drawn.name == "eurosat-1-shot"
     write_image_list(drawn.drawn, tmp_path / "images.tsv")
     again = data_of(root, items=str(tmp_path / "images.tsv"))
-    assert again.source.listing.items == drawn.drawn.items  # type: ignore[attr-defined]
+    assert again.source.listing.samples == drawn.drawn.samples  # type: ignore[attr-defined]
     assert again.drawn is None
     with pytest.raises(UserError, match=r"data.items .*10 classes are not the 5"):
         data_of(root, items=str(tmp_path / "images.tsv"), classes="base")

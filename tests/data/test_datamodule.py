@@ -1,59 +1,27 @@
 """The base of all sources: arguments, loaders, shares, and the end at a bad image."""
 
-from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from PIL import Image
 from torch import Tensor
 
+from fits import trainer
 from lorattt.data.datamodule import EpisodeData
-from lorattt.data.images import UnreadableImageError
 from lorattt.data.sampler import ExactShard
 from lorattt.errors import UserError
+from tests.data.fake import Fake, on_device
 
 
-class Few:
-    """Five images, the third of which may be broken."""
-
-    def __init__(self, count: int = 5, *, broken: bool = False, label: int = 0) -> None:
-        self.name, self.class_names = "few", ["thing"]
-        self._count, self._broken, self._label = count, broken, label
-
-    def __len__(self) -> int:
-        return self._count
-
-    def path(self, index: int) -> str:
-        return f"few/{index}.png"
-
-    def label(self, index: int) -> int:
-        return self._label
-
-    def read(self, index: int) -> Image.Image:
-        if self._broken and index == 2:
-            raise UnreadableImageError("image file is truncated")
-        return Image.new("RGB", (1, 1), (index, 0, 0))
+def few(count: int = 5, *, broken: bool = False, label: int = 0) -> Fake:
+    """Images, the third of which may be broken."""
+    return Fake("few", range(count), broken=[2] if broken else [], label=label)
 
 
-def data_of(
-    source: Few | None = None,
-    *,
-    batch_size: int = 2,
-    workers: int = 0,
-    limit: int | None = None,
-    on_bad_image: Literal["error", "skip"] = "error",
-    prefetch: int = 2,
-) -> EpisodeData:
-    data = EpisodeData(
-        Few() if source is None else source,
-        batch_size=batch_size,
-        workers=workers,
-        limit=limit,
-        on_bad_image=on_bad_image,
-        prefetch=prefetch,
-    )
+def data_of(source: Fake | None = None, **values: Any) -> EpisodeData:
+    data = EpisodeData(few() if source is None else source, **{"batch_size": 2, "workers": 0, **values})
     data.transform = red
     return data
 
@@ -90,7 +58,7 @@ def test_a_limit_spreads_over_the_images() -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_without_views_batches_hold_the_images_themselves(workers: int) -> None:
-    data = data_of(Few(broken=True), workers=workers)
+    data = data_of(few(broken=True), workers=workers)
     data.transform = None
     batches = list(data.predict_dataloader())
     assert numbers(batches) == [[0, 1], [3], [4]]
@@ -102,7 +70,7 @@ def test_without_views_batches_hold_the_images_themselves(workers: int) -> None:
 
 
 def test_images_without_classes_are_predicted_and_not_tested() -> None:
-    for source in (Few(label=-1), Few()):
+    for source in (few(label=-1), few()):
         if source.label(0) == 0:
             source.class_names = []
         data = data_of(source)
@@ -112,15 +80,8 @@ def test_images_without_classes_are_predicted_and_not_tested() -> None:
                 loader()
 
 
-def on_devices(data: EpisodeData, world: int, rank: int, device: str = "cpu") -> EpisodeData:
-    strategy = SimpleNamespace(root_device=torch.device(device))
-    trainer: Any = SimpleNamespace(world_size=world, global_rank=rank, strategy=strategy)
-    data.trainer = trainer
-    return data
-
-
 def test_devices_share_the_images_out() -> None:
-    shares = [numbers(on_devices(data_of(limit=4), 3, rank).test_dataloader()) for rank in range(3)]
+    shares = [numbers(on_device(data_of(limit=4), 3, rank).test_dataloader()) for rank in range(3)]
     # Of 5 images, 4 are used: 0, 1, 2, 3.
     assert shares == [[[0, 3]], [[1]], [[2]]]
 
@@ -128,7 +89,7 @@ def test_devices_share_the_images_out() -> None:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_device_without_images_gets_one_batch_of_none(workers: int) -> None:
     """Lightning leaves out the loop of a device without batches, and the others would wait for it."""
-    loaders = [on_devices(data_of(workers=workers), 7, rank).test_dataloader() for rank in (4, 5, 6)]
+    loaders = [on_device(data_of(workers=workers), 7, rank).test_dataloader() for rank in (4, 5, 6)]
     assert [len(loader) for loader in loaders] == [1, 1, 1]
     assert [numbers(loader) for loader in loaders] == [[[4]], [[]], [[]]]
     (batch,) = loaders[1]
@@ -139,15 +100,15 @@ def test_a_device_without_images_gets_one_batch_of_none(workers: int) -> None:
     ("device", "ahead"), [("cpu", None), ("cuda:0", "cuda:0"), ("cuda:1", "cuda:1"), ("mps", None)]
 )
 def test_pixels_are_sent_ahead_to_a_gpu_that_copies_while_it_works(device: str, ahead: str | None) -> None:
-    loader: Any = on_devices(data_of(), 1, 0, device).test_dataloader()
+    loader: Any = on_device(data_of(), 1, 0, device).test_dataloader()
     assert loader.send_to == (None if ahead is None else torch.device(ahead))
-    assert loader.pin_memory == (ahead is not None)
+    assert not loader.pin_memory  # what is sent ahead is pinned there
     assert data_of().test_dataloader().send_to is None  # type: ignore[attr-defined]
 
 
 def test_a_source_without_images_is_refused() -> None:
     with pytest.raises(UserError, match=r"^few has no images$"):
-        data_of(Few(0)).predict_dataloader()
+        data_of(few(0)).predict_dataloader()
 
 
 def test_what_is_done_is_left_out_and_what_was_unreadable_comes_last() -> None:
@@ -163,7 +124,7 @@ def test_what_is_done_is_left_out_and_what_was_unreadable_comes_last() -> None:
 def test_devices_share_out_what_is_left() -> None:
     shares = []
     for rank in range(2):
-        data = on_devices(data_of(), 2, rank)
+        data = on_device(data_of(), 2, rank)
         data.leave_out({0: "few/0.png", 2: "few/2.png"}, [])
         shares.append(numbers(data.test_dataloader()))
     assert shares == [[[1, 4]], [[3]]]
@@ -177,7 +138,7 @@ def test_images_that_are_others_now_are_refused() -> None:
 
 
 def test_a_bad_image_ends_the_run_by_name() -> None:
-    data = data_of(Few(broken=True))
+    data = data_of(few(broken=True))
     batches = list(data.test_dataloader())
     assert data.on_before_batch_transfer(batches[0], 0) is batches[0]
     with pytest.raises(UserError) as caught:
@@ -188,7 +149,7 @@ def test_a_bad_image_ends_the_run_by_name() -> None:
 
 
 def test_a_bad_image_is_passed_on_where_asked_for() -> None:
-    data = data_of(Few(broken=True), on_bad_image="skip")
+    data = data_of(few(broken=True), on_bad_image="skip")
     for batch in data.test_dataloader():
         assert data.on_before_batch_transfer(batch, 0) is batch
     assert numbers(data.test_dataloader()) == [[0, 1], [3], [4]]
@@ -206,21 +167,10 @@ class Collector(LightningModule):
         self.seen += batch["index"].tolist()
 
 
-def trainer() -> Trainer:
-    return Trainer(
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-
-
 @pytest.mark.filterwarnings("ignore:The 'test_dataloader' does not have many workers")
 def test_lightning_keeps_the_sampler_and_ends_at_a_bad_image() -> None:
     collector = Collector()
     trainer().test(collector, data_of(), verbose=False)
     assert collector.seen == [0, 1, 2, 3, 4]
     with pytest.raises(UserError, match=r"few/2\.png"):
-        trainer().test(Collector(), data_of(Few(broken=True)), verbose=False)
+        trainer().test(Collector(), data_of(few(broken=True)), verbose=False)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from lorattt.data.benchmark import BenchmarkData
 from lorattt.data.few_shot import FewShotData, FolderSourceData, ListedSourceData
-from lorattt.data.listing import Item
+from lorattt.data.file_list import Sample
 from lorattt.errors import UserError
 
 COUNTS = {"train": 6, "val": 3, "test": 1}
@@ -41,16 +41,16 @@ def data_of(root: Path, **values: Any) -> FewShotData:
     return FewShotData("eurosat", str(root), **{"workers": 0, "batch_size": 4, "shots": 2, "val_shots": 1, **values})
 
 
-def train_items(data: ListedSourceData) -> list[Item]:
-    return [Item(data.source.path(index), data.source.label(index)) for index in data.indices]
+def train_items(data: ListedSourceData) -> list[Sample]:
+    return [Sample(data.source.path(index), data.source.label(index)) for index in data.indices]
 
 
-def val_items(data: ListedSourceData) -> list[Item]:
+def val_items(data: ListedSourceData) -> list[Sample]:
     assert data.validation is not None
-    return [Item(data.validation.path(index), data.validation.label(index)) for index in data.validation_indices]
+    return [Sample(data.validation.path(index), data.validation.label(index)) for index in data.validation_indices]
 
 
-def per_class(items: list[Item], classes: int = 10) -> list[int]:
+def per_class(items: list[Sample], classes: int = 10) -> list[int]:
     return [sum(item.label == label for item in items) for label in range(classes)]
 
 
@@ -76,7 +76,7 @@ def test_the_draw_is_that_of_the_test_time_data(root: Path, tmp_path: Path) -> N
         data = data_of(root, draw_seed=seed)
         assert data.drawn == drawn
         assert drawn is not None
-        assert tuple(train_items(data)) == drawn.items
+        assert tuple(train_items(data)) == drawn.samples
     assert train_items(data_of(root, draw_seed=1)) != train_items(data_of(root, draw_seed=2))
     assert set(train_items(data_of(root, shots=1))) < set(train_items(data_of(root, shots=2)))
 

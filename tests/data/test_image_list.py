@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from lorattt.data.file_list import FileList, Sample
 from lorattt.data.image_list import read_image_list, write_image_list
-from lorattt.data.listing import Item, Listing
 from lorattt.errors import UserError
 
 ROOT = Path("photos")
 HEAD = "path\tlabel\tclass_name\n"
-PAIR = Listing(ROOT, (Item("x/1.jpg", 1), Item("x/2.jpg", -1)), ("cat", "dog"))
+PAIR = FileList(ROOT, (Sample("x/1.jpg", 1), Sample("x/2.jpg", -1)), ("cat", "dog"))
 ROWS = "\t0\tcat\nx/1.jpg\t1\tdog\nx/2.jpg\t-1\t\n"
 
 
@@ -29,19 +29,19 @@ def of_earlier_versions(rows: str) -> str:
 @pytest.mark.parametrize(
     "of",
     [
-        Listing(ROOT, (Item("b/9.jpg", 1), Item("a/1.jpg", 0), Item("a/0.jpg", 0)), ("cat", "dog")),
-        Listing(ROOT, (Item("2.jpg", 2),), ("crane", "bird", "crane", "dog")),  # of classes without images, too
-        Listing(ROOT, (Item("a b/ü\u2028.jpg", 0), Item("a b/ü\u2028.jpg", 0)), ("Köln \x0b",)),
-        Listing(ROOT, (Item('"a\tb".jpg', 0), Item("# 'b'\n.jpg", 1)), ('a "real"\rcat', "#")),
-        Listing(ROOT, (Item("b.jpg", -1), Item("a.jpg", -1)), ()),
-        Listing(ROOT, (), ()),
-        Listing(ROOT, (), ("cat",)),
+        FileList(ROOT, (Sample("b/9.jpg", 1), Sample("a/1.jpg", 0), Sample("a/0.jpg", 0)), ("cat", "dog")),
+        FileList(ROOT, (Sample("2.jpg", 2),), ("crane", "bird", "crane", "dog")),  # of classes without images, too
+        FileList(ROOT, (Sample("a b/ü\u2028.jpg", 0), Sample("a b/ü\u2028.jpg", 0)), ("Köln \x0b",)),
+        FileList(ROOT, (Sample('"a\tb".jpg', 0), Sample("# 'b'\n.jpg", 1)), ('a "real"\rcat', "#")),
+        FileList(ROOT, (Sample("b.jpg", -1), Sample("a.jpg", -1)), ()),
+        FileList(ROOT, (), ()),
+        FileList(ROOT, (), ("cat",)),
     ],
 )
-def test_what_is_written_is_read(tmp_path: Path, of: Listing) -> None:
+def test_what_is_written_is_read(tmp_path: Path, of: FileList) -> None:
     file = tmp_path / "new" / "items.txt"
     write_image_list(of, file)
-    assert read_image_list(file, Path("elsewhere")) == Listing(Path("elsewhere"), of.items, of.class_names)
+    assert read_image_list(file, Path("elsewhere")) == FileList(Path("elsewhere"), of.samples, of.class_names)
 
 
 def test_the_file_is_as_described(tmp_path: Path) -> None:
@@ -59,13 +59,13 @@ def test_line_ends_and_byte_order_marks_make_no_difference(tmp_path: Path, conte
 def test_lists_of_earlier_versions_have_no_quotes(tmp_path: Path) -> None:
     rows = '"a.jpg\t0\tthe "real" cat\n#b.jpg\t0\tthe "real" cat\n'
     found = read_image_list(written(tmp_path / "items.txt", of_earlier_versions(rows)), ROOT)
-    assert found == Listing(ROOT, (Item('"a.jpg', 0), Item("#b.jpg", 0)), ('the "real" cat',))
+    assert found == FileList(ROOT, (Sample('"a.jpg', 0), Sample("#b.jpg", 0)), ('the "real" cat',))
 
 
 @pytest.mark.parametrize("content", [HEAD + ROWS, of_earlier_versions(ROWS)])
 def test_a_list_may_be_edited(tmp_path: Path, content: str) -> None:
     file = written(tmp_path / "items.txt", content.replace("x/2.jpg\t-1\t\n", "\nx/3.jpg\t0\tcat\n"))
-    assert read_image_list(file, ROOT) == Listing(ROOT, (Item("x/1.jpg", 1), Item("x/3.jpg", 0)), ("cat", "dog"))
+    assert read_image_list(file, ROOT) == FileList(ROOT, (Sample("x/1.jpg", 1), Sample("x/3.jpg", 0)), ("cat", "dog"))
 
 
 LEAVING = ["/etc/x.jpg", "../x.jpg", "a/../../x.jpg", "..", ".", "C:/x.jpg", "C:x.jpg", "\\x.jpg", "a\\..\\..\\x.jpg"]
@@ -78,7 +78,7 @@ def test_paths_out_of_the_root_are_refused(tmp_path: Path, path: str) -> None:
         read_image_list(file, ROOT)
     assert str(caught.value) == f"{file} line 3: {path!r} is not a path below the root"
     with pytest.raises(UserError, match="is not a path below photos"):
-        write_image_list(Listing(ROOT, (Item(path, 0),), ("cat",)), tmp_path / "new.txt")
+        write_image_list(FileList(ROOT, (Sample(path, 0),), ("cat",)), tmp_path / "new.txt")
     assert not (tmp_path / "new.txt").exists()
 
 
@@ -128,5 +128,5 @@ def test_files_that_cannot_be_read_or_written_are_named(tmp_path: Path) -> None:
 
 def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no text in UTF-8"):
-        write_image_list(Listing(ROOT, (Item("a\udcff.jpg", 0),), ("cat",)), tmp_path / "items.txt")
+        write_image_list(FileList(ROOT, (Sample("a\udcff.jpg", 0),), ("cat",)), tmp_path / "items.txt")
     assert not (tmp_path / "items.txt").exists()

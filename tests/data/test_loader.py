@@ -241,7 +241,7 @@ def test_a_limited_address_space_is_not_used_up(
 
 
 def test_a_copy_by_pickling_has_no_memory() -> None:
-    assert pickle.loads(pickle.dumps(SharedMemoryCollate(1, 2))).shared is None
+    assert pickle.loads(pickle.dumps(SharedMemoryCollate(shared.SharedRegions(1, 2, 5)))).shared is None
 
 
 # Workers that die, hang or cannot be started

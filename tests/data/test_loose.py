@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from lorattt.data.images import UnreadableImageError
-from lorattt.data.loose import ImagesData, UnlabelledImages, find_images, unlabelled_class_names
+from lorattt.data.loose import ImagesData, find_images, unlabelled_class_names, unlabelled_images
 from lorattt.data.walk import look_below
 from lorattt.errors import UserError
 
@@ -100,7 +100,7 @@ def test_links(here: Path) -> None:
         "more/e.png",
     ]
     assert find_images("more/broken.jpg") == ["more/broken.jpg"]
-    images = UnlabelledImages("more/broken.jpg", NAMES)
+    images = unlabelled_images("more/broken.jpg", NAMES)
     with pytest.raises(UnreadableImageError, match="No such file"):
         images.read(0)
 
@@ -191,9 +191,9 @@ def test_the_datamodule(here: Path) -> None:
 
 
 def test_the_limit_on_pixels(here: Path) -> None:
-    assert UnlabelledImages("more/odd", NAMES, 12).read(0).size == (4, 3)
+    assert unlabelled_images("more/odd", NAMES, 12).read(0).size == (4, 3)
     with pytest.raises(UnreadableImageError, match=r"^it has 4 x 3 pixels, more than data\.max_pixels 11"):
-        UnlabelledImages("more/odd", NAMES, 11).read(0)
+        unlabelled_images("more/odd", NAMES, 11).read(0)
     values: dict[str, Any] = {"images": "photos", "class_names": NAMES}
     for limit in (0, -1, 178_956_971):
         with pytest.raises(UserError, match=rf"^data\.max_pixels {limit}: must be from 1 to 178956970"):

@@ -9,30 +9,12 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lorattt.data.images import UnreadableImageError
 from lorattt.data.source import EpisodeDataset, collate_episodes, spread
+from tests.data.fake import Fake
 
 
-class Numbered:
-    """Images whose red value is their number; some cannot be read."""
-
-    def __init__(self, count: int, bad: tuple[int, ...] = ()) -> None:
-        self.name, self.class_names = "numbered", ["even", "odd"]
-        self._count, self._bad = count, bad
-
-    def __len__(self) -> int:
-        return self._count
-
-    def path(self, index: int) -> str:
-        return f"image-{index}"
-
-    def label(self, index: int) -> int:
-        return index % 2
-
-    def read(self, index: int) -> Image.Image:
-        if index in self._bad:
-            raise UnreadableImageError(f"number {index} is broken")
-        return Image.new("RGB", (4, 3), (index, 0, 0))
+def numbered(count: int, bad: tuple[int, ...] = ()) -> Fake:
+    return Fake("numbered", range(count), broken=bad, classes=2, size=(4, 3))
 
 
 def two_views(image: Image.Image, index: int) -> Tensor:
@@ -60,25 +42,25 @@ def test_spread_takes_equally_many_of_each_sorted_class() -> None:
 
 
 def test_an_episode_carries_its_dataset_wide_number() -> None:
-    dataset = EpisodeDataset(Numbered(10), [7, 2], two_views)
+    dataset = EpisodeDataset(numbered(10), [7, 2], two_views)
     assert len(dataset) == 2
     for position, index in enumerate([7, 2]):
         item = dataset[position]
         assert {key: item[key] for key in ("index", "path", "label")} == {
             "index": index,
-            "path": f"image-{index}",
+            "path": f"numbered/{index}.png",
             "label": index % 2,
         }
         assert item["views"][:, 0, 0, 0].tolist() == [index, index]
 
 
 def test_a_bad_image_has_a_reason_and_no_views() -> None:
-    item = EpisodeDataset(Numbered(10, bad=(7,)), [7, 2], two_views)[0]
-    assert item == {"index": 7, "path": "image-7", "label": 1, "reason": "number 7 is broken"}
+    item = EpisodeDataset(numbered(10, bad=(7,)), [7, 2], two_views)[0]
+    assert item == {"index": 7, "path": "numbered/7.png", "label": 1, "reason": "image file is truncated"}
 
 
 def batches(bad: tuple[int, ...], workers: int = 0, size: int = 3) -> list[dict[str, Any]]:
-    dataset = EpisodeDataset(Numbered(7, bad), list(range(7)), two_views)
+    dataset = EpisodeDataset(numbered(7, bad), list(range(7)), two_views)
     return list(DataLoader(dataset, batch_size=size, collate_fn=collate_episodes, num_workers=workers))
 
 
@@ -86,10 +68,10 @@ def test_good_episodes_are_stacked_and_bad_ones_listed() -> None:
     first, second, third = batches(bad=(1, 3, 4, 5))
     assert first["index"].tolist() == [0, 2]
     assert first["label"].tolist() == [0, 0]
-    assert first["path"] == ["image-0", "image-2"]
+    assert first["path"] == ["numbered/0.png", "numbered/2.png"]
     assert first["views"].shape == (2, 2, 3, 1, 1)
     assert first["views"][:, 0, 0, 0, 0].tolist() == [0, 2]
-    assert first["skipped"] == [{"index": 1, "path": "image-1", "reason": "number 1 is broken"}]
+    assert first["skipped"] == [{"index": 1, "path": "numbered/1.png", "reason": "image file is truncated"}]
     # All of the second batch is bad: still a batch, with its list.
     assert [skipped["index"] for skipped in second["skipped"]] == [3, 4, 5]
     assert (len(second["views"]), second["label"].tolist(), second["index"].tolist(), second["path"]) == (0, [], [], [])
@@ -108,16 +90,16 @@ def test_workers_make_the_same_batches() -> None:
 
 
 def test_without_a_transform_an_item_is_the_image_at_its_own_size() -> None:
-    class Striped(Numbered):
+    class Striped(Fake):
         def read(self, index: int) -> Image.Image:
             image = Image.new("RGB", (5, 3), (1, 2, 3))
             image.putpixel((4, 2), (7, 8, 9))
             return image
 
-    image = EpisodeDataset(Striped(1), [0], None)[0]["image"]
+    image = EpisodeDataset(Striped("striped", [0]), [0], None)[0]["image"]
     assert image.shape == (3, 5, 3)
     assert image[0, 0].tolist() == [1, 2, 3]
     assert image[2, 4].tolist() == [7, 8, 9]
-    (batched,) = collate_episodes([EpisodeDataset(Striped(1), [0], None)[0]])["image"]
+    (batched,) = collate_episodes([EpisodeDataset(Striped("striped", [0]), [0], None)[0]])["image"]
     assert batched.shape == (3, 3, 5)
     assert batched[:, 2, 4].tolist() == [7, 8, 9]

@@ -6,36 +6,36 @@ from pathlib import Path
 
 import pytest
 
-from lorattt.data.listing import Item, Listing
-from lorattt.data.splits import class_subset, few_shot, holdout, keep_classes
+from lorattt.data.file_list import FileList, Sample
+from lorattt.data.splits import few_shot, holdout, keep_classes
 from lorattt.errors import UserError
 
 ROOT = Path("photos")
 NAMES = ("cat", "dog", "crane", "bird", "crane")
 
 
-def listing(counts: tuple[int, ...] = (9, 5, 7, 6, 8), names: tuple[str, ...] = NAMES) -> Listing:
-    items = [Item(f"{label}/{n:02d}.jpg", label) for label, count in enumerate(counts) for n in range(count)]
-    return Listing(ROOT, tuple(items), names[: len(counts)])
+def listing(counts: tuple[int, ...] = (9, 5, 7, 6, 8), names: tuple[str, ...] = NAMES) -> FileList:
+    items = [Sample(f"{label}/{n:02d}.jpg", label) for label, count in enumerate(counts) for n in range(count)]
+    return FileList(ROOT, tuple(items), names[: len(counts)])
 
 
-def shuffled(of: Listing, seed: int = 1) -> Listing:
-    items = list(of.items)
+def shuffled(of: FileList, seed: int = 1) -> FileList:
+    items = list(of.samples)
     random.Random(seed).shuffle(items)
-    assert tuple(items) != of.items
-    return Listing(of.root, tuple(items), of.class_names)
+    assert tuple(items) != of.samples
+    return FileList(of.root, tuple(items), of.class_names)
 
 
-def paths(of: Listing, label: int) -> list[str]:
-    return [item.path for item in of.items if item.label == label]
+def paths(of: FileList, label: int) -> list[str]:
+    return [item.path for item in of.samples if item.label == label]
 
 
 @pytest.mark.parametrize("shots", [1, 3, 5])
 def test_few_shot_takes_as_many_of_each_class_sorted(shots: int) -> None:
     drawn = few_shot(listing(), shots, seed=0)
     assert [len(paths(drawn, label)) for label in range(5)] == [shots] * 5
-    assert set(drawn.items) <= set(listing().items)
-    assert list(drawn.items) == sorted(drawn.items, key=lambda item: (item.label, item.path))
+    assert set(drawn.samples) <= set(listing().samples)
+    assert list(drawn.samples) == sorted(drawn.samples, key=lambda item: (item.label, item.path))
     assert (drawn.root, drawn.class_names) == (ROOT, NAMES)
 
 
@@ -53,19 +53,19 @@ def test_a_class_does_not_depend_on_the_others() -> None:
 
 
 def test_larger_draws_contain_smaller_ones() -> None:
-    draws = [set(few_shot(listing(), shots, seed=7).items) for shots in range(1, 6)]
-    held = [set(holdout(listing(), count, 7)[1].items) for count in range(1, 5)]
+    draws = [set(few_shot(listing(), shots, seed=7).samples) for shots in range(1, 6)]
+    held = [set(holdout(listing(), count, 7)[1].samples) for count in range(1, 5)]
     for small, large in [*pairwise(draws), *pairwise(held)]:
         assert small < large
 
 
 def test_every_image_is_drawn_equally_often_and_classes_are_drawn_apart() -> None:
     of = listing((10, 10))
-    counts = dict.fromkeys(of.items, 0)
+    counts = dict.fromkeys(of.samples, 0)
     alike = 0
     for seed in range(500):
         drawn = few_shot(of, 3, seed)
-        for item in drawn.items:
+        for item in drawn.samples:
             counts[item] += 1
         alike += [path[2:] for path in paths(drawn, 0)] == [path[2:] for path in paths(drawn, 1)]
     # 500 draws at 0.3: mean 150, standard deviation 10. Two classes agree in 1 of 120 draws, 4 of 500.
@@ -74,7 +74,7 @@ def test_every_image_is_drawn_equally_often_and_classes_are_drawn_apart() -> Non
 
 
 def test_few_shots_and_held_out_images_are_drawn_apart() -> None:
-    same = [set(few_shot(listing(), 2, s).items) == set(holdout(listing(), 2, s)[1].items) for s in range(9)]
+    same = [set(few_shot(listing(), 2, s).samples) == set(holdout(listing(), 2, s)[1].samples) for s in range(9)]
     assert not any(same)
 
 
@@ -94,7 +94,7 @@ def test_shots_that_cannot_be_had_are_refused(counts: tuple[int, ...], shots: in
 
 
 def test_images_without_a_class_are_refused() -> None:
-    of = Listing(ROOT, (Item("a.jpg", -1),), ())
+    of = FileList(ROOT, (Sample("a.jpg", -1),), ())
     for split in (lambda: few_shot(of, 1, 0), lambda: holdout(of, 1, 0)):
         with pytest.raises(UserError, match=r"photos/a\.jpg has no class"):
             split()
@@ -104,9 +104,9 @@ def test_images_without_a_class_are_refused() -> None:
 def test_the_rest_and_the_held_out_images_are_the_whole(amount: int) -> None:
     rest, held = holdout(listing(), amount, 0)
     assert [len(paths(held, label)) for label in range(5)] == [amount] * 5
-    assert sorted(rest.items + held.items) == sorted(listing().items)
+    assert sorted(rest.samples + held.samples) == sorted(listing().samples)
     for part in (rest, held):
-        assert list(part.items) == sorted(part.items, key=lambda item: (item.label, item.path))
+        assert list(part.samples) == sorted(part.samples, key=lambda item: (item.label, item.path))
         assert (part.root, part.class_names) == (ROOT, NAMES)
 
 
@@ -118,27 +118,29 @@ def test_at_least_one_image_of_a_class_stays() -> None:
 @pytest.mark.parametrize("classes", range(2, 8))
 def test_base_and_new_classes_part_the_labels(classes: int) -> None:
     of = shuffled(listing((2,) * classes, tuple("abcdefg")))
-    base, new = class_subset(of, "base"), class_subset(of, "new")
+    base, new = keep_classes(of, "base"), keep_classes(of, "new")
     half = -(-classes // 2)
     assert base.class_names + new.class_names == of.class_names
     assert len(base.class_names) == half
-    assert [item for item in of.items if item.label < half] == list(base.items)
-    assert [Item(path, label - half) for path, label in of.items if label >= half] == list(new.items)
-    assert class_subset(of, "all") == of
+    assert [item for item in of.samples if item.label < half] == list(base.samples)
+    assert [Sample(path, label - half) for path, label in of.samples if label >= half] == list(new.samples)
+    assert keep_classes(of, "all") == of
 
 
 def test_subsets_that_do_not_exist_are_refused() -> None:
     with pytest.raises(UserError, match=r"data\.classes 'old': use all, base, new, or a list"):
-        class_subset(listing(), "old")
+        keep_classes(listing(), "old")
     with pytest.raises(UserError, match="photos has 1 classes, so none are new"):
-        class_subset(listing((3,)), "new")
+        keep_classes(listing((3,)), "new")
 
 
 def test_classes_are_kept_by_number_or_name_and_labelled_in_that_order() -> None:
     of = shuffled(listing((2, 2, 2, 2, 2)))
     kept = keep_classes(of, ["bird", 0, 4])
     assert kept.class_names == ("bird", "cat", "crane")
-    assert kept.items == tuple(Item(path, {3: 0, 0: 1, 4: 2}[label]) for path, label in of.items if label in (3, 0, 4))
+    assert kept.samples == tuple(
+        Sample(path, {3: 0, 0: 1, 4: 2}[label]) for path, label in of.samples if label in (3, 0, 4)
+    )
     assert keep_classes(of, range(5)) == of
 
 

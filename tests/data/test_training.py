@@ -3,7 +3,6 @@
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,39 +14,24 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data.distributed import DistributedSampler
 
-from lorattt.data.epochs import EpochShard, TrainingDataset
-from lorattt.data.images import UnreadableImageError
+from fits import trainer
+from lorattt.data.sampler import EpochShard
+from lorattt.data.source import TrainingDataset
 from lorattt.data.training import CachedImages, SourceData
 from lorattt.errors import UserError
+from tests.data.fake import Fake, on_device
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers", "ignore:.*isinstance.treespec", "ignore:Total length of `list`"
 )
 
 
-class Several:
-    """Images whose pixels are their number, at numbers 100, 101, ...; some may be broken."""
+class Several(Fake):
+    """Images at numbers 100, 101, ...; one may be broken."""
 
     def __init__(self, count: int = 11, *, broken: int | None = None, names: int = 3, label: int | None = None) -> None:
-        self.name, self.class_names = "several", [f"class {number}" for number in range(names)]
-        self.numbers = range(100, 100 + count)
-        self._broken, self._label = broken, label
-        self.reads: list[int] = []
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def path(self, index: int) -> str:
-        return f"several/{index}.png"
-
-    def label(self, index: int) -> int:
-        return index % 3 if self._label is None else self._label
-
-    def read(self, index: int) -> Image.Image:
-        self.reads.append(index)
-        if index == self._broken:
-            raise UnreadableImageError("image file is truncated")
-        return Image.new("RGB", (4, 2), (index, 0, 0))
+        bad = [] if broken is None else [broken]
+        super().__init__("several", range(100, 100 + count), broken=bad, classes=names, label=label, size=(4, 2))
 
 
 def cut(image: Image.Image, index: int, epoch: int) -> Tensor:
@@ -67,13 +51,6 @@ def data_of(
         Several() if train is None else train, validation, **{"batch_size": batch_size, "workers": 0, **values}
     )
     data.train_transform, data.transform, data.seed = cut, plain, seed
-    return data
-
-
-def on_device(data: SourceData, world: int, rank: int) -> SourceData:
-    strategy = SimpleNamespace(root_device=torch.device("cpu"))
-    trainer: Any = SimpleNamespace(world_size=world, global_rank=rank, strategy=strategy)
-    data.trainer = trainer
     return data
 
 
@@ -299,51 +276,45 @@ class Noting(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def trainer(folder: Path, **values: Any) -> Trainer:
-    defaults = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_progress_bar": False}
-    saving = ModelCheckpoint(folder, save_last=True, every_n_epochs=1)
-    more: dict[str, Any] = {**defaults, "enable_model_summary": False, "callbacks": [saving], **values}
-    return Trainer(default_root_dir=folder, **more)
+def saving(folder: Path, **values: Any) -> Trainer:
+    saved = ModelCheckpoint(folder, save_last=True, every_n_epochs=1)
+    return trainer(enable_checkpointing=True, callbacks=[saved], default_root_dir=folder, **values)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_lightning_tells_the_epoch_also_after_a_resume(workers: int, tmp_path: Path) -> None:
     whole = Noting()
-    trainer(tmp_path / "a", max_epochs=3, num_sanity_val_steps=0).fit(
-        whole, data_of(validation=Several(5), workers=workers)
-    )
+    saving(tmp_path / "a", max_epochs=3).fit(whole, data_of(validation=Several(5), workers=workers))
     assert [(epoch, told) for epoch, told, _ in whole.seen] == [(e, [e]) for e in range(3) for _ in range(2)]
     assert whole.validated == 3 * list(range(100, 105))
     expected = epochs(data_of(), range(3))
     assert [indices for _, _, indices in whole.seen] == [step[0] for steps in expected for step in steps]
 
-    trainer(tmp_path / "b", max_epochs=2).fit(Noting(), data_of())
+    saving(tmp_path / "b", max_epochs=2).fit(Noting(), data_of())
     resumed = Noting()
-    trainer(tmp_path / "c", max_epochs=3).fit(resumed, data_of(workers=workers), ckpt_path=tmp_path / "b" / "last.ckpt")
+    saving(tmp_path / "c", max_epochs=3).fit(resumed, data_of(workers=workers), ckpt_path=tmp_path / "b" / "last.ckpt")
     assert resumed.seen == whole.seen[4:]
 
 
-def test_without_validation_images_lightning_skips_validation(tmp_path: Path) -> None:
+def test_without_validation_images_lightning_skips_validation() -> None:
     module = Noting()
-    trainer(tmp_path, max_epochs=1).fit(module, data_of())
+    trainer().fit(module, data_of())
     assert len(module.seen) == 2
     assert module.validated == []
     with pytest.raises(UserError, match="several has no validation images"):
-        trainer(tmp_path).validate(module, data_of(), verbose=False)
+        trainer().validate(module, data_of(), verbose=False)
 
 
-def test_lightning_can_overfit_a_batch(tmp_path: Path) -> None:
+def test_lightning_can_overfit_a_batch() -> None:
     module = Noting()
     with pytest.warns(UserWarning, match="overfit"):
-        trainer(tmp_path, max_epochs=2, overfit_batches=1).fit(module, data_of())
+        trainer(max_epochs=2, overfit_batches=1).fit(module, data_of())
     first, second = module.seen
     assert first[1:] == second[1:] == ([0], [100, 101, 102, 103])
 
 
 @pytest.mark.parametrize("stage", ["test", "predict"])
-def test_fitting_is_all_it_is_for(stage: str, tmp_path: Path) -> None:
+def test_fitting_is_all_it_is_for(stage: str) -> None:
     message = f"^SourceData is for fit: to {stage}, use BenchmarkData or DemoData$"
     with pytest.raises(UserError, match=message):
-        getattr(trainer(tmp_path), stage)(Noting(), data_of())
-    with pytest.raises(UserError, match=message):
-        getattr(data_of(), f"{stage}_dataloader")()
+        getattr(trainer(), stage)(Noting(), data_of())

@@ -10,7 +10,7 @@ from torch import Tensor
 from lorattt.clip.model import Clip
 from lorattt.episodes.optim import OptimiserSpec
 from lorattt.methods.tpt import TPTEngine, TunedPrompts
-from lorattt.prompts.learner import ClassPrompts
+from lorattt.prompts.class_prompts import ClassPrompts
 
 TOLERANCES = {
     "features_abs": 1e-5,

@@ -1,19 +1,19 @@
-"""The contrast of a class list, its second derivatives in two ways, and the choice of classes."""
+"""The projection head, the contrast of a class list, its second derivatives in two ways, and the choice of classes."""
 
 from collections.abc import Sequence
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lorattt.clip.load import ClipSpec, load_clip
 from lorattt.clip.model import Clip
 from lorattt.errors import UserError
 from lorattt.losses.contrastive import class_contrast
-from lorattt.methods.class_contrast import ContrastiveTask, choose_classes
+from lorattt.methods.class_contrast import ContrastiveTask, HeadSpec, ProjectionHead, choose_classes
 from lorattt.methods.gradient_matching import exact_product, finite_product
 from lorattt.prompts.class_views import ClassViews
-from lorattt.prompts.head import ContrastHead
 from lorattt.prompts.prompt import PromptSpec, build_prompt
 
 NAMES = ["red ring", "blue star", "cross", "a_green heart"]
@@ -27,7 +27,7 @@ def clip() -> Clip:
 
 
 def task(clip: Clip, names: Sequence[str] = NAMES, temperature: float = 0.07) -> ContrastiveTask:
-    return ContrastiveTask(ClassViews(clip, names, 4), ContrastHead(128, 16, 8, seed=1).double(), temperature)
+    return ContrastiveTask(ClassViews(clip, names, 4), ProjectionHead(128, 16, 8, seed=1).double(), temperature)
 
 
 def context(clip: Clip) -> Tensor:
@@ -98,3 +98,54 @@ def test_the_classes_of_a_step() -> None:
     none = torch.zeros(10, dtype=torch.bool)
     counts = torch.stack([choose_classes(none, 5, 0, step) for step in range(400)]).flatten().bincount(minlength=10)
     assert 160 < int(counts.min()) <= int(counts.max()) < 240
+
+
+def test_two_layers_and_unit_length() -> None:
+    head = ProjectionHead(8, 5, 3, seed=1)
+    features = torch.randn(2, 7, 8, generator=torch.Generator().manual_seed(0))
+    weights = list(head.parameters())
+    hidden = torch.relu(features @ weights[0].T + weights[1])
+    expected = hidden @ weights[2].T + weights[3]
+    assert torch.allclose(head(features), expected / expected.norm(dim=-1, keepdim=True), atol=1e-6)
+    assert head.double()(features.double()).dtype == torch.float64
+    assert [tuple(weight.shape) for weight in ProjectionHead(8).parameters()] == [(8, 8), (8,), (128, 8), (128,)]
+
+
+def test_it_is_drawn_from_the_seed_alone() -> None:
+    torch.manual_seed(0)
+    first, state = ProjectionHead(8, seed=3), torch.get_rng_state()
+    torch.manual_seed(1)
+    again, other = ProjectionHead(8, seed=3), ProjectionHead(8, seed=4)
+    torch.manual_seed(0)
+    assert torch.equal(torch.get_rng_state(), state)  # nothing was taken from the run's own stream
+    for one, same, another in zip(first.parameters(), again.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one, same)
+        assert not torch.equal(one, another)
+
+
+def test_round_trip_of_a_head() -> None:
+    head = ProjectionHead(8, 5, 3, seed=1)
+    tensors = head.tensors()
+    assert set(tensors) == {"head.0.weight", "head.0.bias", "head.2.weight", "head.2.bias"}
+    found = ProjectionHead.from_tensors({**tensors, "views.end": torch.zeros(2)}, 8, "p.safetensors")
+    features = F.normalize(torch.randn(4, 8), dim=-1)
+    assert torch.equal(found(features), head(features))
+    with torch.no_grad():
+        next(head.parameters()).zero_()
+    assert tensors["head.0.weight"].abs().max() > 0  # a copy
+
+
+def test_heads_that_are_none() -> None:
+    tensors = ProjectionHead(8, 5, 3).tensors()
+    missing = {name: value for name, value in tensors.items() if name != "head.2.bias"}
+    for given, width in ((tensors, 9), (missing, 8), ({**tensors, "head.4.bias": torch.zeros(1)}, 8)):
+        with pytest.raises(UserError, match="p: its projection head does not fit text features of width"):
+            ProjectionHead.from_tensors(given, width, "p")
+
+
+@pytest.mark.parametrize(("key", "value"), [("hidden", 0), ("out", 0), ("out", -2)])
+def test_a_width_below_1(key: str, value: int) -> None:
+    with pytest.raises(UserError, match=rf"head\.{key} {value}: must be at least 1"):
+        HeadSpec(**{key: value})
+    with pytest.raises(UserError, match=rf"head\.{key} {value}: must be at least 1"):
+        ProjectionHead(8, **{key: value})

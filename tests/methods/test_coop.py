@@ -17,7 +17,7 @@ from lorattt.errors import UserError
 from lorattt.methods.coop import CoOp
 from lorattt.prompts.files import load_prompt
 from lorattt.prompts.prompt import PromptSpec
-from lorattt.views.training import TrainingCrop
+from lorattt.views.render import TrainingCrop
 
 DEMO = ClipSpec("lorattt-demo", "demo")
 LOADED = LoadedClip(load_clip(DEMO), DEMO)

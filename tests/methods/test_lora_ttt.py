@@ -23,7 +23,7 @@ from lorattt.episodes.optim import OptimiserSpec
 from lorattt.errors import UserError
 from lorattt.methods.lora_ttt_engine import LoRATTTEngine, LossSpec, Outcome
 from lorattt.rng import episode_keys
-from lorattt.views.masking import random_kept_patches
+from lorattt.views.selection import random_kept_patches
 from tiny_models import tiny_clip
 
 GOLDEN = Path(__file__).parent.parent / "golden"

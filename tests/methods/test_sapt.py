@@ -25,7 +25,7 @@ from lorattt.methods.sapt import SAPT
 from lorattt.methods.zero_shot import ZeroShot
 from lorattt.prompts.files import load_prompt
 from lorattt.prompts.prompt import PromptSpec
-from lorattt.views.training import TrainingCrop
+from lorattt.views.render import TrainingCrop
 
 SPEC = ClipSpec("lorattt-demo", "demo")
 COMMON: dict[str, Any] = {

@@ -21,16 +21,14 @@ from lorattt.clip.model import Clip
 from lorattt.errors import UserError
 from lorattt.losses.entropy import entropy
 from lorattt.methods.batch import EpisodeBatch
-from lorattt.methods.class_contrast import ContrastiveTask
+from lorattt.methods.class_contrast import ContrastiveTask, ProjectionHead
 from lorattt.methods.self_tpt import SelfTPT, adapt_to_names, distinct_names
 from lorattt.methods.several import Several
 from lorattt.methods.tlla import TLLA
 from lorattt.methods.zero_shot import ZeroShot
+from lorattt.prompts.class_prompts import ClassPrompts
 from lorattt.prompts.class_views import CLASS_VIEWS, ClassView, ClassViews
-from lorattt.prompts.context import Prompt
-from lorattt.prompts.files import save_prompt
-from lorattt.prompts.head import ContrastHead
-from lorattt.prompts.learner import ClassPrompts
+from lorattt.prompts.files import Prompt, save_prompt
 from lorattt.prompts.prompt import PromptSpec, build_prompt
 from lorattt.views.crops import ViewSpec
 from tiny_models import tiny_clip, wrapped
@@ -60,7 +58,7 @@ def _write(
     """A stage 1 that learned nothing, or of a context for each view, moved a little."""
     prompt = build_prompt(PromptSpec(), clip, [], 0)
     width = clip.text_features(["a"], "single").shape[1]
-    extras = ContrastHead(width, None, 16, seed=4).tensors() if head else {}
+    extras = ProjectionHead(width, None, 16, seed=4).tensors() if head else {}
     generator = torch.Generator().manual_seed(1)
     for view in separate:
         extras[f"views.{view}"] = prompt.context + 0.1 * torch.randn(prompt.context.shape, generator=generator)
@@ -462,13 +460,13 @@ def test_two_processes(file: str, cli: Cli, tmp_path: Path) -> None:
         forks.close()
     assert done.codes == [0, 0], done.err
     assert "".join(done.out).count("stage 2: ") == 1
-    with (folder / "predictions.csv").open(newline="", encoding="utf-8") as opened:
+    with (folder / "self_tpt" / "predictions.csv").open(newline="", encoding="utf-8") as opened:
         rows = list(csv.DictReader(opened))
     assert [row["index"] for row in rows] == [row["index"] for row in reference.rows]
     for ours, theirs in zip(rows, reference.rows, strict=True):
         assert ours["prediction_after"] == theirs["prediction_after"]
         assert float(ours["entropy_after"]) == pytest.approx(float(theirs["entropy_after"]), abs=1e-4)
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    results = json.loads((folder / "self_tpt" / "results.json").read_text(encoding="utf-8"))
     assert results["nll_after"] == pytest.approx(reference.results["nll_after"], abs=1e-3)
 
 
@@ -512,13 +510,13 @@ def _spoiled(loaded: LoadedClip, folder: Path) -> Iterator[tuple[str, dict[str, 
     separate = _write(clip, path, separate=["front", "middle", "end"])
     yield separate, removed, r"^class_views \['front', 'middle'\]: the end view classifies, and with separate contexts"
     prompt = build_prompt(PromptSpec(), clip, [], 0)
-    head = ContrastHead(128, None, 16).tensors()
+    head = ProjectionHead(128, None, 16).tensors()
     save_prompt(Prompt(prompt.context, "front", None, clip.name), path, extras=head)
     yield str(path), {}, r"^the prompt's position is front, and Self-TPT puts one context into every position"
     each = Prompt(prompt.context.expand(2, -1, -1), "end", None, clip.name, ("a", "b"))
     save_prompt(each, path, extras=head)
     yield str(path), {}, r"every class has a context of its own, which other names cannot use"
-    save_prompt(prompt, path, extras=ContrastHead(64, None, 16).tensors())
+    save_prompt(prompt, path, extras=ProjectionHead(64, None, 16).tensors())
     yield str(path), {}, r"its projection head does not fit text features of width 128"
     save_prompt(prompt, path, extras={**head, "views.end": prompt.context[:2].clone()})
     yield str(path), {"class_views": ["end", "hand"]}, r"is damaged \(its context of the view end does not fit\)"

@@ -21,15 +21,14 @@ from lorattt.clip.load import ClipSpec, LoadedClip, load_clip
 from lorattt.data.demo import DemoImages
 from lorattt.data.training import SourceData
 from lorattt.errors import UserError
-from lorattt.methods.class_contrast import choose_classes
+from lorattt.methods.class_contrast import HeadSpec, choose_classes
 from lorattt.methods.coop import CoOp
 from lorattt.methods.sapt import SAPT
 from lorattt.methods.self_tpt_training import SelfTPTTraining
 from lorattt.methods.zero_shot import ZeroShot
 from lorattt.prompts.files import load_prompt
-from lorattt.prompts.head import HeadSpec
 from lorattt.prompts.prompt import PromptSpec
-from lorattt.views.training import TrainingCrop
+from lorattt.views.render import TrainingCrop
 from methods.test_sapt import ScaledOnly
 
 SPEC = ClipSpec("lorattt-demo", "demo")
@@ -77,7 +76,7 @@ class Recorded(SelfTPTTraining):
     def on_train_start(self) -> None:
         super().on_train_start()
         self.given: list[tuple[Tensor, Tensor, Tensor | None]] = []
-        self.left = [[parameter.detach().clone() for parameter in self.losses.learned(self.context)]]
+        self.left = [[parameter.detach().clone() for parameter in self.learned()]]
 
     def image_features(self, views: Tensor) -> Tensor:
         self.features: Tensor = super().image_features(views)
@@ -89,7 +88,7 @@ class Recorded(SelfTPTTraining):
         return classes
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.left.append([parameter.detach().clone() for parameter in self.losses.learned(self.context)])
+        self.left.append([parameter.detach().clone() for parameter in self.learned()])
 
 
 class Plain:
@@ -193,8 +192,8 @@ def test_equals_a_plain_loop(options: dict[str, Any]) -> None:
             rate = 0.05 if number == 0 or method.head_lr is None else method.head_lr
             values[number] = values[number] - (rate if step < 2 else rate / 2) * velocity[number]
         for ours, expected in zip(method.left[step + 1], values, strict=True):
-            # In float32, differences of gradients have about four digits less.
-            assert float((ours - expected).abs().max()) < (5e-3 if method.derivative == "finite" else 2e-4), step
+            # In float32, differences of gradients have about four digits less, and may step over a kink of the ReLU.
+            assert float((ours - expected).abs().max()) < (1e-2 if method.derivative == "finite" else 2e-4), step
     moved = max(float((x - y).abs().max()) for x, y in zip(method.left[0], method.left[-1], strict=True))
     assert moved > 2e-2
 
@@ -218,7 +217,7 @@ def test_a_contrast_alone_asks_for_no_image() -> None:
     alone = {"head": SMALL_HEAD, "ce_weight": 0.0, "matching_weight": 0.0}
     method = Blind(**COMMON, **alone)
     blind = fitted(method)
-    assert (blind - method.started.context).abs().max() > 1e-3
+    assert (blind - method.initial.context).abs().max() > 1e-3
 
     class Unread(SelfTPTTraining):
         """None of the images can be read: the class names count all the same."""
@@ -241,7 +240,7 @@ def test_what_is_logged() -> None:
     assert found["matching"] == pytest.approx(1 - float(run.callback_metrics["train/cosine"]), abs=1e-5)
     features, label, _ = method.given[0]
     with torch.no_grad():
-        text = method.prompts.features(method.started.context)
+        text = method.prompts.features(method.initial.context)
     assert found["ce"] == pytest.approx(float(F.cross_entropy(method.logits(features, text), label)), rel=1e-3)
     lone = trainer(max_steps=1)
     lone.fit(training(matching_weight=0.0, contrast_weight=0.0), data())

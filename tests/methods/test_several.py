@@ -207,7 +207,7 @@ def test_a_run_leaves_a_folder_for_each_method(cli: Cli, tmp_path: Path) -> None
         )
         assert other.code == 0, other.err
         results = json.loads((folder / name / "results.json").read_text(encoding="utf-8"))
-        assert results.pop("shared_with") == [method for method in methods if method != name]
+        assert results["shared_with"] == [method for method in methods if method != name]
         assert set(results) == set(other.results)
         assert results["method"] == name
         for key in ("n", "seed", "fallbacks", "skipped", "backbone", "dataset"):

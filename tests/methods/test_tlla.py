@@ -30,7 +30,7 @@ from lorattt.methods.registry import build_method
 from lorattt.methods.several import Several
 from lorattt.methods.tlla import TLLA, stss
 from lorattt.methods.tpt import TPT, TPTEngine
-from lorattt.prompts.learner import ClassPrompts
+from lorattt.prompts.class_prompts import ClassPrompts
 from lorattt.prompts.neighbours import neighbour_features, neighbours, random_directions
 from lorattt.prompts.prompt import PromptSpec
 from lorattt.views.crops import ViewSpec
@@ -44,11 +44,6 @@ SHAPES = ["red circle", "blue square", "green star", "a cross"]
 SCALE = torch.tensor(20.0, dtype=torch.float64)
 DEMO = ClipSpec("lorattt-demo", "demo")
 VIEWS = ViewSpec(number=V)
-
-
-@pytest.fixture(scope="module")
-def clip() -> Clip:
-    return wrapped(tiny_clip())
 
 
 @pytest.fixture(scope="module")

@@ -17,20 +17,14 @@ from lorattt.episodes.optim import OptimiserSpec
 from lorattt.errors import UserError
 from lorattt.methods.ctpt import CTPT
 from lorattt.methods.tpt import TPT, TPTEngine
-from lorattt.prompts.learner import ClassPrompts
+from lorattt.prompts.class_prompts import ClassPrompts
 from lorattt.views.crops import ViewSpec
 from oracles import plain_texts
-from tiny_models import tiny_clip, wrapped
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 NAMES = ["cat", "golden retriever", "t-shirt", "tabby cat", "red-breasted merganser"]
 SCALE = torch.tensor(20.0, dtype=torch.float64)
 OPTIMISER = OptimiserSpec(lr=5e-3, weight_decay=0.01)
-
-
-@pytest.fixture(scope="module")
-def clip() -> Clip:
-    return wrapped(tiny_clip())
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from torch import Tensor
 from lorattt.clip.load import ClipSpec, load_clip
 from lorattt.clip.model import Clip
 from lorattt.errors import UserError
-from lorattt.prompts.class_views import CLASS_VIEWS, ClassViews, mean_of_class_views
+from lorattt.prompts.class_views import CLASS_VIEWS, ClassViews
 from lorattt.prompts.prompt import PromptSpec, build_prompt
 
 NAMES = ["red ring", "a very_long name of a thing", "cross", "blue star", "ring"]
@@ -39,7 +39,8 @@ def text(clip: Clip, template: str) -> Tensor:
 
 
 def test_with_the_words_of_the_template_the_views_are_texts(clip: Clip) -> None:
-    features = ClassViews(clip, NAMES, 4).features(words(clip))
+    views = ClassViews(clip, NAMES, 4)
+    features = views.features(words(clip))
     assert features.shape == (5, 4, 128)
     assert features.dtype == torch.float32
     front, middle, end, hand = features.unbind(1)
@@ -48,7 +49,8 @@ def test_with_the_words_of_the_template_the_views_are_texts(clip: Clip) -> None:
     assert torch.allclose(front, text(clip, "{} a photo of a."), atol=1e-6)
     assert torch.allclose(middle, text(clip, "a photo {} of a."), atol=1e-6)
     assert (front - end).abs().max() > 1e-2
-    assert torch.allclose(mean_of_class_views(features), F.normalize(features.mean(1), dim=-1))
+    assert torch.allclose(views.classifier(words(clip), "end")[0], end)
+    assert torch.allclose(views.classifier(words(clip), "mean")[0], F.normalize(features.mean(1), dim=-1))
 
 
 def test_order_template_and_a_gradient(clip: Clip) -> None:
@@ -79,7 +81,7 @@ def test_known_views_are_not_encoded_again(clip: Clip, monkeypatch: pytest.Monke
     assert torch.equal(features[:, 2], known["end"])
     assert torch.equal(features[:, 3], known["hand"])
     assert torch.allclose(features[:, :2], views.features(context)[[1, 2], :2], atol=1e-6)
-    monkeypatch.setattr("lorattt.prompts.learner.ClassPrompts.features", None)
+    monkeypatch.setattr("lorattt.prompts.class_prompts.ClassPrompts.features", None)
     monkeypatch.setattr(views, "_hand", None)
     known = dict.fromkeys(CLASS_VIEWS, torch.ones(5, 128))
     assert torch.equal(views.features(context, known=known), torch.ones(5, 4, 128))

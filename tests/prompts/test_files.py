@@ -17,8 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lorattt.errors import UserError
-from lorattt.prompts.context import Prompt
-from lorattt.prompts.files import load_prompt, save_prompt
+from lorattt.prompts.files import Prompt, load_prompt, save_prompt
 
 CONTEXT = torch.arange(12.0).view(3, 4)
 
@@ -106,7 +105,7 @@ def test_checkpoints_of_coop(tmp_path: Path, name: str, zipped: bool) -> None:
     found = load_prompt(path)
     assert torch.equal(found.context, CONTEXT)
     assert found.context.dtype == torch.float32
-    assert (found.position, found.words, found.model, found.class_names) == (None, None, None, None)
+    assert (found.position, found.words, found.model, found.class_names) == ("end", None, None, None)
     with pytest.raises(pickle.UnpicklingError):  # and still does afterwards
         torch.load(path, weights_only=True)
 

@@ -10,17 +10,12 @@ import torch.nn.functional as F
 
 from lorattt.clip.model import Clip
 from lorattt.errors import UserError
-from lorattt.prompts.files import save_prompt
-from lorattt.prompts.learner import ClassPrompts
-from lorattt.prompts.prompt import Prompt, PromptSpec, build_prompt
-from tiny_models import VISION, tiny_clip, wrapped
+from lorattt.prompts.class_prompts import ClassPrompts
+from lorattt.prompts.files import Prompt, save_prompt
+from lorattt.prompts.prompt import PromptSpec, build_prompt
+from tiny_models import VISION, wrapped
 
 NAMES = ["cat", "golden retriever", "t-shirt"]
-
-
-@pytest.fixture(scope="module")
-def clip() -> Clip:
-    return wrapped(tiny_clip())
 
 
 def _features(clip: Clip, prompt: Prompt) -> torch.Tensor:

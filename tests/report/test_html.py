@@ -20,7 +20,7 @@ from run_files import COLUMNS, write_ranked, write_run
 from conftest import CPU, Cli
 from lorattt.data.images import UnreadableImageError
 from lorattt.report.command import main
-from lorattt.report.html import environment
+from lorattt.report.html import page_environment
 from lorattt.report.image_browser import choose_pictured, choose_rows, movement
 from lorattt.report.pictures import Pictures, thumbnail
 from lorattt.report.predictions import read_predictions
@@ -109,7 +109,7 @@ def _page(folder: Path, *options: str, out: Path) -> Path:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_block_ends_where_it_should(name: str) -> None:
-    module: Any = environment().get_template("macros.html").module
+    module: Any = page_environment().get_template("macros.html").module
     page = _Page(f"<body>{module.block('names', {'name': name, name: [name]})}<p>after</p></body>")
     assert [tag for tag, _ in page.elements] == ["body", "script", "p"]
     assert page.text.strip() == "after"

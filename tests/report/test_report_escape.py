@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from lorattt.report.escape import latex, markdown, visible
-from lorattt.report.html import environment
+from lorattt.report.html import page_environment
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -42,7 +42,7 @@ HOSTILE = [
 
 
 def html(name: str) -> str:
-    return environment().from_string("{{ name }}").render(name=name)
+    return page_environment().from_string("{{ name }}").render(name=name)
 
 
 class _Texts(HTMLParser):

@@ -10,7 +10,7 @@ import pytest
 from run_files import write_run
 
 from lorattt.errors import UserError
-from lorattt.report import measures, significance
+from lorattt.report import compare, measures
 from lorattt.report.build import build_report
 from lorattt.report.layout import evaluate, layouts
 
@@ -23,9 +23,8 @@ def sample() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return random.random(300) < confidence, confidence, random.integers(0, 7, 300)
 
 
-def test_accuracy_and_mean_per_class(sample: tuple[np.ndarray, ...]) -> None:
+def test_mean_per_class(sample: tuple[np.ndarray, ...]) -> None:
     right, _, label = sample
-    assert measures.accuracy(right) == pytest.approx(sum(map(int, right)) / 300)
     shares = [sum(r for r, c in zip(right, label, strict=True) if c == k) / list(label).count(k) for k in range(7)]
     assert measures.mean_per_class(right, label) == pytest.approx(sum(map(float, shares)) / 7)
     # A class without images has no share: it does not count as one of 0.
@@ -63,7 +62,6 @@ def test_area_under_risk_and_coverage() -> None:
 
 def test_nothing_and_what_is_not_finite() -> None:
     none, right = np.array([], dtype=bool), np.array([True, False])
-    assert math.isnan(measures.accuracy(none))
     assert math.isnan(measures.mean_per_class(none, np.array([], dtype=np.int64)))
     assert math.isnan(measures.risk_coverage_area(none, np.array([])))
     assert math.isnan(measures.risk_coverage_area(right, np.array([0.5, np.nan])))
@@ -89,16 +87,16 @@ def test_bootstrap_is_that_of_drawing_images() -> None:
     """The multinomial draw against drawing image by image, and against the interval of a normal mean."""
     random = np.random.default_rng(0)
     differences = 100.0 * random.choice([-1, 0, 1], 400, p=[0.1, 0.7, 0.2])
-    low, high = significance.bootstrap_interval(differences)
+    low, high = compare.bootstrap_interval(differences)
     drawn = differences[random.integers(0, 400, (10_000, 400))].mean(1)
     expected = np.quantile(drawn, [0.025, 0.975])
     width = float(expected[1] - expected[0])
     np.testing.assert_allclose([low, high], expected, atol=0.05 * width)
     half = 1.959964 * float(differences.std()) / 20
     np.testing.assert_allclose([low, high], differences.mean() + np.array([-half, half]), atol=0.05 * width)
-    assert significance.bootstrap_interval(differences) == (low, high)
-    assert significance.bootstrap_interval(differences[::-1]) == (low, high)
-    assert significance.bootstrap_interval(differences, seed=1) != (low, high)
+    assert compare.bootstrap_interval(differences) == (low, high)
+    assert compare.bootstrap_interval(differences[::-1]) == (low, high)
+    assert compare.bootstrap_interval(differences, seed=1) != (low, high)
 
 
 def test_bootstrap_covers_the_truth() -> None:
@@ -106,7 +104,7 @@ def test_bootstrap_covers_the_truth() -> None:
     random = np.random.default_rng(1)
     inside = 0
     for _ in range(300):
-        low, high = significance.bootstrap_interval(
+        low, high = compare.bootstrap_interval(
             100.0 * random.choice([-1, 0, 1], 300, p=[0.1, 0.75, 0.15]), resamples=1000
         )
         inside += low <= 5 <= high
@@ -114,7 +112,7 @@ def test_bootstrap_covers_the_truth() -> None:
 
 
 def test_bootstrap_of_no_difference() -> None:
-    assert significance.bootstrap_interval(np.zeros(10)) == (0.0, 0.0)
+    assert compare.bootstrap_interval(np.zeros(10)) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +128,7 @@ def test_bootstrap_of_no_difference() -> None:
     ],
 )
 def test_mcnemar_exact(won: int, lost: int, p: float) -> None:
-    found = significance.mcnemar(won, lost)
+    found = compare.mcnemar(won, lost)
     assert (found.won, found.lost, found.exact) == (won, lost, True)
     assert found.p == pytest.approx(p, rel=1e-5)
 
@@ -140,7 +138,7 @@ def test_mcnemar_exact_is_the_binomial_tail() -> None:
         for lost in range(12):
             n = won + lost
             tail = sum(Fraction(math.comb(n, k), 2**n) for k in range(n + 1) if abs(2 * k - n) >= abs(won - lost))
-            assert significance.mcnemar(won, lost).p == pytest.approx(float(tail))
+            assert compare.mcnemar(won, lost).p == pytest.approx(float(tail))
 
 
 @pytest.mark.parametrize(
@@ -153,6 +151,6 @@ def test_mcnemar_exact_is_the_binomial_tail() -> None:
     ],
 )
 def test_mcnemar_with_many_pairs(won: int, lost: int, p: float) -> None:
-    found = significance.mcnemar(won, lost)
+    found = compare.mcnemar(won, lost)
     assert not found.exact
     assert found.p == pytest.approx(p, rel=1e-3)

@@ -12,8 +12,7 @@ from run_files import change_results, write_run
 
 from lorattt.data.images import UnreadableImageError
 from lorattt.report.command import main
-from lorattt.report.pictures import Pictures
-from lorattt.report.places import data_of
+from lorattt.report.pictures import Pictures, data_of
 from lorattt.report.runs import find_runs
 
 RED, BLUE = (200, 10, 10), (10, 10, 200)

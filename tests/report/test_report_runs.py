@@ -54,7 +54,7 @@ def test_several_methods_of_one_run(tmp_path: Path) -> None:
     for file in home.iterdir():
         file.unlink()
     for method, other in (("zero", "mta"), ("mta", "zero")):
-        write_run(home / method, method=method, shared_with=[other])
+        write_run(home / method, method=method, shared_with=[other])  # in both formats
         (home / method / "config.yaml").unlink()
     (home / "config.yaml").write_text(config, encoding="utf-8")
     found = find_runs([str(home)])
@@ -63,10 +63,29 @@ def test_several_methods_of_one_run(tmp_path: Path) -> None:
     (home / "journal.rank0.jsonl").write_text("{}\n")  # a device's file left behind: all methods are there
     assert len(find_runs([str(home)])) == 2
     (home / "mta" / "results.json").unlink()
-    change_results(home / "zero", shared_with=[])  # a list of one method: its configuration lies above it too
-    assert find_runs([str(home)])[0].config["seed_everything"] == 0
-    change_results(home / "zero", shared_with=["mta"])
     _refused(home, "no finished run", str(home), "--run.folder")
+
+
+def test_a_method_alone_in_both_formats(tmp_path: Path) -> None:
+    """In format 2 it has a folder below the configuration; in format 1 only one of a list had, the others as here."""
+    write_run(tmp_path / "one", settings={"steps": 2}, format=1)
+    write_run(tmp_path / "two" / "lora_ttt", settings={"steps": 2}, format=2, shared_with=[], seed=1)
+    (tmp_path / "two" / "lora_ttt" / "config.yaml").rename(tmp_path / "two" / "config.yaml")
+    found = find_runs([str(tmp_path)])
+    assert [(run.home.name, run.folder.name, run.shared_with) for run in found] == [
+        ("one", "one", ()),
+        ("two", "lora_ttt", ()),
+    ]
+    for seed, run in enumerate(found):
+        assert (run.config["seed_everything"], run.method_arguments["steps"]) == (seed, 2)
+        assert len(run.predictions.index) == run.n
+        (run.home / "journal.rank0.jsonl").write_text("{}\n")
+    assert len(find_runs([str(tmp_path)])) == 2, "the journals were left behind: all results are there"
+    (tmp_path / "two" / "lora_ttt" / "results.json").unlink()
+    notes: list[str] = []
+    assert len(find_runs([str(tmp_path)], notes)) == 1
+    assert len(notes) == 1
+    assert notes[0].startswith(f"{tmp_path / 'two'}: left out, as the run is not finished")
 
 
 def test_names_that_users_give(tmp_path: Path) -> None:
@@ -181,7 +200,7 @@ def test_a_run_that_ends_while_it_is_looked_at(tmp_path: Path, monkeypatch: pyte
     [
         (b"{", "damaged JSON"),
         (b"[]", "no object"),
-        (b'{"method": "\xff"}', "not UTF-8"),
+        (b'{"method": "\xff"}', "not a text file in UTF-8"),
         (b"", "damaged JSON"),
         (b'{"method": "x"}', "has no dataset, backbone, n,"),
     ],
@@ -195,7 +214,7 @@ def test_damaged_results(tmp_path: Path, content: bytes, part: str) -> None:
 @pytest.mark.parametrize(
     ("change", "part"),
     [
-        ({"format": 2, "versions": {"lorattt": "9.9"}}, "format 2 of lorattt 9.9"),
+        ({"format": 3, "versions": {"lorattt": "9.9"}}, "format 3 of lorattt 9.9"),
         ({"format": "x"}, "format x"),
         ({"n": "40"}, "n is '40'"),
         ({"seed": True}, "seed is True"),
@@ -210,12 +229,6 @@ def test_results_of_another_version_or_edited(tmp_path: Path, change: dict[str, 
     folder = write_run(tmp_path / "one")
     change_results(folder, **change)
     _refused(folder, str(folder), part)
-
-
-def test_format_1_is_read(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "one")
-    change_results(folder, format=1)
-    assert len(find_runs([str(folder)])) == 1
 
 
 def test_bad_predictions(tmp_path: Path) -> None:
@@ -235,7 +248,7 @@ def test_bad_predictions(tmp_path: Path) -> None:
         file.write_text(content, encoding="utf-8")
         _refused(folder, str(file), part)
     file.write_bytes(text.encode().replace(b"demo", b"\xe9\xff", 1))
-    _refused(folder, str(file), "not UTF-8")
+    _refused(folder, str(file), "not a text file in UTF-8")
     file.unlink()
     _refused(folder, str(file), "is missing")
 
@@ -294,7 +307,7 @@ def test_a_trial_of_each_method(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("where", ["path", "name", "line"])
 def test_nul_bytes_are_one_line_on_every_python(tmp_path: Path, where: str) -> None:
-    """As a power failure leaves them: Python 3.10's reader of CSV raises for them, later ones read them as letters."""
+    """As a power failure leaves them: Python 3.10's reader of CSV raises for them, later ones accept them."""
     folder = write_run(tmp_path / "one", n=4)
     file = folder / "predictions.csv"
     text = file.read_text(encoding="utf-8")
@@ -304,14 +317,14 @@ def test_nul_bytes_are_one_line_on_every_python(tmp_path: Path, where: str) -> N
         "line": text[: text.index("\n2,") + 1] + "\0" * 200,
     }
     file.write_text(damaged[where], encoding="utf-8")
-    _refused(folder, f"{file} line 4: damaged (NUL bytes): restore the file, or run again")
+    _refused(folder, f"{file} is not a text file (it holds NUL bytes): restore the file, or run again")
 
 
 @pytest.mark.parametrize("name", ["results.json", "predictions.jsonl", "config.yaml"])
 def test_nul_bytes_in_other_files(tmp_path: Path, name: str) -> None:
     folder = write_run(tmp_path / "one", n=4)
     (folder / name).write_bytes(b"\0" * 300)
-    _refused(folder, str(folder / name), "damaged")
+    _refused(folder, str(folder / name), "damaged" if name == "predictions.jsonl" else "NUL bytes")
 
 
 def test_bins_are_those_of_the_runs(tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ from torch import Tensor
 from lorattt.views.augmix import OPERATIONS, AugMixParams, augmix, sample_augmix
 from lorattt.views.crops import ViewSpec
 from lorattt.views.device_augmix import (
+    Chains,
     affine,
     augmix_views,
     autocontrast,
     equalize,
-    join_chains,
     plan_chains,
     posterize,
     solarize,
@@ -114,7 +114,7 @@ def test_every_operation_is_the_cpus(operation: str, severity: int, size: int) -
     chains = plan_chains(params, severity, size)
     for view in views[:3]:
         theirs = torch.stack([augmix(picture(view), one, severity) for one in params])
-        same_as_pillow(augmix_views(view.expand(len(params), -1, -1, -1).clone(), chains), theirs)
+        same_as_pillow(augmix_views(view.expand(1, len(params), -1, -1, -1).clone(), chains)[0], theirs)
 
 
 def test_all_whole_degrees() -> None:
@@ -122,7 +122,7 @@ def test_all_whole_degrees() -> None:
     # With these levels at severity 10, the angle is the whole number itself.
     levels = [(degrees + 0.5) / 30 / 0.99 - 0.1 / 9.9 for degrees in range(30)]
     params = [one_step("rotate", level, negative) for level in levels for negative in (False, True)]
-    ours = augmix_views(view.expand(60, -1, -1, -1).clone(), plan_chains(params, 10, SIZE))
+    ours = augmix_views(view.expand(1, 60, -1, -1, -1).clone(), plan_chains(params, 10, SIZE))[0]
     angles = [sign * degrees for degrees in range(30) for sign in (1, -1)]
     theirs = [tensor(picture(view).rotate(angle, Image.Resampling.BILINEAR)) for angle in angles]
     same_as_pillow(ours, torch.stack(theirs))
@@ -132,25 +132,21 @@ def test_all_whole_degrees() -> None:
 def test_mixed_views_are_the_cpus(severity: int) -> None:
     params = sample_augmix(ViewSpec(number=61), seed=2, index=severity)
     views = many()[torch.arange(60) % 7]
-    ours = augmix_views(views, plan_chains(params, severity, SIZE))
+    ours = augmix_views(views[None], plan_chains(params, severity, SIZE))[0]
     theirs = [augmix(picture(view), one, severity) for view, one in zip(views, params, strict=True)]
     same_as_pillow(ours, torch.stack(theirs))
 
 
 def test_parts_images_and_order_change_nothing() -> None:
     images = [sample_augmix(ViewSpec(number=8), seed=2, index=index) for index in range(3)]
-    views = many()[torch.arange(21) % 7]
+    views = many()[torch.arange(21) % 7].view(3, 7, 3, SIZE, SIZE)
     before = views.clone()
     plans = [plan_chains(params, 5, SIZE) for params in images]
-    together = augmix_views(views, join_chains(plans))
+    together = augmix_views(views, Chains.join(plans))
     assert torch.equal(views, before)
-    for memory in (1, 3 * 96 * views[0].numel()):
-        assert torch.equal(augmix_views(views, join_chains(plans), memory=memory), together)
-    apart = [augmix_views(part, plan) for part, plan in zip(views.split(7), plans, strict=True)]
-    assert torch.equal(torch.cat(apart), together)
-    again = augmix_views(torch.cat(views.split(7)[::-1]), join_chains(plans[::-1]))
-    assert torch.equal(torch.cat(again.split(7)[::-1]), together)
-
-
-def test_no_views() -> None:
-    assert augmix_views(torch.empty(0, 3, 8, 8, dtype=torch.uint8), plan_chains([], 1, 8)).shape == (0, 3, 8, 8)
+    for memory in (1, 3 * 96 * views[0, 0].numel()):
+        assert torch.equal(augmix_views(views, Chains.join(plans), memory=memory), together)
+    for image, plan in enumerate(plans):
+        assert torch.equal(augmix_views(views[image : image + 1], plan)[0], together[image])
+    again = augmix_views(views.flip(0), Chains.join(plans[::-1]))
+    assert torch.equal(again.flip(0), together)

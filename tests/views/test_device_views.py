@@ -8,11 +8,9 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as F
 
 from lorattt.views.crops import ViewSpec, sample_crops
-from lorattt.views.device import DeviceViews, Floats, ViewPlan
+from lorattt.views.device import DeviceViews, Normalization, ViewPlan
 from lorattt.views.plain import Interpolation, PlainView, ResizeMode
 from lorattt.views.render import Views
 from lorattt.views.resample import crop_spans
@@ -42,6 +40,11 @@ def planned(device: DeviceViews) -> ViewPlan:
     return ViewPlan.join([device.plan(*size, index) for size, index in zip(SIZES, INDEX, strict=True)])
 
 
+def made_by(device: DeviceViews, images: list[Tensor], index: list[int], where: str = "cpu") -> Tensor:
+    plans = [device.plan(*image.shape[1:], number) for image, number in zip(images, index, strict=True)]
+    return device.render(images, ViewPlan.join(plans).to(where))
+
+
 MODES: tuple[ResizeMode, ...] = ("shortest", "longest", "squash")
 FILTERS: tuple[Interpolation, ...] = ("bicubic", "bilinear")
 PLAIN = [PlainView(mode, kernel, fill_color=90) for mode in MODES for kernel in FILTERS]
@@ -54,7 +57,7 @@ IMAGES = [tensor(image) for image in PHOTOS]
 def test_views_are_those_of_the_cpu_byte_for_byte(plain: PlainView, augmix: bool) -> None:
     spec = ViewSpec(number=24, augmix=augmix, augmix_severity=3)
     views = Views(spec, SIZE, seed=3, plain=plain)
-    made = DeviceViews(views)(IMAGES, INDEX, "cpu")
+    made = made_by(DeviceViews(views), IMAGES, INDEX)
     assert made.dtype == torch.uint8
     assert made.shape == (len(IMAGES), 24, 3, SIZE, SIZE)
     for ours, image, index in zip(made, PHOTOS, INDEX, strict=True):
@@ -64,17 +67,17 @@ def test_views_are_those_of_the_cpu_byte_for_byte(plain: PlainView, augmix: bool
 def test_a_view_of_the_usual_size() -> None:
     views = Views(ViewSpec(number=6), 224, seed=1)
     image = photo(375, 500)
-    assert torch.equal(DeviceViews(views)([tensor(image)], [8], "cpu")[0], views(image, 8))
+    assert torch.equal(made_by(DeviceViews(views), [tensor(image)], [8])[0], views(image, 8))
 
 
 @pytest.mark.parametrize("augmix", [False, True])
 def test_an_image_does_not_depend_on_its_batch(augmix: bool) -> None:
     device = DeviceViews(Views(ViewSpec(number=7, augmix=augmix), SIZE))
-    together = device(IMAGES, INDEX, "cpu")
-    backwards = device(IMAGES[::-1], INDEX[::-1], "cpu")
+    together = made_by(device, IMAGES, INDEX)
+    backwards = made_by(device, IMAGES[::-1], INDEX[::-1])
     assert torch.equal(together, backwards.flip(0))
     for image, index, views in zip(IMAGES, INDEX, together, strict=True):
-        assert torch.equal(device([image], [index], "cpu")[0], views)
+        assert torch.equal(made_by(device, [image], [index])[0], views)
 
 
 def test_parameters_are_those_that_the_cpu_draws() -> None:
@@ -94,9 +97,9 @@ def test_parameters_are_those_that_the_cpu_draws() -> None:
 def test_memory_changes_nothing(augmix: bool) -> None:
     views = Views(ViewSpec(number=9, augmix=augmix), SIZE)
     images, index = IMAGES[3:], INDEX[3:]
-    expected = DeviceViews(views)(images, index, "cpu")
+    expected = made_by(DeviceViews(views), images, index)
     for memory in (1, 10**6):
-        assert torch.equal(DeviceViews(views, memory=memory)(images, index, "cpu"), expected)
+        assert torch.equal(made_by(DeviceViews(views, memory=memory), images, index), expected)
 
 
 @pytest.mark.parametrize("augmix", [False, True])
@@ -106,46 +109,16 @@ def test_normalised_floats_are_the_bytes_normalised(plain: PlainView, dtype: tor
     device = DeviceViews(Views(ViewSpec(number=4, augmix=augmix), SIZE, plain=plain))
     plan = planned(device)
     mean, std = torch.tensor([0.48, 0.46, 0.41]).view(3, 1, 1), torch.tensor([0.27, 0.26, 0.28]).view(3, 1, 1)
-    made = device.render(IMAGES, plan, Floats(mean, std, dtype))
+    made = device.render(IMAGES, plan, Normalization(mean, std, dtype))
     assert made.dtype == dtype
     expected = ((device.render(IMAGES, plan).float() / 255 - mean) / std).to(dtype)
     assert torch.equal(made, expected)
 
 
-def test_floats_without_rounding_are_torchvisions() -> None:
-    spec = ViewSpec(number=6)
-    device = DeviceViews(Views(spec, SIZE))
-    floats = Floats(torch.zeros(3, 1, 1), torch.ones(3, 1, 1), rounded=False)
-    made = device.render(IMAGES, planned(device), floats)
-    for views, image, index in zip(made, IMAGES, INDEX, strict=True):
-        plain = F.resize(image.float(), [SIZE], InterpolationMode.BICUBIC, antialias=True)
-        expected = [F.center_crop(plain, [SIZE, SIZE])]
-        crops = sample_crops(spec, *image.shape[1:], seed=0, index=index)
-        for (top, left, height, width), flip in zip(crops.boxes.tolist(), crops.flips.tolist(), strict=True):
-            view = F.resized_crop(image.float(), top, left, height, width, [SIZE, SIZE], antialias=True)
-            expected.append(view.flip(-1) if flip else view)
-        assert (views - torch.stack(expected) / 255).abs().max() <= 1e-4
-
-
-@pytest.mark.parametrize("kernel", FILTERS)
-def test_a_border_without_rounding_is_filled(kernel: Interpolation) -> None:
-    """Floats may overshoot black and white within the picture; its border is the one value."""
-    device = DeviceViews(Views(ViewSpec(number=2), SIZE, plain=PlainView("longest", kernel, fill_color=51)))
-    floats = Floats(torch.zeros(3, 1, 1), torch.ones(3, 1, 1), rounded=False)
-    made = device.render(IMAGES, planned(device), floats)
-    rounded = device.render(IMAGES, planned(device)) / 255
-    assert (made[:, 0] - rounded[:, 0].float()).abs().max() < 0.1
-    tall = made[SIZES.index((90, 1)), 0]
-    assert (tall[:, :, :15] == 0.2).all()
-    assert (tall[:, :, 16:] == 0.2).all()
-
-
-def test_few_views_and_few_images() -> None:
-    for augmix in (False, True):
-        views = Views(ViewSpec(number=1, augmix=augmix), SIZE)
-        assert torch.equal(DeviceViews(views)(IMAGES[:1], [0], "cpu")[0], views(PHOTOS[0], 0))
-        many = DeviceViews(Views(ViewSpec(number=5, augmix=augmix), SIZE))
-        assert many([], [], "cpu").shape == (0, 5, 3, SIZE, SIZE)
+@pytest.mark.parametrize("augmix", [False, True])
+def test_the_plain_view_alone(augmix: bool) -> None:
+    views = Views(ViewSpec(number=1, augmix=augmix), SIZE)
+    assert torch.equal(made_by(DeviceViews(views), IMAGES[:1], [0])[0], views(PHOTOS[0], 0))
 
 
 def test_the_plan_travels_from_workers() -> None:
@@ -171,8 +144,6 @@ def test_what_does_not_fit_is_refused() -> None:
         device.render(IMAGES[::-1], plan)
     with pytest.raises(ValueError, match="other sizes"):
         device.render(IMAGES[:-1], plan)
-    with pytest.raises(ValueError, match="rounded"):
-        device.render(IMAGES, plan, Floats(torch.zeros(3, 1, 1), torch.ones(3, 1, 1), rounded=False))
 
 
 @pytest.mark.parametrize("augmix", [False, True])
@@ -189,6 +160,6 @@ def test_nothing_is_read_back_from_the_device(plain: PlainView, augmix: bool) ->
 @pytest.mark.parametrize("plain", [PlainView(), PlainView("longest", "bilinear", 90)], ids=str)
 def test_a_gpu_makes_the_same_bytes(plain: PlainView, augmix: bool) -> None:
     device = DeviceViews(Views(ViewSpec(number=24, augmix=augmix), SIZE, plain=plain))
-    made = device(IMAGES, INDEX, "cuda")
+    made = made_by(device, IMAGES, INDEX, "cuda")
     assert made.is_cuda
-    assert torch.equal(made.cpu(), device(IMAGES, INDEX, "cpu"))
+    assert torch.equal(made.cpu(), made_by(device, IMAGES, INDEX))

@@ -7,7 +7,7 @@ import torch
 
 from lorattt.errors import UserError
 from lorattt.rng import episode_keys
-from lorattt.views.masking import kept_count, random_kept_patches
+from lorattt.views.selection import kept_count, random_kept_patches
 
 KEYS = episode_keys(0, torch.arange(4))
 

@@ -39,6 +39,12 @@ def open_clips(image: Image.Image, plain: PlainView, size: int) -> Tensor:
     return pixels.round().to(torch.uint8)
 
 
+def on_device(views: Views, image: Image.Image) -> Tensor:
+    """The plain view as it is made of tensors."""
+    device = DeviceViews(views)
+    return device.render([F.pil_to_tensor(image)], device.plan(image.height, image.width, 0))[0, 0]
+
+
 @pytest.mark.parametrize("size", [32, 31])
 @pytest.mark.parametrize(("width", "height"), SIZES)
 @pytest.mark.parametrize("interpolation", FILTERS)
@@ -50,7 +56,7 @@ def test_it_is_open_clips(mode: ResizeMode, interpolation: Interpolation, width:
         views = Views(ViewSpec(number=2), size, plain=plain)
         expected = open_clips(image, plain, size)
         assert torch.equal(views(image, 0)[0], expected)
-        assert torch.equal(DeviceViews(views)([F.pil_to_tensor(image)], [0], "cpu")[0, 0], expected)
+        assert torch.equal(on_device(views, image), expected)
 
 
 def test_the_settings_differ() -> None:
@@ -70,7 +76,7 @@ def test_a_line_of_pixels_is_kept(width: int, height: int) -> None:
     shown = view[:, :, 15] if height > width else view[:, 15]
     assert torch.equal(shown, torch.tensor([[200], [150], [100]], dtype=torch.uint8).expand(3, 32))
     assert (view == 7).sum() == 3 * 32 * 31
-    assert torch.equal(DeviceViews(views)([F.pil_to_tensor(image)], [0], "cpu")[0, 0], view)
+    assert torch.equal(on_device(views, image), view)
 
 
 @pytest.mark.parametrize("plain", [PlainView("squash", "bilinear"), PlainView("longest")], ids=str)

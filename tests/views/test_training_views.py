@@ -12,9 +12,9 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as V1
 
 from lorattt.errors import UserError
-from lorattt.views import training
+from lorattt.views import render
 from lorattt.views.crops import CropParams, ViewSpec, sample_crops
-from lorattt.views.training import TrainingCrop, TrainingViews
+from lorattt.views.render import TrainingCrop, TrainingViews
 
 SIZE = 16
 
@@ -37,7 +37,7 @@ def sampled(monkeypatch: pytest.MonkeyPatch) -> list[CropParams]:
         drawn.append(sample_crops(*args, **kwargs))
         return drawn[-1]
 
-    monkeypatch.setattr(training, "sample_crops", note)
+    monkeypatch.setattr(render, "sample_crops", note)
     return drawn
 
 

@@ -7,6 +7,7 @@ et al., IJCV 2022) and TPT (Shu et al., NeurIPS 2022).
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,8 @@ from torch import Tensor
 from lorattt.clip.model import Clip
 from lorattt.clip.text import word_ids
 from lorattt.errors import UserError, quoted
-from lorattt.prompts.context import POSITIONS, Position
+from lorattt.inputs import at_least
+from lorattt.prompts.files import POSITIONS, Position
 
 # What one more pass through the tower costs, in tokens: on a CPU the weights are read from memory again, on
 # a GPU the kernels are launched again. A few padded tokens are cheaper than that.
@@ -24,17 +26,11 @@ _PASS_TOKENS = {"cpu": 128, "cuda": 1024}
 
 @dataclass(frozen=True)
 class _Names:
-    """Classes whose names and tails have the same numbers of tokens.
+    """Classes whose names and tails have the same numbers of tokens."""
 
-    Attributes:
-        classes: ``(n,)`` int64, their labels.
-        name: ``(n, N)`` int64, the tokens of the names.
-        tail: ``(n, T)`` int64, what follows name and context: full stop and end.
-    """
-
-    classes: Tensor
-    name: Tensor
-    tail: Tensor
+    classes: Tensor  # (n,) int64, their labels
+    name: Tensor  # (n, N) int64, the tokens of the names
+    tail: Tensor  # (n, T) int64, what follows name and context: full stop and end
 
     @property
     def length(self) -> int:
@@ -52,13 +48,12 @@ class ClassPrompts:
     Args:
         clip: The model whose text tower and tokenizer are used.
         class_names: K names, in label order; underscores read as spaces. Equal names are allowed.
-        position: Where the names stand: behind the context, in its middle, or before it.
+        position: Where the names are: behind the context, in its middle, or before it.
         tokens: M, the number of context vectors.
         class_specific: Whether every class has a context of its own.
 
     Raises:
-        UserError: If the text tower is not causal, the list is empty, or the context or a name joined with
-            it is longer than the tower's sequences.
+        UserError: If the text tower is not causal, the list is empty, or a name with its context is too long for it.
     """
 
     def __init__(
@@ -72,15 +67,13 @@ class ClassPrompts:
     ) -> None:
         if position not in POSITIONS:
             raise UserError(f"prompt.position {quoted(position)}: must be one of {', '.join(POSITIONS)}")
-        if tokens < 1:
-            raise UserError(f"prompt.tokens {tokens}: must be at least 1")
+        at_least(1, prompt__tokens=tokens)
         if not class_names:
             raise UserError("the class list is empty: give at least one class name")
         self._tower = clip.text_tower
-        self.position = position
-        self.tokens = tokens
-        self.class_specific = class_specific
+        self.position, self.tokens, self.class_specific = position, tokens, class_specific
         self.count = len(class_names)
+        self._before = _vectors_before(position, tokens)
         self._start, self._end = clip.tokenizer.sot_token_id, clip.tokenizer.eot_token_id  # type: ignore[attr-defined]
         length = self._tower.length
         if tokens + 2 > length:
@@ -98,21 +91,26 @@ class ClassPrompts:
                     f"{clip.name} have {length}: use a shorter name, or a context of fewer tokens"
                 )
             groups.setdefault((len(words) + len(tail), len(words)), []).append((label, words, tail))
-        self._names = [_names(groups[key]) for key in sorted(groups)]
-        order = torch.cat([names.classes for names in self._names])
-        self._inverse = order.argsort()
+        as_tensor = partial(torch.tensor, dtype=torch.int64)
+        self._names = [_Names(*map(as_tensor, zip(*rows, strict=True))) for _, rows in sorted(groups.items())]
+        self._inverse = torch.cat([names.classes for names in self._names]).argsort()
 
     def _split(self, clip: Clip, name: str) -> tuple[list[int], list[int]]:
         """Tokens of the name and of what follows it.
 
-        Name and full stop are tokenised together, behind a placeholder, and cut where the name alone would
-        end, as CoOp does. Where the name itself ends in punctuation, the two may be one token ("St." gives
-        ".."): it counts as the name's, and the tail is the end alone.
+        Name and full stop are tokenised together, behind a placeholder, and cut where the name alone would end, as CoOp
+        does. If the name ends in punctuation, the two may be one token ("St." gives ".."), which counts as the name's.
         """
         words = name.replace("_", " ")
         together = word_ids(clip.tokenizer, f"X {words}.")[1:]
         alone = len(word_ids(clip.tokenizer, words))
         return together[:alone], [*together[alone:], self._end]
+
+    def at(self, position: Position) -> "ClassPrompts":
+        """The same names in another position of a context that all classes share."""
+        moved = copy.copy(self)
+        moved.position, moved._before = position, _vectors_before(position, self.tokens)
+        return moved
 
     def take(self, classes: Tensor) -> "ClassPrompts":
         """The same texts for some of the classes.
@@ -125,11 +123,8 @@ class ClassPrompts:
         place[classes.to(device)] = torch.arange(len(classes), device=device)
         taken = copy.copy(self)
         parts = [(names, place[names.classes]) for names in self._names]
-        kept = [
-            _Names(new[new >= 0], names.name[new >= 0], names.tail[new >= 0])
-            for names, new in parts
-            if (new >= 0).any()
-        ]
+        kept = [_Names(new[new >= 0], names.name[new >= 0], names.tail[new >= 0]) for names, new in parts]
+        kept = [names for names in kept if len(names.classes)]
         taken._names, taken.count = kept, len(classes)
         taken._inverse = torch.cat([names.classes for names in kept]).argsort()
         return taken
@@ -148,8 +143,7 @@ class ClassPrompts:
             ``(K, D)``, or ``(E, K, D)`` for E episodes: unit vectors in label order, float32, or float64 if the
             context or the tower is.
         """
-        shape = (self.count, self.tokens) if self.class_specific else (self.tokens,)
-        shape = (*shape, self._tower.width)
+        shape = (*((self.count,) if self.class_specific else ()), self.tokens, self._tower.width)
         if tuple(context.shape[-len(shape) :]) != shape or context.dim() - len(shape) not in (0, 1):
             raise ValueError(f"context of shape {tuple(context.shape)}: its last axes must be {shape}")
         device = self._tower.device
@@ -159,11 +153,11 @@ class ClassPrompts:
         vectors = context.to(device)
         if context.dim() == len(shape):
             vectors = vectors.unsqueeze(0)
-        episodes = vectors.shape[0]
+        episodes = len(vectors)
         opening, vectors = self._opening(vectors)
         begun = self._tower.begin(opening)
         if checkpointed is None and torch.is_grad_enabled():
-            total = sum(names.classes.shape[0] * (names.length + vectors.shape[-2]) for names in self._names)
+            total = sum(len(names.classes) * (names.length + vectors.shape[-2]) for names in self._names)
             checkpointed = not self._tower.fits(episodes * total)
         parts = []
         for group in self._passes(episodes):
@@ -176,63 +170,57 @@ class ClassPrompts:
         return features if context.dim() > len(shape) else features.squeeze(0)
 
     def _opening(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """What all sequences of an episode begin with, ``(E or 1, P, d)``, and the vectors that are left.
+        """What all sequences of an episode begin with, ``(E or 1, P, d)``, and the other vectors.
 
         These have the class axis: ``(E, K or 1, M', d)``.
         """
         start = self._tower.embed(torch.tensor([[self._start]], device=vectors.device)).to(vectors.dtype)
         if self.class_specific:
             return start, vectors
-        shared = {"end": self.tokens, "middle": self.tokens // 2, "front": 0}[self.position]
-        if shared == 0:
+        if self._before == 0:
             return start, vectors.unsqueeze(1)
-        opening = torch.cat([start.expand(vectors.shape[0], -1, -1), vectors[:, :shared]], dim=1)
-        return opening, vectors[:, shared:].unsqueeze(1)
+        opening = torch.cat([start.expand(len(vectors), -1, -1), vectors[:, : self._before]], dim=1)
+        return opening, vectors[:, self._before :].unsqueeze(1)
 
     def _passes(self, episodes: int) -> list[list[_Names]]:
         """Lengths that share a pass, the short ones padded behind their end, where that is cheaper than two passes."""
-        spare = _PASS_TOKENS.get(self._tower.device.type, 1024)
         passes: list[list[_Names]] = []
+        spare = 0
         for names in reversed(self._names):
-            if passes:
-                padding = episodes * names.classes.shape[0] * (passes[-1][-1].length - names.length)
-                if padding <= spare:
-                    spare -= padding
-                    passes[-1].insert(0, names)
-                    continue
-            spare = _PASS_TOKENS.get(self._tower.device.type, 1024)
-            passes.append([names])
+            padding = episodes * len(names.classes) * (passes[-1][-1].length - names.length) if passes else 1
+            if padding <= spare:
+                spare -= padding
+                passes[-1].insert(0, names)
+            else:
+                spare = _PASS_TOKENS.get(self._tower.device.type, 1024)
+                passes.append([names])
         return passes[::-1]
 
     def _rest(self, group: list[_Names], vectors: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What follows the beginning, ``(E or 1, n, S, d)``, and where the ends are; None for the last place."""
-        left = vectors.shape[-2]
-        lengths = [names.length + left for names in group]
-        parts = [
-            self._joined(names, vectors, max(lengths) - length) for names, length in zip(group, lengths, strict=True)
-        ]
-        episodes = max(part.shape[0] for part in parts)
+        """What follows the opening, ``(E or 1, n, S, d)``, and the positions of the ends; None for the last one."""
+        lengths = torch.tensor([names.length + vectors.shape[-2] for names in group])
+        padding = (lengths.max() - lengths).tolist()
+        parts = [self._joined(names, vectors, more) for names, more in zip(group, padding, strict=True)]
+        episodes = max(len(part) for part in parts)
         rest = torch.cat([part.expand(episodes, -1, -1, -1) for part in parts], dim=1)
-        if min(lengths) == max(lengths):
+        if not any(padding):
             return rest, None
-        counts = torch.tensor([names.classes.shape[0] for names in group])
-        return rest, (torch.tensor(lengths) - 1).repeat_interleave(counts).to(rest.device)
+        counts = torch.tensor([len(names.classes) for names in group])
+        return rest, (lengths - 1).repeat_interleave(counts).to(rest.device)
 
     def _joined(self, names: _Names, vectors: Tensor, padding: int) -> Tensor:
         """Name, context and tail in the order of the position, padded: ``(E or 1, n, S, d)``."""
-        count = names.classes.shape[0]
         name, tail = (self._tower.embed(ids).to(vectors.dtype).unsqueeze(0) for ids in (names.name, names.tail))
         if padding:
             tail = F.pad(tail, (0, 0, 0, padding))
         if vectors.shape[-2] == 0:
             return torch.cat([name, tail], dim=2)
-        own = vectors[:, names.classes] if self.class_specific else vectors.expand(-1, count, -1, -1)
-        before = {"end": self.tokens, "middle": self.tokens // 2, "front": 0}[self.position]
-        before -= self.tokens - own.shape[2]  # the shared beginning has these already
-        name, tail = (part.expand(own.shape[0], -1, -1, -1) for part in (name, tail))
+        own = vectors[:, names.classes] if self.class_specific else vectors.expand(-1, len(names.classes), -1, -1)
+        before = self._before - (self.tokens - own.shape[2])  # the opening has the others
+        name, tail = (part.expand(len(own), -1, -1, -1) for part in (name, tail))
         return torch.cat([own[:, :, :before], name, own[:, :, before:], tail], dim=2)
 
 
-def _names(rows: list[tuple[int, list[int], list[int]]]) -> _Names:
-    labels, words, tails = zip(*rows, strict=True)
-    return _Names(*(torch.tensor(part, dtype=torch.int64) for part in (labels, words, tails)))
+def _vectors_before(position: Position, tokens: int) -> int:
+    """How many context vectors are before the name."""
+    return {"end": tokens, "middle": tokens // 2, "front": 0}[position]

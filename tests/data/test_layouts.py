@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from miniature import FOLDERS, SPLIT_FILES, Miniature
 
-from lorattt.data.catalogue import BENCHMARKS, benchmark
+from lorattt.data.catalogue import BENCHMARKS
+from lorattt.data.check import problems
+from lorattt.data.file_list import ListedImages, Sample
 from lorattt.data.imagenet_family import imagenet_names
-from lorattt.data.layouts import LAYOUTS, find, looked_for
-from lorattt.data.listing import Item, ListedImages
-from lorattt.data.readers import problems, read_benchmark
+from lorattt.data.layouts import looked_for, read_benchmark
 from lorattt.data.split_files import read_cars_tables
 from lorattt.errors import UserError
 
@@ -59,8 +59,7 @@ def refused(*args: Any, **keywords: Any) -> str:
 
 
 def test_every_dataset_is_written_in_every_layout_that_is_searched() -> None:
-    assert {(key, layout) for key, layouts in LAYOUTS.items() for layout in layouts} == set(FOLDERS)
-    assert list(LAYOUTS) == list(BENCHMARKS)
+    assert {(key, layout) for key, known in BENCHMARKS.items() for layout in known.layouts} == set(FOLDERS)
     assert len(BENCHMARKS) == 15
 
 
@@ -69,13 +68,12 @@ def test_images_labels_and_names(key: str, layout: str, trees: Trees) -> None:
     root, written = trees(key, layout)
     listing, located = read_benchmark(key, root)
     assert located.layout == first_layout(key, layout)
-    assert listing.root == located.folder == written.folder
-    assert listing.items == tuple(Item(*item) for item in written.items)
+    assert listing.root == written.folder
+    assert listing.samples == tuple(Sample(*item) for item in written.items)
     assert listing.class_names == tuple(name.replace("_", " ") for name in written.names)
-    assert len(listing.class_names) == BENCHMARKS[key].classes == len({item.label for item in listing.items})
-    assert all((listing.root / item.path).is_file() for item in listing.items)
+    assert len(listing.class_names) == BENCHMARKS[key].classes == len({item.label for item in listing.samples})
+    assert all((listing.root / item.path).is_file() for item in listing.samples)
     assert ListedImages(key, listing).read(0).size == (8, 6)
-    assert find(benchmark(key), root, "test")[0] == located
     if key in SPLIT_FILES:
         assert located.split_file is not None
         assert located.split_file.name == SPLIT_FILES[key]
@@ -149,7 +147,7 @@ def test_catalogue_entries_can_be_shown_and_filled_in(known: Any) -> None:
 
 def test_numbered_folders_are_not_sorted_as_text(trees: Trees) -> None:
     root, _ = trees("imagenet_v2", "tpt")
-    items = read_benchmark("imagenet_v2", root)[0].items
+    items = read_benchmark("imagenet_v2", root)[0].samples
     assert [item.path for item in items[:12:5]] == ["0/0_0.JPEG", "5/5_0.JPEG", "10/10_0.JPEG"]
     assert all(int(item.path.split("/")[0]) == item.label for item in items)
 
@@ -158,9 +156,9 @@ def test_numbered_folders_are_not_sorted_as_text(trees: Trees) -> None:
 def test_names_of_the_200_class_sets_belong_to_their_wnids(key: str, trees: Trees) -> None:
     listing, _ = read_benchmark(key, trees(key, "coop")[0])
     names = imagenet_names()
-    for item in listing.items:
+    for item in listing.samples:
         assert listing.class_names[item.label] == names[item.path.split("/")[0]]
-    assert not [item for item in listing.items if "README" in item.path]
+    assert not [item for item in listing.samples if "README" in item.path]
     assert list(listing.class_names) != list(names.values())[:200]
 
 
@@ -177,7 +175,7 @@ def test_equal_names_stay_two_classes(trees: Trees) -> None:
     for name in ("missile", "sunglasses"):
         labels = [label for label, each in enumerate(listing.class_names) if each == name]
         assert len(labels) == 2
-        assert len({listing.items[label].path.split("/")[0] for label in labels}) == 2
+        assert len({listing.samples[label].path.split("/")[0] for label in labels}) == 2
 
 
 def test_equal_names_in_a_split_file_stay_two_classes(tmp_path: Path) -> None:
@@ -194,7 +192,7 @@ def test_images_are_numbered_by_label_then_name(tmp_path: Path) -> None:
     first, second = miniature.class_folders("imagenet_a")[:2]
     miniature.put(written.folder, f"{second}/a.jpg", f"{first}/z.png", f"{first}/.hidden.jpg")
     (written.folder / first / "notes.txt").write_text("x")
-    items = read_benchmark("imagenet_a", tmp_path)[0].items
+    items = read_benchmark("imagenet_a", tmp_path)[0].samples
     assert items[:4] == ((f"{first}/{first}_0.JPEG", 0), (f"{first}/z.png", 0), (f"{second}/a.jpg", 1), items[3])
     assert items[3] == (f"{second}/{second}_0.JPEG", 1)
 
@@ -203,18 +201,18 @@ def test_imagenet_is_tested_on_its_validation_images(tmp_path: Path) -> None:
     for part in ("train", "val"):
         miniature.put(tmp_path / "ImageNet" / part, *(f"{wnid}/{part}.JPEG" for wnid in WNIDS))
     for split, folder in (("train", "train"), ("val", "val"), ("test", "val")):
-        listing, located = read_benchmark("imagenet", tmp_path, split)
-        assert located.folder == tmp_path / "ImageNet" / folder
-        assert {item.path.split("/")[1] for item in listing.items} == {f"{folder}.JPEG"}
+        listing, _ = read_benchmark("imagenet", tmp_path, split)
+        assert listing.root == tmp_path / "ImageNet" / folder
+        assert {item.path.split("/")[1] for item in listing.samples} == {f"{folder}.JPEG"}
 
 
 @pytest.mark.parametrize("key", ["stanford_cars", "fgvc_aircraft", "ucf101"])
 def test_other_splits_have_the_same_classes(key: str, tmp_path: Path) -> None:
     written = miniature.write(key, "coop", tmp_path, split="train")
-    listing, located = read_benchmark(key, tmp_path, "train")
-    assert listing.items == tuple(Item(*item) for item in written.items)
+    listing, _ = read_benchmark(key, tmp_path, "train")
+    assert listing.samples == tuple(Sample(*item) for item in written.items)
     assert listing.class_names == tuple(name.replace("_", " ") for name in written.names)
-    assert located.folder == written.folder
+    assert listing.root == written.folder
     assert "no images of its test split" in refused(key, tmp_path, "test")
 
 
@@ -232,7 +230,7 @@ def test_the_first_layout_with_an_image_is_taken(tmp_path: Path) -> None:
 
 def test_folders_that_differ_in_case_are_different_places(tmp_path: Path) -> None:
     written = miniature.write("flowers102", "zero", tmp_path)
-    assert find(benchmark("flowers102"), tmp_path, "test")[0].folder == written.folder
+    assert read_benchmark("flowers102", tmp_path)[0].root == written.folder
     written.folder.parent.rename(tmp_path / "FLOWER102")
     assert "no images of its test split" in refused("flowers102", tmp_path)
 
@@ -243,8 +241,8 @@ def test_a_file_system_that_ignores_case_gives_one_place(tmp_path: Path, monkeyp
     (tmp_path / "dtd").symlink_to(tmp_path / "DTD")
     real = os.listdir
     monkeypatch.setattr(os, "listdir", lambda path: [name for name in real(path) if name != "dtd"])
-    located, _ = find(benchmark("dtd"), tmp_path, "test")
-    assert (located.layout, located.folder) == ("tpt", written.folder)
+    listing, located = read_benchmark("dtd", tmp_path)
+    assert (located.layout, listing.root) == ("tpt", written.folder)
 
 
 @pytest.mark.parametrize("lower", [False, True])
@@ -258,7 +256,7 @@ def test_split_files_are_found(place: str, lower: bool, tmp_path: Path) -> None:
     splits = folder if place == "given" else None
     listing, located = read_benchmark("eurosat", tmp_path / "data", splits=splits)
     assert located.split_file == file
-    assert listing.items == tuple(Item(*item) for item in written.items)
+    assert listing.samples == tuple(Sample(*item) for item in written.items)
 
 
 def test_a_split_folder_of_the_users_goes_first(tmp_path: Path) -> None:
@@ -267,8 +265,8 @@ def test_a_split_folder_of_the_users_goes_first(tmp_path: Path) -> None:
     content = miniature.split_content("eurosat")
     content["test"] = content["test"][:3]
     (tmp_path / "mine" / SPLIT_FILES["eurosat"]).write_text(json.dumps(content))
-    assert len(read_benchmark("eurosat", tmp_path)[0].items) == 10
-    assert len(read_benchmark("eurosat", tmp_path, splits=tmp_path / "mine")[0].items) == 3
+    assert len(read_benchmark("eurosat", tmp_path)[0].samples) == 10
+    assert len(read_benchmark("eurosat", tmp_path, splits=tmp_path / "mine")[0].samples) == 3
 
 
 @pytest.mark.parametrize(
@@ -285,8 +283,8 @@ def test_a_dataset_with_another_name_is_read_from_its_path(key: str, layout: str
     path = folder if whole else moved
     splits = tmp_path / "data" / "data_splits" if layout == "tpt" else moved
     listing, located = read_benchmark(key, tmp_path / "data", path=path, splits=splits)
-    assert (located.layout, located.folder) == ("path", folder)
-    assert listing.items == tuple(Item(*item) for item in written.items)
+    assert (located.layout, listing.root) == ("path", folder)
+    assert listing.samples == tuple(Sample(*item) for item in written.items)
 
 
 @pytest.mark.parametrize("inner", ["", "imagenet-r"])
@@ -294,8 +292,8 @@ def test_class_folders_are_read_from_a_path(inner: str, tmp_path: Path) -> None:
     items = [f"{name}/1.jpg" for name in miniature.class_folders("imagenet_r")]
     miniature.put(tmp_path / "renditions" / inner, *items)
     listing, located = read_benchmark("imagenet_r", tmp_path / "no data", path=tmp_path / "renditions")
-    assert (located.layout, located.folder) == ("path", tmp_path / "renditions" / inner)
-    assert [item.path for item in listing.items] == items
+    assert (located.layout, listing.root) == ("path", tmp_path / "renditions" / inner)
+    assert [item.path for item in listing.samples] == items
 
 
 def test_a_given_path_is_the_only_place(tmp_path: Path) -> None:
@@ -322,7 +320,7 @@ def test_cars_of_zero_are_read_from_its_tables(tmp_path: Path) -> None:
     listing, located = read_benchmark("stanford_cars", tmp_path)
     assert located.layout == "zero"
     assert located.split_file == tmp_path / "stanford_cars" / "annots" / "split_coop.csv"
-    assert listing.items == tuple(Item(*item) for item in items)
+    assert listing.samples == tuple(Sample(*item) for item in items)
     assert list(listing.class_names) == miniature.names_of("stanford_cars")
 
 
@@ -333,7 +331,7 @@ def test_a_split_file_goes_before_the_tables(tmp_path: Path) -> None:
     (tmp_path / "stanford_cars" / "annots" / "labels.csv").unlink()
     listing, located = read_benchmark("stanford_cars", tmp_path)
     assert located.split_file == tmp_path / "stanford_cars" / SPLIT_FILES["stanford_cars"]
-    assert listing.items == tuple(Item(*item) for item in written.items)
+    assert listing.samples == tuple(Sample(*item) for item in written.items)
     for path, _ in written.items:
         (written.folder / path).unlink()
     assert "(first: cars_test/01953.jpg)" in refused("stanford_cars", tmp_path)
@@ -382,8 +380,8 @@ def flat(folder: Path) -> None:
 def check_flat(root: Path, **keywords: Any) -> None:
     listing, _ = read_benchmark("imagenet", root, **keywords)
     truth = {f"ILSVRC2012_val_{number:08d}.JPEG": WNIDS.index(wnid) for number, wnid in FLAT.items()}
-    assert {item.path: item.label for item in listing.items} == truth
-    assert list(listing.items) == sorted(listing.items, key=lambda item: (item.label, item.path))
+    assert {item.path: item.label for item in listing.samples} == truth
+    assert list(listing.samples) == sorted(listing.samples, key=lambda item: (item.label, item.path))
     assert listing.class_names == tuple(imagenet_names().values())
 
 
@@ -714,7 +712,7 @@ def test_paths_that_lead_out_are_refused(path: str, tmp_path: Path) -> None:
 def test_dots_within_names_do_not_lead_out(tmp_path: Path) -> None:
     content = miniature.split_content("eurosat")
     content["test"][4][0] = "River/a..b...jpg"
-    assert read_split(tmp_path, content)[0].items[4].path == "River/a..b...jpg"
+    assert read_split(tmp_path, content)[0].samples[4].path == "River/a..b...jpg"
 
 
 def test_labels_with_gaps_or_two_names_are_refused(tmp_path: Path) -> None:
@@ -741,20 +739,20 @@ def test_fewer_images_are_no_mistake_and_a_split_need_not_have_every_class(tmp_p
     content = miniature.split_content("eurosat")
     content["test"] = content["test"][:2]
     listing, _ = read_split(tmp_path, content)
-    assert [item.label for item in listing.items] == [9, 8]
+    assert [item.label for item in listing.samples] == [9, 8]
     assert len(listing.class_names) == 10
 
 
 def test_folders_that_systems_make_are_no_classes_of_a_benchmark(tmp_path: Path) -> None:
     written = miniature.write("imagenet_a", "tpt", tmp_path)
     miniature.put(written.folder, "@eaDir/x.jpg", "__MACOSX/x.jpg", ".ipynb_checkpoints/x.jpg")
-    assert read_benchmark("imagenet_a", tmp_path)[0].items == tuple(Item(*item) for item in written.items)
+    assert read_benchmark("imagenet_a", tmp_path)[0].samples == tuple(Sample(*item) for item in written.items)
     miniature.put(written.folder, "mine/x.jpg")
     assert "mine is none of its 200 classes" in refused("imagenet_a", tmp_path)
 
 
 def test_images_are_looked_for_along_the_whole_list() -> None:
-    items = [Item(f"{number}.jpg", 0) for number in range(1000)]
+    items = [Sample(f"{number}.jpg", 0) for number in range(1000)]
     numbers = [int(item.path[:-4]) for item in looked_for(items)]
     assert (numbers[0], numbers[-1], len(set(numbers))) == (0, 999, 32)
     steps = [after - before for before, after in pairwise(numbers)]
@@ -782,7 +780,7 @@ def test_a_dataset_is_there_if_any_of_the_images_looked_for_is(kept: int, tmp_pa
         if place != kept:
             (written.folder / path).unlink()
     listing, located = read_benchmark("eurosat", tmp_path)
-    assert len(listing.items) == 10
+    assert len(listing.samples) == 10
     assert located.absent == tuple(path for place, (path, _) in enumerate(written.items) if place != kept)
     (told,) = problems(BENCHMARKS["eurosat"], listing, located)
     assert told.startswith("of the 10 listed images that were looked for, 9 are missing, the first is ")
@@ -803,4 +801,4 @@ def test_nul_bytes_in_a_table_are_one_line(tmp_path: Path, name: str) -> None:
     with pytest.raises(
         UserError, match=rf"{name} is not a text file \(it holds NUL bytes\): put it there, or fetch the dataset again"
     ):
-        read_cars_tables(tmp_path, "test")
+        read_cars_tables(tmp_path / "split_coop.csv", "test")

@@ -16,9 +16,9 @@ from lorattt.clip import text_tower
 from lorattt.clip.load import ClipSpec, load_clip
 from lorattt.clip.model import Clip
 from lorattt.errors import UserError, quoted
-from lorattt.prompts import learner
-from lorattt.prompts.context import Position
-from lorattt.prompts.learner import ClassPrompts
+from lorattt.prompts import class_prompts
+from lorattt.prompts.class_prompts import ClassPrompts
+from lorattt.prompts.files import Position
 from tiny_models import VISION, tiny_clip, wrapped
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -36,11 +36,6 @@ NAMES = [
 NAMES += ["737-200", "U.S."]
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 POSITIONS: list[Position] = ["end", "middle", "front"]
-
-
-@pytest.fixture(scope="module")
-def clip() -> Clip:
-    return wrapped(tiny_clip())
 
 
 def _plain(clip: Clip, context: Tensor, position: Position, names: list[str]) -> Tensor:
@@ -84,7 +79,7 @@ def test_features_and_gradients_are_the_plain_ones(
     factor = torch.randn(expected.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(8))
     (slope,) = torch.autograd.grad((expected * factor).sum(), context)
     for chunk, padding, room in ((None, 0, 2**40), (None, 10**6, 2**40), (3, 20, 2**40), (None, 128, 0)):
-        monkeypatch.setattr(learner, "_PASS_TOKENS", {"cpu": padding})
+        monkeypatch.setattr(class_prompts, "_PASS_TOKENS", {"cpu": padding})
         monkeypatch.setattr(text_tower, "available_bytes", lambda device, room=room: room)
         ours = prompts.features(context, chunk=chunk)
         torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)
@@ -99,7 +94,7 @@ def test_lengths_share_passes_only_where_padding_is_cheap(clip: Clip, monkeypatc
 
     def shapes(episodes: int, padding: int) -> list[tuple[int, int]]:
         """Classes and tokens of each pass."""
-        monkeypatch.setattr(learner, "_PASS_TOKENS", {"cpu": padding})
+        monkeypatch.setattr(class_prompts, "_PASS_TOKENS", {"cpu": padding})
         seen = []
         monkeypatch.setattr(
             type(prompts._tower),

@@ -1,7 +1,6 @@
 """Labelled images as a list of relative paths: what a reader of any layout gives, and what splits work on."""
 
-from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -9,10 +8,9 @@ from typing import NamedTuple
 from PIL import Image
 
 from lorattt.data.images import MAX_PIXELS, read_image
-from lorattt.errors import shortened
 
 
-class Item(NamedTuple):
+class Sample(NamedTuple):
     """One image.
 
     Attributes:
@@ -25,17 +23,17 @@ class Item(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Listing:
+class FileList:
     """Images below one folder, and the names of their classes.
 
     Attributes:
         root: The folder.
-        items: In a fixed order that does not depend on the file system.
+        samples: In a fixed order that does not depend on the file system.
         class_names: Names in label order; a name may occur twice, so it is never a key.
     """
 
     root: Path
-    items: tuple[Item, ...]
+    samples: tuple[Sample, ...]
     class_names: tuple[str, ...]
 
 
@@ -52,22 +50,6 @@ def leaves_root(path: str) -> bool:
     return parts[0] == "" or path[1:2] == ":" or ".." in parts or not set(parts) - {"", "."}
 
 
-def listed_twice(items: Sequence[Item]) -> str:
-    """What to say of images that a list has more than once; empty where it has each once."""
-    if len({item.path for item in items}) == len(items):
-        return ""
-    labels = defaultdict[str, list[int]](list)
-    for item in items:
-        labels[item.path].append(item.label)
-    twice = [path for path, found in labels.items() if len(found) > 1]
-    torn = [path for path in twice if len(set(labels[path])) > 1]
-    text = f"{len(twice)} images are listed more than once and count each time, the first is {shortened(twice[0])}"
-    if torn:
-        classes = " and ".join(map(str, sorted(set(labels[torn[0]]))[:4]))
-        text += f"; {len(torn)} of them have several labels, the first is {shortened(torn[0])} with {classes}"
-    return text
-
-
 class ListedImages:
     """A listing as a source of images, numbered by their place in it.
 
@@ -77,7 +59,7 @@ class ListedImages:
         max_pixels: The largest width times height that is read.
     """
 
-    def __init__(self, name: str, listing: Listing, max_pixels: int = MAX_PIXELS) -> None:
+    def __init__(self, name: str, listing: FileList, max_pixels: int = MAX_PIXELS) -> None:
         self.name = name
         self._max_pixels = max_pixels
         self.listing = listing
@@ -85,16 +67,16 @@ class ListedImages:
 
     def __len__(self) -> int:
         """Number of images."""
-        return len(self.listing.items)
+        return len(self.listing.samples)
 
     def path(self, index: int) -> str:
         """Path relative to the listing's root."""
-        return self.listing.items[index].path
+        return self.listing.samples[index].path
 
     def label(self, index: int) -> int:
         """The image's class number."""
-        return self.listing.items[index].label
+        return self.listing.samples[index].label
 
     def read(self, index: int) -> Image.Image:
         """The image, RGB, upright."""
-        return read_image(self.listing.root / self.listing.items[index].path, self._max_pixels)
+        return read_image(self.listing.root / self.listing.samples[index].path, self._max_pixels)

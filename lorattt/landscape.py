@@ -69,29 +69,15 @@ class LandscapeSpec:
 
 @dataclass(frozen=True)
 class Landscape:
-    """Values over the square; ``[i, j]`` is that of ``coordinates[i]`` along u and ``coordinates[j]`` along v.
+    """``(P, P)`` values in nats; ``[i, j]`` is that of ``coordinates[i]`` along u and ``coordinates[j]`` along v."""
 
-    Attributes:
-        loss: ``(P, P)`` mean cross-entropy of the labelled images, in nats; None without labels.
-        kept: ``(P, P)`` mean entropy of the kept views, in nats.
-        dropped: ``(P, P)`` mean entropy of the others.
-    """
-
-    loss: Tensor | None
-    kept: Tensor
-    dropped: Tensor
+    loss: Tensor | None  # mean cross-entropy of the labelled images; None without labels
+    kept: Tensor  # mean entropy of the kept views
+    dropped: Tensor  # mean entropy of the others
 
 
 def axes(context: Tensor, seed: int) -> Tensor:
-    """Two orthonormal directions of the context.
-
-    Args:
-        context: ``(M, d)``, or ``(K, M, d)`` if class-specific: every class's block then takes the same step.
-        seed: The run's seed.
-
-    Returns:
-        ``(2, M, d)`` float64 on the CPU.
-    """
+    """``(2, M, d)`` float64 on the CPU: two orthonormal directions of a context ``(M, d)`` or ``(K, M, d)``."""
     # Those that follow the ones of the ranking: along those, kept views would be flat by construction.
     u, v = random_directions(seed, _RANKING_DIRECTIONS + 2, *context.shape[-2:])[-2:]
     v = v - (u * v).sum() * u

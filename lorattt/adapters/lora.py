@@ -138,12 +138,10 @@ class LoRATuner:
 def initial_lora(
     width: int, blocks: Sequence[int], projections: Sequence[Projection], rank: int, seed: int
 ) -> dict[str, Tensor]:
-    """One un-batched set: A Kaiming-uniform with a = sqrt(5), that is U(-1/sqrt(d), 1/sqrt(d)); B zero.
+    """One un-batched set, float32: ``{block}.{projection}.A`` ``(rank, width)`` and ``.B`` ``(width, rank)``.
 
-    With B zero the adapted model starts as the frozen one.
-
-    Returns:
-        ``{block}.{projection}.A`` of shape ``(rank, width)`` and ``.B`` of ``(width, rank)``, float32, CPU.
+    A is Kaiming-uniform with a = sqrt(5), that is U(-1/sqrt(d), 1/sqrt(d)); with B zero the model starts as the frozen
+    one.
     """
     bound = 1 / math.sqrt(width)
     key = fold(episode_keys(seed, torch.tensor(0)), Stream.LORA_INIT)

@@ -75,16 +75,10 @@ def adapt(
 
 
 def fall_back(before: Tensor, after: Tensor, finite: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Give up an adaptation that was not finite.
+    """Logits ``(E, K)`` before and after adaptation, the former in place of those after that are not finite.
 
-    Args:
-        before: ``(E, K)`` logits without adaptation.
-        after: ``(E, K)`` logits after it.
-        finite: ``(E,)`` bool, where adaptation was finite; None for everywhere.
-
-    Returns:
-        ``before``; ``after``, which is ``before`` where adaptation or the logits were not finite; and ``(E,)`` bool,
-        true there.
+    ``finite`` ``(E,)`` says where adaptation was; None for everywhere. The third tensor ``(E,)`` is true where it or
+    the logits after were not.
     """
     good = after.isfinite().all(dim=-1)
     good = good if finite is None else good & finite

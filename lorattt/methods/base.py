@@ -72,11 +72,8 @@ class Method(LightningModule):
     def check_options(self) -> None:
         """Validate the options, before the checkpoint is loaded.
 
-        A subclass that has options of its own sets them before ``super().__init__``, checks them here and then calls
-        ``super().check_options()``.
-
-        Raises:
-            UserError: If an option cannot be used.
+        A subclass that has options of its own sets them before ``super().__init__``, checks them here (with a
+        ``UserError``) and then calls ``super().check_options()``.
         """
         check_templates(self.templates)
         if self.prompt is not None and self.templates != "single":
@@ -168,12 +165,7 @@ class Method(LightningModule):
     # ---- before the first batch
 
     def setup(self, stage: str) -> None:
-        """Agree with the data on class names and views, before anything is computed.
-
-        Raises:
-            UserError: If the method cannot do this stage, the data has no images to classify, the class lists differ in
-                length, or gradients are needed and the Trainer forbids them.
-        """
+        """Agree with the data on class names and views, before anything is computed."""
         kind, stage = type(self).__name__, TrainerFn(stage).value
         if stage == "fit":
             raise UserError(f"{kind} has nothing to fit: use test, validate or predict")
@@ -221,14 +213,7 @@ class Method(LightningModule):
     # ---- class texts
 
     def use_classes(self, names: Sequence[str]) -> None:
-        """Set the class names and encode them on the model's device, for use without a Trainer.
-
-        Args:
-            names: K names, in label order; K columns of logits are theirs.
-
-        Raises:
-            UserError: If there is no name, or they do not fit the model or its prompt.
-        """
+        """Set the K class names, in label order, and encode them on the model's device, for use without a Trainer."""
         self.class_names = list(names)
         self._encode_classes()
 
@@ -259,12 +244,7 @@ class Method(LightningModule):
         return [self.template]
 
     def check_texts(self) -> None:
-        """Validate the templates or the prompt, before anything is encoded.
-
-        Raises:
-            UserError: If the dataset's own prompt is asked for and it has none, or a prompt does not fit the model
-                or the class names.
-        """
+        """Validate the templates or the prompt, before anything is encoded."""
         source = self._text_source()
         if isinstance(source, PromptSpec):
             self.texts.prompt(source)

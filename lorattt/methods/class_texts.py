@@ -41,11 +41,7 @@ class ClassTexts:
         self._encoded: dict[Hashable, Tensor] = {}
 
     def prompt(self, spec: PromptSpec) -> tuple[ClassPrompts, Tensor]:
-        """The class names and the context of a prompt, ``(M, d)`` or, if class-specific, ``(K, M, d)`` float32.
-
-        Raises:
-            UserError: If the prompt does not fit the model or the class names.
-        """
+        """The class names and the context of a prompt, ``(M, d)`` or, if class-specific, ``(K, M, d)`` float32."""
         if spec not in self._prompts:
             found = build_prompt(spec, self.clip, self.names, self.seed)
             specific = found.class_specific
@@ -93,9 +89,6 @@ def agree_on_classes(own: Sequence[str] | None, known: Sequence[str]) -> list[st
     """The class names of a run: the model's own, else those that the data knows.
 
     Where the model's own names differ from the data's, a warning lists the pairs: only their order matches them.
-
-    Raises:
-        UserError: If both are known and differ in number or order, or one of the model's own is blank.
     """
     if own is None:
         if are_codes(known):

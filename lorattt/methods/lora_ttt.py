@@ -12,7 +12,6 @@ from lorattt.episodes.optim import OptimiserSpec
 from lorattt.methods.lora_ttt_engine import EncodedViews, LoRATTTEngine, LossSpec
 from lorattt.methods.ranked_views import RankedViews
 from lorattt.methods.shared_views import Needs, SharedViews
-from lorattt.views.selection import selection_size
 
 
 class LoRATTT(RankedViews):
@@ -50,7 +49,7 @@ class LoRATTT(RankedViews):
         chunk: int | None = None,
         **kwargs: Any,
     ) -> None:
-        self.loss = loss
+        self.selection = loss.selection
         super().__init__(clip=clip, **kwargs)
         adapters: dict[str, LoRASpec | LayerNormSpec] = {"lora": lora, "layernorm": layernorm}
         spec = tune if isinstance(tune, AdapterSpec) else adapters[tune]
@@ -63,10 +62,6 @@ class LoRATTT(RankedViews):
             reset_every_step=reset_every_step,
             chunk=chunk,
         )
-
-    def kept_count(self, views: int) -> int:
-        """As many as the selection says."""
-        return selection_size(views, self.loss.selection)
 
     @property
     def needs(self) -> Needs:

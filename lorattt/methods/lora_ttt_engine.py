@@ -18,14 +18,10 @@ view 0 is the plain one; docs/architecture.md draws it:
 
 Further steps select again, from the class tokens of all views with the adapters as they then are.
 
-- The trunk runs once per set of views; masked views pass through it at each step.
-- The gradient goes through the selected views only. The selection is piecewise constant, so the gradient through the
-  other views is zero.
-- The last block computes the class token only.
-- The whole views' class tokens z_i, already computed, are the reconstruction target.
-- The plain view's trunk output, already computed, serves the prediction.
-
-All of this is exact. One deviation: with more than one step, LoRA dropout is off in the pass that selects views.
+The gradient goes through the selected views only: the selection is piecewise constant, so the gradient through the
+other views is zero. The last block computes the class token only. The whole views' class tokens z_i, already computed,
+are the reconstruction target. All of this is exact. One deviation: with more than one step, LoRA dropout is off in the
+pass that selects views.
 """
 
 from collections.abc import Callable

@@ -44,10 +44,6 @@ class MeanOfViews(RankedViews):
         self.selection, self.vote = selection, vote
         super().__init__(**kwargs)
 
-    def kept_count(self, views: int) -> int:
-        """As many as the selection says."""
-        return selection_size(views, self.selection)
-
     def check_options(self) -> None:
         """Validate the vote."""
         check_vote(self.vote)

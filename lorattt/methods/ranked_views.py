@@ -11,7 +11,7 @@ from lorattt.errors import UserError, quoted
 from lorattt.methods.base import Method
 from lorattt.methods.shared_views import SharedViews
 from lorattt.prompts.prompt import PromptSpec
-from lorattt.views.selection import FlatnessSpec, Rule, ViewScores, flatness_scores, select_views
+from lorattt.views.selection import FlatnessSpec, Rule, ViewScores, flatness_scores, select_views, selection_size
 
 
 class RankedViews(Method):
@@ -23,10 +23,11 @@ class RankedViews(Method):
         flatness: How flatness is measured, for ``rule: flatness``.
         **kwargs: See :class:`Method`.
 
-    Raises:
-        UserError: If the rule is unknown, ``flatness`` is given without its rule, or the templates have no prompt
-            vectors to move.
+    Attributes:
+        selection: Fraction of views that are kept, of a subclass that has no other rule.
     """
+
+    selection: float
 
     def __init__(self, *, rule: Rule = "confidence", flatness: FlatnessSpec = FlatnessSpec(), **kwargs: Any) -> None:
         self.rule, self.flatness = rule, flatness
@@ -47,12 +48,8 @@ class RankedViews(Method):
         super().check_options()
 
     def kept_count(self, views: int) -> int:
-        """How many of that many views the method keeps.
-
-        Raises:
-            UserError: If none would be kept, or more than there are.
-        """
-        raise NotImplementedError
+        """How many of that many views the method keeps: as many as the selection says."""
+        return selection_size(views, self.selection)
 
     @torch.no_grad()
     def kept(self, views: SharedViews) -> Tensor | None:

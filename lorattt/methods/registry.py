@@ -33,11 +33,7 @@ _NEVER_OPTIONS = ("clip", "class_names", "seed")
 
 
 def find_method(name: str, place: str = "method") -> type[Method]:
-    """The method of that name; ``place`` is what messages call it.
-
-    Raises:
-        UserError: If there is none.
-    """
+    """The method of that name; ``place`` is what messages call it."""
     kind = METHODS.get(name) if isinstance(name, str) else None
     if kind is None:
         known = {**{each.__name__: own for own, each in METHODS.items()}, **{own: own for own in METHODS}}
@@ -57,9 +53,6 @@ def read_options(
         options: Its own arguments; a mapping for one that is a dataclass becomes that.
         prefix: Prefix of an option's name in messages.
         common: Arguments that are given otherwise; they are no options.
-
-    Raises:
-        UserError: If the name or an option is unknown, or a value is invalid.
     """
     kind = find_method(name)
     hints = arguments_of(kind)
@@ -104,15 +97,8 @@ def _arguments_of(kind: Any) -> Mapping[str, Any]:
 def convert(hint: Any, key: str, value: Any) -> Any:
     """A plain value as what an argument is declared to be.
 
-    A mapping becomes the dataclass, a list the tuple, a whole number the floating-point one.
-
-    Args:
-        hint: The declared type.
-        key: What to call it in messages.
-        value: The value.
-
-    Raises:
-        UserError: If it cannot be.
+    A mapping becomes the dataclass, a list the tuple, a whole number the floating-point one; a ``UserError`` calls the
+    value by its ``key``.
     """
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     number = not isinstance(value, bool)  # a bool is a number to Python, and a mistake here

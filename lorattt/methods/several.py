@@ -31,9 +31,6 @@ class Several(Method):
 
     Attributes:
         members: The methods by name; each has ``metrics`` of its own.
-
-    Raises:
-        UserError: If a name is unknown or given twice, or an option does not exist or has an invalid value.
     """
 
     name: ClassVar[str] = "several"
@@ -93,14 +90,9 @@ class Several(Method):
 
 
 def members_options(methods: Sequence[str], options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The options of the methods that are listed, in their order; no model is needed to check them.
+    """The options of the methods that are listed, in their order, checked without a model.
 
-    Args:
-        methods: The methods' names.
-        options: Arguments by the methods' names, of others as well.
-
-    Raises:
-        UserError: If a name is unknown or given twice, or an option does not exist or has an invalid value.
+    ``options`` are arguments by the methods' names, of others as well.
     """
     if not methods:
         raise UserError("model.methods is empty: name at least one")

@@ -1,7 +1,7 @@
 """The views of E images, encoded once without a graph, for all methods of a run."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -40,23 +40,14 @@ class Needs:
 
 @dataclass(frozen=True, eq=False)
 class SharedViews:
-    """The encoded views of E images. Methods share the tensors, which have no graph: change nothing in place.
+    """The encoded views of E images. Methods share the tensors, which have no graph: change nothing in place."""
 
-    Attributes:
-        index: ``(E,)`` int64, the dataset-wide number of each image.
-        keys: ``(E,)`` int64 episode keys, from the run's seed and these numbers: for random numbers.
-        features: ``(E, V, D)`` float32 unit features; of view 0 alone, ``(E, 1, D)``, where no method reads others.
-        pixels: ``(E, V, 3, S, S)`` normalised views of the tower's dtype; None without trunks.
-        tokens: ``(E, V, d)`` class tokens before the projection; None without trunks.
-        trunks: ``(E, V, L, d)`` inputs of the blocks that were asked for, by number.
-    """
-
-    index: Tensor
-    keys: Tensor
-    features: Tensor
-    pixels: Tensor | None = None
-    tokens: Tensor | None = None
-    trunks: Mapping[int, Tensor] = field(default_factory=dict)
+    index: Tensor  # (E,) int64, the dataset-wide number of each image
+    keys: Tensor  # (E,) int64 episode keys, from the run's seed and these numbers: for random numbers
+    features: Tensor  # (E, V, D) float32 unit features; of view 0 alone, (E, 1, D), where no method reads others
+    pixels: Tensor | None = None  # (E, V, 3, S, S) normalised views of the tower's dtype; None without trunks
+    tokens: Tensor | None = None  # (E, V, d) class tokens before the projection; None without trunks
+    trunks: Mapping[int, Tensor] = field(default_factory=dict)  # (E, V, L, d) inputs of blocks, by number
 
     def __len__(self) -> int:
         """E, the number of images."""
@@ -75,15 +66,9 @@ class SharedViews:
     def image(self, number: int) -> "SharedViews":
         """One of the E images alone."""
         own = slice(number, number + 1)
-        return replace(
-            self,
-            index=self.index[own],
-            keys=self.keys[own],
-            features=self.features[own],
-            pixels=None if self.pixels is None else self.pixels[own],
-            tokens=None if self.tokens is None else self.tokens[own],
-            trunks={block: trunk[own] for block, trunk in self.trunks.items()},
-        )
+        pixels, tokens = (None if each is None else each[own] for each in (self.pixels, self.tokens))
+        trunks = {block: trunk[own] for block, trunk in self.trunks.items()}
+        return SharedViews(self.index[own], self.keys[own], self.features[own], pixels, tokens, trunks)
 
 
 @torch.no_grad()
@@ -104,9 +89,6 @@ def encode_views(
         seed: The run's seed.
         needs: What is read of the views.
         clock: Counts the time of encoding.
-
-    Raises:
-        UserError: If a trunk is needed and the image tower is not a ViT.
     """
     prepare = clip.normalise if views.dtype == torch.uint8 else None
     tower, keys, shape = clip.vit if needs.trunks else clip.vision, episode_keys(seed, index), views.shape[:2]

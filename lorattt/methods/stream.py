@@ -73,11 +73,7 @@ class StreamMethod(Method):
             (self.state, self.last), self._next = self._next, None
 
     def check_run(self, trainer: Trainer) -> None:
-        """Require one device, and images from the first one on or those that follow the state.
-
-        Raises:
-            UserError: If there are more devices, or an earlier attempt classified images and the state is not there.
-        """
+        """Require one device, and the state after the images that an earlier attempt classified."""
         kind = type(self).__name__
         if trainer.world_size > 1:
             raise UserError(f"{kind} has a state that goes from image to image: use one device, trainer.devices 1")

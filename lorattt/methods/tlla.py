@@ -131,13 +131,7 @@ class TLLA(RankedViews):
 
     def classify(self, views: SharedViews) -> tuple[Tensor, Tensor, Tensor]:
         """Logits ``(E, K)`` of the plain view and of the vote, and fallbacks ``(E,)``."""
-        outcome = stss(
-            views.features,
-            self.text,
-            self.neighbour_text_features,
-            self.clip.logit_scale,
-            views_kept=self.views_kept,
-            sharpness=self.flatness.sharpness,
-            vote=self.vote,
-        )
+        texts, scale = (self.text, self.neighbour_text_features), self.clip.logit_scale
+        sharpness, kept = self.flatness.sharpness, self.views_kept
+        outcome = stss(views.features, *texts, scale, views_kept=kept, sharpness=sharpness, vote=self.vote)
         return outcome.before, outcome.after, outcome.fallback

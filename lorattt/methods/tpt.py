@@ -165,10 +165,6 @@ class TPT(RankedViews):
         self.selection, self.optimiser, self.steps = selection, optimiser, steps
         super().__init__(prompt=prompt, templates="single", views=views, **kwargs)
 
-    def kept_count(self, views: int) -> int:
-        """As many as the selection says."""
-        return selection_size(views, self.selection)
-
     def check_options(self) -> None:
         """Validate the number of steps."""
         at_least(0, steps=self.steps)

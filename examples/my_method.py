@@ -11,7 +11,7 @@ from lorattt.episodes.optim import OptimiserSpec
 from lorattt.losses.entropy import marginal_entropy
 from lorattt.methods.base import Method
 from lorattt.methods.shared_views import SharedViews
-from lorattt.views.selection import select_confident, selection_size, take_views
+from lorattt.views.selection import gather_views, select_confident, selection_size
 
 
 class TextShift(Method):
@@ -37,7 +37,7 @@ class TextShift(Method):
         """Logits before and after ``(E, K)``, and which images fell back ``(E,)``."""
         features, scale = views.features, self.clip.logit_scale  # (E, V, D), without a graph
         logits = scale * features @ self.text.T  # (E, V, K)
-        chosen = take_views(features, select_confident(logits, self.size))  # (E, n, D)
+        chosen = gather_views(features, select_confident(logits, self.size))  # (E, n, D)
         # One slice for each of the E images: (E, K, D).
         shift = self.text.new_zeros(len(views), *self.text.shape).requires_grad_()
 

@@ -3,6 +3,7 @@
 What needs no model is answered before torch is imported, which takes seconds.
 """
 
+import importlib
 import sys
 from collections.abc import Sequence
 
@@ -17,26 +18,17 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _run(args: Sequence[str] | None) -> None:
     given = list(sys.argv[1:] if args is None else args)
-    if given[:1] == ["report"]:
-        from lorattt.report.command import main as report
-
-        raise SystemExit(report(given[1:]))
-    if given[:1] == ["data"]:
-        from lorattt.data.command import main as data
-
-        raise SystemExit(data(given[1:]))
-    if given[:1] == ["sweep"]:
-        from lorattt.sweep.command import main as sweep
-
-        raise SystemExit(sweep(given[1:]))
+    if given[:1] in (["report"], ["data"], ["sweep"]):
+        command = importlib.import_module(f"lorattt.{given[0]}.command")
+        raise SystemExit(command.main(given[1:]))
     if given == ["--version"]:
         from lorattt import __version__
 
         print(f"lorattt {__version__}")
         raise SystemExit(0)
-    from lorattt.cli import main as command
+    from lorattt.cli import main as run
 
-    command(None if args is None else given)
+    run(None if args is None else given)
 
 
 if __name__ == "__main__":

@@ -14,22 +14,13 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 _REPEAT_SECONDS = 1.0
-_NAMES = {"SIGINT": "Ctrl-C"}
-
-
-def _number(name: str) -> int:
-    """A signal's number; 0, which none has, where the platform lacks it."""
-    return int(getattr(signal, name, 0))
-
-
-INTERRUPT, TERMINATE, HANG_UP, WARNING = (_number(name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"))
+# 0, which is no signal, where the platform lacks it.
+_ALL = tuple(int(getattr(signal, name, 0)) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"))
+INTERRUPT, TERMINATE, HANG_UP, WARNING = _ALL
 
 
 class Stopped(BaseException):
     """A signal asked the program to end. Not an ``Exception``: nothing is to take it for a failure.
-
-    Args:
-        number: The signal.
 
     Attributes:
         number: The signal.
@@ -38,7 +29,7 @@ class Stopped(BaseException):
 
     def __init__(self, number: int) -> None:
         name = signal.Signals(number).name
-        super().__init__(f"stopped by {_NAMES.get(name, name)}")
+        super().__init__(f"stopped by {'Ctrl-C' if name == 'SIGINT' else name}")
         self.number, self.code = number, 128 + number
 
 
@@ -65,15 +56,14 @@ class Stops:
         """Handle the signals, those excepted that are ignored, as by ``nohup``; whoever handled them before."""
         if threading.current_thread() is not threading.main_thread() or not self._owner:
             return
-        for number in filter(None, (INTERRUPT, TERMINATE, HANG_UP, WARNING)):
+        for number in filter(None, _ALL):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._handle)
 
     @contextmanager
     def heard(self) -> Iterator[None]:
         """Listen within this block."""
-        wanted = [number for number in (INTERRUPT, TERMINATE, HANG_UP, WARNING) if number]
-        before = {number: signal.getsignal(number) for number in wanted}
+        before = {number: signal.getsignal(number) for number in filter(None, _ALL)}
         self._reset()
         self._owner = os.getpid()
         self.listen()
@@ -88,18 +78,12 @@ class Stops:
                         signal.signal(number, handler)
 
     def check(self, *, warning: bool) -> None:
-        """Stop now if a signal asked for it.
+        """Raise :class:`Stopped` if a signal has asked for it, or, with ``warning``, if a warning has come.
 
-        Args:
-            warning: Whether a warning is enough.
-
-        Raises:
-            Stopped: If so. One that was raised before may have been lost: nothing leaves a finaliser of Python's.
+        One that was raised before may have been lost: nothing leaves a finaliser of Python's.
         """
-        if self.asked:
-            raise Stopped(self.asked)
-        if warning and self.warned:
-            raise Stopped(WARNING)
+        if self.asked or (warning and self.warned):
+            raise Stopped(self.asked or WARNING)
 
     def _handle(self, number: int, frame: Any) -> None:
         if os.getpid() != self._owner:  # a process that was forked: its end is the listening one's business
@@ -130,8 +114,7 @@ STOPS = Stops()
 def ended_by_signals() -> Iterator[None]:
     """End the program with one line and the signal's exit code where a signal stops this block.
 
-    Raises:
-        SystemExit: If so, with 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP, 138 for SIGUSR1 on Linux.
+    The code is 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP, 138 for SIGUSR1 on Linux.
     """
     with STOPS.heard():
         try:

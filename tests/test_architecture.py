@@ -137,6 +137,7 @@ def test_every_data_file_travels_in_the_wheel() -> None:
     """A file that no package-data pattern matches would be missing after `pip install`."""
     patterns = (
         "py.typed",
+        "cli/*.yaml",
         "demo/*.safetensors",
         "demo/*.json",
         "data/*.txt",

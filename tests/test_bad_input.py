@@ -1,4 +1,7 @@
-"""Every mistake of a user, through the command line: one line, exit code 2, no traceback, no results."""
+"""Every mistake of a user, through the command line: one line, exit code 2, no traceback, no results.
+
+All commands here share a parser, whose making takes longer than most of them; test_cli makes one for each.
+"""
 
 import logging
 from collections.abc import Callable
@@ -9,8 +12,15 @@ import pytest
 import torch
 from torch import nn
 
+import lorattt.cli
 from conftest import CPU, DEMO, LORA, ZERO, Cli, Run
 from lorattt import demo
+from lorattt.cli.dry import SharedParserCLI
+
+
+@pytest.fixture(autouse=True)
+def _one_parser(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lorattt.cli.main, "__defaults__", (None, SharedParserCLI))
 
 
 def refusal(run: Run) -> str:
@@ -92,7 +102,7 @@ VALUES = {
     "config": (["-c", "none.yaml"], ["config: no such file", "none.yaml"]),
     "help of no class": (["--model.help", "Nope"], ["error: unknown class Nope"]),
     # --- classes without a use here
-    "base": (["--model", "Method"], ["model: Method is what others are made of; known are", "LoRATTT"]),
+    "base": (["--model", "Method"], ["model: Method is an abstract base class; known are", "LoRATTT"]),
     "data to train on": (["--data", f"{BORING}DataModule"], ["BoringDataModule has no images to classify", "DemoData"]),
     "model to train": (["--model", "CoOp"], ["CoOp learns a prompt: use fit, then test with"]),
 }
@@ -154,7 +164,8 @@ def test_command(args: list[str], part: str, cli: Cli) -> None:
 def test_config_that_is_no_text(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "picture.png").write_bytes(b"\x89PNG\r\n")
     for given in (["-c", str(tmp_path / "picture.png")], [f"--config={tmp_path / 'picture.png'}"]):
-        assert "picture.png is not a text file in UTF-8: name a YAML file" in refusal(cli("test", *given))
+        line = refusal(cli("test", *given))
+        assert "picture.png is not a text file in UTF-8 (invalid start byte, byte 0): name a YAML file" in line
 
 
 # --- checkpoints ------------------------------------------------------------------------------------

@@ -46,6 +46,7 @@ from lorattt.data import catalogue
 from lorattt.data.imagenet_family import imagenet_names
 from lorattt.errors import UserError
 from lorattt.methods.registry import METHODS
+from lorattt.sweep import processes
 from lorattt.sweep.command import main as sweep
 
 Parse = Callable[[list[str]], dict[str, Any]]
@@ -331,7 +332,10 @@ def _lorattt(words: list[str], here: Path, parse: Parse, *, only_parse: bool = F
 
 def _plan(words: list[str]) -> None:
     """Plan a sweep; tests/test_sweep.py runs some, and parses the command lines of those that come with the package."""
-    assert sweep([*words, *([] if "--dry-run" in words else ["--dry-run"])], ["lorattt"]) == 0
+    checker = [sys.executable, "-S", "-c", "import json, sys; print(json.dumps([None] * len(json.load(sys.stdin))))"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, "CHECKER", checker)
+        assert sweep([*words, *([] if "--dry-run" in words else ["--dry-run"])]) == 0
 
 
 def _lightning(words: list[str], here: Path, parse: Parse, only_parse: bool) -> None:

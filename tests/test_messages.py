@@ -6,7 +6,7 @@ import pytest
 
 from conftest import Cli
 from lorattt.cli.dry import problem
-from lorattt.cli.report import condense
+from lorattt.cli.errors import condense
 
 _UNION = """Parser key "{place}":
   Does not validate against any of the Union subtypes

@@ -21,13 +21,15 @@ import yaml
 
 from lorattt.cli.dry import problem
 from lorattt.errors import UserError
-from lorattt.sweep import scheduler
+from lorattt.sweep import processes, scheduler
 from lorattt.sweep.command import main
 from lorattt.sweep.plan import plan
 from lorattt.sweep.processes import check
 from lorattt.sweep.spec import read_sweep
 
 ROOT = Path(__file__).parents[1]
+PYTHON = [sys.executable, "-S", "-E"]
+ALL_FINE = "import json, sys; print(json.dumps([None] * len(json.load(sys.stdin))))"
 FAKE = """
 import json, os, sys, time
 if sys.argv[1] == "report":
@@ -86,7 +88,7 @@ else:
     row = {"n": 50, "top1_before": 0.5, "top1_after": hits / 50, "images_per_second": 10.0 + seed}
     if do == "unlabelled":
         del row["top1_before"], row["top1_after"]
-    for name in ("zeta", "alpha") if do == "several" else ("",):
+    for name in ("zeta", "alpha") if do == "several" else ("fake",):
         os.makedirs(os.path.join(folder, name), exist_ok=True)
         open(os.path.join(folder, name, "results.json"), "w").write(json.dumps(row))
 note("end")
@@ -118,7 +120,7 @@ class Bench:
     def sweep(self, *args: str) -> tuple[int, str, str]:
         self.capsys.readouterr()
         try:
-            code = main(["sweep.yaml", *args], self.program)
+            code = main(["sweep.yaml", *args])
         except SystemExit as stop:
             code = int(stop.code or 0)
         captured = self.capsys.readouterr()
@@ -157,13 +159,15 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     monkeypatch.setenv("JOURNAL", str(tmp_path / "journal"))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(scheduler, "PAUSE", 0.005)
+    monkeypatch.setattr(processes, "CHECKER", [*PYTHON, "-c", ALL_FINE])
     fake = tmp_path / "fake.py"
     fake.write_text(FAKE, encoding="utf-8")
     for name in ("one", "two"):
         text = "# a comment\nmodel:\n  class_path: M\n  init_args: {lr: 1.0}\ndata: {class_path: D}\n"
         Path(f"{name}.yaml").write_text(text, encoding="utf-8")
     Path("fit.yaml").write_text("model: {class_path: F}\ndata: {class_path: D}\n", encoding="utf-8")
-    made = Bench(tmp_path, [sys.executable, "-S", "-E", str(fake)], capsys)
+    made = Bench(tmp_path, [*PYTHON, str(fake)], capsys)
+    monkeypatch.setattr(processes, "PROGRAM", made.program)
     made.write()
     return made
 
@@ -199,7 +203,7 @@ def test_all_runs_in_order_and_their_tables(bench: Bench) -> None:
     lines = out.splitlines()
     for number, name in enumerate(expected, 1):
         assert any(line.endswith(f"start  {name}, {number} of 8") for line in lines)
-        row = json.loads(Path("out", name, "results.json").read_text())
+        row = json.loads(Path("out", name, "fake", "results.json").read_text())
         done = next(line for line in lines if f"done   {name}: " in line)
         speed = row["images_per_second"]
         assert f"top-1 50.00 -> {100 * row['top1_after']:.2f} %, {speed:.1f} images/s, 0:00:0" in done
@@ -285,7 +289,7 @@ def test_long_values_of_a_grid_are_folders_too(bench: Bench) -> None:
     long = [f"{'folder/' * 40}{name}" for name in "ab"]
     bench.write(methods={"one": {"config": "one.yaml", "grid": {"model.file": long}}}, datasets={"red": "one.yaml"})
     bench.ok()
-    folders = {path.parts[1] for path in Path("out").glob("*/red/seed-*/results.json")}
+    folders = {path.parts[1] for path in Path("out").glob("*/red/seed-*/fake/results.json")}
     assert len(folders) == 2
     assert max(map(len, folders)) <= 80
 
@@ -305,7 +309,7 @@ def test_what_is_finished_is_not_run_again(bench: Bench) -> None:
     assert bench.notes() == before
     assert "0 runs to do, 8 of 8 finished before" in out
     assert len(bench.reported(out)) == 8
-    Path("out/two/red/seed-1/results.json").unlink()
+    Path("out/two/red/seed-1/fake/results.json").unlink()
     assert "start  two/red/seed-1, begun before, 1 of 1" in bench.ok()
     assert bench.begun()[8:] == ["two/red/seed-1"]
 
@@ -478,7 +482,7 @@ def test_fits_once_for_each_seed(bench: Bench) -> None:
     # A prompt that nobody waits for is not made again; one that somebody does is.
     Path("out/fit/one/seed-1/prompt.safetensors").unlink()
     assert "0 runs to do" in bench.ok()
-    Path("out/one/red/seed-1/results.json").unlink()
+    Path("out/one/red/seed-1/fake/results.json").unlink()
     bench.ok()
     assert bench.begun()[len(begun) :] == ["fit/one/seed-1", "one/red/seed-1"]
 
@@ -603,7 +607,9 @@ def _in_background(bench: Bench) -> "subprocess.Popen[str]":
     # A suite that a shell started in its background has Ctrl-C ignored, and its children would inherit that.
     code = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        f"from lorattt.sweep.command import main; sys.exit(main(['sweep.yaml'], {bench.program!r}))"
+        "from lorattt.sweep import command, processes; "
+        f"processes.PROGRAM, processes.CHECKER = {processes.PROGRAM!r}, {processes.CHECKER!r}; "
+        "sys.exit(command.main(['sweep.yaml']))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code]
@@ -874,8 +880,8 @@ def test_a_wrong_key_is_found_before_the_first_run(
     printed = capsys.readouterr()
     said = "mta/noise/seed-1: model.mta.outr: no such key; did you mean model.mta.outer?"
     assert printed.err == f"lorattt: error: {said} (1 more of 4 are wrong as well)\n"
-    wrong = [sys.executable, "-c", "import json, sys; print(json.dumps(['no'] * len(json.load(sys.stdin))))"]
-    assert main(["sweep.yaml"], ["no-such-program"], wrong) == 2
+    monkeypatch.setattr(processes, "CHECKER", [*PYTHON, "-c", ALL_FINE.replace("None", "'no'")])
+    assert main(["sweep.yaml"]) == 2
     assert capsys.readouterr().err == "lorattt: error: zero_shot/noise/seed-1: no (3 more of 4 are wrong as well)\n"
     assert not list(tmp_path.rglob("command.json"))
 
@@ -884,16 +890,18 @@ def test_each_method_and_dataset_is_checked_once(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     _sweep_of()
     last = "import json, sys; t = json.load(sys.stdin); print(json.dumps([' '.join(t[-1])] * len(t)))"
-    checker = [sys.executable, "-c", last]
+    checker = [*PYTHON, "-c"]
+    monkeypatch.setattr(processes, "CHECKER", [*checker, last])
     runs = plan(read_sweep(Path("sweep.yaml")))
     with pytest.raises(
         UserError, match=r"^zero_shot/noise/seed-1: test .*fog/seed-1 \(3 more of 4 are wrong as well\)$"
     ):
-        check(runs, checker)
-    fine = [sys.executable, "-c", "import json, sys; print(json.dumps([None] * len(json.load(sys.stdin))))"]
-    check(runs, fine)
+        check(runs)
+    monkeypatch.setattr(processes, "CHECKER", [*checker, ALL_FINE])
+    check(runs)
+    monkeypatch.setattr(processes, "CHECKER", [*checker, "raise ValueError('broken')"])
     with pytest.raises(UserError, match=r"^the command lines cannot be checked: ValueError: broken$"):
-        check(runs, [sys.executable, "-c", "raise ValueError('broken')"])
+        check(runs)
 
 
 def test_texts_of_a_sweep_arrive_as_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -918,7 +926,8 @@ def test_a_key_of_the_command_line_arrives_as_it_was_typed(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     _sweep_of()
-    assert main(["sweep.yaml", "--dry-run", "--key", f"data.root={text}"], ["program"]) == 0
+    monkeypatch.setattr(processes, "CHECKER", [*PYTHON, "-c", ALL_FINE])
+    assert main(["sweep.yaml", "--dry-run", "--key", f"data.root={text}"]) == 0
     commands = [shlex.split(line) for line in capsys.readouterr().out.splitlines() if not line.startswith("#")]
     assert commands
     assert all(f"--data.root={text}" in words for words in commands)

@@ -5,33 +5,13 @@ import sys
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 
-# Imported so that their classes can be named without their modules.
-import lorattt.data.benchmark
-import lorattt.data.demo
-import lorattt.data.demo_source
-import lorattt.data.few_shot
-import lorattt.data.folder
-import lorattt.data.loose
-import lorattt.methods.coop
-import lorattt.methods.ctpt
-import lorattt.methods.lora_ttt
-import lorattt.methods.mean_of_views
-import lorattt.methods.mta
-import lorattt.methods.sapt
-import lorattt.methods.self_tpt
-import lorattt.methods.self_tpt_training
-import lorattt.methods.several
-import lorattt.methods.tlla
-import lorattt.methods.tpt
-import lorattt.methods.zero
-import lorattt.methods.zero_shot  # noqa: F401
 from lorattt import __version__
 from lorattt.callbacks.loggers import check_installed
 from lorattt.callbacks.predictions import PredictionsWriter
@@ -47,10 +27,14 @@ from lorattt.callbacks.trace import TraceWriter
 from lorattt.callbacks.training import PromptWriter, RunCheckpoint
 from lorattt.cli.checks import check_config_files, check_values
 from lorattt.cli.devices import check_environment, check_processes, device_mistake
+from lorattt.cli.errors import explain
 from lorattt.cli.parser import Parser
-from lorattt.cli.report import explain
+
+# Imported so that their classes can be named without their modules.
+from lorattt.data import benchmark, demo, demo_source, few_shot, folder, loose  # noqa: F401
 from lorattt.data.loader import LostWorkerError
 from lorattt.errors import UserError, error_line, one_line, shortened
+from lorattt.methods import coop, registry, sapt, self_tpt_training, several  # noqa: F401
 from lorattt.methods.base import Method
 from lorattt.methods.coop import PromptTraining
 from lorattt.stopping import STOPS
@@ -59,6 +43,20 @@ from lorattt.torch_state import full_float32
 _DESCRIPTION = (
     "Test-time training for CLIP. Also: lorattt sweep, lorattt report, lorattt landscape, lorattt data check, each "
     "with --help."
+)
+_TRAINER_DEFAULTS = {
+    "inference_mode": False,
+    "use_distributed_sampler": False,
+    "logger": [{"class_path": "lorattt.callbacks.run_csv.RunCSV"}],
+    "log_every_n_steps": 10,
+    "enable_model_summary": False,
+}
+_IGNORED_WARNINGS = (
+    ".*does not have many workers",
+    "The number of training batches .* is smaller than the logging",  # it reads an epoch's length for the run's
+    "Total length of `list` across ranks is zero",  # no validation
+    "LightningCLI's args parameter",  # of a command without its first word
+    "Found .* in eval mode",  # the frozen model, as it should be
 )
 
 
@@ -70,7 +68,7 @@ class LorattCLI(LightningCLI):
         parser.add_argument("--seed_everything", type=int, default=0, help="Seed of everything random.")
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """As Lightning's, but the data are made first: what they lack is told before weights are fetched."""
+        """As Lightning's, but the data are made first: what they lack is reported before weights are fetched."""
         parser.add_lightning_class_args(self.trainer_class, "trainer")
         given = {f"trainer.{key}": value for key, value in self.trainer_defaults.items() if key != "callbacks"}
         parser.set_defaults(given)
@@ -86,12 +84,7 @@ class LorattCLI(LightningCLI):
         parser.link_arguments("seed_everything", "model.init_args.seed")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse, and refuse what cannot be run with.
-
-        Raises:
-            UserError: If a value is one of those, or ``ckpt_path`` is given to another command than ``fit`` or is no
-                checkpoint.
-        """
+        """Parse, and check values and ``ckpt_path``."""
         super().parse_arguments(parser, args)
         command = self.config["subcommand"]
         check_values(self.config[command])
@@ -103,12 +96,7 @@ class LorattCLI(LightningCLI):
                 raise UserError(f"ckpt_path {path}: {reason}; give checkpoints/last.ckpt of the run to go on with")
 
     def before_instantiate_classes(self) -> None:
-        """Look at the folder and the loggers that were asked for before anything is loaded.
-
-        Raises:
-            UserError: If the folder holds another run, or a logger's package is not installed.
-            RunFinishedError: If the folder holds this run, finished.
-        """
+        """Check the loggers and the run's folder before anything is loaded."""
         loggers = self._get(self.config, "trainer")["logger"]
         for logger in loggers if isinstance(loggers, list) else [loggers]:
             if isinstance(logger, Namespace):
@@ -128,11 +116,7 @@ class LorattCLI(LightningCLI):
             check_folder(Path(config["run"]["folder"]), self._parser(self.subcommand).dump(config, skip_none=False))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The Trainer with our observers; a value that it rejects is the user's mistake.
-
-        Raises:
-            UserError: If it refuses its arguments.
-        """
+        """The Trainer with our observers; a value that it rejects is the user's mistake."""
         trainer = self._get(self.config_init, "trainer")
         traced = [TraceWriter()] if self._get(self.config_init, "profile") else []
         watched = progress(trainer["callbacks"]) if trainer["enable_progress_bar"] is not False else []
@@ -143,9 +127,9 @@ class LorattCLI(LightningCLI):
             observers.append(PromptWriter())
             if trainer["enable_checkpointing"] is not False:
                 observers.append(RunCheckpoint())
+        self.trainer_defaults["callbacks"] = [*observers, RunStops()]
         if trainer["logger"] is None or trainer["logger"] is True:  # Lightning's choice would be a folder of its own
             kwargs = {"logger": [RunCSV()], **kwargs}
-        self.trainer_defaults["callbacks"] = [*observers, RunStops()]
         if trainer["default_root_dir"] is None:  # Lightning's choice would be the current folder, which runs share
             run = self._get(self.config, "run")
             kwargs = {"default_root_dir": run["folder"] or run["root"], **kwargs}
@@ -157,34 +141,18 @@ class LorattCLI(LightningCLI):
         check_processes(made)
         return made
 
-    def before_fit(self) -> None:
-        """Refuse what Lightning would refuse in its own terms.
-
-        Raises:
-            UserError: If the method learns from test images alone.
-        """
-        if isinstance(self.model, Method):
-            raise UserError(f"{type(self.model).__name__} has nothing to fit: use test, validate or predict")
-
-    def before_test(self) -> None:
-        """Refuse a method that learns, which would have nothing to test."""
-        self._refuse_training("test")
-
-    def before_validate(self) -> None:
-        """Refuse a method that learns, which would have nothing to validate."""
-        self._refuse_training("validate")
-
-    def before_predict(self) -> None:
-        """Predictions go to the run's folder; Lightning would keep all logits in memory as well."""
-        self._refuse_training("predict")
-        self.config_init["predict"]["return_predictions"] = False
-
-    def _refuse_training(self, command: str) -> None:
-        if isinstance(self.model, PromptTraining):
+    def after_instantiate_classes(self) -> None:
+        """Reject a method that the command is not for, before Lightning would in its own terms."""
+        name = type(self.model).__name__
+        if self.subcommand == "fit" and isinstance(self.model, Method):
+            raise UserError(f"{name} has nothing to fit: use test, validate or predict")
+        if self.subcommand != "fit" and isinstance(self.model, PromptTraining):
             raise UserError(
-                f"{type(self.model).__name__} learns a prompt: use fit, then {command} with --model ZeroShot "
-                "--model.prompt.file PROMPT"
+                f"{name} learns a prompt: use fit, then {self.subcommand} with --model ZeroShot --model.prompt.file "
+                "PROMPT"
             )
+        if self.subcommand == "predict":  # its files are in the run's folder; Lightning would keep all logits as well
+            self.config_init["predict"]["return_predictions"] = False
 
 
 def main(args: ArgsType = None, cli: type[LorattCLI] = LorattCLI) -> None:
@@ -197,21 +165,15 @@ def main(args: ArgsType = None, cli: type[LorattCLI] = LorattCLI) -> None:
     given = sys.argv[1:] if args is None else args
     kind, program, rest = cli, "lorattt", args
     if isinstance(given, list) and given[:1] == ["landscape"]:
-        from lorattt.cli.landscape import LandscapeCLI  # which is made of what stands here
+        from lorattt.cli.landscape import LandscapeCLI  # which imports this module
 
         kind, program, rest = LandscapeCLI, "lorattt landscape", given[1:]
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # below: which devices there are, and advertising
     with warnings.catch_warnings(), full_float32():
         warnings.filterwarnings("ignore", module=r"lightning\.pytorch\.utilities\._pytree")
-        warnings.filterwarnings("ignore", message=".*does not have many workers")
-        # It reads an epoch's length for that of the run.
-        warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging")
-        warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")  # no validation
-        warnings.filterwarnings(
-            "ignore", message="LightningCLI's args parameter"
-        )  # of a command without its first word
-        warnings.filterwarnings("ignore", message="Found .* in eval mode")  # the frozen model, as it should be
+        for text in _IGNORED_WARNINGS:
+            warnings.filterwarnings("ignore", message=text)
         warnings.showwarning = _warn
         try:
             if isinstance(given, list):
@@ -222,13 +184,7 @@ def main(args: ArgsType = None, cli: type[LorattCLI] = LorattCLI) -> None:
                 subclass_mode_model=True,
                 subclass_mode_data=True,
                 auto_configure_optimizers=False,
-                trainer_defaults={
-                    "inference_mode": False,
-                    "use_distributed_sampler": False,
-                    "logger": [{"class_path": "lorattt.callbacks.run_csv.RunCSV"}],
-                    "log_every_n_steps": 10,
-                    "enable_model_summary": False,
-                },
+                trainer_defaults=dict(_TRAINER_DEFAULTS),
                 save_config_callback=ConfigWriter,
                 save_config_kwargs={"save_to_log_dir": False},
                 parser_class=Parser,
@@ -244,21 +200,12 @@ def main(args: ArgsType = None, cli: type[LorattCLI] = LorattCLI) -> None:
             message = explain(error)
             if message is None:
                 raise
-            way = "" if isinstance(error, UserError) and not isinstance(error, LostWorkerError) else STOPS.notice
-            _fail(f"{message}; {way}" if way else message)
+            if STOPS.notice and (not isinstance(error, UserError) or isinstance(error, LostWorkerError)):
+                message = f"{message}; {STOPS.notice}"
+            print(error_line(message), file=sys.stderr)
+            raise SystemExit(2) from error
 
 
-def _fail(message: str) -> NoReturn:
-    print(error_line(message), file=sys.stderr)
-    raise SystemExit(2)
-
-
-def _warn(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    print(f"lorattt: warning: {shortened(one_line(message), 2000)}", file=file or sys.stderr)
+def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Print a warning on one line, in place of :func:`warnings.showwarning`."""
+    print(f"lorattt: warning: {shortened(one_line(message), 2000)}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What the parser lets through and nothing could run with: files that are no text, groups without keys, values."""
+"""Checks of what the parser accepts and no run can use: files that are no text, groups without keys, values."""
 
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
@@ -15,7 +15,6 @@ from lorattt.yaml_files import read_yaml
 
 _COMMANDS = ("fit", "validate", "test", "predict")
 _CONFIG = ("-c", "--config")
-_YAML = (".yaml", ".yml")
 _SEEDS = 2**32
 _SEED = "no such key; the seed of a run is seed_everything"
 # Whole modules in another dtype: what must stay in float32, such as the sums behind results, would be in it as well.
@@ -23,10 +22,7 @@ _REFUSED_PRECISIONS = ("16-true", "bf16-true", "64-true", "64")
 
 
 def check_config_files(args: Sequence[Any]) -> None:
-    """Look at the configuration files that the arguments name.
-
-    Args:
-        args: The command line, the program's name left out.
+    """Check the configuration files that the arguments of a command line name.
 
     Raises:
         UserError: If one is given without ``-c``, is empty, is not a text, or gives a key twice; or if a seed is given
@@ -35,30 +31,30 @@ def check_config_files(args: Sequence[Any]) -> None:
     words = [str(word) for word in args]
     if seeds := [word for word in words if word.split("=")[0] in ("--model.seed", "--model.init_args.seed")]:
         raise UserError(f"{seeds[0].split('=')[0].removeprefix('--')}: {_SEED}")
-    if len(words) > 1 and words[0] in _COMMANDS and words[1].endswith(_YAML):
+    if len(words) > 1 and words[0] in _COMMANDS and words[1].endswith((".yaml", ".yml")):
         raise UserError(f"{words[1]}: put -c before a configuration: lorattt {words[0]} -c {words[1]}")
     for before, word in zip(["", *words], words, strict=False):
         option, _, value = word.partition("=")
         path = Path(word if before in _CONFIG else value)
-        if (before not in _CONFIG and option not in _CONFIG) or not path.is_file():
-            continue
-        contents = read_yaml(path, strict=True, what=f"config {path}")
-        if contents is None:
-            raise UserError(f"config {path} is empty: name a YAML file with keys, or leave it out")
-        model = contents.get("model") if isinstance(contents, dict) else None
-        given = model.get("init_args") if isinstance(model, dict) else None
-        if isinstance(given, dict) and "seed" in given:
-            raise UserError(f"config {path}: model.init_args.seed: {_SEED}")
+        if (before in _CONFIG or option in _CONFIG) and path.is_file():
+            _check_config_file(path)
+
+
+def _check_config_file(path: Path) -> None:
+    contents = read_yaml(path, strict=True, what=f"config {path}")
+    if contents is None:
+        raise UserError(f"config {path} is empty: name a YAML file with keys, or leave it out")
+    model = contents.get("model") if isinstance(contents, dict) else None
+    given = model.get("init_args") if isinstance(model, dict) else None
+    if isinstance(given, dict) and "seed" in given:
+        raise UserError(f"config {path}: model.init_args.seed: {_SEED}")
 
 
 def check_values(config: Namespace) -> None:
-    """Look at the values of a command.
-
-    Args:
-        config: What was parsed, before anything is made of it.
+    """Check the values of a command that was parsed, before anything is made of it.
 
     Raises:
-        UserError: If one cannot be run with.
+        UserError: If no run can use one.
     """
     seed = config.get("seed_everything")
     if isinstance(seed, int) and not 0 <= seed < _SEEDS:
@@ -72,20 +68,20 @@ def check_values(config: Namespace) -> None:
     for place in ("model", "data"):
         given = config.get(place)
         if isinstance(given, Namespace) and (path := given.get("class_path")):
-            kind = import_class(path)
+            kind, arguments = import_class(path), given.get("init_args")
             if kind in BASES:
-                raise UserError(
-                    f"{place}: {kind.__name__} is what others are made of; known are {', '.join(known_classes(place))}"
-                )
-            _check_groups(place, kind, given.get("init_args"))
+                known = ", ".join(known_classes(place))
+                raise UserError(f"{place}: {kind.__name__} is an abstract base class; known are {known}")
+            if isinstance(arguments, Namespace):
+                _check_groups(place, kind, arguments)
             if issubclass(kind, Several):
                 members_options(given.get("init_args.methods") or [], given.get("init_args.options") or {})
 
 
-def _check_groups(place: str, kind: type, given: Any) -> None:
-    """Keys that are dataclasses have keys of their own; the parser takes null for them, their classes do not."""
+def _check_groups(place: str, kind: type, given: Namespace) -> None:
+    """Keys that are dataclasses have keys of their own; the parser accepts null for them, their classes do not."""
     for name, group in arguments_of(kind).items():
-        if isinstance(given, Namespace) and name in given and isinstance(group, type) and is_dataclass(group):
+        if name in given and isinstance(group, type) and is_dataclass(group):
             value = given.get(name)
             if not isinstance(value, Namespace | dict | group):
                 keys = ", ".join(field.name for field in fields(group))

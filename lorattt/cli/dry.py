@@ -15,25 +15,28 @@ from lorattt.cli import LorattCLI, main
 from lorattt.errors import ERROR
 
 
-class _Parsed(Exception):
-    """No mistake: a command line has been parsed, and that is all."""
+class _ParsedError(Exception):
+    """Raised when a command line has been parsed, in place of running it."""
 
 
-class _DryCLI(LorattCLI):
-    """Parses, and makes nothing. All command lines share a parser, which takes longer to make than to use."""
+class SharedParserCLI(LorattCLI):
+    """Parses all command lines of a process with one parser, which takes longer to make than to use."""
 
     _made: ClassVar[dict[str, Any]] = {}
 
     def setup_parser(self, *args: Any, **kwargs: Any) -> None:
+        """Make the parser, or take the one of an earlier command line."""
         if not self._made:
             before = set(vars(self))
             super().setup_parser(*args, **kwargs)
             self._made.update({name: value for name, value in vars(self).items() if name not in before})
         vars(self).update(self._made)
 
+
+class _DryCLI(SharedParserCLI):
     def before_instantiate_classes(self) -> None:
         super().before_instantiate_classes()
-        raise _Parsed
+        raise _ParsedError
 
     def check_run_folder(self) -> None:
         """The sweep judges its runs' folders itself: with --redo it clears them first."""
@@ -45,7 +48,7 @@ def problem(words: Sequence[str]) -> str | None:
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
             main(list(words), _DryCLI)
-    except _Parsed:
+    except _ParsedError:
         return None
     except SystemExit as end:
         if end.code:

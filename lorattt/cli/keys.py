@@ -1,17 +1,18 @@
 """Which classes can be named on the command line, and which keys they have."""
 
 import dataclasses
-import difflib
 import importlib
 import inspect
 import typing
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from lorattt.data.datamodule import EpisodeData, ImageData
 from lorattt.data.few_shot import ListedSourceData
 from lorattt.data.training import SourceData
+from lorattt.inputs import nearest
 from lorattt.methods.base import Method
 from lorattt.methods.coop import PromptTraining
 from lorattt.methods.ranked_views import RankedViews
@@ -28,7 +29,7 @@ def known_classes(place: str) -> dict[str, type]:
 
 
 def _subclasses(base: type) -> Iterable[type]:
-    """Our own classes below a base, those excepted that only serve others."""
+    """Our own classes below a base, without those that only serve others."""
     found: type
     for found in base.__subclasses__():
         if found.__module__.startswith("lorattt.") and found not in BASES:
@@ -45,14 +46,13 @@ def import_class(path: str) -> type:
 
 def found_class(path: str) -> type | None:
     """The class of an import path; None where there is none."""
-    try:
+    with suppress(Exception):  # whatever a user's module does when it is imported
         return import_class(path)
-    except Exception:  # whatever a user's module does when it is imported
-        return None
+    return None
 
 
 def import_problem(name: str) -> str:
-    """Why a class that is named with its module cannot be had; nothing for a name alone."""
+    """Why a class that is named with its module cannot be imported; nothing for a name alone."""
     module, _, kind = name.rpartition(".")
     if not module:
         return ""
@@ -83,12 +83,9 @@ def near_key(key: str, known: Sequence[str]) -> str | None:
     """The key that was probably meant: the nearest one, or one that ends as it does; None where none is near."""
     first, _, rest = key.partition(".")
     tops = [name for name in known if "." not in name]
-    if rest and first not in tops and (top := difflib.get_close_matches(first, tops, n=1)):
-        return f"{top[0]}.{rest}"
+    if rest and first not in tops and (top := nearest(first, tops)):
+        return f"{top}.{rest}"
     level, _, last = key.rpartition(".")
     beside = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == level}
     leaves = {name.rpartition(".")[2]: name for name in reversed(known)}
-    for names in (beside, leaves):
-        if near := difflib.get_close_matches(last, names, n=1, cutoff=0.7):
-            return names[near[0]]
-    return None
+    return next((names[near] for names in (beside, leaves) if (near := nearest(last, names, cutoff=0.7))), None)

@@ -18,7 +18,8 @@ from lorattt.callbacks.run_folder import ConfigWriter, RunFolder, find_run_folde
 from lorattt.cli import LorattCLI
 from lorattt.cli.checks import check_values
 from lorattt.data.datamodule import EpisodeData
-from lorattt.data.source import UNKNOWN_LABEL, read_episode, spread
+from lorattt.data.file_list import UNKNOWN_LABEL
+from lorattt.data.source import read_episode, spread
 from lorattt.data.training import SourceData
 from lorattt.errors import UserError
 from lorattt.landscape import Landscape, LandscapeSpec, encode, landscape, summarise
@@ -43,11 +44,7 @@ class LandscapeCLI(LorattCLI):
         parser.add_class_arguments(LandscapeSpec, "landscape")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse; there is no subcommand, and no checkpoint of Lightning's.
-
-        Raises:
-            UserError: If the pictures could not be drawn.
-        """
+        """Parse; there is no subcommand, and no checkpoint of Lightning's."""
         LightningCLI.parse_arguments(self, parser, args)
         check_values(self.config)
         check_plots()  # before any checkpoint is read
@@ -57,7 +54,7 @@ class LandscapeCLI(LorattCLI):
         return super().instantiate_trainer(**{**kwargs, "devices": 1, "num_nodes": 1, "strategy": "auto"})
 
     def after_instantiate_classes(self) -> None:
-        """Look, draw, write, and say where."""
+        """Compute the landscape, draw it, and write picture and numbers into the run's folder."""
         model, data = self.model, self.datamodule
         spec: LandscapeSpec = self.config_init["landscape"]
         prompt, views = _subject(model, spec)
@@ -71,34 +68,28 @@ class LandscapeCLI(LorattCLI):
         prompts = ClassPrompts(model.clip, names, started.position, started.tokens, class_specific=specific)
         folder = self._folder()
         model.clip.to(self.trainer.strategy.root_device)
+        device = model.clip.text_tower.device
         pictures, images, labels = _read(model, data, views, spec)
         found = landscape(
             prompts,
-            started.context.to(model.clip.text_tower.device),
+            started.context.to(device),
             encode(model.clip, pictures),
             model.clip.logit_scale,
             spec,
             images=None if images is None else encode(model.clip, images),
-            labels=None if labels is None else labels.to(model.clip.text_tower.device),
+            labels=None if labels is None else labels.to(device),
             seed=model.seed,
         )
-        crops = isinstance(model, PromptTraining) and isinstance(data, SourceData)
-        about = {
-            "prompt": prompt.file or started.words or "random vectors",
-            "data": data.name,
-            "images": len(pictures),
-            "seed": model.seed,
-        }
-        _write(found, spec, crops, about, folder)
+        origin = prompt.file or started.words or "random vectors"
+        about = {"prompt": origin, "data": data.name, "images": len(pictures), "seed": model.seed}
+        _write(found, spec, _of_crops(model, data), about, folder)
 
     def _folder(self) -> Path:
         """Make the run's folder, with the configuration in it."""
         self.trainer.datamodule = self.datamodule  # type: ignore[attr-defined]  # whose name is a part of the folder's
-        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
-        next(each for each in callbacks if isinstance(each, RunFolder)).setup(self.trainer, self.model, "landscape")
-        next(each for each in callbacks if isinstance(each, ConfigWriter)).save_config(
-            self.trainer, self.model, "landscape"
-        )
+        callbacks = {type(each): each for each in self.trainer.callbacks}  # type: ignore[attr-defined]
+        callbacks[RunFolder].setup(self.trainer, self.model, "landscape")
+        callbacks[ConfigWriter].save_config(self.trainer, self.model, "landscape")
         return find_run_folder(self.trainer)
 
 
@@ -146,28 +137,30 @@ def _subject(model: LightningModule, spec: LandscapeSpec) -> tuple[PromptSpec, V
     )
 
 
+def _of_crops(model: Any, data: Any) -> bool:
+    """Whether the loss is that of training crops: the model learns, and the data is for it."""
+    return isinstance(model, PromptTraining) and isinstance(data, SourceData)
+
+
 def _read(
     model: Any, data: EpisodeData | SourceData, views: ViewSpec, spec: LandscapeSpec
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Views ``(N, V, 3, S, S)``; and, where all labels are known, what the loss is taken of ``(N, 3, S, S)``, labels.
+    """Views ``(N, V, 3, S, S)``; and, where all labels are known, images for the loss ``(N, 3, S, S)`` and labels.
 
-    That are training crops, as of the first epoch, where the model learns and the data is for it; else plain views.
+    These images are training crops as of the first epoch, or plain views, see :func:`_of_crops`.
     """
-    clip = model.clip
-    make = Views(views, clip.image_size, model.seed, clip.plain_view)
-    crops = isinstance(model, PromptTraining) and isinstance(data, SourceData)
+    size, seed = model.clip.image_size, model.seed
+    make = Views(views, size, seed, model.clip.plain_view)
     chosen = [data.indices[position] for position in spread(len(data.indices), spec.images)]
-    pictures, cut, labels = [], [], []
-    for index in chosen:
-        episode = read_episode(data.source, index, make)
+    episodes = [read_episode(data.source, index, make) for index in chosen]
+    for episode in episodes:
         if "reason" in episode:
             raise UserError(f"cannot read image {episode['path']} ({episode['reason']}): fix or remove it")
-        pictures.append(episode["views"])
-        labels.append(int(episode["label"]))
-        if crops:
-            image = data.source.read(index)
-            cut.append(TrainingViews(model.crop, clip.image_size, model.seed)(image, index, 0)[0])
-    known = UNKNOWN_LABEL not in labels
-    stacked = torch.stack(pictures)
-    images = torch.stack(cut) if crops else stacked[:, 0]
-    return stacked, images if known else None, torch.tensor(labels) if known else None
+    stacked = torch.stack([episode["views"] for episode in episodes])
+    labels = [int(episode["label"]) for episode in episodes]
+    if UNKNOWN_LABEL in labels:
+        return stacked, None, None
+    if not _of_crops(model, data):
+        return stacked, stacked[:, 0], torch.tensor(labels)
+    crop = TrainingViews(model.crop, size, seed)
+    return stacked, torch.stack([crop(data.source.read(i), i, 0)[0] for i in chosen]), torch.tensor(labels)

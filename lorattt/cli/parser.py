@@ -17,7 +17,7 @@ from jsonargparse import Namespace, get_loader, set_dumper, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lorattt.cli.checks import check_values
-from lorattt.cli.report import condense
+from lorattt.cli.errors import condense
 from lorattt.errors import UserError
 
 _LOAD = get_loader("yaml")
@@ -36,22 +36,17 @@ class Parser(LightningArgumentParser):
         set_dumper("yaml", dump)
 
     def parse_args(  # type: ignore[override]  # as jsonargparse's own differs from argparse's
-        self,
-        args: Sequence[str] | None = None,
-        namespace: Namespace | None = None,
-        env: bool | None = None,
-        defaults: bool = True,
-        **kwargs: Any,
+        self, args: Sequence[str] | None = None, namespace: Namespace | None = None, *rest: Any, **kwargs: Any
     ) -> Namespace:
         """Parse what was typed, or what the parser above hands down."""
         if args is not None:
             self._typed = [word.replace(f"={_RAW}", "=", 1) for word in args]
-            namespace, rest = self._take_out(self._typed, namespace)
-            args = list(self._marked(rest))
-        return super().parse_args(args, namespace, env, defaults, **kwargs)
+            namespace, words = self._take_out(self._typed, namespace)
+            args = list(self._marked(words))
+        return super().parse_args(args, namespace, *rest, **kwargs)
 
     def _check_value_key(self, action: Action, value: Any, key: str, cfg: Any, append: bool = False) -> Any:
-        """Through this goes each value of a file, and of a class's key that has no keys below it."""
+        """Called for each value of a file, and of a class's key that has no keys below it."""
         hints = _hints(action)
         if isinstance(value, str):
             typed, value = value.startswith(_RAW), value.removeprefix(_RAW)
@@ -66,7 +61,7 @@ class Parser(LightningArgumentParser):
         return super()._check_value_key(action, value, key, cfg, append)
 
     def dump(self, *args: Any, **kwargs: Any) -> str:
-        """The configuration as YAML; what nothing could run with is not printed either."""
+        """The configuration as YAML, checked before it is printed."""
         if self.exit_on_error and args:
             check_values(args[0])
         return str(super().dump(*args, **kwargs))
@@ -79,18 +74,14 @@ class Parser(LightningArgumentParser):
         raise UserError(condense(message, self._typed)) from ex
 
     def _take_out(self, words: Sequence[str], namespace: Namespace | None) -> tuple[Namespace | None, Sequence[str]]:
-        """Take out what jsonargparse would change: texts, lists of texts, and keys below a mapping.
-
-        Returns:
-            The configuration with these in it, and the other words.
-        """
-        rest = []
+        """Move what jsonargparse would change (texts, lists of texts, keys below a mapping) into the configuration."""
+        others = []
         for word in words:
             name, equals, text = word.partition("=")
             key, *path = name.removeprefix("--").split(".")
             hints = _hints(self._option_string_actions.get(name))
             if self.exit_on_error or not equals or name.endswith("+"):  # beside -c, the order of words matters
-                rest.append(word)
+                others.append(word)
             elif path and _takes_mapping(_hints(self._option_string_actions.get(f"--{key}"))):
                 value = _read(text)
                 for part in reversed(path):
@@ -99,27 +90,22 @@ class Parser(LightningArgumentParser):
             elif not isinstance(value := _as_typed(hints, text), str) or (_is_text(hints) and value != "null"):
                 namespace = _changed(namespace, name.removeprefix("--"), value)
             else:
-                rest.append(word)
-        return namespace, rest
+                others.append(word)
+        return namespace, others
 
     def _marked(self, words: Sequence[str]) -> Iterator[str]:
         """The words, with a mark before the values that are for a class's parser."""
-        place = 0
-        while place < len(words):
-            word = words[place]
-            place += 1
+        left = list(words)
+        while left:
+            word = left.pop(0)
             name, equals, value = word.partition("=")
             below = name.startswith("--") and "." in name and name not in self._option_string_actions
             if not below or name.rsplit(".", 1)[-1] in ("class_path", "help"):
                 yield word
-                continue
-            if not equals:
-                if place == len(words) or words[place].startswith("--"):
-                    yield word  # the parser says that a value is missing
-                    continue
-                value = words[place]
-                place += 1
-            yield f"{name}={_RAW}{value}"
+            elif not equals and (not left or left[0].startswith("--")):
+                yield word  # the parser says that a value is missing
+            else:
+                yield f"{name}={_RAW}{value if equals else left.pop(0)}"
 
 
 def _changed(namespace: Namespace | None, key: str, value: Any) -> Namespace:

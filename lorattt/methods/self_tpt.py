@@ -45,23 +45,14 @@ _HALF_SCALE = 2.0**10
 
 @dataclass(frozen=True)
 class Stage2Report:
-    """The result of stage 2.
+    """The result of stage 2."""
 
-    Attributes:
-        classes: Distinct class names that were contrasted.
-        steps: Steps of SGD.
-        loss_before: The contrastive loss in nats, before the first step.
-        loss_after: The same after the last one.
-        seconds: How long it took, encoding the texts of stage 1 and of stage 2 included.
-        finite: Whether its result was used; if not, the texts of stage 1 were kept.
-    """
-
-    classes: int
+    classes: int  # distinct names that were contrasted
     steps: int
-    loss_before: float
-    loss_after: float
-    seconds: float
-    finite: bool
+    loss_before: float  # the contrastive loss in nats, before the first step
+    loss_after: float  # the same after the last one
+    seconds: float  # encoding the texts of stage 1 and of stage 2 included
+    finite: bool  # whether its result is used; if not, that of stage 1 is
 
 
 class SelfTPT(Method):
@@ -185,21 +176,19 @@ class SelfTPT(Method):
             return source, source
         task = ContrastiveTask(views, self.head, found.temperature)
         scale = _HALF_SCALE if self.clip.text_tower.dtype == torch.float16 else 1.0
-        moved, losses = adapt_to_names(
-            task, context, steps=self.steps, lr=self.stage2_lr, chunk=self.text_chunk, scale=scale
-        )
+        steps, lr, chunk = self.steps, self.stage2_lr, self.text_chunk
+        moved, losses = adapt_to_names(task, context, steps=steps, lr=lr, chunk=chunk, scale=scale)
         adapted = self._texts(views, moved)
         usable = all(bool(x.isfinite().all()) for x in (losses, moved, adapted))
-        first, last = float(losses[0]), float(losses[-1])
-        seconds = time.perf_counter() - started
-        self.stage2_report = Stage2Report(len(names), self.steps, first, last, seconds, usable)
+        first, last, seconds = float(losses[0]), float(losses[-1]), time.perf_counter() - started
+        self.stage2_report = Stage2Report(len(names), steps, first, last, seconds, usable)
         if not usable:
             rank_zero_warn(
                 "stage 2 of Self-TPT was not finite: the prompt of stage 1 classifies all images; lower model.stage2_lr"
             )
         if self._trainer is not None:  # none in the Python call, which prints nothing
             self.print(
-                f"stage 2: {self.steps} steps on {len(names)} class names in {seconds:.2f} s, "
+                f"stage 2: {steps} steps on {len(names)} class names in {seconds:.2f} s, "
                 f"contrastive loss {first:.4f} before, {last:.4f} after"
             )
         return source, adapted if usable else source
@@ -243,9 +232,8 @@ def adapt_to_names(
         context: ``(M, d)``, or ``(U, M, d)`` for one in each of U learned views; it is left as it is.
         steps: How many steps.
         lr: Their rate.
-        chunk: Sequences encoded at a time; null for what the memory suggests. The result is the same.
-        scale: What the loss is multiplied by while its gradient is taken; a power of two changes nothing but what a
-            tower of half precision loses.
+        chunk: As for :meth:`ClassViews.features`.
+        scale: What the loss is multiplied by while its gradient is taken, see ``_HALF_SCALE``.
 
     Returns:
         The context after the last step, without a graph, and ``(steps + 1,)`` losses: before each step, after the last.
@@ -263,14 +251,9 @@ def adapt_to_names(
 
 
 def distinct_names(clip: Clip, class_names: Sequence[str]) -> tuple[list[str], Tensor]:
-    """The names that the text tower can tell apart, in an order that does not depend on theirs.
+    """The names that the text tower can tell apart, underscores as spaces, in an order that does not depend on theirs.
 
-    Args:
-        clip: The model whose tokenizer reads them: ``t_shirt``, ``t shirt`` and ``T  Shirt`` are one name.
-        class_names: K names.
-
-    Returns:
-        n distinct names, underscores as spaces, and the place of each of the K among them, ``(K,)`` int64.
+    ``t_shirt``, ``t shirt`` and ``T  Shirt`` are one name. Also the place of each given one among them, ``(K,)`` int64.
     """
     spoken = [name.replace("_", " ") for name in class_names]
     keys = [tuple(word_ids(clip.tokenizer, name)) for name in spoken]

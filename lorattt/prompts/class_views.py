@@ -1,6 +1,6 @@
-"""Each class in several prompts: one context with the name before, within and behind it, and a fixed text.
+"""The views of a class that Self-TPT (Zhu et al., arXiv 2408.05775) contrasts.
 
-The views that Self-TPT (Zhu et al., arXiv 2408.05775) contrasts. The fixed text is written by hand and has no graph.
+One context with the class name before, within and behind it, and a text that is written by hand and has no graph.
 """
 
 from collections.abc import Mapping, Sequence

@@ -6,7 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import yaml
 from filelock import lock_descriptor
 
 from lorattt.errors import UserError, error_line
+from lorattt.sweep import processes
 from lorattt.sweep.folders import LOG_FILE, State, measured, state_of
 from lorattt.sweep.plan import Run, argument, plan, select
 from lorattt.sweep.processes import Slot, check, command_of
@@ -21,6 +22,7 @@ from lorattt.sweep.scheduler import Scheduler, count_stops, say
 from lorattt.sweep.spec import Sweep, read_sweep
 
 _STOPPED = 130  # as the shell has it for Ctrl-C
+_LONG_TABLES = "\n## Measures"  # from here on, a report has tables with a row for each method and dataset
 _EPILOG = (
     "What is finished is not run again; what was begun goes on. Exit code 0: all is done; 1: a run failed; "
     "2: something in the file is wrong; 130: stopped."
@@ -28,24 +30,11 @@ _EPILOG = (
 _Todo = dict[str, tuple[Run, State]]
 
 
-def main(
-    args: Sequence[str] | None = None, program: Sequence[str] | None = None, checker: Sequence[str] | None = None
-) -> int:
-    """The command.
-
-    Args:
-        args: What follows ``lorattt sweep``; the process's own arguments where None.
-        program: What ``lorattt`` is; for tests.
-        checker: What says which command lines are wrong: ``lorattt.cli.dry``, or nothing for another program.
-
-    Returns:
-        The exit code.
-    """
+def main(args: Sequence[str] | None = None) -> int:
+    """The command line after ``lorattt sweep``, or the process's own arguments; returns the exit code."""
     given = _parser().parse_args(args)
     try:
-        if program is None:
-            program, checker = [sys.executable, "-m", "lorattt"], checker or [sys.executable, "-m", "lorattt.cli.dry"]
-        return _sweep(given, program, checker)
+        return _sweep(given)
     except UserError as error:
         print(error_line(error), file=sys.stderr)
         return 2
@@ -72,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _sweep(given: argparse.Namespace, program: Sequence[str], checker: Sequence[str] | None) -> int:
+def _sweep(given: argparse.Namespace) -> int:
     devices = None if given.devices is None else given.devices.split(",")
     sweep = read_sweep(given.file, dict(map(_pair, given.key)), out=given.out, devices=devices, jobs=given.jobs)
     planned = plan(sweep)
@@ -80,27 +69,24 @@ def _sweep(given: argparse.Namespace, program: Sequence[str], checker: Sequence[
     with contextlib.nullcontext(()) if given.dry_run else _locked(sweep.out) as keep_open:
         todo = _to_do(chosen, keep=given.keep, redo=given.redo)
         slots = _slots(sweep)
-        if checker and todo:
-            check([run for run, _ in todo.values()], checker)
+        check([run for run, _ in todo.values()])
         done = f"{len(todo)} runs to do, {sum(run.name not in todo for run in chosen)} of {len(chosen)} finished before"
         if given.dry_run:
-            _show(done, todo, slots, program)
+            _show(done, todo, slots)
             return 0
         say(f"{done}; in {sweep.out}")
         with count_stops() as stops:
-            scheduler = Scheduler(todo, slots, program, stops, keep_open)
+            scheduler = Scheduler(todo, slots, stops, keep_open)
             scheduler.work()
-    if scheduler.failed:
-        print("\nFailed:")
-    for name, reason in scheduler.failed.items():
-        print(f"- {name}: {reason} ({sweep.out / name / LOG_FILE})")
+    failed = [f"- {name}: {reason} ({sweep.out / name / LOG_FILE})" for name, reason in scheduler.failed.items()]
+    print("\n".join(["\nFailed:", *failed] if failed else []))
+    report = f"`lorattt report {shlex.quote(str(sweep.out))}`"
     if stops:
-        print(
-            f"stopped: the same command goes on; `lorattt report {shlex.quote(str(sweep.out))}` shows what is finished"
-        )
+        print(f"stopped: the same command goes on; {report} shows what is finished", flush=True)
         return _STOPPED
-    _report(sweep, planned, program, keep=given.keep)
-    return int(bool(scheduler.failed))
+    _show_tables(sweep, planned, keep=given.keep)
+    print(f"plots and a page: {report}", flush=True)
+    return int(bool(failed))
 
 
 def _to_do(chosen: Sequence[Run], *, keep: bool, redo: bool) -> _Todo:
@@ -121,22 +107,23 @@ def _to_do(chosen: Sequence[Run], *, keep: bool, redo: bool) -> _Todo:
 
 def _slots(sweep: Sweep) -> list[Slot]:
     if sweep.devices is not None:
-        return [Slot(devices) for devices in sweep.devices]
+        return [{"CUDA_VISIBLE_DEVICES": devices} for devices in sweep.devices]
+    if sweep.jobs == 1 or "OMP_NUM_THREADS" in os.environ:
+        return [{}] * sweep.jobs
     # Several runs that each take all cores only wait for each other.
-    threads = max(1, (os.cpu_count() or 1) // sweep.jobs) if sweep.jobs > 1 else None
-    return [Slot(threads=threads)] * sweep.jobs
+    return [{"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // sweep.jobs))}] * sweep.jobs
 
 
-def _show(done: str, todo: Mapping[str, tuple[Run, State]], slots: Sequence[Slot], program: Sequence[str]) -> None:
+def _show(done: str, todo: _Todo, slots: Sequence[Slot]) -> None:
     print(f"# {done}")
-    if slots[0].devices is not None:
-        print(f"# one at a time on each of the GPUs {'; '.join(str(slot.devices) for slot in slots)}")
+    if gpus := [slot["CUDA_VISIBLE_DEVICES"] for slot in slots if "CUDA_VISIBLE_DEVICES" in slot]:
+        print(f"# one at a time on each of the GPUs {'; '.join(gpus)}")
     for run, state in todo.values():
         print(f"# {run.name}{' (begun before)' if state == 'begun' else ''}")
-        print(shlex.join(command_of(run, slots[0], program)))
+        print(shlex.join(command_of(run, slots[0])))
 
 
-def _report(sweep: Sweep, planned: Sequence[Run], program: Sequence[str], *, keep: bool) -> None:
+def _show_tables(sweep: Sweep, planned: Sequence[Run], *, keep: bool) -> None:
     """Have ``lorattt report`` make the tables of all that is finished, and show those of accuracy."""
     finished = []
     for run in planned:
@@ -145,23 +132,17 @@ def _report(sweep: Sweep, planned: Sequence[Run], program: Sequence[str], *, kee
             if state_of(run, keep=keep) == "finished":
                 measured(run)
                 finished.append(f"{run.method}={run.folder}")
-    print(f"\n{len(finished)} of {len(planned)} runs are finished.")
+    print(f"{len(finished)} of {len(planned)} runs are finished.")
     if not finished:
         return
     folder = sweep.out / "report"
-    command = [*program, "report", *finished, "--out", str(folder), "--format", "markdown", "--no-published"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, encoding="utf-8", env={**os.environ, "PYTHONUTF8": "1"}
-    )
+    command = [*processes.PROGRAM, "report", *finished, "--out", str(folder), "--format", "markdown", "--no-published"]
+    utf8 = {**os.environ, "PYTHONUTF8": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=utf8)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        print(f"no tables: {last}", flush=True)
-        return
-    print(done.stdout.partition("\n## Measures")[0])
-    print(
-        f"all tables: {folder / 'report.md'}; plots and a page: `lorattt report {shlex.quote(str(sweep.out))}`",
-        flush=True,
-    )
+        print(f"no tables: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
+    else:
+        print(f"{done.stdout.partition(_LONG_TABLES)[0]}\nall tables: {folder / 'report.md'}")
 
 
 @contextlib.contextmanager

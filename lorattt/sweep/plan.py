@@ -64,12 +64,11 @@ def plan(sweep: Sweep) -> list[Run]:
         for values, (dataset, data) in itertools.product(
             itertools.product(*entry.grid.values()), sweep.datasets.items()
         ):
-            if _skipped(sweep, {"method": method, "dataset": dataset, "seed": str(seed)}):
-                continue
             needs = _fit(sweep, method, entry.fit, data.source, seed) if entry.fit else None
             grid = dict(zip(entry.grid, values, strict=True))
             parts = (_row(method, grid), dataset, f"seed-{seed}")
             runs.append(_run(sweep, sweep.command, method, parts, seed, (entry, data, Entry(keys=grid)), needs))
+    runs = [run for run in runs if not any(_fits(run, pattern) for pattern in sweep.skip)]
     if not runs:
         raise UserError(f"{sweep.path}: skip leaves nothing to run")
     folders: dict[str, Run] = {}
@@ -102,10 +101,6 @@ def _fits(run: Run, pattern: str) -> bool:
     matches = [fnmatch.fnmatchcase(name, part) for name, part in zip(parts, wanted, strict=False)]
     matches[0] = matches[0] or fnmatch.fnmatchcase(run.method, wanted[0])
     return all(matches)
-
-
-def _skipped(sweep: Sweep, names: Mapping[str, str]) -> bool:
-    return any(all(fnmatch.fnmatchcase(names[key], value) for key, value in pattern.items()) for pattern in sweep.skip)
 
 
 def _row(method: str, grid: Mapping[str, Any]) -> str:

@@ -8,45 +8,28 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from lorattt.errors import ERROR, UserError, shortened
 from lorattt.sweep.folders import LOG_FILE
 from lorattt.sweep.plan import FIT, Run
 
+PROGRAM = [sys.executable, "-m", "lorattt"]
+CHECKER = [sys.executable, "-m", "lorattt.cli.dry"]
 _TAIL = 65536  # bytes
 _LONGEST_REASON = 500  # characters
 
 
-@dataclass(frozen=True)
-class Slot:
-    """Room for one run at a time.
-
-    Attributes:
-        devices: Its ``CUDA_VISIBLE_DEVICES``; None to leave that as it is.
-        threads: Threads of torch's own for each of several runs on the same processor; None to leave that to torch.
-    """
-
-    devices: str | None = None
-    threads: int | None = None
-
-    def environment(self) -> dict[str, str]:
-        """The environment of a run."""
-        found = {**os.environ, "PYTHONUNBUFFERED": "1"}  # so that the log can be followed
-        if self.devices is not None:
-            found["CUDA_VISIBLE_DEVICES"] = self.devices
-        if self.threads is not None:
-            found.setdefault("OMP_NUM_THREADS", str(self.threads))
-        return found
+Slot = Mapping[str, str]
+"""Room for one run at a time: what is set in its environment, such as CUDA_VISIBLE_DEVICES."""
 
 
-def command_of(run: Run, slot: Slot, program: Sequence[str]) -> list[str]:
+def command_of(run: Run, slot: Slot) -> list[str]:
     """The command line of a run; a fit that left a checkpoint goes on from it."""
-    command = [*program, *run.arguments]
-    if slot.devices is not None:
-        command.append(f"--trainer.devices={len(slot.devices.split(','))}")
+    command = [*PROGRAM, *run.arguments]
+    if devices := slot.get("CUDA_VISIBLE_DEVICES"):
+        command.append(f"--trainer.devices={len(devices.split(','))}")
     checkpoint = run.folder / "checkpoints" / "last.ckpt"
     if run.command == FIT and zipfile.is_zipfile(checkpoint):
         command.append(f"--ckpt_path={checkpoint}")
@@ -56,17 +39,13 @@ def command_of(run: Run, slot: Slot, program: Sequence[str]) -> list[str]:
 class Process:
     """A run at work; its output goes to ``log.txt`` in its folder, behind that of earlier attempts.
 
-    Args:
-        run: The run, whose folder exists.
-        slot: Where it runs.
-        command: Its command line.
-        keep_open: Descriptors that the process inherits.
+    The process inherits the descriptors ``keep_open``.
 
     Raises:
         OSError: If the log cannot be written or the program cannot be started.
     """
 
-    def __init__(self, run: Run, slot: Slot, command: list[str], keep_open: Sequence[int] = ()) -> None:
+    def __init__(self, run: Run, slot: Slot, command: list[str], keep_open: Sequence[int]) -> None:
         self.run, self.command = run, command
         self._started = time.monotonic()
         with (run.folder / LOG_FILE).open("ab") as log:
@@ -76,7 +55,7 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=slot.environment(),
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **slot},  # so that the log can be followed
                 pass_fds=tuple(keep_open),
                 # Its own group: Ctrl-C reaches the sweep alone, which then ends the run with all that it started.
                 start_new_session=True,
@@ -119,13 +98,7 @@ class Process:
 
 
 def end(processes: Sequence[Process], patience: float, impatient: Callable[[], bool]) -> None:
-    """End processes with all that they started: asked first, then forced.
-
-    Args:
-        processes: Those at work.
-        patience: Seconds between the two.
-        impatient: Whether to wait no longer.
-    """
+    """End processes with all that they started: asked first, then, after ``patience`` seconds, forced."""
     for process in processes:
         process.signal(signal.SIGTERM)
     deadline = time.monotonic() + patience
@@ -137,21 +110,19 @@ def end(processes: Sequence[Process], patience: float, impatient: Callable[[], b
         process.wait()
 
 
-def check(runs: Sequence[Run], checker: Sequence[str]) -> None:
+def check(runs: Sequence[Run]) -> None:
     """Have the command lines parsed in one process, as that takes torch; runs that differ only in their seed once.
-
-    Args:
-        runs: The runs.
-        checker: The program that reads command lines and says what is wrong with each: ``lorattt.cli.dry``.
 
     Raises:
         UserError: If a key or a value of one is wrong, or they cannot be checked.
     """
+    if not runs:
+        return
     chosen: dict[Path, Run] = {}
     for run in runs:
         chosen.setdefault(run.folder.parent, run)
     lines = json.dumps([run.arguments for run in chosen.values()])
-    done = subprocess.run([*checker], input=lines, capture_output=True, text=True, encoding="utf-8")
+    done = subprocess.run(CHECKER, input=lines, capture_output=True, text=True, encoding="utf-8")
     try:
         problems = json.loads(done.stdout)
     except ValueError:

@@ -51,7 +51,6 @@ class Scheduler:
     Args:
         runs: The runs to do, each behind the fit that it needs, with what is on disk of each.
         slots: Where runs go, one at a time on each.
-        program: The command that ``lorattt`` is.
         stops: Requests to stop, see :func:`count_stops`.
         keep_open: Descriptors that the processes inherit.
 
@@ -63,13 +62,12 @@ class Scheduler:
         self,
         runs: Mapping[str, tuple[Run, State]],
         slots: Sequence[Slot],
-        program: Sequence[str],
         stops: Sequence[int],
-        keep_open: Sequence[int] = (),
+        keep_open: Sequence[int],
     ) -> None:
         self._waiting = dict(runs)
         self._total = len(runs)
-        self._slots, self._program, self._stops, self._keep_open = slots, program, stops, keep_open
+        self._slots, self._stops, self._keep_open = slots, stops, keep_open
         self._active: dict[int, Process] = {}
         self.failed: dict[str, str] = {}
 
@@ -111,11 +109,11 @@ class Scheduler:
         return None
 
     def _start(self, run: Run, state: State, slot: Slot) -> Process | None:
-        place = "" if slot.devices is None else f" (GPU {slot.devices})"
+        place = f" (GPU {slot['CUDA_VISIBLE_DEVICES']})" if "CUDA_VISIBLE_DEVICES" in slot else ""
         again = ", begun before" if state == "begun" else ""
         try:
             prepare(run, state)
-            command = command_of(run, slot, self._program)
+            command = command_of(run, slot)
             note(run, command, finished=False)
             process = Process(run, slot, command, self._keep_open)
         except (OSError, UserError) as error:

@@ -69,7 +69,7 @@ class Sweep:
         datasets: Entries by name.
         sources: Entries by name, to fit on.
         shared: The keys that every run is given.
-        skip: Patterns of ``method``, ``dataset`` and ``seed``; a run that fits all of one is left out.
+        skip: Patterns ``METHOD/DATASET/seed-S`` of runs that are left out.
         devices: ``CUDA_VISIBLE_DEVICES`` of each run at a time; None for runs that share all there is.
         jobs: Runs at a time where there are no devices.
     """
@@ -81,7 +81,7 @@ class Sweep:
     datasets: Mapping[str, Entry]
     sources: Mapping[str, Entry]
     shared: Entry
-    skip: tuple[Mapping[str, str], ...]
+    skip: list[str]
     devices: tuple[str, ...] | None
     jobs: int
 
@@ -264,7 +264,7 @@ def _seeds(given: Any, where: str) -> tuple[int, ...]:
     return tuple(given)
 
 
-def _skips(given: Any, known: Mapping[str, Mapping[str, Entry]]) -> tuple[Mapping[str, str], ...]:
+def _skips(given: Any, known: Mapping[str, Mapping[str, Entry]]) -> list[str]:
     if not isinstance(given, list):
         raise UserError(f"skip: expected a list such as [{{method: tpt, dataset: imagenet}}], got {quoted(given)}")
     for item in given:
@@ -275,7 +275,7 @@ def _skips(given: Any, known: Mapping[str, Mapping[str, Entry]]) -> tuple[Mappin
             if key in known and not fnmatch.filter(known[key], str(value)):
                 fix = did_you_mean(value, known[key], f"use {', '.join(known[key])}")
                 raise UserError(f"skip: no {key} {value}; {fix}")
-    return tuple({key: str(value) for key, value in item.items()} for item in given)
+    return ["{method}/{dataset}/seed-{seed}".format_map({**dict.fromkeys(_PATTERNS, "*"), **item}) for item in given]
 
 
 def _devices(given: Any) -> tuple[str, ...] | None:

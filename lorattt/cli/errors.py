@@ -5,7 +5,6 @@ of it is structured, so its text is read here; what is not recognised is passed 
 """
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Sequence
 from itertools import pairwise
@@ -17,6 +16,7 @@ from lorattt.cli.devices import device_mistake
 from lorattt.cli.keys import found_class, import_class, import_problem, keys_of, known_classes, near_key
 from lorattt.data.loader import lost_worker
 from lorattt.errors import UserError, one_line, shortened
+from lorattt.inputs import nearest
 from lorattt.methods.batch import no_memory
 
 _TOP = ("seed_everything", "trainer", "model", "data", "run", "profile", "ckpt_path")
@@ -24,8 +24,8 @@ _RUN = ("run.root", "run.folder", "run.top_k", "run.resume")
 _BELOW = ("model.class_path", "model.init_args", "data.class_path", "data.init_args", *_RUN)
 _PLACE = re.compile(r"Parser key \"(?P<key>[^\"]+)\":|Problem with given class_path '(?P<owner>[^']+)':")
 _UNKNOWN = re.compile(
-    r"Option '(?P<a>[^']+)' is not accepted|Group '(?P<group>[^']+)' does not accept option '(?P<b>[^']+)'"
-    r"|Subcommand '\w+' does not accept option '(?P<c>[^']+)'|unrecognized arguments: -*(?P<d>[^\s=]+)"
+    r"(?:Group '(?P<group>[^']+)'|Subcommand '\w+') does not accept option '(?P<key>[^']+)'"
+    r"|Option '(?P<option>[^']+)' is not accepted|unrecognized arguments: -*(?P<word>[^\s=]+)"
 )
 _NO_CLASS = re.compile(
     r"Expected a dot import path string: (?P<a>\S+)|given class_path '(?P<b>[^']+)':\s+(?:No module|module .* has no)"
@@ -41,7 +41,7 @@ _NO_CONFIG = re.compile(r"Unable to load config ['\"](.*)['\"]")
 _BELOW_NO_GROUP = re.compile(r"NestedArg\(key='([^']*)', val=.*\)")
 # What YAML reads as something else than a text.
 _NO_TEXT = re.compile(r"True|False|[-+]?\d[\d.e+-]*")
-_CHOICES = re.compile(r"typing\.Literal\[.*?\]")
+_CHOICES = re.compile(r"typing\.Literal\[(.*?)\]")
 _EXPECTED = re.compile(r"Expected an? (?P<kind>.+?)(?:\. Got value: (?P<value>.*))?$", re.MULTILINE)
 
 
@@ -55,18 +55,18 @@ def explain(error: BaseException) -> str | None:
             # From a loader's worker the message comes with the worker's traceback before it.
             return one_line(str(cause).rsplit(f"{type(cause).__name__}: ", 1)[-1])
         cause = cause.__cause__
-    if isinstance(error, RuntimeError) and no_memory(error):
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return f"model.clip.compile: compiling failed ({one_line(str(error))[:200]}): leave it false"
+    if not isinstance(error, RuntimeError):
+        return None
+    if no_memory(error):
         return (
             "the device is out of memory, for one image at a time as well: use a smaller model.views.number, "
             "model.chunk where the method has it, or model.clip.dtype bf16"
         )
-    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-        return f"model.clip.compile: compiling failed ({one_line(str(error))[:200]}): leave it false"
-    if isinstance(error, RuntimeError) and _PEER_LOST.search(str(error)):
+    if _PEER_LOST.search(str(error)):
         return "another device's process has ended the run: the message that it left says why"
-    if isinstance(error, RuntimeError):
-        return lost_worker(error)
-    return None
+    return lost_worker(error)
 
 
 def condense(message: str, typed: Sequence[str] = ()) -> str:
@@ -74,22 +74,15 @@ def condense(message: str, typed: Sequence[str] = ()) -> str:
 
     Args:
         message: The report.
-        typed: The command line, for keys as they stand there, without the ``init_args`` that stand in files.
+        typed: The command line, for keys as they are there, without the ``init_args`` that files have.
     """
     path, owner, body = _innermost(message)
+    key = _spelled(".".join(path), typed)
     if no_class := _NO_CLASS.search(message):
-        name = str(no_class["a"] or no_class["b"] or no_class["c"])
-        key = _spelled(".".join(path).removesuffix(".init_args"), typed)
-        if fields := _fields(path, owner):  # a group's key, whose value the parser takes for the name of a class
-            return f"{key}: expected keys below it{fields}, got {shortened(name)}"
-        if (choices := _CHOICES.search(body)) and "." not in name:
-            return f"{key}: expected {_kind(choices[0])} or the import path of a class, got {name}"
-        return _unknown_class(key, name)
+        return _no_class(_spelled(".".join(path).removesuffix(".init_args"), typed), no_class, path, owner, body)
     if unknown := _UNKNOWN.search(body):
-        group = [unknown["group"]] if unknown["group"] else []
-        key = ".".join([*group, str(unknown["a"] or unknown["b"] or unknown["c"] or unknown["d"])])
-        whole = _spelled(".".join([*path, key]), typed)
-        return _unknown_key(whole.removesuffix(key), key, owner)
+        last = ".".join(filter(None, (unknown["group"], unknown["key"] or unknown["option"] or unknown["word"])))
+        return _unknown_key(_spelled(".".join([*path, last]), typed).removesuffix(last), last, owner)
     if "arguments are required:" in body:
         return _required(path, body.split("arguments are required:")[1], owner)
     if '"subcommand"' in body:
@@ -100,9 +93,8 @@ def condense(message: str, typed: Sequence[str] = ()) -> str:
         path = path[:-1] if path[-2:-1] == path[-1:] else path  # the report says the last one twice
         value = shortened(unreadable[1])
         return f"{_spelled('.'.join(path), typed)}: expected keys below it{_fields(path, owner)}, got {value}"
-    key = _spelled(".".join(path), typed)
     if found := list(_EXPECTED.finditer(body)):
-        value = next((m["value"] for m in found if m["value"]), None) or _after(body, "Given value: ")
+        value = next((m["value"] for m in found if m["value"]), None) or _given_value(body)
         kinds, value = dict.fromkeys(_kind(m["kind"]) for m in found), one_line(value)
         if path in (["model"], ["data"]) and _IMPORT_PATH.fullmatch(value) and import_problem(value):
             return _unknown_class(path[0], value)  # its module raises what the parser takes for another kind of value
@@ -123,40 +115,33 @@ def _spelled(key: str, typed: Sequence[str]) -> str:
 
 
 def _innermost(message: str) -> tuple[list[str], str | None, str]:
-    """Follow the report down: the key's path, the class it belongs to, and what is said of it."""
+    """Follow the report down: the key's path, the class it belongs to, and what is said about it."""
     path: list[str] = []
     owner: str | None = None
-    lines, depth, start, first = message.splitlines(), -1, 0, ""
-    for number, line in enumerate(lines):
-        place, indent = _PLACE.search(line), _indent(line)
+    depth, body = -1, []
+    for line in message.splitlines():
+        place, indent = _PLACE.search(line), len(line) - len(line.lstrip())
         if place is None or indent <= depth:
+            body.append((indent, line))
             continue
-        depth, start, first = indent, number + 1, line[place.end() :]
+        depth, body = indent, [(indent + 1, line[place.end() :])]
         if place["owner"]:
             owner = place["owner"]
-            if not dataclasses.is_dataclass(found_class(owner)):  # whose keys stand below it, in files as well
+            if not dataclasses.is_dataclass(found_class(owner)):  # whose keys are below it, in files as well
                 path.append("init_args")
         else:
             path += place["key"].split(".")
-    body = [first]
-    for line in lines[start:]:
-        if line.strip() and _indent(line) <= depth:
-            break
-        body.append(line)
-    return path, owner, "\n".join(body).strip()
+    end = next((number for number, (indent, line) in enumerate(body) if line.strip() and indent <= depth), None)
+    return path, owner, "\n".join(line for _, line in body[:end]).strip()
 
 
-def _indent(line: str) -> int:
-    return len(line) - len(line.lstrip())
-
-
-def _after(text: str, mark: str) -> str:
-    return text.rsplit(mark, 1)[-1] if mark in text else "another value"
+def _given_value(text: str) -> str:
+    return text.rpartition("Given value: ")[2] if "Given value: " in text else "another value"
 
 
 def _kind(text: str) -> str:
     text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text.strip())
-    if choices := re.fullmatch(r"typing\.Literal\[(.*)\]", text):
+    if choices := _CHOICES.fullmatch(text):
         return "one of " + choices[1].replace("'", "")
     return {"NoneType": "null", "list": "a list, such as '[a, b]'", "tuple": "a list, such as '[a, b]'"}.get(text, text)
 
@@ -165,7 +150,7 @@ def _unknown_key(prefix: str, key: str, owner: str | None) -> str:
     """A key that does not exist, beside those that do.
 
     Args:
-        prefix: What stands before the key as it was given, with its dot.
+        prefix: What is before the key as it was given, with its dot.
         key: The key of the class, or of the command.
         owner: The class, by its import path.
     """
@@ -174,7 +159,8 @@ def _unknown_key(prefix: str, key: str, owner: str | None) -> str:
         return f"{place}: beside class_path, the keys of a class stand below init_args"
     if place in ("model", "data") and owner and owner.startswith("lightning."):
         return f"{prefix}{key}: name the class before its keys, with --{place} CLASS or -c FILE"
-    if key.rpartition(".")[2] == "seed":
+    level, _, last = key.rpartition(".")
+    if last == "seed":
         return f"{prefix}{key}: no such key; the seed of a run is seed_everything"
     kind = import_class(owner) if owner else None
     known = list(keys_of(kind)) if kind else [*_TOP, *_BELOW, *(f"trainer.{k}" for k in keys_of(Trainer))]
@@ -183,7 +169,6 @@ def _unknown_key(prefix: str, key: str, owner: str | None) -> str:
     of = f" of {kind.__name__}" if kind else ""
     others = [name for name, each in known_classes(place).items() if key in keys_of(each)] if kind else []
     also = f" ({', '.join(others)} {'has' if len(others) == 1 else 'have'} it)" if others else ""
-    level = key.rpartition(".")[0]
     siblings = [name for name in known if level and name.rpartition(".")[0] == level]
     siblings = siblings or [name for name in known if "." not in name]
     accepted = f"accepted are {', '.join(siblings)}" if siblings else "it has no keys"
@@ -198,18 +183,28 @@ def _without_value(option: str, typed: Sequence[str]) -> str:
 
 
 def _fields(path: Sequence[str], owner: str | None) -> str:
+    """The keys below a key in brackets; nothing where it has none."""
     kind = found_class(owner) if owner and path else None
-    keys = keys_of(kind) if kind else ()
-    found = [key.rpartition(".")[2] for key in keys if key.startswith(f"{path[-1]}.")]
+    found = [key.rpartition(".")[2] for key in keys_of(kind) if key.startswith(f"{path[-1]}.")] if kind else []
     return f" ({', '.join(found)})" if found else ""
+
+
+def _no_class(key: str, found: re.Match[str], path: Sequence[str], owner: str | None, body: str) -> str:
+    """A value that the parser takes for the name of a class."""
+    name = str(found["a"] or found["b"] or found["c"])
+    if fields := _fields(path, owner):
+        return f"{key}: expected keys below it{fields}, got {shortened(name)}"
+    if (choices := _CHOICES.search(body)) and "." not in name:
+        return f"{key}: expected {_kind(choices[0])} or the import path of a class, got {name}"
+    return _unknown_class(key, name)
 
 
 def _unknown_class(place: str, name: str) -> str:
     if re.search(r"\.(ya?ml|json)$", name):
         return f"{place}: no such file {name}"
     known = known_classes(place.removesuffix(".class_path"))
-    near = difflib.get_close_matches(name.rsplit(".", 1)[-1], known, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
+    near = nearest(name.rsplit(".", 1)[-1], known)
+    hint = f"did you mean {near}? " if near else ""
     accepted = f"known are {', '.join(known)}" if known else "give the import path of a class"
     where = f"{place}: " if place else ""
     return f"{where}unknown class {name}; {hint}{accepted}{import_problem(name)}"

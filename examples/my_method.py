@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lorattt.episodes.engine import adapt
+from lorattt.episodes.engine import adapt, fall_back
 from lorattt.episodes.optim import OptimiserSpec
 from lorattt.losses.entropy import marginal_entropy
 from lorattt.methods.base import Method
@@ -48,8 +48,6 @@ class TextShift(Method):
             return marginal_entropy(scale * chosen @ moved().mT)  # (E,): one value an image, no mean over images
 
         done = adapt({"shift": shift}, loss, episodes=len(views), steps=self.steps, optimiser=self.optimiser)
-        before = logits[:, 0]
         with torch.no_grad():
             after = scale * (features[:, :1] @ moved().mT).squeeze(1)
-        finite = done.finite & after.isfinite().all(dim=-1)
-        return before, torch.where(finite.unsqueeze(-1), after, before), ~finite
+        return fall_back(logits[:, 0], after, done.finite)

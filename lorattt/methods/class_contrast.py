@@ -17,7 +17,6 @@ from lorattt.errors import UserError, quoted
 from lorattt.inputs import at_least
 from lorattt.losses.contrastive import class_contrast
 from lorattt.prompts.class_views import CLASS_VIEWS, ClassView, ClassViews, check_class_views, check_template
-from lorattt.prompts.files import load_prompt
 from lorattt.prompts.prompt import PromptSpec, build_prompt
 from lorattt.rng import Stream, episode_keys, fold, uniform
 
@@ -196,7 +195,7 @@ def read_source_prompt(
 
     ``contrasts`` says whether there is a stage 2, which needs a head.
     """
-    source, found = f"prompt.file {spec.file}", None if spec.file is None else load_prompt(spec.path)
+    source, found = f"prompt.file {spec.file}", None if spec.file is None else spec.content
     notes: Mapping[str, str] = {} if found is None else found.notes
     tensors: Mapping[str, Tensor] = {} if found is None else found.extras
     if contrasts and not any(name.startswith(HEAD) for name in tensors):

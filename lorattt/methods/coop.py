@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from lorattt.clip.load import ClipSpec, load_clip
 from lorattt.errors import UserError, shortened
 from lorattt.inputs import finite
-from lorattt.methods.base import agree_on_classes
 from lorattt.methods.batch import EpisodeBatch
+from lorattt.methods.class_texts import agree_on_classes
 from lorattt.prompts.class_prompts import ClassPrompts
 from lorattt.prompts.files import Prompt, save_prompt
 from lorattt.prompts.prompt import PromptSpec, build_prompt

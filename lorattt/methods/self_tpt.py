@@ -28,12 +28,13 @@ from torch import Tensor
 from lorattt.clip.load import ClipSpec
 from lorattt.clip.model import Clip
 from lorattt.clip.text import word_ids
+from lorattt.episodes.engine import fall_back
 from lorattt.errors import UserError, quoted
 from lorattt.inputs import at_least, finite
 from lorattt.methods.base import Method
 from lorattt.methods.class_contrast import ContrastiveTask, read_source_prompt
 from lorattt.methods.mean_of_views import mean_of_views
-from lorattt.methods.shared_views import SharedViews
+from lorattt.methods.shared_views import Needs, SharedViews
 from lorattt.prompts.class_views import ClassifyBy, ClassView, ClassViews
 from lorattt.prompts.prompt import PromptSpec
 from lorattt.views.crops import ViewSpec
@@ -113,6 +114,7 @@ class SelfTPT(Method):
         context, head = self.found.for_model(self.clip, prompt, self.seed)
         self.head = head.requires_grad_(False).eval() if head is not None else None
         self.stage2_report: Stage2Report | None = None
+        self._listed: tuple[list[str], list[str], Tensor, ClassViews] | None = None
         self._distinct_of: list[str] | None = None
         self.register_buffer("context", context, persistent=False)
         for name in ("source", "adapted", "_distinct"):
@@ -135,46 +137,46 @@ class SelfTPT(Method):
         super().check_options()
 
     @property
-    def plain_view_alone(self) -> bool:
-        """Whether it reads view 0 and no other: unless it is Self-TPT-v."""
-        return not self.ensemble
+    def needs(self) -> Needs:
+        """View 0 and no other, unless it is Self-TPT-v."""
+        return Needs(all_views=self.ensemble)
 
     def check_texts(self) -> None:
-        """Validate the prompt and the class names, before anything is encoded."""
-        super().check_texts()
-        self._check_names(distinct_names(self.clip, self.class_names or ())[0])
-
-    def _check_names(self, names: list[str]) -> None:
-        if self.stage2 and len(names) < 2:
+        """Validate and tokenise the class names, once per list, before anything is encoded."""
+        given, found = list(self.class_names or ()), self.found
+        if self._listed is not None and self._listed[0] == given:
+            return
+        names, places = distinct_names(self.clip, given)
+        if self.stage2 and len(names) == 1:
             raise UserError(
-                f"the class list has {len(names)} distinct name: stage 2 of Self-TPT tells names apart and needs at "
-                "least two; give more names, or set model.stage2 to false"
+                "the class list has 1 distinct name: stage 2 of Self-TPT tells names apart and needs at least two; "
+                "give more names, or set model.stage2 to false"
             )
+        views = ClassViews(self.clip, names, self.context.shape[-2], views=found.views, template=found.template)
+        self._listed = given, names, places, views
 
     def _encode_classes(self) -> None:
         """Encode the class names and adapt the prompt to them on the model's device, once per set of names."""
-        names, places = distinct_names(self.clip, self.class_names or ())
-        if names:  # of an empty list, the base speaks
-            self._check_names(names)
-        super()._encode_classes()
+        self.check_texts()
+        self.metrics.reset()
+        assert self._listed is not None
+        _, names, places, views = self._listed
         if names != self._distinct_of:
             # Tensors of inference mode, which the Trainer may be in, can have no graph.
             device = self.clip.text_tower.device.type
             with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device, enabled=False):
-                self._distinct = torch.stack(self._adapt(names))
+                self._distinct = torch.stack(self._adapt(names, views))
             self._distinct_of = names
         self.source, self.adapted = self._distinct[:, places.to(self._distinct.device)]
 
-    def _adapt(self, names: list[str]) -> tuple[Tensor, Tensor]:
+    def _adapt(self, names: list[str], views: ClassViews) -> tuple[Tensor, Tensor]:
         """Class texts ``(n, D)`` of stage 1 and of stage 2, without a graph."""
-        started, found = time.perf_counter(), self.found
-        context = self.context
-        views = ClassViews(self.clip, names, context.shape[-2], views=found.views, template=found.template)
+        started, context = time.perf_counter(), self.context
         source = self._texts(views, context)
         self.stage2_report = None
         if not self.stage2 or self.head is None:
             return source, source
-        task = ContrastiveTask(views, self.head, found.temperature)
+        task = ContrastiveTask(views, self.head, self.found.temperature)
         scale = _HALF_SCALE if self.clip.text_tower.dtype == torch.float16 else 1.0
         steps, lr, chunk = self.steps, self.stage2_lr, self.text_chunk
         moved, losses = adapt_to_names(task, context, steps=steps, lr=lr, chunk=chunk, scale=scale)
@@ -217,9 +219,8 @@ class SelfTPT(Method):
             return before, after, torch.full((len(before),), failed, device=before.device)
         scaled = self.clip.logit_scale * views.features
         before = scaled[:, 0] @ self.source.T
-        after = mean_of_views(scaled @ self.adapted.T, self.selection)
-        fallback = ~after.isfinite().all(dim=-1)
-        return before, torch.where(fallback.unsqueeze(-1), before, after), fallback | failed
+        before, after, fallback = fall_back(before, mean_of_views(scaled @ self.adapted.T, self.selection))
+        return before, after, fallback | failed
 
 
 def adapt_to_names(

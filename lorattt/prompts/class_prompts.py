@@ -68,7 +68,7 @@ class ClassPrompts:
         self._tower = clip.text_tower
         self.position, self.tokens, self.class_specific = position, tokens, class_specific
         self.count = len(class_names)
-        self._before = {"end": tokens, "middle": tokens // 2, "front": 0}[position]  # vectors before the name
+        self._before = _vectors_before(position, tokens)
         self._start, self._end = clip.tokenizer.sot_token_id, clip.tokenizer.eot_token_id  # type: ignore[attr-defined]
         length = self._tower.length
         if tokens + 2 > length:
@@ -100,6 +100,12 @@ class ClassPrompts:
         together = word_ids(clip.tokenizer, f"X {words}.")[1:]
         alone = len(word_ids(clip.tokenizer, words))
         return together[:alone], [*together[alone:], self._end]
+
+    def at(self, position: Position) -> "ClassPrompts":
+        """The same names in another position of a context that all classes share."""
+        moved = copy.copy(self)
+        moved.position, moved._before = position, _vectors_before(position, self.tokens)
+        return moved
 
     def take(self, classes: Tensor) -> "ClassPrompts":
         """The same texts for some of the classes.
@@ -208,3 +214,8 @@ class ClassPrompts:
         before = self._before - (self.tokens - own.shape[2])  # the opening has the others
         name, tail = (part.expand(len(own), -1, -1, -1) for part in (name, tail))
         return torch.cat([own[:, :, :before], name, own[:, :, before:], tail], dim=2)
+
+
+def _vectors_before(position: Position, tokens: int) -> int:
+    """How many context vectors are before the name."""
+    return {"end": tokens, "middle": tokens // 2, "front": 0}[position]

@@ -46,8 +46,8 @@ class ClassViews:
         self.count = len(class_names)
         # As the learned views read names, so that with the words of the template they are the same texts.
         self._clip, self._names, self._template = clip, [name.replace("_", " ") for name in class_names], template
-        self._prompts = {view: ClassPrompts(clip, class_names, view, tokens) for view in views if view != "hand"}
-        self._end = self._prompts.get("end") or ClassPrompts(clip, class_names, "end", tokens)
+        self._end = ClassPrompts(clip, class_names, "end", tokens)
+        self._prompts = {view: self._end.at(view) for view in views if view != "hand"}
         self._hand: Tensor | None = None
         if "hand" in views:
             check_template(template)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -43,6 +44,11 @@ class PromptSpec:
     def path(self) -> Path:
         """The file, where the demo's names are known."""
         return demo.PROMPTS.get(str(self.file)) or Path(str(self.file)).expanduser()
+
+    @cached_property
+    def content(self) -> Prompt:
+        """The prompt that the file holds, read once."""
+        return load_prompt(self.path)
 
     def __post_init__(self) -> None:
         """Validate that the values do not contradict each other."""
@@ -88,7 +94,7 @@ def build_prompt(spec: PromptSpec, clip: Clip, class_names: Sequence[str], seed:
 
 
 def _from_file(spec: PromptSpec, clip: Clip, class_names: Sequence[str]) -> Prompt:
-    found, file = load_prompt(spec.path), f"prompt.file {spec.path}"
+    found, file = spec.content, f"prompt.file {spec.path}"
     width, expected = found.context.shape[-1], clip.text_tower.width
     if found.model not in (None, clip.name):
         raise UserError(f"{file}: it was made for {found.model}, and the model is {clip.name}: use that one")

@@ -90,7 +90,7 @@ def test_what_is_shared_is_made_once(batch: EpisodeBatch, monkeypatch: pytest.Mo
     def whole_views(_: VisionTower, pixels: Tensor, kept: Tensor | None = None) -> int:
         return len(pixels) if kept is None else 0
 
-    counting(lorattt.clip.load, "_model_config", "models", lambda *_: 1)
+    counting(lorattt.clip.load, "build_model", "models", lambda *_: 1)
     counting(Clip, "text_features", "texts", lambda *_: 1)
     counting(VisionTower, "embed", "whole views", whole_views)
     several = _several(ALL)

@@ -24,7 +24,7 @@ from lorattt.data.imagenet_family import imagenet_names
 from lorattt.methods.batch import EpisodeBatch
 from lorattt.methods.class_contrast import ContrastiveTask, ProjectionHead
 from lorattt.methods.self_tpt import SelfTPT, adapt_to_names, distinct_names
-from lorattt.methods.shared_views import encode_views, views_at_once
+from lorattt.methods.shared_views import encode_tokens, views_at_once
 from lorattt.methods.zero_shot import ZeroShot
 from lorattt.prompts.class_views import ClassViews
 from lorattt.prompts.files import save_prompt
@@ -65,14 +65,14 @@ def measure(
 
     @torch.no_grad()
     def views() -> Tensor:
-        return encode_views(clip.vit, pixels.flatten(0, 1), prepare=clip.normalise)[1]
+        return encode_tokens(clip.vit, pixels.flatten(0, 1), prepare=clip.normalise)[1]
 
     runs: dict[str, Callable[[], object]] = {
-        "zero_shot": lambda: zero.classify_views(alone),
-        "self_tpt": lambda: own.classify_views(alone),
+        "zero_shot": lambda: zero.predictions(alone),
+        "self_tpt": lambda: own.predictions(alone),
         "plain": plain,
         "views": views,
-        "self_tpt_v": lambda: many.classify_views(whole),
+        "self_tpt_v": lambda: many.predictions(whole),
     }
     texts_peak = peak_memory(device)
     turns = take_turns(runs, repeats=repeats, images=images, device=device)

@@ -16,7 +16,7 @@ from benchmarks.timing import demo_views, device_name, take_turns, timed
 from lorattt.callbacks.results import peak_memory
 from lorattt.clip.load import ClipSpec, load_clip
 from lorattt.data.imagenet_family import imagenet_names
-from lorattt.methods.shared_views import encode_views, views_at_once
+from lorattt.methods.shared_views import encode_tokens, views_at_once
 from lorattt.methods.tlla import FlatVote, stss
 from lorattt.prompts.class_prompts import ClassPrompts
 from lorattt.prompts.neighbours import neighbour_features
@@ -51,7 +51,7 @@ def measure(
 
     @torch.no_grad()
     def views() -> Tensor:
-        _, tokens = encode_views(tower, pixels.flatten(0, 1))
+        _, tokens = encode_tokens(tower, pixels.flatten(0, 1))
         encoded: Tensor = F.normalize(tower.project(tokens).float(), dim=-1).unflatten(0, pixels.shape[:2])
         return encoded
 

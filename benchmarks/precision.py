@@ -76,7 +76,7 @@ def predictions(
         for batch in episode_batches(images, method.make_views(), batch_size):
             batch["views"], batch["index"] = batch["views"].to(device), batch["index"].to(device)
             with torch.set_grad_enabled(method.takes_gradients):
-                answers = method.answers(batch)
+                answers = method.predictions(batch)
             found.setdefault("label", []).append(batch["label"])
             found.setdefault(BEFORE, []).append(_predicted(next(iter(answers.values()))["before"]))
             for member, answer in answers.items():

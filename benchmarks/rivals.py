@@ -56,7 +56,7 @@ def measure(method: Several, images: DemoImages, batch_size: int) -> Tensor:
     method.use_classes(images.class_names)
     columns = []
     for batch in episode_batches(images, method.make_views(), batch_size):
-        answers = method.classify_each(method.share(batch)).values()
+        answers = method.predictions(batch).values()
         columns.append(torch.stack([is_right(a["after"], batch["label"]) for a in answers]).double())
     return torch.cat(columns, dim=1)
 

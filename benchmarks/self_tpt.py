@@ -40,7 +40,7 @@ from lorattt.data.demo import DemoImages, Part
 from lorattt.methods.mean_of_views import mean_of_views
 from lorattt.methods.registry import convert
 from lorattt.methods.self_tpt import SelfTPT
-from lorattt.methods.shared_views import SharedViews
+from lorattt.methods.shared_views import encode_views
 from lorattt.prompts.prompt import PromptSpec
 from lorattt.ranking import is_right
 from lorattt.views.crops import ViewSpec
@@ -192,7 +192,7 @@ def measure(
     make = Views(views, model.image_size, 0, model.plain_view)
     batches = []
     for batch in episode_batches(images, make, 32):
-        features = model.logit_scale * SharedViews(model, batch["views"], batch["index"], 0).features
+        features = model.logit_scale * encode_views(model, batch["views"], batch["index"], 0).features
         rows = []
         for rung in rungs.values():
             each = texts[rung.fit, rung.stage2].flatten(0, 1)  # readings x seeds

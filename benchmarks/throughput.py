@@ -217,7 +217,7 @@ class Bench:
         method = build(name, self.clip, settings, self.head)
         texts = encode_texts(method, self._names, settings.device)
         stages = classify_times(method, first_batch(method, self._source, settings), settings.device, settings.repeats)
-        factor = _ONE_VIEW if method.plain_view_alone else 1
+        factor = 1 if method.needs.all_views else _ONE_VIEW
         run = end_to_end(method, self._first(factor * settings.count), settings, self._folder / "runs" / name)
         predicted, reference = run.pop("predictions"), None
         if settings.reference_count:

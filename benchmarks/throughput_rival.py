@@ -96,7 +96,9 @@ def rule_of(row: str, clip: Clip, method: Method, names: list[str]) -> Rule:
     def tlla(pixels: Tensor) -> Tensor:
         encoded = features(pixels)
         p = (scale * encoded @ text.T).softmax(-1)
-        around = [_entropy((scale * encoded @ bank.T).softmax(-1)) for bank in torch.as_tensor(method.bank)]
+        around = [
+            _entropy((scale * encoded @ bank.T).softmax(-1)) for bank in torch.as_tensor(method.neighbour_text_features)
+        ]
         return p[torch.stack(around).amax(0).argsort()[: min(6, views)]].mean(0)
 
     def zero(pixels: Tensor) -> Tensor:

@@ -167,7 +167,7 @@ def classify_times(
     def ours() -> None:
         method.clock = StageTimer(device)
         with method.clock.stage("adapt"):
-            method.parts.classify(batch, method.answers)
+            method.parts.classify(batch, method.predictions)
 
     forward = plain_forward(method, batch, device) if plain else None
     rounds: list[tuple[dict[str, float], Timed, Timed | None]] = []
@@ -195,9 +195,14 @@ def _is_compiled(method: Method) -> bool:
     return isinstance(tower, VisionTower) and tower.compiled_pass is not None
 
 
+def pixels_of(method: Method, batch: EpisodeBatch) -> Tensor:
+    """``(E, V, 3, S, S)`` normalised views of a batch."""
+    return method.clip.normalise(batch["views"]) if "views" in batch else method.render(batch)
+
+
 def plain_forward(method: Method, batch: EpisodeBatch, device: torch.device) -> Callable[[], Tensor]:
     """open_clip's own forward of the views of a batch, which are made and normalised already."""
-    pixels = method.share(batch).pixels.flatten(0, 1)
+    pixels = pixels_of(method, batch).flatten(0, 1)
     # The same chunks as ours: larger ones are slower on a CPU, whose caches they leave.
     parts = pixels.split(views_at_once(method.clip.vit, device))
 

@@ -31,7 +31,7 @@ from lorattt import demo
 from lorattt.clip.load import ClipSpec, load_clip
 from lorattt.clip.model import Clip
 from lorattt.data.demo import DemoImages
-from lorattt.methods.shared_views import SharedViews
+from lorattt.methods.shared_views import encode_views
 from lorattt.methods.tlla import stss
 from lorattt.prompts.class_prompts import ClassPrompts
 from lorattt.prompts.neighbours import neighbour_features
@@ -108,7 +108,7 @@ def measure(
     make = Views(views, clip.image_size, 0, clip.plain_view)
     batches = []
     for batch in episode_batches(images, make, 32):
-        features = SharedViews(clip, batch["views"], batch["index"], 0).features
+        features = encode_views(clip, batch["views"], batch["index"], 0).features
         plain, voted = [], []
         for pairs in texts.values():
             votes = [

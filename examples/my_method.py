@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lorattt.episodes.engine import adapt
+from lorattt.episodes.engine import adapt, fall_back
 from lorattt.episodes.optim import OptimiserSpec
 from lorattt.losses.entropy import marginal_entropy
 from lorattt.methods.base import Method
 from lorattt.methods.shared_views import SharedViews
-from lorattt.views.selection import select_confident, selection_size, take_views
+from lorattt.views.selection import gather_views, select_confident, selection_size
 
 
 class TextShift(Method):
@@ -37,7 +37,7 @@ class TextShift(Method):
         """Logits before and after ``(E, K)``, and which images fell back ``(E,)``."""
         features, scale = views.features, self.clip.logit_scale  # (E, V, D), without a graph
         logits = scale * features @ self.text.T  # (E, V, K)
-        chosen = take_views(features, select_confident(logits, self.size))  # (E, n, D)
+        chosen = gather_views(features, select_confident(logits, self.size))  # (E, n, D)
         # One slice for each of the E images: (E, K, D).
         shift = self.text.new_zeros(len(views), *self.text.shape).requires_grad_()
 
@@ -48,8 +48,6 @@ class TextShift(Method):
             return marginal_entropy(scale * chosen @ moved().mT)  # (E,): one value an image, no mean over images
 
         done = adapt({"shift": shift}, loss, episodes=len(views), steps=self.steps, optimiser=self.optimiser)
-        before = logits[:, 0]
         with torch.no_grad():
             after = scale * (features[:, :1] @ moved().mT).squeeze(1)
-        finite = done.finite & after.isfinite().all(dim=-1)
-        return before, torch.where(finite.unsqueeze(-1), after, before), ~finite
+        return fall_back(logits[:, 0], after, done.finite)

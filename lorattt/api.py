@@ -15,8 +15,9 @@ from lorattt.data.loader import EpisodeLoader
 from lorattt.data.loose import unlabelled_class_names
 from lorattt.data.source import EpisodeDataset
 from lorattt.errors import UserError, first_line, quoted
+from lorattt.inputs import at_least
 from lorattt.methods.base import Method
-from lorattt.methods.batch import EpisodeBatch, MicroBatcher, no_memory
+from lorattt.methods.batch import EpisodeBatch, MicroBatcher, Predictions, no_memory
 from lorattt.methods.registry import METHODS, build_method, convert
 from lorattt.methods.several import Several
 from lorattt.torch_state import known_state
@@ -30,12 +31,12 @@ _SEEDS = 2**32
 
 @dataclass(frozen=True)
 class Classification:
-    """What became of one image.
+    """The result for one image.
 
     Attributes:
         path: Its path as given; None for an image that is no file.
         before: The most probable classes of the same model and text without adaptation, as (name, probability).
-        after: The most probable classes of the method; none, as ``before``, if the answer is not finite.
+        after: The most probable classes of the method; none, as ``before``, if the prediction is not finite.
         fallback: Whether adaptation was not finite, so that ``after`` is ``before``.
         error: Why it could not be read, if so; rankings are empty then.
     """
@@ -89,8 +90,8 @@ def classify(
         One result per image, in order.
 
     Raises:
-        UserError: If an argument is of no use, a path does not exist, memory does not suffice for one image, or, if
-            so asked, an image is unreadable.
+        UserError: If an argument cannot be used, a path does not exist, memory does not suffice for one image, or an
+            image is unreadable and ``on_bad_image`` is ``error``.
     """
     top_k, batch_size = _whole("top_k", top_k, 1), _whole("batch_size", batch_size, 1)
     seed, workers = _whole("seed", seed, 0, _SEEDS - 1), _whole("workers", workers, 0)
@@ -121,38 +122,34 @@ def classify(
 def _results(
     source: GivenImages, method: Method, names: list[str], top_k: int, size: int, workers: int
 ) -> Iterator[tuple[int, Classification]]:
-    make, parts = method.make_views(), MicroBatcher()
-    on_device = method.makes_views_on(method.device)
-    dataset = EpisodeDataset(
-        source, list(range(len(source))), None if on_device else make, DeviceViews(make).plan if on_device else None
-    )
+    make, parts, device = method.make_views(), MicroBatcher(), method.device
+    plan = DeviceViews(make).plan if method.makes_views_on(device) else None
+    dataset = EpisodeDataset(source, list(range(len(source))), None if plan else make, plan)
+
+    def predictions(part: EpisodeBatch) -> Predictions:
+        return method.predictions({**part, "views": part["views"].to(device)} if "views" in part else part)
+
     for batch in EpisodeLoader(dataset, batch_size=size, num_workers=workers):
         for bad in batch["skipped"]:
             yield bad["index"], Classification(source.file(bad["index"]), error=bad["reason"])
         if not batch["path"]:
             continue
-        moved: Any = {**batch, **{key: batch[key].to(method.device) for key in ("label", "index")}}
-        answer = parts.classify(moved, lambda part: method.answers(_on(method.device, part)))[""]
-        rankings = [
-            [tuple((names[label], p) for label, p in row) for row in top_classes(answer[when], top_k)]
+        moved: Any = {**batch, **{key: batch[key].to(device) for key in ("label", "index")}}
+        (found,) = parts.classify(moved, predictions).values()
+        before, after = (
+            [tuple((names[label], p) for label, p in row) for row in top_classes(found[when], top_k)]
             for when in ("before", "after")
-        ]
-        for index, first, second, kept in zip(
-            batch["index"].tolist(), *rankings, answer["fallback"].tolist(), strict=True
-        ):
+        )
+        columns = (batch["index"].tolist(), before, after, found["fallback"].tolist())
+        for index, first, second, kept in zip(*columns, strict=True):
             yield index, Classification(source.file(index), first, second, kept)
-
-
-def _on(device: torch.device, part: EpisodeBatch) -> EpisodeBatch:
-    return {**part, "views": part["views"].to(device)} if "views" in part else part
 
 
 def _whole(key: str, value: Any, least: int, most: int | None = None) -> int:
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise UserError(f"{key} {quoted(value)}: must be a whole number")
     number = int(value)
-    if number < least:
-        raise UserError(f"{key} {quoted(number)}: must be at least {least}")
+    at_least(least, "", **{key: number})
     if most is not None and number > most:
         raise UserError(f"{key} {quoted(number)}: must be at most {most}")
     return number
@@ -199,13 +196,10 @@ def _method(method: Any, model: Any, seed: int, options: Mapping[str, Any]) -> M
     if isinstance(method, Several):
         raise UserError("method: Several has several answers to an image; give one of its methods")
     if isinstance(method, Method):
-        given = [
-            *(["model"] if model is not None else []),
-            *(["seed"] if seed not in (0, method.seed) else []),
-            *options,
-        ]
-        if given:
-            raise UserError(f"{given[0]}: the {type(method).__name__} you give has its own; set it there")
+        own = {"model": model is not None, "seed": seed not in (0, method.seed), **dict.fromkeys(options, True)}
+        for key in own:
+            if own[key]:
+                raise UserError(f"{key}: the {type(method).__name__} you give has its own; set it there")
         return method
     if not isinstance(method, str):
         given_as = f"the class {method.__name__}" if isinstance(method, type) else type(method).__name__
@@ -227,7 +221,7 @@ def _clip(model: Any) -> ClipSpec:
 
 
 def _check_usable(method: Method) -> None:
-    """Reject a method that was made in a state of torch in which it cannot work."""
+    """Reject a method whose model was made in float64 or in inference mode."""
     if any(parameter.dtype == torch.float64 for parameter in method.parameters()):
         raise UserError("method: its model is in float64: make it with the default dtype float32")
     if method.takes_gradients and any(parameter.is_inference() for parameter in method.parameters()):
@@ -235,7 +229,7 @@ def _check_usable(method: Method) -> None:
 
 
 def _reason(error: RuntimeError) -> str | None:
-    """The line for what a call's arguments or surroundings brought about; None for a defect of the program."""
+    """The message for an error that the arguments or the machine caused; None for a defect of the program."""
     first = (str(error).splitlines() or [""])[0]
     if no_memory(error):
         return (

@@ -19,9 +19,7 @@ UNIT: Final = 1_000_000
 def bin_of(millionths: Any, bins: int = ECE_BINS) -> Any:
     """The bin of each confidence, from 0; of equal width, open below and closed above: (0, 1/20], (1/20, 2/20], ...
 
-    Args:
-        millionths: Whole numbers from 0 to :data:`UNIT`, an int64 array or tensor of any shape.
-        bins: How many.
+    ``millionths`` are whole numbers from 0 to :data:`UNIT`, an int64 array or tensor of any shape.
     """
     return ((millionths * bins + UNIT - 1) // UNIT - 1).clip(0, bins - 1)
 
@@ -32,15 +30,9 @@ def millionths(confidence: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def calibration_error(right: NDArray[np.bool_], confidence: NDArray[np.float64], bins: int = ECE_BINS) -> float:
-    """Mean over the images of the gap between mean confidence and accuracy in their bin.
+    """Mean over ``(N,)`` images of the gap between mean confidence and accuracy in their bin, in [0, 1].
 
-    Args:
-        right: ``(N,)``.
-        confidence: ``(N,)``, in [0, 1].
-        bins: How many.
-
-    Returns:
-        The error, in [0, 1]; NaN of no images, or if a confidence is not finite.
+    NaN for no images, or if a confidence is not finite.
     """
     if not len(right) or not np.isfinite(confidence).all():
         return math.nan

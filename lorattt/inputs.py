@@ -1,4 +1,4 @@
-"""Checks that every room needs of what a user gives: text files, numbers in range, the nearest known word."""
+"""Checks of users' input: text files, numbers in range, the nearest known word."""
 
 import difflib
 from collections.abc import Iterable
@@ -10,13 +10,9 @@ from lorattt.errors import UserError, quoted
 def read_text(file: Path, fix: str = "allow reading it, and save it as UTF-8", *, what: str = "") -> str:
     """A text file in UTF-8, with or without a byte-order mark; line ends are left as they are.
 
-    Args:
-        file: The file.
-        fix: What messages advise.
-        what: What messages call the file; its path by default.
-
     Raises:
-        UserError: If it cannot be read or is no text in UTF-8.
+        UserError: If it cannot be read or is no text in UTF-8. The message calls it ``what``, by default its path, and
+            ends with ``fix``.
     """
     what = what or str(file)
     try:
@@ -31,15 +27,10 @@ def read_text(file: Path, fix: str = "allow reading it, and save it as UTF-8", *
 
 
 def at_least(least: int, hint: str = "", **numbers: float | None) -> None:
-    """Require numbers of at least ``least``; None is accepted.
-
-    Args:
-        least: The lowest value.
-        hint: What the message adds, such as ``, or null for all``.
-        numbers: Key to value; ``__`` stands for a dot in the key.
+    """Require numbers of at least ``least``, by key, with ``__`` for a dot; None is accepted.
 
     Raises:
-        UserError: If one is lower or not a number.
+        UserError: If one is lower or NaN. The message ends with ``hint``, such as ``, or null for all``.
     """
     for key, value in numbers.items():
         if value is not None and not value >= least:
@@ -54,7 +45,7 @@ def finite(hint: str = "", **numbers: float | None) -> None:
 
 
 def nearest(word: object, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The known word that was probably meant; None where none is near."""
+    """The nearest known word; None where none is near."""
     found = difflib.get_close_matches(str(word)[:100], dict.fromkeys(known), n=1, cutoff=cutoff)
     return found[0] if found else None
 

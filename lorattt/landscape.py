@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lorattt.clip.model import Clip
 from lorattt.errors import UserError
+from lorattt.inputs import at_least
 from lorattt.losses.entropy import entropy
 from lorattt.prompts.class_prompts import ClassPrompts
 from lorattt.prompts.neighbours import features_in_parts, neighbour_features, neighbours, random_directions
@@ -25,7 +26,7 @@ _VIEWS_AT_A_TIME = 64
 
 @dataclass(frozen=True)
 class LandscapeSpec:
-    """What is looked at, and how finely.
+    """The images and the grid of a picture.
 
     Args:
         images: How many of the data's images, evenly spread.
@@ -36,9 +37,6 @@ class LandscapeSpec:
             ``points ** 2`` times.
         rho: Radius of the circle in the picture, within which the summary looks for the worst place; also how far
             the neighbours lie that rank the views.
-
-    Raises:
-        UserError: If a number is out of range.
     """
 
     images: int = 48
@@ -49,9 +47,8 @@ class LandscapeSpec:
     rho: float = 0.5
 
     def __post_init__(self) -> None:
-        """Refuse values of which there is no picture."""
-        if self.images < 1:
-            raise UserError(f"landscape.images {self.images}: must be at least 1")
+        """Validate the ranges."""
+        at_least(1, landscape__images=self.images)
         if not 1 <= self.views_kept < self.views:
             raise UserError(
                 f"landscape.views_kept {self.views_kept} of {self.views} views: some must be kept and some dropped"
@@ -72,29 +69,15 @@ class LandscapeSpec:
 
 @dataclass(frozen=True)
 class Landscape:
-    """Values over the square; ``[i, j]`` is that of ``coordinates[i]`` along u and ``coordinates[j]`` along v.
+    """``(P, P)`` values in nats; ``[i, j]`` is that of ``coordinates[i]`` along u and ``coordinates[j]`` along v."""
 
-    Attributes:
-        loss: ``(P, P)`` mean cross-entropy of the labelled images, in nats; None without labels.
-        kept: ``(P, P)`` mean entropy of the kept views, in nats.
-        dropped: ``(P, P)`` mean entropy of the others.
-    """
-
-    loss: Tensor | None
-    kept: Tensor
-    dropped: Tensor
+    loss: Tensor | None  # mean cross-entropy of the labelled images; None without labels
+    kept: Tensor  # mean entropy of the kept views
+    dropped: Tensor  # mean entropy of the others
 
 
 def axes(context: Tensor, seed: int) -> Tensor:
-    """Two orthonormal directions of the context.
-
-    Args:
-        context: ``(M, d)``, or ``(K, M, d)`` if class-specific: every class's block then takes the same step.
-        seed: The run's seed.
-
-    Returns:
-        ``(2, M, d)`` float64 on the CPU.
-    """
+    """``(2, M, d)`` float64 on the CPU: two orthonormal directions of a context ``(M, d)`` or ``(K, M, d)``."""
     # Those that follow the ones of the ranking: along those, kept views would be flat by construction.
     u, v = random_directions(seed, _RANKING_DIRECTIONS + 2, *context.shape[-2:])[-2:]
     v = v - (u * v).sum() * u
@@ -122,15 +105,15 @@ def landscape(
     labels: Tensor | None = None,
     seed: int = 0,
 ) -> Landscape:
-    """Look around a prompt.
+    """Compute the values over the square.
 
     Args:
         prompts: The class names.
         context: ``(M, d)`` float32, or ``(K, M, d)`` if class-specific: the prompt.
         views: ``(N, V, D)`` unit features of the views, of which the kept ones are those of the lowest score.
         logit_scale: Scalar factor on cosines.
-        spec: How far and how finely.
-        images: ``(B, D)`` unit features for the cross-entropy; null for none.
+        spec: The grid.
+        images: ``(B, D)`` unit features for the cross-entropy; None for none.
         labels: ``(B,)`` int64, theirs.
         seed: The run's seed, for the directions.
 
@@ -152,11 +135,8 @@ def landscape(
             if images is not None and labels is not None:
                 losses.append(F.cross_entropy(logit_scale * images @ text.T, labels).double())
     shape = (spec.points, spec.points)
-    grids = [torch.stack(found).cpu().view(shape) if found else None for found in (losses, kept, dropped)]
-    loss, low, high = grids
-    assert low is not None
-    assert high is not None
-    return Landscape(loss, low, high)
+    low, high = (torch.stack(found).cpu().view(shape) for found in (kept, dropped))
+    return Landscape(torch.stack(losses).cpu().view(shape) if losses else None, low, high)
 
 
 def _kept(
@@ -170,14 +150,9 @@ def _kept(
 
 
 def summarise(values: Tensor, spec: LandscapeSpec) -> dict[str, float]:
-    """A grid in three numbers.
+    """``(P, P)`` values in three numbers.
 
-    Args:
-        values: ``(P, P)``.
-        spec: How far and how finely they were taken.
-
-    Returns:
-        ``at_prompt``; ``worst_within_rho``, the largest value at most ``rho`` away; ``increase``, their difference.
+    These are ``at_prompt``; ``worst_within_rho``, the largest value at most ``rho`` away; ``increase``, the difference.
     """
     places = torch.tensor(spec.coordinates, dtype=torch.float64)
     near = torch.hypot(places.view(-1, 1), places.view(1, -1)) <= spec.rho * (1 + 1e-9)

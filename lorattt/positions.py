@@ -1,4 +1,4 @@
-"""Names that are given by position: which class got which, and lists that are in another order."""
+"""Lists of names that are matched to classes by position."""
 
 import re
 from collections import Counter
@@ -10,24 +10,21 @@ _CODE = re.compile(r"n\d{8}|\d+")
 
 
 def plain(name: str) -> str:
-    """A name for comparison: case, underscores, hyphens and spaces make no difference."""
+    """A name for comparison, without differences of case, underscores, hyphens and spaces."""
     return " ".join(re.sub(r"[_\-\s]+", " ", name).split()).casefold()
 
 
 def check_order(what: str, known: Sequence[str], names: Sequence[str], fix: str) -> None:
-    """Reject names that say of themselves that they are in another order.
+    """Reject names in another order: if two or more are those of other classes.
 
     Args:
-        what: Which list this is, for the message.
-        known: What the classes are called already, in label order: their folders, or the dataset's names.
+        what: What the message calls the list.
+        known: The classes' names so far, in label order: their folders, or the dataset's names.
         names: The names given for them, as many.
         fix: What to do, for the message.
-
-    Raises:
-        UserError: If two names or more are those of other classes.
     """
     ours, theirs = [plain(name) for name in known], [plain(name) for name in names]
-    times = Counter(ours)  # a name of two classes says nothing
+    times = Counter(ours)  # a name of two classes has no one place
     place = {name: label for label, name in enumerate(ours) if times[name] == 1}
     moved = [label for label, name in enumerate(theirs) if name in place and name != ours[label]]
     if len(moved) > 1:
@@ -39,19 +36,13 @@ def check_order(what: str, known: Sequence[str], names: Sequence[str], fix: str)
 
 
 def pairs(known: Sequence[str], names: Sequence[str], most: int = 3) -> str:
-    """Which class got which name, as text: the first few and the last; empty if all names are what classes are called.
-
-    Args:
-        known: What the classes are called already, in label order.
-        names: The names given for them, as many.
-        most: How many of the first are told.
-    """
+    """Which class got which name, as text: the first few and the last; empty if no name differs from the known one."""
     if all(plain(one) == plain(other) for one, other in zip(known, names, strict=True)):
         return ""
-    told = [f"{quoted(one, 60)} is {quoted(other, 60)}" for one, other in zip(known, names, strict=True)]
-    return ", ".join(told if len(told) <= most + 1 else [*told[:most], "...", told[-1]])
+    shown = [f"{quoted(one, 60)} is {quoted(other, 60)}" for one, other in zip(known, names, strict=True)]
+    return ", ".join(shown if len(shown) <= most + 1 else [*shown[:most], "...", shown[-1]])
 
 
 def are_codes(names: Sequence[str]) -> bool:
-    """Whether all names are numbers or wnids of ImageNet, which say nothing to a text encoder."""
+    """Whether all names are numbers or ImageNet's wnids, which mean nothing to a text encoder."""
     return bool(names) and all(_CODE.fullmatch(name.strip()) for name in names)

@@ -1,8 +1,8 @@
 """Which class a row of logits predicts, and in which order the others follow: the one rule of all numbers and files.
 
 Logits are compared as float32, without their softmax, whose rounding makes ties of its own. The larger logit comes
-first; of equal ones, as those of two classes of one name are, the class of the lower number. An answer that is not
-finite (a NaN anywhere, or a largest logit that is infinite) predicts no class, so it is wrong whatever the label.
+first; of equal ones, as those of two classes of one name are, the class of the lower number. A prediction that is not
+finite (a NaN anywhere, or a largest logit that is infinite) has no class, so it is wrong whatever the label.
 """
 
 from typing import Final
@@ -11,23 +11,17 @@ import torch
 from torch import Tensor
 
 NO_CLASS: Final = -1
-"""In place of a class's number: the answer was not finite."""
+"""In place of a class's number: the prediction was not finite."""
 
 
 def top_k(logits: Tensor, k: int) -> Tensor:
-    """The first ``k`` classes, or all if there are fewer.
-
-    Args:
-        logits: ``(E, K)`` of any floating dtype, K at least 1.
-        k: At least 1.
+    """The first ``k`` classes of ``(E, K)`` logits, or all if there are fewer.
 
     Returns:
-        ``(E, min(k, K))`` int64, the predicted class first; :data:`NO_CLASS` throughout for an answer that is not
-        finite.
+        ``(E, min(k, K))`` int64, the predicted class first; :data:`NO_CLASS` throughout for a row that is not finite.
     """
     logits = logits.float()
-    classes = logits.shape[-1]
-    values, order = logits.topk(min(k + 1, classes), dim=-1)  # one more, to see a tie at the end
+    values, order = logits.topk(min(k + 1, logits.shape[-1]), dim=-1)  # one more, to see a tie at the end
     # topk takes any of equal logits. They are rare, so that sorting all classes is kept for the rows that have them.
     tied = (values[:, 1:] == values[:, :-1]).any(dim=-1)
     if tied.any():
@@ -46,12 +40,15 @@ def is_right(logits: Tensor, label: Tensor, k: int = 1) -> Tensor:
     Returns:
         ``(E,)`` bool.
     """
-    logits = logits.float()
-    place = label.clamp(min=0).unsqueeze(-1)
-    own = logits.gather(-1, place)
-    lower = torch.arange(logits.shape[-1], device=logits.device) < place
-    before = ((logits > own) | ((logits == own) & lower)).sum(dim=-1)
-    return (before < k) & (label >= 0) & is_answer(logits)
+    return (place_of(logits, label.clamp(min=0)) < k) & (label >= 0) & is_answer(logits)
+
+
+def place_of(logits: Tensor, label: Tensor) -> Tensor:
+    """``(E,)`` int64: how many classes come before the label, 0 to K - 1, in the order of ``(E, K)`` logits."""
+    logits, label = logits.float(), label.unsqueeze(-1)
+    own = logits.gather(-1, label)
+    lower = torch.arange(logits.shape[-1], device=logits.device) < label
+    return ((logits > own) | ((logits == own) & lower)).sum(dim=-1)
 
 
 def is_answer(logits: Tensor) -> Tensor:

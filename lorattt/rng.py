@@ -75,28 +75,14 @@ def fold(keys: Tensor, value: int | Tensor) -> Tensor:
 
 
 def episode_keys(seed: int, index: Tensor) -> Tensor:
-    """One key per episode from the run's seed and the dataset-wide sample index.
-
-    Args:
-        seed: The run's seed.
-        index: ``(E,)`` int64, the dataset-wide number of each sample.
-
-    Returns:
-        ``(E,)`` int64 keys on the device of ``index``.
-    """
+    """``(E,)`` int64 keys from the run's seed and the dataset-wide numbers of the samples, ``(E,)`` int64."""
     return fold(torch.full_like(index, _signed(seed)), index)
 
 
 def uniform(keys: Tensor, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
-    """Numbers in ``[0, 1)``, one independent block of the given shape per key.
+    """Numbers in ``[0, 1)``, one independent block of the given shape per key: ``(*K,)`` int64 to ``(*K, *shape)``.
 
-    Args:
-        keys: ``(*K,)`` int64.
-        shape: Shape of the block drawn for each key.
-        dtype: ``float32`` (24 random bits) or ``float64`` (53 random bits).
-
-    Returns:
-        ``(*K, *shape)`` of ``dtype`` on the device of ``keys``.
+    The dtype is ``float32`` (24 random bits) or ``float64`` (53 random bits).
     """
     bits = _bits(keys, math.prod(shape))
     width = 53 if dtype == torch.float64 else 24
@@ -104,17 +90,10 @@ def uniform(keys: Tensor, shape: tuple[int, ...], dtype: torch.dtype = torch.flo
 
 
 def keep_mask(keys: Tensor, shape: tuple[int, ...], drop: float) -> Tensor:
-    """Dropout decisions: 1 with probability ``1 - drop``, else 0, one independent block per key.
+    """Dropout decisions, one independent block per key: 1 with probability ``1 - drop``, else 0.
 
-    Each 64-bit hash serves four elements, so ``drop`` is rounded to a multiple of 2^-16.
-
-    Args:
-        keys: ``(*K,)`` int64.
-        shape: Shape of the block drawn for each key.
-        drop: Probability of 0, in ``[0, 1)``.
-
-    Returns:
-        ``(*K, *shape)`` float32 on the device of ``keys``; bool would be slower to make and to multiply with.
+    ``(*K,)`` int64 keys to ``(*K, *shape)`` float32; bool would be slower to make and to multiply with. Each 64-bit
+    hash serves four elements, so ``drop``, in ``[0, 1)``, is rounded to a multiple of 2^-16.
     """
     count = math.prod(shape)
     lanes = _bits(keys, -(-count // 4)).contiguous().view(torch.int16)[..., :count]

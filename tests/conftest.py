@@ -67,6 +67,14 @@ class Run:
         """The folder of the newest run's only method."""
         return only_method(self.folder)
 
+    def refused(self, *parts: str) -> None:
+        """Fails unless the command ended with the one line of a user's mistake, with all of these parts."""
+        assert self.code == 2, self.out
+        assert self.err.startswith("lorattt: error: "), self.err
+        assert self.err.count("\n") == 1, self.err
+        for part in parts:
+            assert part in self.err
+
     @property
     def results(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.method_folder / "results.json").read_text(encoding="utf-8"))

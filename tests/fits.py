@@ -7,8 +7,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
+
+from lorattt.clip.load import ClipSpec, LoadedClip, load_clip
+from lorattt.views.render import TrainingCrop
+
+DEMO = ClipSpec("lorattt-demo", "demo")
+OPTIONS: dict[str, Any] = {
+    "clip": LoadedClip(load_clip(DEMO), DEMO),
+    "crop": TrainingCrop(scale=(0.5, 1.0)),
+    "warmup_epochs": 0,
+    "seed": 4,
+}
+"""Of any method that learns a prompt; the demo's model is loaded once."""
 
 _TWO = """
 import os, sys
@@ -48,6 +61,20 @@ def fit_context(method: Any, data: Any, **options: Any) -> Tensor:
     trainer(**options).fit(method, data)
     context: Tensor = method.context.detach()
     return context
+
+
+class _Stops(Callback):
+    """After the second of three epochs."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.should_stop = trainer.current_epoch == 1
+
+
+def interrupted(method: Any, data: Any, folder: Path) -> Path:
+    """Fit, but stop after two of three epochs; the checkpoint to go on from."""
+    saver = ModelCheckpoint(dirpath=folder, filename="last", save_on_train_epoch_end=True)
+    trainer(max_epochs=3, enable_checkpointing=True, callbacks=[saver, _Stops()]).fit(method, data)
+    return folder / "last.ckpt"
 
 
 def in_two_processes(prepare: str, folder: Path) -> None:

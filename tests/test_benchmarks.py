@@ -16,7 +16,7 @@ from benchmarks import self_tpt as self_tpt_benchmark
 from benchmarks import tlla as tlla_benchmark
 from benchmarks.reference import ReferenceLoop, ReferenceSettings, half_precision
 from benchmarks.throughput_setup import build, class_names, machine_name, make_photos, photos, save_head
-from benchmarks.throughput_stages import first_batch
+from benchmarks.throughput_stages import first_batch, pixels_of
 from benchmarks.timing import demo_views
 from lorattt.adapters.lora import LoRASpec, LoRATuner
 from lorattt.clip.load import ClipSpec, LoadedClip, load_clip
@@ -424,8 +424,8 @@ def test_reference_rules_are_the_methods(tmp_path: Path, monkeypatch: pytest.Mon
         method = build(row, clip, settings, head)
         method.use_classes(names)
         batch = first_batch(method, source, settings)
-        pixels = method.share(batch).pixels
-        answer = method.answers(batch)[""]
+        pixels = pixels_of(method, batch)
+        answer = method.predictions(batch)[""]
         rule = throughput_rival.rule_of(row, clip.clip, method, names)
         found = torch.stack([rule(views) for views in pixels]).detach()
         before, after = answer["before"], answer["after"]

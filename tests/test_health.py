@@ -14,8 +14,8 @@ import torch
 from conftest import DEMO, LORA, Cli, only_method
 from lorattt.callbacks import stages
 from lorattt.callbacks.stages import STAGES
-from lorattt.methods.batch import EpisodeBatch
 from lorattt.methods.lora_ttt import LoRATTT
+from lorattt.methods.shared_views import SharedViews
 
 SEVERAL = ["--model", "Several", "--model.methods", "[lora_ttt,zero_shot]", *LORA[2:]]
 
@@ -82,14 +82,14 @@ def test_waiting_and_bringing_are_told_apart(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_batch_that_does_not_fit_is_halved_and_told(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = cli("test", *LORA, *DEMO, "--run.folder", "whole")
-    plain = LoRATTT.classify_views
+    plain = LoRATTT.classify
 
-    def small(self: LoRATTT, batch: EpisodeBatch) -> Any:
-        if len(batch["index"]) > 2:
+    def small(self: LoRATTT, views: SharedViews) -> Any:
+        if len(views) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return plain(self, batch)
+        return plain(self, views)
 
-    monkeypatch.setattr(LoRATTT, "classify_views", small)
+    monkeypatch.setattr(LoRATTT, "classify", small)
     halved = cli("test", *LORA, *DEMO, "--run.folder", "halved")
     assert (whole.code, halved.code) == (0, 0), halved.err
     found = [json.loads((only_method(whole.cwd / name) / "results.json").read_text()) for name in ("whole", "halved")]
@@ -112,25 +112,23 @@ def test_a_batch_that_does_not_fit_is_halved_and_told(cli: Cli, monkeypatch: pyt
 def test_an_image_that_does_not_fit_ends_the_run_with_a_line(
     error: RuntimeError, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def never(self: LoRATTT, batch: EpisodeBatch) -> Any:
+    def never(self: LoRATTT, views: SharedViews) -> Any:
         raise error
 
-    monkeypatch.setattr(LoRATTT, "classify_views", never)
+    monkeypatch.setattr(LoRATTT, "classify", never)
     run = cli("test", *LORA, *DEMO)
-    assert run.code == 2
-    assert run.err.count("\n") == 1
-    assert "model.views.number" in run.err
+    run.refused("model.views.number")
 
 
 def test_images_that_the_model_has_no_answer_to_are_counted(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = LoRATTT.classify_views
+    plain = LoRATTT.classify
 
-    def overflowing(self: LoRATTT, batch: EpisodeBatch) -> Any:
-        before, after, fallback = plain(self, batch)
-        before[batch["index"] == batch["index"][0]] = float("nan")
+    def overflowing(self: LoRATTT, views: SharedViews) -> Any:
+        before, after, fallback = plain(self, views)
+        before[views.index == views.index[0]] = float("nan")
         return before, after, fallback
 
-    monkeypatch.setattr(LoRATTT, "classify_views", overflowing)
+    monkeypatch.setattr(LoRATTT, "classify", overflowing)
     run = cli("test", *LORA, *DEMO, "--run.folder", "run")
     assert (run.code, run.results["not_finite"]) == (0, 2), "the first image of each of two batches"
     assert "2 images have no finite answer" in run.out

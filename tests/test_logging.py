@@ -204,9 +204,7 @@ def test_a_file_of_somebody_else_is_left_alone(cli: Cli, content: str) -> None:
     Path("run").mkdir()
     Path("run", METRICS_FILE).write_text(content, encoding="utf-8")
     run = cli("test", *SMALL, "--run.folder", "run")
-    assert run.code == 2
-    assert run.err.count("\n") == 1
-    assert f"run/{METRICS_FILE}: is no table of lorattt: name another run.folder" in run.err
+    run.refused(f"run/{METRICS_FILE}: is no table of lorattt: name another run.folder")
     assert Path("run", METRICS_FILE).read_text(encoding="utf-8") == content
 
 
@@ -216,9 +214,7 @@ def test_a_full_disk_is_one_line(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr("lorattt.callbacks.run_csv.atomic_write", full)
     run = cli("test", *SMALL, "--run.folder", "run")
-    assert run.code == 2
-    assert run.err.count("\n") == 1
-    assert f"cannot write run/{METRICS_FILE} ({os.strerror(errno.ENOSPC)})" in run.err
+    run.refused(f"cannot write run/{METRICS_FILE} ({os.strerror(errno.ENOSPC)})")
 
 
 def test_only_the_first_device_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -433,10 +429,10 @@ def test_both(cli: Cli, stand_ins: None) -> None:
 
 def test_wandb_that_does_not_start_is_one_line(cli: Cli, stand_ins: None) -> None:
     run = cli("test", *SMALL, *WANDB, "--trainer.logger.entity", "nobody")
-    assert run.code == 2
-    assert run.err.count("\n") == 1
-    assert "W&B does not start (api_key not configured (no-tty)): log in with `wandb login`" in run.err
-    assert "--trainer.logger.offline true" in run.err
+    run.refused(
+        "W&B does not start (api_key not configured (no-tty)): log in with `wandb login`",
+        "--trainer.logger.offline true",
+    )
 
 
 @pytest.mark.parametrize(

@@ -128,8 +128,8 @@ def test_a_rounding_does_not_decide_between_classes_of_one_name(
     batch: Any = {"index": torch.arange(2), "views": torch.zeros(2, 1, 3, 48, 48, dtype=torch.uint8)}
     for method in (ZeroShot(clip=spec, prompt=prompt), Several(methods=["zero_shot"], clip=spec, prompt=prompt)):
         method.use_classes(names)
-        (answer,) = method.answers(batch).values()
-        for found in (answer["before"], answer["after"], method.classify_views(batch)[0]):
+        (answer,) = method.predictions(batch).values()
+        for found in (answer["before"], answer["after"]):
             # Classes with contexts of their own have other texts, so that their logits mean what they say.
             assert top_k(found, 1).unique().tolist() == ([later[0]] if specific else [0])
 
@@ -138,15 +138,15 @@ def test_answers_that_are_not_finite_are_wrong_everywhere(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half of the images, those of the first class among them, have no finite answer before and after."""
-    plain = ZeroShot.classify_views
+    plain = ZeroShot.classify
 
-    def overflowing(self: ZeroShot, batch: Any) -> Any:
-        before, after, fallback = plain(self, batch)
-        bad = batch["index"] % 2 == 0
+    def overflowing(self: ZeroShot, views: Any) -> Any:
+        before, after, fallback = plain(self, views)
+        bad = views.index % 2 == 0
         before[bad], after[bad] = float("nan"), float("inf")
         return before, after, fallback
 
-    monkeypatch.setattr(ZeroShot, "classify_views", overflowing)
+    monkeypatch.setattr(ZeroShot, "classify", overflowing)
     data = folder_of(tmp_path / "images", [("red circle", 4), ("blue square", 4)])
     more = ["--data.workers", "0", "--data.batch_size", "3", "--run.folder", "run", *CPU]
     run = cli("test", "--model", "ZeroShot", *MODEL, *data, *more)

@@ -110,10 +110,7 @@ def test_a_pickle_with_code_does_not_run(cli: Cli, tmp_path: Path) -> None:
     file = tmp_path / "model.pth.tar-50"
     torch.save({"state_dict": {"ctx": torch.zeros(4, 128)}, "optimizer": Code()}, file)
     run = cli("test", *ZERO, *DEMO, "--model.prompt.file", str(file))
-    assert run.code == 2
-    assert run.err.count("\n") == 1
-    assert str(file) in run.err
-    assert "system" in run.err
+    run.refused(str(file), "system")
     assert not (run.cwd / "harmed").exists()
     plain = tmp_path / "plain.pth.tar"
     plain.write_bytes(pickle.dumps(Code()))
@@ -179,9 +176,7 @@ def test_one_clear_line(make: dict[str, Any], args: list[str], message: str, cli
 )
 def test_training_refuses(args: list[str], message: str, cli: Cli) -> None:
     run = cli(*args)
-    assert run.code == 2, run.out
-    assert run.err.count("\n") == 1, run.err
-    assert message in run.err
+    run.refused(message)
 
 
 def test_the_prompt_that_comes_with_the_demo(cli: Cli) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 import lorattt
 from lorattt.errors import UserError, quoted, shortened, some
-from lorattt.methods.base import agree_on_classes
+from lorattt.methods.class_texts import agree_on_classes
 from lorattt.positions import pairs
 
 

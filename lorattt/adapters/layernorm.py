@@ -29,32 +29,20 @@ class LayerNormSpec:
         return LayerNormTuner(tower, self)
 
 
+@dataclass(frozen=True, eq=False)
 class EpisodeNorms(Adapter):
-    """Weights and biases of norms, one pair per episode, as the blocks read them.
+    """Weights and biases of norms, one pair per episode, as the blocks read them."""
 
-    Args:
-        parameters: ``{block}.{norm}.weight`` and ``{block}.{norm}.bias``, each ``(E, d)``.
-    """
-
-    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
-        self._parameters = parameters
+    parameters: Mapping[str, Tensor]  # {block}.{norm}.weight and {block}.{norm}.bias, each (E, d)
 
     def affine(self, block: int, norm: Norm) -> tuple[Tensor, Tensor] | None:
         """The episodes' weights and biases of a tuned norm."""
-        weight = self._parameters.get(f"{block}.{norm}.weight")
-        return None if weight is None else (weight, self._parameters[f"{block}.{norm}.bias"])
+        weight = self.parameters.get(f"{block}.{norm}.weight")
+        return None if weight is None else (weight, self.parameters[f"{block}.{norm}.bias"])
 
 
 class LayerNormTuner:
-    """Makes the episodes' weights and biases.
-
-    Args:
-        tower: The ViT to adapt.
-        spec: Which blocks.
-
-    Raises:
-        UserError: If a block is out of range.
-    """
+    """Makes the episodes' weights and biases."""
 
     is_identity_at_init = True
 

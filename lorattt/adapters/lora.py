@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from lorattt.clip.attention import PROJECTIONS, Adapter, Projection
 from lorattt.clip.vision import VisionTower
 from lorattt.errors import UserError
+from lorattt.inputs import at_least
 from lorattt.rng import Stream, episode_keys, fold, keep_mask, uniform
 
 
@@ -39,9 +40,8 @@ class LoRASpec:
     dropout: float = 0.01
 
     def __post_init__(self) -> None:
-        """Refuse values without meaning."""
-        if self.rank < 1:
-            raise UserError(f"lora.rank {self.rank}: must be at least 1")
+        """Validate the ranges."""
+        at_least(1, lora__rank=self.rank)
         if not math.isfinite(self.multiplier):
             raise UserError(f"lora.multiplier {self.multiplier}: must be a finite number")
         if not 0 <= self.dropout < 1:
@@ -50,57 +50,43 @@ class LoRASpec:
             raise UserError("lora.projections is empty: name at least one of q, k, v, out")
 
     def build(self, tower: VisionTower, seed: int) -> "LoRATuner":
-        """The tuner for a tower, with matrices A drawn from the seed."""
+        """The tuner for a tower."""
         return LoRATuner(tower, self, seed)
 
 
+@dataclass(frozen=True, eq=False)
 class LoRA(Adapter):
-    """One set of adapters per episode, as the blocks read them.
+    """One set of adapters per episode, as the blocks read them."""
 
-    Args:
-        parameters: ``{block}.{projection}.A`` of shape ``(E, r, d)`` and ``.B`` of ``(E, d, r)``, float32.
-        multiplier: The factor g.
-        dropout: Probability that an input of A is zeroed.
-        keys: ``(E,)`` int64 keys of the dropout decisions; needed where ``dropout`` is above 0.
-        b_is_zero: Promises that every B is zero. The output is then the projection's own and the gradient is
-            that of B alone, since those of A and of the input pass through B: fewer products, the same result.
-    """
-
-    def __init__(
-        self,
-        parameters: Mapping[str, Tensor],
-        multiplier: float,
-        dropout: float = 0.0,
-        keys: Tensor | None = None,
-        b_is_zero: bool = False,
-    ) -> None:
-        self._parameters = parameters
-        self._multiplier = multiplier
-        self._dropout = dropout if keys is not None else 0.0
-        self._keys = keys
-        self._b_is_zero = b_is_zero
+    parameters: Mapping[str, Tensor]  # {block}.{projection}.A of shape (E, r, d) and .B of (E, d, r), float32
+    multiplier: float  # the factor g
+    dropout: float = 0.0  # probability that an input of A is zeroed, with keys
+    keys: Tensor | None = None  # (E,) int64 keys of the dropout decisions; None for no dropout
+    b_is_zero: bool = False
+    """Promises that every B is zero. The output is then the projection's own and the gradient is that of B alone, since
+    those of A and of the input pass through B: fewer products, the same result."""
 
     def add(self, block: int, projection: Projection, x: Tensor, base: Tensor) -> Tensor:
         """``base + g B A x`` for inputs ``(E * n, L, d)``, episode-major; ``base`` where there is no adapter."""
-        a = self._parameters.get(f"{block}.{projection}.A")
+        a = self.parameters.get(f"{block}.{projection}.A")
         if a is None:
             return base
-        b = self._parameters[f"{block}.{projection}.B"]
-        if self._b_is_zero:
+        b = self.parameters[f"{block}.{projection}.B"]
+        if self.b_is_zero:
             with torch.no_grad():
                 down = self._down(block, projection, x, a)
-            added: Tensor = _AddZero.apply(base, down, b, self._multiplier)
+            added: Tensor = _AddZero.apply(base, down, b, self.multiplier)
             return added
-        up = (b * self._multiplier).to(x.dtype).transpose(1, 2)  # (E, r, d)
+        up = (b * self.multiplier).to(x.dtype).transpose(1, 2)  # (E, r, d)
         return base + torch.bmm(self._down(block, projection, x, a), up).view(base.shape)
 
     def _down(self, block: int, projection: Projection, x: Tensor, a: Tensor) -> Tensor:
         """A x, ``(E, n * L, r)``, with dropout of x in the update."""
         rows = x.reshape(a.shape[0], -1, x.shape[-1])  # (E, n * L, d)
-        if self._dropout > 0 and self._keys is not None:
-            keys = fold(fold(self._keys, block), PROJECTIONS.index(projection))
-            rows = rows * keep_mask(keys, (rows.shape[1], rows.shape[2]), self._dropout).to(rows.dtype)
-            a = a / (1 - self._dropout)
+        if self.dropout > 0 and self.keys is not None:
+            keys = fold(fold(self.keys, block), PROJECTIONS.index(projection))
+            rows = rows * keep_mask(keys, (rows.shape[1], rows.shape[2]), self.dropout).to(rows.dtype)
+            a = a / (1 - self.dropout)
         return torch.bmm(rows, a.to(x.dtype).transpose(1, 2))  # (E, n L, d) @ (E, d, r)
 
 
@@ -124,16 +110,7 @@ class _AddZero(torch.autograd.Function):
 
 
 class LoRATuner:
-    """Makes new adapters and hands them to the blocks.
-
-    Args:
-        tower: The ViT to adapt.
-        spec: Shape and strength.
-        seed: The run's seed: A is drawn from it once and is the same for every episode.
-
-    Raises:
-        UserError: If a block is out of range.
-    """
+    """Makes new adapters and hands them to the blocks. A is drawn from the seed once, the same for every episode."""
 
     def __init__(self, tower: VisionTower, spec: LoRASpec, seed: int) -> None:
         self.spec = spec
@@ -153,10 +130,7 @@ class LoRATuner:
         }
 
     def adapter(self, parameters: Mapping[str, Tensor], keys: Tensor | None = None, *, at_init: bool = False) -> LoRA:
-        """The adapters as the blocks read them; with ``keys`` ``(E,)`` as in the update, dropout included.
-
-        ``at_init`` promises that they are as :meth:`init_parameters` made them, which saves work.
-        """
+        """The adapters as the blocks read them; with ``keys`` as in the update, dropout included."""
         stream = None if keys is None else fold(keys, Stream.LORA_DROPOUT)
         return LoRA(parameters, self.spec.multiplier, self.spec.dropout, stream, at_init and self.is_identity_at_init)
 
@@ -164,12 +138,10 @@ class LoRATuner:
 def initial_lora(
     width: int, blocks: Sequence[int], projections: Sequence[Projection], rank: int, seed: int
 ) -> dict[str, Tensor]:
-    """One un-batched set: A Kaiming-uniform with a = sqrt(5), that is U(-1/sqrt(d), 1/sqrt(d)); B zero.
+    """One un-batched set, float32: ``{block}.{projection}.A`` ``(rank, width)`` and ``.B`` ``(width, rank)``.
 
-    With B zero the adapted model starts as the frozen one.
-
-    Returns:
-        ``{block}.{projection}.A`` of shape ``(rank, width)`` and ``.B`` of ``(width, rank)``, float32, CPU.
+    A is Kaiming-uniform with a = sqrt(5), that is U(-1/sqrt(d), 1/sqrt(d)); with B zero the model starts as the frozen
+    one.
     """
     bound = 1 / math.sqrt(width)
     key = fold(episode_keys(seed, torch.tensor(0)), Stream.LORA_INIT)

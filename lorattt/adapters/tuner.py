@@ -1,4 +1,4 @@
-"""What every adapter is made of, as methods see it.
+"""The parts of an adapter, as methods use it.
 
 An adapter has three parts, in one file: a specification (the options that a user sets), a tuner (makes the
 parameters, one slice per episode) and an :class:`~lorattt.clip.attention.Adapter` (how the blocks read them).
@@ -35,10 +35,10 @@ class Tuner(Protocol):
     def adapter(
         self, parameters: Mapping[str, Tensor], keys: Tensor | None = None, *, at_init: bool = False
     ) -> Adapter:
-        """The parameters as the blocks read them.
+        """The parameters of :meth:`init_parameters`, as they are now, as the blocks read them.
 
         Args:
-            parameters: What :meth:`init_parameters` made, as it is now.
+            parameters: The parameters.
             keys: ``(E,)`` int64 keys of random numbers in an update, such as those of dropout; None at prediction.
             at_init: Promises that the parameters are still as they were made, which may save work.
         """

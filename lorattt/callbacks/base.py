@@ -22,8 +22,7 @@ def find_callback(trainer: Trainer, kind: type[_Kind]) -> _Kind | None:
 def on_first_device(trainer: Trainer, do: Callable[[], _Value]) -> _Value:
     """Call ``do`` on the first device, and return its result on all of them.
 
-    Raises:
-        UserError: On all devices if ``do`` raises it, so that none waits for the one that stopped.
+    A ``UserError`` is raised on all of them too, so that none waits for the one that stopped.
     """
     value, problem = None, ""
     if trainer.is_global_zero:

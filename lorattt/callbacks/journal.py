@@ -40,12 +40,12 @@ class Place(NamedTuple):
 
 @dataclass
 class Journals:
-    """What the journals of a folder hold, of all devices and attempts.
+    """The images in the journals of a folder, of all devices and attempts, by dataset-wide number.
 
     Attributes:
-        done: Images that were classified, by dataset-wide number.
+        done: Images that were classified.
         bad: Images that could not be read and were not classified later.
-        dropped: Lines that are damaged or unfinished.
+        dropped: Number of lines that are damaged or unfinished.
     """
 
     done: dict[int, Place] = field(default_factory=dict)
@@ -54,11 +54,7 @@ class Journals:
 
 
 class Journal:
-    """One device's journal, open for appending; an unfinished line at its end is cut off.
-
-    Args:
-        path: The file; created if there is none.
-    """
+    """One device's journal, open for appending; an unfinished line at its end is cut off."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -184,9 +180,7 @@ def _entries(line: bytes) -> list[dict[str, Any]]:
 
 def first_class(side: dict[str, Any]) -> tuple[int | None, float]:
     """The predicted class, before or after adaptation, and its probability; None and NaN if it is not finite."""
-    number, probability = side["top"][0] if side["top"] else (None, math.nan)
-    # An earlier version listed classes for an answer that is not finite as well.
-    return (number, float(probability)) if math.isfinite(float(probability)) else (None, math.nan)
+    return side["top"][0] if side["top"] else (None, math.nan)
 
 
 def _right(entry: dict[str, Any]) -> tuple[bool, bool] | None:

@@ -2,7 +2,6 @@
 
 import importlib.util
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,11 +22,7 @@ _WANDB_RUN: Final = re.compile(r"(?:offline-)?run-(\d{8}_\d{6})-(.+)")
 
 
 def check_installed(logger: str) -> None:
-    """Require that a logger's package is installed.
-
-    Args:
-        logger: The class's name or import path; unknown classes pass.
-    """
+    """Require that the package of a logger, a class's name or import path, is installed; unknown classes pass."""
     name = logger.rpartition(".")[2]
     packages = _NEEDS.get(name, ())
     if packages and not any(map(_is_installed, packages)):
@@ -44,38 +39,30 @@ class RunTensorBoard(InRunFolder, TensorBoardLogger):
 
     def __init__(self) -> None:
         check_installed("RunTensorBoard")
-        self._folder: Path | None = None
         super().__init__(save_dir="", name="", version="", default_hp_metric=False)
 
     @property
     def log_dir(self) -> str:
-        """The run's folder; nothing before it is known."""
-        return "" if self._folder is None else str(self._folder)
-
-    @property
-    def save_dir(self) -> str:
-        """The run's folder; nothing before it is known."""
-        return self.log_dir
+        """The run's folder; empty before it is known."""
+        return str(self._root_dir)
 
     @property
     def experiment(self) -> Any:
         """TensorBoard's writer; None before the folder is known."""
-        return None if self._folder is None else super().experiment
+        return super().experiment if self.log_dir else None
 
     def place(self, folder: Path) -> None:
         """Write into this folder."""
-        if self._folder is not None and self._folder != folder:  # of another run of the same Trainer
+        if self.log_dir and self.log_dir != str(folder):  # of another run of the same Trainer
             self.finalize("success")
             self._experiment = None
-        self._folder = folder
-
-    def close_run(self, settings: Mapping[str, Any], values: Mapping[str, float], step: int) -> None:
-        """Write a row of the table of hyperparameters: the settings and the final values."""
-        super().log_hyperparams(dict(settings), {f"end/{key}": value for key, value in values.items()}, step)
+        self._root_dir = str(folder)
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, metrics: Any = None, step: int | None = None) -> None:
-        """Does nothing: :meth:`close_run` writes settings and final values together."""
+        """Write a row of the table of hyperparameters: the settings and the final values, once these are known."""
+        if metrics:
+            super().log_hyperparams(params, {f"end/{key}": value for key, value in metrics.items()}, step)
 
     @rank_zero_only
     def save(self) -> None:
@@ -95,9 +82,6 @@ class RunWandb(InRunFolder, WandbLogger):
         tags: W&B's tags.
         offline: Send nothing: ``wandb sync`` sends the folder later. The environment's ``WANDB_MODE=offline`` does
             the same.
-
-    Raises:
-        UserError: If W&B is not installed, or does not start.
     """
 
     def __init__(
@@ -115,11 +99,6 @@ class RunWandb(InRunFolder, WandbLogger):
         more = {"entity": entity, "group": group, "tags": tags}
         given: dict[str, Any] = {key: value for key, value in more.items() if value is not None}
         super().__init__(project=project, name=name, offline=offline, **given)
-
-    @property
-    def version(self) -> str | None:
-        """W&B's id of the run, once it has begun."""
-        return self._id
 
     @property
     def experiment(self) -> Any:
@@ -148,9 +127,6 @@ class RunWandb(InRunFolder, WandbLogger):
         self._id = _last_wandb_run(folder)
         self._wandb_init.update(dir=self._save_dir, name=self._name, id=self._id)
         _ = self.experiment
-
-    def close_run(self, settings: Mapping[str, Any], values: Mapping[str, float], step: int) -> None:
-        """Does nothing: W&B has the settings from the start, and the last values."""
 
 
 def _last_wandb_run(folder: Path) -> str | None:

@@ -11,34 +11,22 @@ from typing import Any, TextIO
 
 from lorattt.callbacks.journal import Journals, entries_at, first_class, saving
 
-COLUMNS = (
-    "index",
-    "path",
-    "label",
-    "prediction_before",
-    "prediction_after",
-    "confidence_before",
-    "confidence_after",
-    "entropy_before",
-    "entropy_after",
-    "name_before",
-    "name_after",
-)
+WHEN = ("before", "after")
+_SIDES = tuple(f"{key}_{when}" for key in ("prediction", "confidence", "entropy", "name") for when in WHEN)
+COLUMNS = ("index", "path", "label", *_SIDES)
 SKIPPED_COLUMNS = ("index", "path", "reason")
-_SKIPPED = "skipped.csv"
-_WHEN = ("before", "after")
 
 
 @dataclass
 class Totals:
-    """Counts and measures of the merged files.
+    """Counts and measures over the images of all devices and attempts.
 
     Attributes:
-        rows: How many images were classified, by all devices and attempts.
+        rows: How many images were classified.
         skipped: How many could not be read.
         fallbacks: How often adaptation was not finite, by method.
-        not_finite: How many images had logits that were not finite without adaptation: an overflow of the towers.
-        measures: The metrics over all images, by method.
+        not_finite: How often logits were not finite without adaptation (an overflow of the towers), by method.
+        measures: The metrics, by method.
     """
 
     rows: int = 0
@@ -57,7 +45,7 @@ def merge(folder: Path, found: Journals, methods: dict[str, Any], class_names: l
         methods: The methods by name; their ``metrics`` sum the scores in the journals.
         class_names: Names in label order.
     """
-    totals = Totals(len(found.done), len(found.bad))
+    totals, skipped = Totals(len(found.done), len(found.bad)), folder / "skipped.csv"
     scores: dict[str, list[list[float]]] = {name: [] for name in methods}
     totals.fallbacks, totals.not_finite = dict.fromkeys(methods, 0), dict.fromkeys(methods, 0)
     with saving(folder / "predictions.csv", folder), ExitStack() as files:
@@ -71,12 +59,12 @@ def merge(folder: Path, found: Journals, methods: dict[str, Any], class_names: l
                 if answer["scores"] is not None:
                     scores[name].append([float(score) for score in answer["scores"]])
         if found.bad:
-            rows = csv.writer(files.enter_context(atomic_write(folder / _SKIPPED)))
+            rows = csv.writer(files.enter_context(atomic_write(skipped)))
             rows.writerow(SKIPPED_COLUMNS)
             for bad in entries_at(found.bad[index] for index in sorted(found.bad)):
                 rows.writerow([bad[key] for key in SKIPPED_COLUMNS])
     if not found.bad:  # of an earlier attempt to merge
-        (folder / _SKIPPED).unlink(missing_ok=True)
+        skipped.unlink(missing_ok=True)
     for name, method in methods.items():
         metrics = getattr(method, "metrics", None)
         totals.measures[name] = {} if metrics is None else metrics.total(scores[name])
@@ -96,21 +84,20 @@ class _Files:
 
     def write(self, entry: dict[str, Any], answer: dict[str, Any]) -> None:
         """Write the method's prediction for an image."""
-        label = entry["label"]
-        first = [first_class(answer[when]) for when in _WHEN]
-        shown = [f"{p:.6f}" for _, p in first] + [f"{float(answer[when]['entropy']):.6f}" for when in _WHEN]
-        numbers = ["" if number is None else number for number in (label, *(number for number, _ in first))]
-        named = [self._name(number) for number, _ in first]
-        self._table.writerow((entry["index"], entry["path"], *numbers, *shown, *named))
-        line = {key: entry[key] for key in ("index", "path", "label")}
-        ranked = {when: self._ranked(answer[when]) for when in _WHEN}
-        line |= {**ranked, "fallback": answer["fallback"]}
+        image = {key: entry[key] for key in ("index", "path", "label")}
+        classes, probabilities = zip(*(first_class(answer[when]) for when in WHEN), strict=True)
+        shown = [f"{float(p):.6f}" for p in (*probabilities, *(answer[when]["entropy"] for when in WHEN))]
+        # None is an empty field.
+        self._table.writerow([*image.values(), *classes, *shown, *map(self._name, classes)])
+        ranked = {
+            when: [
+                {"class": self._name(number), "label": number, "probability": round(p, 6)}
+                for number, p in answer[when]["top"]
+            ]
+            for when in WHEN
+        }
+        line = {**image, **ranked, "fallback": answer["fallback"]}
         self._lines.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-    def _ranked(self, side: dict[str, Any]) -> list[dict[str, Any]]:
-        """The classes listed; none of an answer that is not finite."""
-        listed = [] if first_class(side)[0] is None else side["top"]
-        return [{"class": self._name(number), "label": number, "probability": round(p, 6)} for number, p in listed]
 
     def _name(self, number: int | None) -> str:
         return self._names[number] if number is not None and number < len(self._names) else ""

@@ -1,30 +1,20 @@
 """``predictions.csv`` and ``predictions.jsonl``: each batch is written to a journal, and all are merged at the end."""
 
-import math
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lorattt.callbacks.base import RunObserver, answers_of, methods_of, on_first_device
-from lorattt.callbacks.journal import (
-    Journal,
-    entries_at,
-    journal_path,
-    read_journals,
-    remove_journals,
-    saving,
-)
-from lorattt.callbacks.lock import FolderLock
-from lorattt.callbacks.merge import SKIPPED_COLUMNS, Totals, merge
-from lorattt.callbacks.run_folder import find_run, find_run_folder
+from lorattt.callbacks.journal import Journal, entries_at, journal_path, read_journals, remove_journals, saving
+from lorattt.callbacks.merge import SKIPPED_COLUMNS, WHEN, Totals, merge
+from lorattt.callbacks.run_folder import FolderLock, find_run, find_run_folder
 from lorattt.errors import UserError
 from lorattt.ranking import NO_CLASS, top_k
-
-_STAGES = ("validate", "test", "predict")
 
 
 class PredictionsWriter(RunObserver):
@@ -50,27 +40,19 @@ class PredictionsWriter(RunObserver):
         self.resumed, self.right, self.classified = 0, (0, 0, 0), 0
         self.seconds = 0.0
         self.totals = Totals()
-        self._skipped = 0
-        self._measures = False
-        self._top_k = 1
+        self._skipped, self._top_k = 0, 1
         self._methods: dict[str, Any] = {}
         self._journal: Journal | None = None
         self._lock: FolderLock | None = None
         self._merged: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Lock the folder, read the journals of earlier attempts, and tell the data which images are done.
-
-        Raises:
-            UserError: If another run is under way in the folder, or the images are not those of earlier attempts.
-        """
+        """Lock the folder, read the journals of earlier attempts, and tell the data which images are done."""
         self.resumed, self.right = 0, (0, 0, 0)
-        if stage not in _STAGES:
+        if stage == "fit":
             return
-        self._measures = stage != "predict"
-        done, again, right = on_first_device(
-            trainer, lambda: self._look_back(find_run_folder(trainer), find_run(trainer).resumes)
-        )
+        run = find_run(trainer)
+        done, again, right = on_first_device(trainer, lambda: self._look_back(run.path, run.resumes))
         leave_out = getattr(getattr(trainer, "datamodule", None), "leave_out", None)
         if leave_out is not None:
             leave_out(done, again)
@@ -119,81 +101,69 @@ class PredictionsWriter(RunObserver):
             for index, path, known in zip(outputs["index"].tolist(), outputs["path"], label, strict=True)
         ]
         for (name, method), answer in zip(self._methods.items(), answers_of(outputs), strict=True):
-            logits = [answer[when].detach().float().cpu() for when in ("before", "after")]
+            logits = [answer[when].detach().float().cpu() for when in WHEN]
             sides = [self._sides(each) for each in logits]
             metrics = getattr(method, "metrics", None)
             target = torch.tensor(label, dtype=torch.long)
             scores = [None] * len(entries) if metrics is None else metrics.scores(*logits, target)
             columns = zip(entries, *sides, scores, answer["fallback"].tolist(), strict=True)
             for entry, before, after, score, fallback in columns:
-                known = None if score is None else [_written(value) for value in score]
-                entry["answers"][name] = {"before": before, "after": after, "scores": known, "fallback": fallback}
+                entry["answers"][name] = {"before": before, "after": after, "scores": score, "fallback": fallback}
         return entries
 
     def _sides(self, logits: Tensor) -> list[dict[str, Any]]:
-        ranked, known = top_classes(logits, self._top_k), entropies(logits)
-        return [{"entropy": _written(entropy), "top": top} for top, entropy in zip(ranked, known, strict=True)]
+        log_p = logits.float().log_softmax(-1)
+        entropies = (-(log_p.exp() * log_p).sum(-1)).tolist()  # in nats
+        ranked = top_classes(logits, self._top_k)
+        return [{"entropy": entropy, "top": top} for top, entropy in zip(ranked, entropies, strict=True)]
 
     def on_run_end(self, trainer: Trainer, module: Any) -> None:
-        """Merge the journals of all devices and attempts.
-
-        Raises:
-            UserError: If the disk is full, the first device does not see the journals of the others, or ``test`` or
-                ``validate`` could read no image.
-        """
+        """Merge the journals of all devices and attempts."""
         assert self._journal is not None
         self._journal.close()
         self._journal = None
         counts = torch.tensor([self.classified, self._skipped], device=trainer.strategy.root_device)
         # A sum of integers, exact; it also waits until every device has closed its journal.
-        classified, skipped = (int(n) for n in trainer.strategy.reduce(counts, reduce_op="sum"))
-        self.classified = classified
-        on_first_device(trainer, lambda: self._merge(find_run_folder(trainer), module, skipped))
+        self.classified, self._skipped = (int(n) for n in trainer.strategy.reduce(counts, reduce_op="sum"))
+        names = list(getattr(module, "class_names", None) or ())
+        on_first_device(trainer, lambda: self._merge(trainer, names))
 
-    def _merge(self, folder: Path, module: Any, skipped: int) -> None:
+    def _merge(self, trainer: Trainer, class_names: list[str]) -> None:
+        folder = find_run_folder(trainer)
         found = read_journals(folder)
-        missing = self.resumed + self.classified + skipped - len(found.done) - len(found.bad)
+        missing = self.resumed + self.classified + self._skipped - len(found.done) - len(found.bad)
         if missing > 0:
             raise UserError(
                 f"{folder}: the journals of some devices are not there ({missing} images are missing): "
                 "name a run.folder on a file system that all nodes share"
             )
-        if found.bad and not found.done and self._measures:
+        if found.bad and not found.done and trainer.state.fn != TrainerFn.PREDICTING:
             (first,) = entries_at([found.bad[min(found.bad)]])
             remove_journals(folder)  # there is nothing in them to go on with
             raise UserError(
                 f"none of the {len(found.bad)} images could be read (the first: {first['path']}: {first['reason']}): "
                 "fix them, or name others"
             )
-        self.totals = merge(folder, found, self._methods, list(getattr(module, "class_names", None) or ()))
+        self.totals = merge(folder, found, self._methods, class_names)
         self._merged = folder
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Remove the journals, now that all files of the run are written, and unlock the folder."""
         if self._merged is not None:
             remove_journals(self._merged)
-            self._merged = None
         self._release()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Keep the journals."""
         if self._journal is not None:
             self._journal.abandon()
-            self._journal = None
-        self._merged = None
         self._release()
 
     def _release(self) -> None:
+        self._journal = self._merged = None
         if self._lock is not None:
             self._lock.release()
             self._lock = None
-
-
-def entropies(logits: Tensor) -> list[float]:
-    """The entropy in nats of each row of ``(E, K)`` logits."""
-    log_p = logits.float().log_softmax(-1)
-    found: list[float] = (-(log_p.exp() * log_p).sum(-1)).tolist()
-    return found
 
 
 def top_classes(logits: Tensor, k: int) -> list[list[tuple[int, float]]]:
@@ -207,8 +177,3 @@ def top_classes(logits: Tensor, k: int) -> list[list[tuple[int, float]]]:
     shares = logits.float().log_softmax(-1).gather(-1, order.clamp(min=0)).exp()
     pairs = zip(order.tolist(), shares.tolist(), strict=True)
     return [[] if row[0] == NO_CLASS else list(zip(row, values, strict=True)) for row, values in pairs]
-
-
-def _written(value: float) -> float | str:
-    """A number for JSON, which has no NaN: that becomes a text that ``float`` reads."""
-    return value if math.isfinite(value) else str(value)

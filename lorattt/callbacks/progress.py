@@ -115,16 +115,12 @@ class RunProgress:
             parts.append(f"of the first of {self._world} devices alone")
         return ", ".join(parts)
 
-    def show(self) -> None:
-        """Print batches done and :attr:`text`."""
+    def show(self, line: str = "") -> None:
+        """Print a line; by default batches done and :attr:`text`."""
         total = "" if math.isinf(self._total) else f"/{self._total + self.done:.0f}"
         text = f": {self.text}" if self.batches else ""
-        self.show_line(f"{self._doing}: {self.batches + self.done}{total} batches{text}")
-
-    def show_line(self, line: str) -> None:
-        """Print a line, from which the time to the next one counts."""
         self._shown_at = time.monotonic()
-        print(line, flush=True)
+        print(line or f"{self._doing}: {self.batches + self.done}{total} batches{text}", flush=True)
 
     @property
     def due(self) -> bool:
@@ -218,7 +214,7 @@ class AccuracyBar(TQDMProgressBar):
         left = (trainer.max_epochs or 0) - trainer.current_epoch
         self._run.start(left * self.total_train_batches if left > 0 else None)
         if self._lines:
-            self._run.show_line(f"fitting: epoch {trainer.current_epoch}, {self.total_train_batches} batches each")
+            self._run.show(f"fitting: epoch {trainer.current_epoch}, {self.total_train_batches} batches each")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -232,7 +228,7 @@ class AccuracyBar(TQDMProgressBar):
             left = self._run.left
             shown += [] if left is None else [f"{format_duration(left)} left"]
             place = f"epoch {trainer.current_epoch}, {batch_idx + 1}/{self.total_train_batches} batches"
-            self._run.show_line(f"fitting: {place}: {', '.join(shown)}")
+            self._run.show(f"fitting: {place}: {', '.join(shown)}")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """End the line, so that the message does not run into the bar."""

@@ -83,16 +83,17 @@ class ResultsWriter(RunObserver):
         }
         if not counts.classified:  # an earlier attempt classified all images, and may have written results
             course |= _earlier(folder, course)
+        data = getattr(trainer, "datamodule", None)
         rows = []
         for name, method in methods.items():
-            measures = totals.measures[name]
+            measures, stage2 = totals.measures[name], getattr(method, "stage2_report", None)
             row = {
                 "format": FORMAT,
                 "method": name,
                 "dataset": dataset_name(trainer),
                 "backbone": module.clip.name,
                 "preprocessing": module.clip.preprocess,
-                "corruption": getattr(getattr(trainer, "datamodule", None), "corruption", None),
+                "corruption": getattr(data, "corruption", None),
                 **measures,
                 **({"ece_bins": ECE_BINS} if "ece_after" in measures else {}),
                 "n": totals.rows,
@@ -101,20 +102,20 @@ class ResultsWriter(RunObserver):
                 "fallbacks": totals.fallbacks[name],
                 "not_finite": totals.not_finite[name],
                 "skipped": totals.skipped,
-                **({"stage2": asdict(done)} if (done := getattr(method, "stage2_report", None)) else {}),
+                **({"stage2": asdict(stage2)} if stage2 else {}),
                 "shared_with": [other for other in methods if other != name],
                 "directory": str(Path.cwd()),
-                "versions": {
-                    "lorattt": __version__,
-                    "python": platform.python_version(),
-                    **{name: version(name) for name in ("torch", "torchvision", "lightning", "open_clip_torch")},
-                },
+                "versions": {"lorattt": __version__, "python": platform.python_version(), **_versions()},
             }
             path = folder / name / RESULTS_FILE
             with saving(path, folder), atomic_write(path) as file:
                 file.write(json.dumps(_in_json(row), indent=2, allow_nan=False) + "\n")
             rows.append(row)
         print(table_of(rows, folder))
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("torch", "torchvision", "lightning", "open_clip_torch")}
 
 
 def _earlier(folder: Path, course: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,17 +27,11 @@ _FIRST: Final = ("epoch", "step")
 
 
 class InRunFolder:
-    """The interface of our loggers beside Lightning's."""
+    """What our loggers have beside Lightning's interface."""
 
     def place(self, folder: Path) -> None:
         """Write to this folder, which exists; called on the first device alone."""
         raise NotImplementedError
-
-    def start_command(self, command: str, step: int) -> None:
-        """Values of a command will be logged from this step on; drop those of an earlier attempt."""
-
-    def close_run(self, settings: Mapping[str, Any], values: Mapping[str, float], step: int) -> None:
-        """The run has ended with these values; its configuration was ``settings``."""
 
 
 class RunCSV(InRunFolder, Logger):
@@ -79,7 +73,7 @@ class RunCSV(InRunFolder, Logger):
             print(f"{self._file}: {damaged} damaged or unfinished lines are left out")
 
     def start_command(self, command: str, step: int) -> None:
-        """Drop the rows that are about to be written again: of a fit from this step on, of other commands all."""
+        """Drop the rows of an earlier attempt that will be logged again: of a fit from this step on, else all."""
         kept = [
             row for row in self._rows if _command_of(row) != command or (command == FIT and int(row["step"]) < step)
         ]

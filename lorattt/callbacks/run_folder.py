@@ -1,10 +1,13 @@
-"""One folder per run, with the configuration that made it."""
+"""One folder per run, with the configuration that made it and a lock that keeps other runs out."""
 
+import errno
 import itertools
 import os
+import socket
 from contextlib import suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
@@ -12,10 +15,13 @@ from lorattt.callbacks.base import dataset_name, find_callback, method_name, on_
 from lorattt.callbacks.journal import PATTERN, journals_in, saving
 from lorattt.callbacks.merge import atomic_write
 from lorattt.errors import UserError
+from lorattt.inputs import at_least
 
 RESULTS_FILE = "results.json"
 CONFIG_FILE = "config.yaml"
+LOCK_FILE = "run.lock"
 TOP_K = 5
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 class RunFolder(Callback):
@@ -29,30 +35,22 @@ class RunFolder(Callback):
 
     Attributes:
         path: The run's folder, once the run has started; the same on all devices.
-        top_k: As given.
-        resume: As given.
         resumes: Whether the run resumes another; known on the first device.
     """
 
     def __init__(self, root: str = "runs", folder: str | None = None, top_k: int = TOP_K, resume: bool = True) -> None:
-        if top_k < 1:
-            raise UserError(f"run.top_k {top_k}: must be at least 1")
-        self._root, self._folder, self.resume = root, folder, resume
-        self.top_k = top_k
+        at_least(1, run__top_k=top_k)
+        self._root, self._folder = root, folder
+        self.top_k, self.resume = top_k, resume
         self.resumes = False
         self.path = Path(folder or root)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Choose and make the folder on the first device, and tell the others.
-
-        Raises:
-            UserError: If the folder that was asked for already holds results, or cannot be made.
-        """
+        """Choose and make the folder on the first device, for all."""
         self.resumes = False
         chosen = on_first_device(trainer, lambda: self._choose(trainer, pl_module))
         self.path = Path(chosen)
-        # Where Lightning and its callbacks write files without a given path. Until now it was the current folder, which
-        # other runs share, or the folder given.
+        # Lightning's own folder: until now the one given, or the root, which other runs share.
         if Path(trainer.default_root_dir) == Path(os.path.normpath(self._folder or self._root)):
             trainer._default_root_dir = chosen  # type: ignore[attr-defined]  # there is no other way to set it
 
@@ -90,11 +88,7 @@ def results_in(folder: Path) -> list[Path]:
 
 
 def reject_used(folder: Path) -> None:
-    """Reject a folder that a run would overwrite.
-
-    Raises:
-        UserError: If it holds results, or journals of an unfinished run.
-    """
+    """Reject a folder that holds results, or journals of an unfinished run."""
     for found in results_in(folder):
         held = found.relative_to(folder).as_posix()
         raise UserError(f"run.folder {folder} already holds {held}: name another one, or remove it")
@@ -125,3 +119,42 @@ def find_run(trainer: Trainer) -> RunFolder:
 def find_run_folder(trainer: Trainer) -> Path:
     """The folder of the run, for other callbacks."""
     return find_run(trainer).path
+
+
+class FolderLock:
+    """Keeps other runs out of a folder until it is released or the process ends, however it ends.
+
+    Loader workers do not inherit the lock, so a run that was killed can be resumed while its workers still exist.
+    Where the file system has no locks, nothing is locked.
+
+    Raises:
+        UserError: If another process has it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / LOCK_FILE
+        self._lock = FileLock(self._path, blocking=False, fallback_to_soft=False)
+        try:
+            self._lock.acquire()
+        except Timeout:
+            owner = ""
+            with suppress(OSError):
+                owner = self._path.read_text(encoding="utf-8", errors="replace")[:200].strip()
+            raise UserError(
+                f"run.folder {folder} is in use by another run ({owner or 'just started'}): wait for it, "
+                "end it, or name another run.folder"
+            ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            self._path.unlink(missing_ok=True)
+            return
+        with suppress(OSError):  # a full disk is reported where it matters
+            self._path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
+
+    def release(self) -> None:
+        """Let other runs in; does nothing if it was released before."""
+        if self._lock.is_locked:
+            with suppress(OSError):  # Windows removes no file that is open
+                self._path.unlink(missing_ok=True)
+            self._lock.release()

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lorattt.callbacks.base import RunObserver, on_first_device
-from lorattt.callbacks.run_csv import FIT, InRunFolder
+from lorattt.callbacks.run_csv import FIT, InRunFolder, RunCSV
 from lorattt.callbacks.run_folder import find_run_folder, results_in
 from lorattt.settings import dotted
 
@@ -31,22 +32,24 @@ class RunLog(RunObserver):
 
     def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
         self._settings = dict(settings or {})
+        self._loggers: list[Any] = []  # of the first device
         self._last_row = -1
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Start the loggers."""
-        on_first_device(trainer, lambda: self._place(trainer))
+        self._loggers = list(trainer.loggers) if trainer.is_global_zero else []
+        on_first_device(trainer, lambda: self._place(find_run_folder(trainer)))
 
-    def _place(self, trainer: Trainer) -> None:
-        for logger in trainer.loggers:
+    def _place(self, folder: Path) -> None:
+        for logger in self._loggers:
             if isinstance(logger, InRunFolder):
-                logger.place(find_run_folder(trainer))
+                logger.place(folder)
             if self._settings:
                 logger.log_hyperparams(self._settings)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove the rows that a fit from a checkpoint, or from the start, will write again."""
-        _start_command(trainer, FIT, _step(trainer))
+        self._start_command(FIT, _step(trainer))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Log the learning rate of this step."""
@@ -66,14 +69,13 @@ class RunLog(RunObserver):
         known = {name: float(value) for name, value in trainer.callback_metrics.items()}
         losses = {name: value for name, value in known.items() if name.startswith("train/")}
         if losses and self._last_row != step:
-            for logger in _first_device_loggers(trainer):
+            for logger in self._loggers:
                 logger.log_metrics({"epoch": max(0, trainer.current_epoch - 1), **losses}, step)
-        if known:
-            self._close(trainer, known, step)
+        self._log_final(known, step)
 
     def on_run_end(self, trainer: Trainer, module: Any) -> None:
         """Log the measures of the run."""
-        if not (loggers := _first_device_loggers(trainer)):
+        if not self._loggers:
             return
         command = str(trainer.state.fn.value if trainer.state.fn else "test")
         rows = {path.parent.name: json.loads(path.read_text("utf-8")) for path in results_in(find_run_folder(trainer))}
@@ -82,29 +84,23 @@ class RunLog(RunObserver):
         for name, row in rows.items():
             above = f"{command}/{name}/" if len(rows) > 1 else f"{command}/"
             values |= {above + key: value for key, value in row.items() if key not in _NOT_LOGGED and _is_number(value)}
-        _start_command(trainer, command, images)
-        for logger in loggers:
+        self._start_command(command, images)
+        for logger in self._loggers:
             logger.log_metrics(dict(values), images)
-        self._close(trainer, values, images)
-        for logger in loggers:
+        self._log_final(values, images)
+        for logger in self._loggers:
             logger.save()
 
-    def _close(self, trainer: Trainer, values: Mapping[str, float], step: int) -> None:
-        for logger in _first_device_loggers(trainer):
-            if isinstance(logger, InRunFolder):
-                logger.close_run(self._settings, values, step)
-            elif isinstance(logger, TensorBoardLogger):
+    def _start_command(self, command: str, step: int) -> None:
+        for logger in self._loggers:
+            if isinstance(logger, RunCSV):
+                logger.start_command(command, step)
+
+    def _log_final(self, values: Mapping[str, float], step: int) -> None:
+        """For TensorBoard's table of settings and final values."""
+        for logger in self._loggers if values else []:
+            if isinstance(logger, TensorBoardLogger):
                 logger.log_hyperparams(self._settings, dict(values), step)
-
-
-def _first_device_loggers(trainer: Trainer) -> list[Any]:
-    return list(trainer.loggers) if trainer.is_global_zero else []
-
-
-def _start_command(trainer: Trainer, command: str, step: int) -> None:
-    for logger in _first_device_loggers(trainer):
-        if isinstance(logger, InRunFolder):
-            logger.start_command(command, step)
 
 
 def _step(trainer: Trainer) -> int:

@@ -18,7 +18,8 @@ from lorattt.callbacks.run_folder import ConfigWriter, RunFolder, find_run_folde
 from lorattt.cli import LorattCLI
 from lorattt.cli.checks import check_values
 from lorattt.data.datamodule import EpisodeData
-from lorattt.data.source import UNKNOWN_LABEL, read_episode, spread
+from lorattt.data.file_list import UNKNOWN_LABEL
+from lorattt.data.source import read_episode, spread
 from lorattt.data.training import SourceData
 from lorattt.errors import UserError
 from lorattt.landscape import Landscape, LandscapeSpec, encode, landscape, summarise

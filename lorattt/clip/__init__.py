@@ -1,1 +1,1 @@
-"""The only room that knows open_clip."""
+"""CLIP models: loading, towers and texts. The only room that imports open_clip."""

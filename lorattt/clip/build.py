@@ -91,18 +91,15 @@ def _finish_cast(model: nn.Module, dtype: torch.dtype) -> None:
     token and Hugging Face's text towers in float32, which then meet matrices in low precision. A model with one of
     timm's image towers it casts as a whole, its logit scale too: bf16 makes 98.9 of 100.
     """
+    casts = [(model, name, torch.float32) for name in ("logit_scale", "logit_bias")]
     for module in model.modules():
         if isinstance(module, HFTextEncoder):
             module.to(dtype)
-        for kind, names in _LEFT_WIDE:
-            for name in names if isinstance(module, kind) else ():
-                parameter = getattr(module, name, None)
-                if parameter is not None:
-                    parameter.data = parameter.data.to(dtype)
-    for name in ("logit_scale", "logit_bias"):
-        parameter = getattr(model, name, None)
+        casts += [(module, name, dtype) for kind, names in _LEFT_WIDE if isinstance(module, kind) for name in names]
+    for module, name, wanted in casts:
+        parameter = getattr(module, name, None)
         if parameter is not None:
-            parameter.data = parameter.data.float()
+            parameter.data = parameter.data.to(wanted)
 
 
 def build_architecture(config: Mapping[str, Any]) -> nn.Module:

@@ -43,8 +43,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, shared: Sequence[Tensor], mask: Tens
 
     Args:
         q: ``(E, K, Q, heads, c)``.
-        k: ``(E, K, S, heads, c)``, as ``v``.
-        v: Values.
+        k: ``(E, K, S, heads, c)``.
+        v: As ``k``.
         shared: Keys and values of the prefix, ``(E or 1, heads, P, c)`` each, or empty.
         mask: Added to the scores against own tokens, ``(E, K, heads, Q, S)`` or what broadcasts to it.
 

@@ -76,7 +76,8 @@ def _check_values(model: nn.Module, what: str) -> None:
 def _find_weights(model: nn.Module, path: Path, name: str) -> Mapping[str, Tensor]:
     """The model's weights in a file, by plain name."""
     shapes = {key: value.shape for key, value in model.state_dict().items()}
-    dicts = {keys: _from_apple(model, tensors, path) for keys, tensors in dicts_of_tensors(read_checkpoint(path))}
+    found = dicts_of_tensors(read_checkpoint(path))
+    dicts = {keys: _from_apple(model, tensors, path) for keys, tensors in found.items()}
     if not dicts:
         raise UserError(f"checkpoint {path} holds no tensors by name: save the model's state_dict")
     fitting = fitting_sets(dicts, shapes)

@@ -143,19 +143,17 @@ def _check_kind(path: Path) -> None:
         if start.startswith(beginning):
             raise UserError(f"checkpoint {path} cannot be read ({what}): {fix}")
     safetensors = start[8:9] == b"{"  # eight bytes of a length, then JSON
+    pytorch = start.startswith((b"PK", b"\x80")) and not safetensors  # a zip file, or a pickle where it is old
     if start.lstrip()[:1] in (b"{", b"[") and not safetensors:
         raise UserError(f"checkpoint {path} is {_what_is_json(path)}")
-    # PyTorch's are zip files, or pickles where they are old.
-    pytorch = start.startswith((b"PK", b"\x80"))
-    if path.suffix == ".safetensors":
-        if pytorch and not safetensors:
-            raise UserError(f"checkpoint {path} is in PyTorch's format: rename it to end in .pt")
-        return
-    if safetensors:
+    named = path.suffix == ".safetensors"
+    if pytorch and named:
+        raise UserError(f"checkpoint {path} is in PyTorch's format: rename it to end in .pt")
+    if safetensors and not named:
         raise UserError(f"checkpoint {path} is in the format of safetensors: rename it to end in .safetensors")
-    if not pytorch:
+    if not (pytorch or named):
         raise UserError(f"checkpoint {path} cannot be read (it is no checkpoint of PyTorch): fetch it again")
-    if start.startswith(b"PK"):
+    if pytorch and start.startswith(b"PK"):
         if not zipfile.is_zipfile(path):
             raise UserError(f"checkpoint {path} cannot be read (it is cut short): fetch it again")
         names = _names_in(path)
@@ -177,13 +175,13 @@ def _what_is_json(path: Path) -> str:
 
 def _what_is_pickled(path: Path) -> str:
     """Why torch's weights-only loader did not take a file."""
-    again = "save the model's state_dict alone"
     try:
         found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except (ValueError, RuntimeError, OSError, AttributeError, pickle.UnpicklingError):
         found = []  # an old pickle, or damaged
+    again = "save the model's state_dict alone"
     if not found:
         return f"it is damaged, or holds more than weights; fetch it again, or {again}"
-    if any(name.startswith(("torch.nn.modules.", "open_clip.", "clip.model.")) for name in found):
-        return f"it holds a whole model as Python objects ({listed(found)}), whose loading could run code; {again}"
-    return f"it holds Python objects beside the weights ({listed(found)}), whose loading could run code; {again}"
+    model = any(name.startswith(("torch.nn.modules.", "open_clip.", "clip.model.")) for name in found)
+    what = "a whole model as Python objects" if model else "Python objects beside the weights"
+    return f"it holds {what} ({listed(found)}), whose loading could run code; {again}"

@@ -38,22 +38,18 @@ class WeightSet:
         """Where they are in the file, in words."""
         return ".".join((*self.keys, f"{self.prefix}*" if self.prefix else "")).strip(".") or "the file itself"
 
-    def names_of(self, shapes: Shapes) -> int:
-        """How many of a model's names they have."""
-        return len({plain_name(name) for name in shapes} & self.tensors.keys())
 
-
-def dicts_of_tensors(
-    content: Mapping[Any, Any], keys: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], Mapping[str, Tensor]]]:
-    """The tensors of each of several nested dicts that has some by name, and the keys that it lies below."""
+def dicts_of_tensors(content: Mapping[Any, Any], keys: tuple[str, ...] = ()) -> Dicts:
+    """The dicts in nested dicts that have tensors by name, without their other entries."""
+    found: dict[tuple[str, ...], Mapping[str, Tensor]] = {}
     tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
     if tensors:
         short = {_without_wrappers(name): tensor for name, tensor in tensors.items()}
-        yield keys, short if len(short) == len(tensors) else tensors
+        found[keys] = short if len(short) == len(tensors) else tensors
     for key, value in content.items():
         if isinstance(value, Mapping) and isinstance(key, str) and len(keys) < _DEPTH:
-            yield from dicts_of_tensors(value, (*keys, key))
+            found |= dicts_of_tensors(value, (*keys, key))
+    return found
 
 
 def _without_wrappers(name: str) -> str:
@@ -122,15 +118,17 @@ def explain_misfit(dicts: Dicts, shapes: Shapes, model: str, quick_gelu: bool | 
     if others := _fitting_architectures(dicts, model, quick_gelu):
         which = others[0] if len(others) == 1 else "the one they were trained as"
         return f"its weights are those of {' or '.join(others[:3])}: set model.clip.model to {which}"
-    closest = max((next(_sets(*entry, shapes)) for entry in dicts.items()), key=lambda each: each.names_of(shapes))
-    if not closest.names_of(shapes) and any(name.rpartition(".")[2] in ("ctx", "context") for name in names):
+    wanted = {plain_name(name) for name in shapes}
+    named = [next(_sets(keys, tensors, shapes)).tensors for keys, tensors in dicts.items()]
+    closest = max(named, key=lambda tensors: len(wanted & tensors.keys()))
+    if not wanted & closest.keys() and any(name.rpartition(".")[2] in ("ctx", "context") for name in names):
         return "it holds a learned prompt, which goes in model.prompt.file: name the model's own weights here"
     text = any(name.endswith(("token_embedding.weight", "word_embeddings.weight")) for name in names)
     image = any(name.endswith(("conv1.weight", "patch_embed.proj.weight")) or "visual." in name for name in names)
     if text != image:
         towers = "an image tower, but no text tower" if image else "a text tower, but no image tower"
         return f"it has {towers}: name a file with the weights of both towers"
-    return f"{_differences(closest.tensors, shapes)}: name the model it was made for"
+    return f"{_differences(closest, shapes)}: name the model it was made for"
 
 
 def _differences(tensors: Mapping[str, Tensor], shapes: Shapes) -> str:

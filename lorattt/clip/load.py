@@ -15,7 +15,7 @@ from lorattt.clip.checkpoint_file import activation_of, find_file
 from lorattt.clip.model import Clip
 from lorattt.clip.preprocess import KEYS, checked, resolve_preprocess
 from lorattt.errors import UserError, quoted
-from lorattt.views.plain import Interpolation, ResizeMode
+from lorattt.views.crops import Interpolation, ResizeMode
 
 _DEMO_TAG = "demo"
 

@@ -13,7 +13,7 @@ from lorattt.clip.text import Tokenizer, class_features
 from lorattt.clip.text_tower import TextTower, find_text_parts
 from lorattt.clip.vision import ImageTower, VisionTower, wrap_tower
 from lorattt.errors import UserError
-from lorattt.views.plain import PlainView
+from lorattt.views.crops import PlainView
 
 
 class Clip(nn.Module):
@@ -26,7 +26,6 @@ class Clip(nn.Module):
         preprocess: Its preprocessing in open_clip's terms; what is left out is OpenAI's.
 
     Attributes:
-        vision: The image tower.
         image_size: Side of the images it takes, in pixels.
         plain_view: How the preprocessing makes a square of an image.
 

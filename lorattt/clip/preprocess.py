@@ -14,7 +14,7 @@ from open_clip import pretrained as tags
 from lorattt import demo
 from lorattt.clip.checkpoint_file import CONFIG_FILE, config_beside
 from lorattt.errors import UserError, quoted
-from lorattt.views.plain import Interpolation, ResizeMode
+from lorattt.views.crops import Interpolation, ResizeMode
 
 KEYS: Final = ("mean", "std", "resize_mode", "interpolation")
 """Keys of ``model.clip`` that override the model's own preprocessing."""

@@ -32,10 +32,7 @@ _MEMINFO = Path("/proc/meminfo")
 _LIMIT, _USED = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
 
 PrefixCache: TypeAlias = tuple[Tensor, ...]
-"""Keys and values of the tokens that all sequences of an episode begin with: block by block, each ``(E, heads, P, c)``.
-
-Empty where they share none.
-"""
+"""Keys and values ``(E, heads, P, c)`` of the tokens that all sequences of an episode begin with, block by block."""
 
 
 def find_text_parts(model: Any) -> Any | None:
@@ -134,8 +131,8 @@ class TextTower:
         Returns:
             ``(E, K, D)`` features, not of unit length, float32 or wider.
         """
-        start, episodes = (prefix[0].shape[2], prefix[0].shape[0]) if prefix else (0, 1)
-        episodes = max(rest.shape[0], episodes)
+        start = prefix[0].shape[2] if prefix else 0
+        episodes = max(rest.shape[0], prefix[0].shape[0] if prefix else 1)
         count, size = rest.shape[1:3]
         graph = torch.is_grad_enabled() and any(
             tensor.requires_grad for tensor in (rest, *prefix, *self._parts.transformer.parameters())

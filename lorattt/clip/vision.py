@@ -1,7 +1,7 @@
 """Image towers: features of any tower, and the tokens of a ViT."""
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +12,6 @@ from lorattt.clip.attention import Adapter, layer_norm, run_block
 from lorattt.clip.compiled import Compiled
 from lorattt.clip.frozen import Scratch, run_frozen_block_
 from lorattt.errors import UserError, quoted
-
-FrozenPass: TypeAlias = Callable[[Tensor, tuple[int, ...]], tuple[list[Tensor], Tensor]]
-Head: TypeAlias = Callable[[Tensor, int, Adapter | None], Tensor]
 
 
 class ImageTower(nn.Module):
@@ -47,9 +44,9 @@ class VisionTower(ImageTower):
     """
 
     visual: VisionTransformer
-    compiled_pass: FrozenPass | None = None
+    compiled_pass: Callable[[Tensor, tuple[int, ...]], tuple[list[Tensor], Tensor]] | None = None
     """:meth:`frozen_pass` compiled, after :meth:`compile_passes`."""
-    _compiled_head: Head | None = None
+    _compiled_head: Callable[[Tensor, int, Adapter | None], Tensor] | None = None
 
     @property
     def depth(self) -> int:

@@ -10,8 +10,7 @@ from lorattt.data.check import problems
 from lorattt.data.corruptions import CorruptedImages, CorruptionSpec
 from lorattt.data.datamodule import EpisodeData
 from lorattt.data.download import CifarImages, download
-from lorattt.data.file_list import FileList, ListedImages
-from lorattt.data.image_list import read_image_list, write_image_list
+from lorattt.data.file_list import FileList, ListedImages, read_image_list
 from lorattt.data.images import MAX_PIXELS, check_max_pixels
 from lorattt.data.layouts import read_benchmark
 from lorattt.data.notes import note
@@ -45,7 +44,6 @@ class BenchmarkData(EpisodeData):
 
     Attributes:
         template: CoOp's prompt for the dataset, with one ``{}``; null for CIFAR.
-        drawn: The images of this run, if they were drawn; a run keeps the list in its folder.
         corruption: ``name``, ``severity`` and ``of``, the clean images' name, for ``results.json``; null if clean.
     """
 
@@ -67,7 +65,6 @@ class BenchmarkData(EpisodeData):
         **kwargs: Any,
     ) -> None:
         check_max_pixels(max_pixels)
-        self.drawn: FileList | None = None
         self.template: str | None = None
         self.corruption: dict[str, str | int] | None = None
         if dataset in _CIFAR:
@@ -89,11 +86,6 @@ class BenchmarkData(EpisodeData):
             self.corruption = {"name": corruption.name, "severity": corruption.severity, "of": source.name}
             source = CorruptedImages(source, corruption, draw_seed)
         super().__init__(source, **kwargs)
-
-    def keep_images(self, file: Path) -> None:
-        """Write the list of images that were drawn, if they were, for ``data.items`` of another run."""
-        if self.drawn is not None:
-            write_image_list(self.drawn, file)
 
 
 def read_part(

@@ -57,8 +57,8 @@ def names_of(folders: list[str], given: Sequence[str] | str | None, key: str = "
     by_folder = keyed(content, folders, what, lines=lines)
     if by_folder is not None:
         found = _looked_up(folders, by_folder, what, "add it to the list")
-        if told := pairs(folders or list(by_folder), found):
-            note(f"{what} has {'a folder' if folders else 'a wnid'} in front of each name: {told}")
+        if shown := pairs(folders or list(by_folder), found):
+            note(f"{what} has {'a folder' if folders else 'a wnid'} in front of each name: {shown}")
         return found
     if lines:
         check_no_numbers(content, what)
@@ -76,8 +76,8 @@ def _check_positions(names: list[str], folders: list[str], what: str) -> None:
             f"{what} has {len(names)} names but the dataset has {len(folders)} class folders: "
             "give one name per folder, in sorted order, or a JSON object from folder to name"
         )
-    told = pairs(folders, names)
-    if not told:
+    shown = pairs(folders, names)
+    if not shown:
         return
     fix = "give a JSON object from folder to name, or lines of folder, tab, name"
     check_order(what, folders, names, fix)
@@ -87,7 +87,7 @@ def _check_positions(names: list[str], folders: list[str], what: str) -> None:
                 f"{what} is a list, and the folders are numbered: sorted as text, {quoted(one, 60)} comes before "
                 f"{quoted(other, 60)}, so a list in the order of the numbers would mislabel them: {fix}"
             )
-    note(f"{what} is a list, whose names go to the sorted folders one by one: {told}")
+    note(f"{what} is a list, whose names go to the sorted folders one by one: {shown}")
 
 
 def _counts_down(one: str, other: str) -> bool:

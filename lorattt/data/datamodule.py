@@ -2,14 +2,16 @@
 
 import time
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from lorattt.data.file_list import UNKNOWN_LABEL, FileList, write_image_list
 from lorattt.data.loader import EpisodeLoader
 from lorattt.data.sampler import ExactShard
-from lorattt.data.source import UNKNOWN_LABEL, EpisodeDataset, ImageSource, Planner, Transform, chosen
+from lorattt.data.source import EpisodeDataset, ImageSource, Planner, Transform, chosen
 from lorattt.errors import UserError
 from lorattt.inputs import at_least
 
@@ -17,7 +19,9 @@ from lorattt.inputs import at_least
 class ImageData(LightningDataModule):
     """Base of all DataModules: checks their shared arguments, makes loaders, and handles unreadable images.
 
-    Subclasses hand these arguments on as ``**kwargs``.
+    Subclasses hand these arguments on as ``**kwargs``. The method sets ``transform``, which makes the views of an image
+    that is not trained on, before the loaders are made: views belong to the method. Without one, batches hold
+    ``image``, a list of ``(3, H, W)`` uint8 tensors at their own sizes, in place of ``views``.
 
     Args:
         batch_size: Images adapted at once (E). Predictions do not depend on it.
@@ -28,7 +32,10 @@ class ImageData(LightningDataModule):
 
     Attributes:
         fetched_at: When the last batch came from the loader, on the clock of ``time.perf_counter``.
+        drawn: The images of this run, if they were drawn; a run keeps the list in its folder.
     """
+
+    drawn: FileList | None = None
 
     def __init__(
         self,
@@ -45,7 +52,13 @@ class ImageData(LightningDataModule):
         at_least(1, ", or null for all images", data__limit=limit)
         self._batch_size, self._workers, self._prefetch = batch_size, workers, prefetch
         self._limit, self._on_bad_image = limit, on_bad_image
+        self.transform: Transform | None = None
         self.fetched_at: float | None = None
+
+    def keep_images(self, file: Path) -> None:
+        """Write the list of images that were drawn, if they were, for ``data.items`` of another run."""
+        if self.drawn is not None:
+            write_image_list(self.drawn, file)
 
     def _world_and_rank(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
@@ -88,9 +101,7 @@ class ImageData(LightningDataModule):
 class EpisodeData(ImageData):
     """Batches of episodes, for test and predict; subclasses say which images.
 
-    The method sets ``transform`` before the loaders are made: views belong to the method. Without
-    one, batches hold ``image``, a list of ``(3, H, W)`` uint8 tensors at their own sizes, in place of ``views``;
-    with a ``planner`` they also hold the ``plan`` by which the method makes the views itself.
+    With a ``planner`` in place of a ``transform``, batches also hold the ``plan`` by which the method makes the views.
 
     Args:
         source: The images; their ``class_names`` are empty where they have no classes.
@@ -103,7 +114,6 @@ class EpisodeData(ImageData):
         self.name = source.name
         self.class_names = source.class_names
         self.indices = chosen(source, self._limit)
-        self.transform: Transform | None = None
         self.planner: Planner | None = None
         self._left: list[int] | None = None  # those of ``indices`` that are to do; None for all
 

@@ -1,5 +1,6 @@
 """The embedded demo as a dataset."""
 
+from itertools import count, islice
 from typing import Any, Literal
 
 from PIL import Image
@@ -14,21 +15,11 @@ _PARTS: dict[str, tuple[int, ...]] = {"all": tuple(range(64)), "base": demo.SEEN
 
 
 class DemoImages:
-    """Drawn images in one domain, all or those of some classes.
-
-    Each keeps its number in the stream of all images, whatever the classes; its label is the place of its class among
-    those chosen.
-
-    Args:
-        domain: ``source`` or one of the shifts, see :data:`lorattt.demo.DOMAINS`.
-        severity: Strength of the shift, 1 to 5.
-        images: How many, of the classes chosen.
-        split: Which stream of images.
-        classes: ``all``, ``base`` for those that occur in pretraining, or ``new`` for those that do not.
-        seed: Another seed is another stream.
+    """Drawn images in one domain, all or those of some classes; the arguments are those of :class:`DemoData`.
 
     Attributes:
-        numbers: The images' numbers in the stream, rising.
+        numbers: The images' numbers in the stream of all images, rising.
+        class_names: The classes chosen; an image's label is the place of its class among them.
     """
 
     def __init__(
@@ -66,14 +57,12 @@ class DemoImages:
 
 def _first(images: int, split: demo.Split, labels: set[int]) -> list[int]:
     """The numbers of the first images of a stream that have one of these labels."""
-    period = len(demo.SEEN) if split == "train" else len(demo.CLASS_NAMES)
-    places = [index for index in range(period) if demo.label_of(index, split=split) in labels]
-    if not places:
+    if split == "train" and labels.isdisjoint(demo.SEEN):
         raise UserError(
             f"split {quoted(split)} has no images of classes that do not occur in it: use split val or test"
         )
-    rounds = -(-images // len(places))
-    return [turn * period + place for turn in range(rounds) for place in places][:images]
+    chosen = (index for index in count() if demo.label_of(index, split=split) in labels)
+    return list(islice(chosen, images))
 
 
 class DemoData(EpisodeData):

@@ -55,9 +55,8 @@ class DemoSourceData(SourceData):
     def setup(self, stage: str) -> None:
         """Draw all images, about 2 ms each, before there are workers."""
         super().setup(stage)
-        if stage == "fit":
-            for index in self.indices:
-                self.source.read(index)
+        for index in self.indices if stage == "fit" else []:
+            self.source.read(index)
         if self.validation is not None:
             for index in self.validation_indices:
                 self.validation.read(index)

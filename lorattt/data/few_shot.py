@@ -5,11 +5,9 @@ from typing import Any, Literal, get_args
 
 from lorattt.data.benchmark import listed_in, part_name, read_part
 from lorattt.data.catalogue import benchmark
-from lorattt.data.file_list import FileList, ListedImages
+from lorattt.data.file_list import UNKNOWN_LABEL, FileList, ListedImages
 from lorattt.data.folder import ImageFolder
-from lorattt.data.image_list import write_image_list
 from lorattt.data.images import MAX_PIXELS, check_max_pixels
-from lorattt.data.source import UNKNOWN_LABEL
 from lorattt.data.splits import Classes, at_most, few_shot, holdout, without
 from lorattt.data.training import SourceData
 from lorattt.errors import UserError, quoted, shortened
@@ -26,9 +24,6 @@ class ListedSourceData(SourceData):
         whole: All training images.
         validation: Images to validate on; None to hold out training images that are not drawn.
         shots: As in :class:`FewShotData`, like the others; ``val_shots`` of 0 is no validation.
-
-    Attributes:
-        drawn: The training images of this run, if they were drawn; a run keeps the list in its folder.
     """
 
     def __init__(
@@ -64,11 +59,6 @@ class ListedSourceData(SourceData):
             None if validation is None else ListedImages(f"{name}-validation", validation, max_pixels),
             **kwargs,
         )
-
-    def keep_images(self, file: Path) -> None:
-        """Write the list of training images that were drawn, if they were, for ``data.items`` of another run."""
-        if self.drawn is not None:
-            write_image_list(self.drawn, file)
 
 
 class FewShotData(ListedSourceData):

@@ -1,20 +1,33 @@
-"""Labelled images as a list of relative paths: what a reader of any layout gives, and what splits work on."""
+"""Labelled images as a list of relative paths: readers of all layouts return it, and splits take parts of it.
 
+As a file it is a table of path, label and class name, with tabs between. A run writes the list of the images that it
+drew, and ``data.items`` of another run reads it. It may be edited by hand.
+"""
+
+import csv
+import io
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from PIL import Image
 
 from lorattt.data.images import MAX_PIXELS, read_image
+from lorattt.errors import UserError, quoted
+from lorattt.inputs import read_text
+
+UNKNOWN_LABEL: Final = -1
+_COLUMNS: Final = ["path", "label", "class_name"]
+# The format of earlier versions: two more lines of comments follow, and nothing is quoted.
+_OLD_FIRST_LINE: Final = "# lorattt items 1"
 
 
 class Sample(NamedTuple):
     """One image.
 
     Attributes:
-        path: Relative to the listing's root.
+        path: Relative to the list's root.
         label: 0-based class number, or -1 where unknown.
     """
 
@@ -51,7 +64,9 @@ def leaves_root(path: str) -> bool:
 
 
 class ListedImages:
-    """A listing as a source of images, numbered by their place in it.
+    """Listed images as a source, numbered by their place in the list.
+
+    Subclasses override :meth:`read` where images are not files of their own.
 
     Args:
         name: What results call the dataset.
@@ -70,7 +85,7 @@ class ListedImages:
         return len(self.listing.samples)
 
     def path(self, index: int) -> str:
-        """Path relative to the listing's root."""
+        """Path relative to the list's root."""
         return self.listing.samples[index].path
 
     def label(self, index: int) -> int:
@@ -80,3 +95,67 @@ class ListedImages:
     def read(self, index: int) -> Image.Image:
         """The image, RGB, upright."""
         return read_image(self.listing.root / self.listing.samples[index].path, self._max_pixels)
+
+
+def write_image_list(listing: FileList, file: Path) -> None:
+    """Write a list of images, one a line: path relative to the root, label, class name.
+
+    A class without images has a line with an empty path.
+    """
+    seen = {sample.label for sample in listing.samples}
+    rows = [Sample("", label) for label in range(len(listing.class_names)) if label not in seen] + list(listing.samples)
+    table = io.StringIO(newline="")
+    writer = csv.writer(table, "excel-tab", lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for path, label in rows:
+        if path and leaves_root(path):
+            raise UserError(f"{file}: cannot list {quoted(path)}: it is not a path below {listing.root}")
+        writer.writerow([path, label, "" if label == UNKNOWN_LABEL else listing.class_names[label]])
+    try:
+        content = table.getvalue().encode("utf-8")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    except UnicodeEncodeError as error:
+        raise UserError(f"{file}: a path or class name is no text in UTF-8 ({error.reason}): rename it") from error
+    except OSError as error:
+        raise UserError(f"{file}: cannot be written ({error.strerror or error})") from error
+
+
+def read_image_list(file: Path, root: Path) -> FileList:
+    """Read a list of images that :func:`write_image_list`, an earlier version or a user wrote.
+
+    Whether the images exist in ``root`` is not checked.
+    """
+    text = read_text(file, "give the list of images of a run")
+    old = text.startswith(_OLD_FIRST_LINE)
+    lines = io.StringIO(text, newline="")
+    rows = csv.reader(lines, "excel-tab", strict=True, quoting=csv.QUOTE_NONE if old else csv.QUOTE_MINIMAL)
+    samples: list[Sample] = []
+    names: dict[int, str] = {}
+    try:
+        head = [next(rows, []) for _ in range(3 if old else 1)]
+        if not old and head != [_COLUMNS]:
+            raise UserError(f"{file} line 1: not a list of images, whose columns are {', '.join(_COLUMNS)}")
+        for row in filter(None, rows):
+            where = f"{file} line {rows.line_num}"
+            path, label, name = _parsed(where, row)
+            if label != UNKNOWN_LABEL and names.setdefault(label, name) != name:
+                raise UserError(f"{where}: class {label} is {quoted(name)} here and {quoted(names[label])} above")
+            if path:
+                samples.append(Sample(path, label))
+    except csv.Error as error:
+        raise UserError(f"{file} line {rows.line_num}: {error}: correct it, or give the list of a run") from error
+    if (gap := first_gap(names)) is not None:
+        raise UserError(f"{file}: labels go up to {max(names)} but none is {gap}: they must be 0, 1, ... without gaps")
+    return FileList(root, tuple(samples), tuple(names[label] for label in range(len(names))))
+
+
+def _parsed(where: str, row: list[str]) -> tuple[str, int, str]:
+    if len(row) != len(_COLUMNS):
+        raise UserError(f"{where}: has {len(row)} fields, not 3 ({', '.join(_COLUMNS)}, with tabs between)")
+    path, label, name = row
+    if path and leaves_root(path):
+        raise UserError(f"{where}: {quoted(path)} is not a path below the root")
+    if not (label.isascii() and label.isdigit()) and label != str(UNKNOWN_LABEL):
+        raise UserError(f"{where}: label {quoted(label)} is not a number from 0 on, nor {UNKNOWN_LABEL} for no class")
+    return path, int(label), name

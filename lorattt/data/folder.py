@@ -6,10 +6,9 @@ from typing import Any, Final
 
 from lorattt.data.class_names import names_of
 from lorattt.data.datamodule import EpisodeData
-from lorattt.data.file_list import FileList, ListedImages, Sample
+from lorattt.data.file_list import UNKNOWN_LABEL, FileList, ListedImages, Sample
 from lorattt.data.images import MAX_PIXELS, check_max_pixels
 from lorattt.data.notes import note
-from lorattt.data.source import UNKNOWN_LABEL
 from lorattt.data.walk import FORMATS, Below, images_below
 from lorattt.errors import UserError, quoted, shortened, some
 

@@ -11,10 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lorattt.data.file_list import FileList, ListedImages, Sample
+from lorattt.data.file_list import UNKNOWN_LABEL, FileList, ListedImages, Sample
 from lorattt.data.images import read_image, upright_rgb
 from lorattt.data.loose import find_images
-from lorattt.data.source import UNKNOWN_LABEL
 from lorattt.errors import UserError, quoted
 
 Pixels: TypeAlias = npt.NDArray[Any]

@@ -38,34 +38,24 @@ class LostWorkerError(UserError):
     """A worker has died or hangs through no mistake of the user: the run can be resumed."""
 
 
-class SharedMemoryCollate:
-    """Collates in a worker; :meth:`taken_out` makes the batch of :func:`collate_episodes` of it in the main process.
+def hand_over(memory: SharedRegions | None, items: list[dict[str, Any]]) -> dict[str, Any]:
+    """In a worker, items of an :class:`EpisodeDataset` to a message: no tensors, which DataLoader would send in files.
 
-    Without shared memory, as in a pickled copy for workers that are not forked, everything is sent by value.
+    Pixels are in the memory if there is some and they fit, else in the message.
     """
+    message, arrays = pack(items)
+    worker: Any = get_worker_info()
+    place = None if memory is None else memory.put(worker.id, arrays)
+    return {**message, "pixels": flat(arrays)} if place is None else {**message, "place": (worker.id, *place)}
 
-    def __init__(self, shared: SharedRegions | None) -> None:
-        self.shared = shared
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the memory, which only a fork inherits."""
-        return {"shared": None}
-
-    def __call__(self, items: list[dict[str, Any]]) -> dict[str, Any]:
-        """Items of an :class:`EpisodeDataset` to a message: no tensors, which DataLoader would send in files."""
-        message, arrays = pack(items)
-        worker: Any = get_worker_info()
-        place = None if self.shared is None else self.shared.put(worker.id, arrays)
-        return {**message, "pixels": flat(arrays)} if place is None else {**message, "place": (worker.id, *place)}
-
-    def taken_out(self, message: dict[str, Any]) -> dict[str, Any]:
-        """In the main process, the batch; pixels in shared memory are not copied."""
-        if "place" not in message:
-            return unpack(message, message.pop("pixels"))
-        assert self.shared is not None
-        worker, piece, start = message.pop("place")
-        size = sum(math.prod(shape) for shape in message["shapes"])
-        return unpack(message, self.shared.take(worker, piece, start, size))
+def take_out(memory: SharedRegions | None, message: dict[str, Any]) -> dict[str, Any]:
+    """In the main process, the batch of a message; pixels in shared memory are not copied."""
+    if memory is None or "place" not in message:
+        return unpack(message, message.pop("pixels"))
+    worker, piece, start = message.pop("place")
+    size = sum(math.prod(shape) for shape in message["shapes"])
+    return unpack(message, memory.take(worker, piece, start, size))
 
 
 class EpisodeLoader(DataLoader[dict[str, Any]]):
@@ -79,6 +69,7 @@ class EpisodeLoader(DataLoader[dict[str, Any]]):
     """
 
     send_to: torch.device | None = None
+    _memory: SharedRegions | None = None
 
     def __len__(self) -> int:
         return max(1, super().__len__())
@@ -101,13 +92,12 @@ class EpisodeLoader(DataLoader[dict[str, Any]]):
             self.collate_fn = collate_episodes
             yield from super().__iter__()
             return
-        if not (self.persistent_workers and isinstance(self.collate_fn, SharedMemoryCollate)):
+        if not (self.persistent_workers and self._memory):
             # New workers get new memory: that of an earlier, unfinished iteration may still be written to.
             ahead = self.prefetch_factor or 1
-            memory = SharedRegions(self.num_workers, ahead, ahead + _SPARE_PIECES) if self._forks() else None
-            self.collate_fn = SharedMemoryCollate(memory)
-        collate: SharedMemoryCollate = self.collate_fn
-        self.timeout = _LOOK_SECONDS
+            self._memory = SharedRegions(self.num_workers, ahead, ahead + _SPARE_PIECES) if self._forks() else None
+            self.collate_fn = partial(hand_over, self._memory)
+        memory, self.timeout = self._memory, _LOOK_SECONDS
         if not (isinstance(self.worker_init_fn, partial) and self.worker_init_fn.func is _begin_worker):
             self.worker_init_fn = partial(_begin_worker, self.worker_init_fn)
         try:
@@ -116,7 +106,7 @@ class EpisodeLoader(DataLoader[dict[str, Any]]):
         except OSError as error:
             raise UserError(_not_started(self.num_workers, error)) from error
         while (message := _next(messages)) is not None:
-            yield collate.taken_out(message)
+            yield take_out(memory, message)
 
     def _forks(self) -> bool:
         """Whether the workers will be forked: on Linux they are, even if Python's default there is another."""

@@ -19,7 +19,6 @@ TrainTransform = Callable[[Image.Image, int, int], Tensor]
 """Image, dataset-wide number and epoch to ``(1, 3, S, S)`` uint8."""
 Planner = Callable[[int, int, int], Any]
 """Height, width and dataset-wide number of an image to a plan of its views, which can join others of its kind."""
-UNKNOWN_LABEL = -1
 
 
 class ImageSource(Protocol):

@@ -9,16 +9,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from lorattt.data.datamodule import ImageData
+from lorattt.data.file_list import UNKNOWN_LABEL
 from lorattt.data.sampler import EpochShard
-from lorattt.data.source import (
-    UNKNOWN_LABEL,
-    ImageSource,
-    TrainingDataset,
-    TrainTransform,
-    Transform,
-    WrappedImages,
-    chosen,
-)
+from lorattt.data.source import ImageSource, TrainingDataset, TrainTransform, WrappedImages, chosen
 from lorattt.errors import UserError
 
 CACHE_BYTES = 1 << 30
@@ -30,17 +23,12 @@ class CachedImages(WrappedImages):
 
     def __init__(self, source: ImageSource, room: int) -> None:
         super().__init__(source)
-        self._room = room
+        self.room, self.kept_bytes = room, 0
         self._kept: dict[int, np.ndarray[Any, Any]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         # Without the kept images: each process reads its own.
-        return {**self.__dict__, "_kept": {}, "_room": self._room + self.kept_bytes}
-
-    @property
-    def kept_bytes(self) -> int:
-        """Bytes that are kept now."""
-        return sum(pixels.nbytes for pixels in self._kept.values())
+        return {**self.__dict__, "_kept": {}, "kept_bytes": 0}
 
     def read(self, index: int) -> Image.Image:
         """The image, RGB; a copy, so that changes to it are not kept."""
@@ -48,21 +36,17 @@ class CachedImages(WrappedImages):
             return Image.fromarray(self._kept[index])
         image = self.source.read(index)
         size = 3 * image.width * image.height
-        if size <= self._room:
+        if self.kept_bytes + size <= self.room:
             self._kept[index] = np.asarray(image)
-            self._room -= size
+            self.kept_bytes += size
         return image
 
 
 class SourceData(ImageData):
     """Images to fit on, and images to validate on; subclasses say which.
 
-    The method sets ``train_transform``, ``transform`` and ``seed`` before the loaders are made, since views belong to
-    the method. Without a transform, batches hold ``image``, a list of ``(3, H, W)`` uint8 tensors at their own sizes,
-    in place of ``views``.
-
-    Training batches are ``{"views" (B, 1, 3, S, S) uint8, "label" (B,), "index" (B,), "path", "skipped"}``. They are
-    smaller, even empty, where images are left out.
+    The method also sets ``train_transform`` and ``seed``. Training batches are ``{"views" (B, 1, 3, S, S) uint8,
+    "label" (B,), "index" (B,), "path", "skipped"}``, smaller, even empty, where images are left out.
 
     Args:
         train: The images to fit on, labelled.
@@ -101,7 +85,6 @@ class SourceData(ImageData):
         if validation is not None and validation.class_names != train.class_names:
             raise UserError(f"{self.name}: the validation images have other classes than the training images")
         self.train_transform: TrainTransform | None = None
-        self.transform: Transform | None = None
         self.seed = 0
         self.skipped: dict[str, str] = {}
 

@@ -5,16 +5,20 @@ from typing import Final
 
 from lorattt.demo.draw import CLASS_NAMES, DOMAINS, HELD_OUT, SEEN, Split, draw, label_of
 
+__all__ = ["CLASS_NAMES", "DOMAINS", "HELD_OUT", "SEEN", "Split", "draw", "label_of"]
+
+_FOLDER = Path(__file__).parent
+
 MODEL_NAME: Final = "lorattt-demo"
-CHECKPOINT: Final = Path(__file__).parent / "clip.safetensors"
-"""Weights under open_clip's names; the file's metadata tells how they were made."""
+CHECKPOINT: Final = _FOLDER / "clip.safetensors"
+"""Weights under open_clip's names; the file's metadata says how they were made."""
 
 PROMPTS: Final = {
-    "demo": Path(__file__).parent / "prompt.safetensors",
-    "demo-sapt": Path(__file__).parent / "sapt.safetensors",
-    "demo-self-tpt": Path(__file__).parent / "self_tpt.safetensors",
+    "demo": _FOLDER / "prompt.safetensors",
+    "demo-sapt": _FOLDER / "sapt.safetensors",
+    "demo-self-tpt": _FOLDER / "self_tpt.safetensors",
 }
-"""Prompts that come with the demo, by the names that ``prompt.file`` knows; their metadata tell how they were made."""
+"""Prompts that come with the demo, by the names that ``prompt.file`` knows; their metadata say how they were made."""
 
 MERGES: Final = 4000
 """How many merges of CLIP's byte-pair encoding the model's tokenizer knows."""
@@ -25,18 +29,3 @@ MODEL_CONFIG: Final[dict[str, object]] = {
     "text_cfg": {"context_length": 32, "vocab_size": 512 + MERGES + 2, "width": 128, "heads": 4, "layers": 3},
 }
 """Keyword arguments of ``open_clip.model.CLIP``."""
-
-__all__ = [
-    "CHECKPOINT",
-    "CLASS_NAMES",
-    "DOMAINS",
-    "HELD_OUT",
-    "MERGES",
-    "MODEL_CONFIG",
-    "MODEL_NAME",
-    "PROMPTS",
-    "SEEN",
-    "Split",
-    "draw",
-    "label_of",
-]

@@ -1,11 +1,11 @@
 """A small data set that is drawn on request: one coloured shape per image, in nine domains.
 
-Nothing is stored: image ``index`` is a function of its arguments alone. The *scene* (class, place,
-size, rotation, tint, light) depends on ``(seed, split, index)``; the domain only changes how that
-scene is rendered or corrupted, so the same index can be compared across domains.
+Nothing is stored: image ``index`` is a function of its arguments alone. The *scene* (class, place, size, rotation,
+tint, light) depends on ``(seed, split, index)``; the domain only changes how that scene is rendered or corrupted, so
+the same index can be compared across domains.
 
-A class is a colour and a shape ("red circle"). One composition in four never occurs in training,
-although each colour and each shape does.
+A class is a colour and a shape ("red circle"). One composition in four never occurs in training, although each colour
+and each shape does.
 """
 
 import json
@@ -69,10 +69,7 @@ def _hsv(hue: float, saturation: float, value: float) -> Floats:
 
 
 def _mask(points: Floats, fill: float | None) -> Floats:
-    """Coverage ``(SIZE, SIZE)`` in [0, 1] of a polygon given in pixels.
-
-    With ``fill`` its contour is drawn in full and its inside with that share of the ink.
-    """
+    """Coverage ``(SIZE, SIZE)`` in [0, 1] of a polygon in pixels; with ``fill``, a contour around that share of ink."""
     canvas = Image.new("L", (SIZE * _SUPERSAMPLE, SIZE * _SUPERSAMPLE))
     pen = ImageDraw.Draw(canvas)
     path = [(float(x), float(y)) for x, y in points * _SUPERSAMPLE]
@@ -86,8 +83,7 @@ def _ramp(angle: float) -> Floats:
     """``(SIZE, SIZE)`` plane from -1 to 1 that rises in the direction of ``angle`` (radians)."""
     axis = np.linspace(-1.0, 1.0, SIZE, dtype=np.float32)
     plane = np.cos(angle) * axis[None, :] + np.sin(angle) * axis[:, None]
-    unit: Floats = (plane / np.abs(plane).max()).astype(np.float32)
-    return unit
+    return np.asarray(plane / np.abs(plane).max(), dtype=np.float32)
 
 
 def _clutter(background: Floats, count: int, rng: np.random.Generator) -> Floats:
@@ -113,8 +109,7 @@ def _clutter(background: Floats, count: int, rng: np.random.Generator) -> Floats
         pen.polygon([(x + radius * np.cos(t), y + radius * np.sin(t)) for t in np.sort(turns)], fill=fill)
     bits = _floats(layer.reduce(_SUPERSAMPLE))
     alpha = bits[..., 3:]
-    mixed: Floats = (background * (1.0 - alpha) + bits[..., :3] * alpha).astype(np.float32)
-    return mixed
+    return np.asarray(background * (1.0 - alpha) + bits[..., :3] * alpha, dtype=np.float32)
 
 
 def place(rng: np.random.Generator) -> tuple[float, float, NDArray[np.float64]]:
@@ -146,7 +141,7 @@ def _scene(
     mask = _mask(points.astype(np.float32), fill)[..., None]
     flat_ink = _hsv(list(_HUES.values())[colour] + hue_shift, saturation, value)
     ink = flat_ink * (1.0 + light * _ramp(light_angle)[..., None])
-    image: Floats = (background * (1.0 - mask) + ink * mask + grain * texture).astype(np.float32)
+    image = np.asarray(background * (1.0 - mask) + ink * mask + grain * texture, dtype=np.float32)
     return image.clip(0.0, 1.0)
 
 
@@ -158,8 +153,7 @@ def _shift_colours(image: Floats, level: int, rng: np.random.Generator) -> Float
     # Rodrigues' formula about the axis (1, 1, 1) / sqrt(3).
     cross = np.array([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / np.sqrt(3.0)
     turn = np.cos(angle) * np.eye(3) + np.sin(angle) * cross + (1.0 - np.cos(angle)) / 3.0
-    shifted: Floats = (image @ turn.T * gain).astype(np.float32)
-    return shifted
+    return np.asarray(image @ turn.T * gain, dtype=np.float32)
 
 
 def _corrupt(image: Floats, domain: str, level: int, rng: np.random.Generator) -> Floats:
@@ -208,23 +202,16 @@ def label_of(index: int, *, split: Split = "test") -> int:
 def draw(
     index: int, *, domain: str = "source", severity: int = 3, split: Split = "test", seed: int = 0
 ) -> tuple[Image.Image, int]:
-    """Draw one image.
+    """Draw one image, RGB, 96 x 96; the second result is its label, see :func:`label_of`.
 
     Args:
-        index: Number of the image within its split, from 0; any 64 consecutive ones (48 in split
-            ``train``) hold each class once.
-        domain: One of ``DOMAINS``. ``outline`` (a shape whose inside fades) and ``clutter`` (a busy
-            background) render the scene differently, the others alter the finished picture.
+        index: Number of the image within its split, from 0.
+        domain: One of ``DOMAINS``. ``outline`` (a shape whose inside fades) and ``clutter`` (a busy background) render
+            the scene differently, the others alter the finished picture.
         severity: Strength of the domain, 1 (weak) to 5; ``source`` ignores it.
         split: ``train``, which the tiny CLIP was trained on, holds the classes of ``SEEN`` alone; ``val``, ``test``
             and ``shots`` (to fit a prompt on) hold all 64.
         seed: Another seed is another set of scenes.
-
-    Returns:
-        The RGB image, 96 x 96, and its label (the position in ``CLASS_NAMES``).
-
-    Raises:
-        UserError: For an unknown domain or split, or a severity or index out of range.
     """
     if domain not in DOMAINS:
         raise UserError(f"domain {quoted(domain)} is not known; choose one of: {', '.join(DOMAINS)}")

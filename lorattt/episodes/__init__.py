@@ -1,1 +1,1 @@
-"""The engine: adapts E episodes at once. Knows nothing of Lightning, of datasets or of CLIP."""
+"""The engine: adapts E episodes at once, independent of Lightning, datasets and CLIP."""

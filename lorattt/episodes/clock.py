@@ -4,38 +4,12 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any
 
 import torch
 
 # Marks kept before their times are read: on a CUDA device reading waits for the work before them.
 _PENDING = 4096
-
-
-class _Mark(Protocol):
-    def seconds_since(self, earlier: "_Mark") -> float: ...
-
-
-class _HostMark:
-    def __init__(self) -> None:
-        self.at = time.perf_counter()
-
-    def seconds_since(self, earlier: "_Mark") -> float:
-        assert isinstance(earlier, _HostMark)
-        return self.at - earlier.at
-
-
-class _DeviceMark:
-    """A place in the queue of the device: nothing waits for it until its time is asked for."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.event = torch.cuda.Event(enable_timing=True)
-        self.event.record(torch.cuda.current_stream(device))
-
-    def seconds_since(self, earlier: "_Mark") -> float:
-        assert isinstance(earlier, _DeviceMark)
-        self.event.synchronize()
-        return float(earlier.event.elapsed_time(self.event)) / 1000
 
 
 class StageTimer:
@@ -51,8 +25,8 @@ class StageTimer:
     def __init__(self, device: torch.device | None = None) -> None:
         self._device = device if device is not None and device.type == "cuda" else None
         self._stages: list[str] = []
-        self._last: _Mark | None = None
-        self._pending: deque[tuple[str, _Mark, _Mark]] = deque()
+        self._last: Any = None
+        self._pending: deque[tuple[str, Any, Any]] = deque()
         self._seconds: dict[str, float] = {}
 
     @contextmanager
@@ -66,26 +40,33 @@ class StageTimer:
             self._switch()
             self._stages.pop()
 
-    def add(self, name: str, seconds: float) -> None:
-        """Count time that was measured elsewhere."""
-        self._seconds[name] = self._seconds.get(name, 0.0) + seconds
-
     def seconds(self) -> dict[str, float]:
         """Seconds of each stage so far, in the order in which they first came; waits for the device."""
-        while self._pending:
-            self._read()
+        self._read(keep=0)
         return dict(self._seconds)
 
     def _switch(self) -> None:
-        mark: _Mark = _HostMark() if self._device is None else _DeviceMark(self._device)
-        if self._stages and self._last is not None:
+        mark = self._mark()
+        if self._stages:
             self._seconds.setdefault(self._stages[-1], 0.0)
             self._pending.append((self._stages[-1], self._last, mark))
         self._last = mark
         if self._device is None or len(self._pending) > _PENDING:
-            while self._pending and (self._device is None or len(self._pending) > _PENDING // 2):
-                self._read()
+            self._read(keep=0 if self._device is None else _PENDING // 2)
 
-    def _read(self) -> None:
-        name, start, end = self._pending.popleft()
-        self.add(name, end.seconds_since(start))
+    def _mark(self) -> Any:
+        """The host's time; on a CUDA device an event in its queue, whose time is read later."""
+        if self._device is None:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event
+
+    def _read(self, keep: int) -> None:
+        while len(self._pending) > keep:
+            name, start, end = self._pending.popleft()
+            if self._device is None:
+                self._seconds[name] += end - start
+            else:
+                end.synchronize()
+                self._seconds[name] += start.elapsed_time(end) / 1000

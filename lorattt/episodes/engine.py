@@ -13,7 +13,7 @@ Observer = Callable[[int, Tensor, Mapping[str, Tensor]], None]
 
 @dataclass(frozen=True)
 class Adaptation:
-    """What the loop did.
+    """The result of the loop.
 
     Attributes:
         losses: ``(steps, E)``, the loss before each step.
@@ -47,9 +47,6 @@ def adapt(
         optimiser: Built afresh here: no state outlives the call.
         reset_every_step: Clear the optimiser's state before each step.
         observer: Called with the step's number, losses and gradients before the step is taken.
-
-    Returns:
-        Losses, and which episodes stayed finite.
     """
     leaves: Sequence[Tensor] = list(parameters.values())
     device = leaves[0].device
@@ -75,3 +72,14 @@ def adapt(
         stepper.step()
         stepper.zero_grad(set_to_none=True)
     return Adaptation(torch.stack(history) if history else torch.zeros(0, episodes, device=device), finite)
+
+
+def fall_back(before: Tensor, after: Tensor, finite: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits ``(E, K)`` before and after adaptation, the former in place of those after that are not finite.
+
+    ``finite`` ``(E,)`` says where adaptation was; None for everywhere. The third tensor ``(E,)`` is true where it or
+    the logits after were not.
+    """
+    good = after.isfinite().all(dim=-1)
+    good = good if finite is None else good & finite
+    return before, torch.where(good.unsqueeze(-1), after, before), ~good

@@ -1,8 +1,7 @@
-"""Optimisers that treat every element by itself, so that E stacked episodes are E separate optimisers.
+"""Element-wise optimisers: E stacked episodes are E separate optimisers.
 
-Element-wise means: the step of an entry depends on its own gradients alone. That holds for SGD and
-AdamW; it does not for anything with a norm or a matrix over the tensor (clipping by global norm, LARS,
-LBFGS, Muon, Adafactor), hence the short list.
+The step of an entry depends on its own gradients alone. That holds for SGD and AdamW, but not for anything with a norm
+or a matrix over the tensor (clipping by global norm, LARS, LBFGS, Muon, Adafactor).
 """
 
 from collections.abc import Iterable
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lorattt.errors import UserError
+from lorattt.inputs import finite
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,9 @@ class OptimiserSpec:
     momentum: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse values that no step can be made with."""
-        for key in ("lr", "weight_decay", "eps", "momentum"):
-            value = getattr(self, key)
-            if not 0 <= value < float("inf"):
-                raise UserError(f"optimiser.{key} {value}: must be a finite number of at least 0")
+        """Validate the ranges."""
+        finite(optimiser__lr=self.lr, optimiser__weight_decay=self.weight_decay)
+        finite(optimiser__eps=self.eps, optimiser__momentum=self.momentum)
         if not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"optimiser.betas {list(self.betas)}: both must be at least 0 and below 1")
 

@@ -1,4 +1,4 @@
-"""Classes told apart by their own texts: the views of one class attract, those of other classes repel."""
+"""Contrast of classes by their texts: the views of one class attract, those of other classes repel."""
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ def class_contrast(projections: Tensor, temperature: float, *, anchors: int = _A
     """Contrastive loss over several views of each class.
 
     Every view is an anchor; its positives are the other views of its class, its negatives all views of the other
-    classes. The form is that of SupCon (Khosla et al., NeurIPS 2020, eq. 2): the mean over positives stands outside
+    classes. The form is that of SupCon (Khosla et al., NeurIPS 2020, eq. 2): the mean over positives is outside
     the logarithm. Self-TPT's contrastive prompt tuning; the paper's own formula is not known.
 
     Args:

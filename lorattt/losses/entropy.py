@@ -5,14 +5,7 @@ from torch import Tensor
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """Shannon entropy of ``softmax(logits)``, in nats.
-
-    Args:
-        logits: ``(*, K)``; computed in float32 or wider whatever its dtype.
-
-    Returns:
-        ``(*,)`` of at least float32.
-    """
+    """Shannon entropy of ``softmax(logits)`` in nats: ``(*, K)`` to ``(*,)`` of at least float32."""
     log_p = _log_softmax(logits)
     return -(log_p.exp() * log_p).sum(-1)
 
@@ -21,13 +14,8 @@ def marginal_entropy(logits: Tensor) -> Tensor:
     """Entropy of the mean class distribution of an episode's views, in nats.
 
     MEM of TPT (Shu et al., NeurIPS 2022, eq. 2) and of LoRA-TTT. Computed in log space: the
-    log-mean-exp over views stays finite where the mean of probabilities would underflow.
-
-    Args:
-        logits: ``(*episode, n, K)``, the logits of the n selected views.
-
-    Returns:
-        ``(*episode,)`` of at least float32.
+    log-mean-exp over views stays finite where the mean of probabilities would underflow. Logits ``(*episode, n, K)``
+    of the n selected views to ``(*episode,)`` of at least float32.
     """
     log_p = _log_softmax(logits)
     log_mean = log_p.logsumexp(-2) - torch.log(torch.tensor(float(logits.shape[-2]), device=logits.device))

@@ -20,15 +20,7 @@ def matching_loss(target: Tensor, gradient: Tensor) -> Tensor:
 
 
 def matching_direction(target: Tensor, gradient: Tensor) -> Tensor:
-    """Derivative of :func:`matching_loss` by ``gradient``: what the second derivatives are multiplied with.
-
-    Args:
-        target: Any shape.
-        gradient: Of the same shape.
-
-    Returns:
-        Like ``gradient``: orthogonal to it, zeros where one of the two is 0.
-    """
+    """Derivative of :func:`matching_loss` by ``gradient``, orthogonal to it; zeros where one of the two is 0."""
     size, other = (torch.linalg.vector_norm(x).clamp_min(_LEAST_NORM) for x in (gradient, target))
     unit, aim = gradient / size, target / other
     direction: Tensor = ((unit * aim).sum() * unit - aim) / size

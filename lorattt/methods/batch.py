@@ -14,51 +14,38 @@ _SHARE = 0.8
 
 
 class EpisodeNumbers(TypedDict):
-    """The images of a batch or of a step's output.
+    """The images of a batch or of a step's output."""
 
-    Attributes:
-        index: ``(E,)`` int64, dataset-wide.
-        label: ``(E,)`` int64, -1 where unknown.
-        path: E names of the images.
-        skipped: Images of the batch that could not be read, each with ``index``, ``path``, ``reason``.
-    """
-
-    index: Tensor
-    label: Tensor
-    path: list[str]
-    skipped: list[dict[str, Any]]
+    index: Tensor  # (E,) int64, dataset-wide
+    label: Tensor  # (E,) int64, -1 where unknown
+    path: list[str]  # E names of the images
+    skipped: list[dict[str, Any]]  # images that could not be read, each with index, path, reason
 
 
 class EpisodeBatch(EpisodeNumbers, total=False):
-    """A batch of E episodes: their views, or the images and plans to make them from.
+    """A batch of E episodes: their views, or the images and plans to make them from."""
 
-    Attributes:
-        views: ``(E, V, 3, S, S)`` uint8; view 0 is the plain one.
-        image: E images ``(3, H, W)`` uint8, each of its own size, in place of views.
-        plan: How their views are made.
-    """
-
-    views: Tensor
-    image: list[Tensor]
-    plan: ViewPlan
+    views: Tensor  # (E, V, 3, S, S) uint8; view 0 is the plain one
+    image: list[Tensor]  # E images (3, H, W) uint8, each of its own size, in place of views
+    plan: ViewPlan  # how their views are made
 
 
 class Prediction(TypedDict):
-    """A method's predictions for E images; tensors are detached.
+    """A method's predictions for E images; tensors are detached."""
 
-    Attributes:
-        before: ``(E, K)`` float32 logits of the same model and text without adaptation.
-        after: ``(E, K)`` float32 logits of the method.
-        fallback: ``(E,)`` bool, true where adaptation was not finite and ``after`` is ``before``.
-    """
+    before: Tensor  # (E, K) float32 logits of the same model and text without adaptation
+    after: Tensor  # (E, K) float32 logits of the method
+    fallback: Tensor  # (E,) bool, true where adaptation was not finite and after is before
 
-    before: Tensor
-    after: Tensor
-    fallback: Tensor
+
+Predictions: TypeAlias = Mapping[str, Prediction]
+"""Predictions by method name; a method alone has the empty name."""
 
 
 class EpisodeOutput(EpisodeNumbers, Prediction):
-    """The output of a step, for the callbacks: the prediction and its images."""
+    """The output of a step, for the callbacks: the images, the first method's prediction, and those of all methods."""
+
+    methods: Predictions
 
 
 class EpisodeSource(Protocol):
@@ -67,15 +54,6 @@ class EpisodeSource(Protocol):
     class_names: list[str]
     transform: Views | None
     planner: Callable[[int, int, int], ViewPlan] | None
-
-
-def batch_metadata(batch: EpisodeBatch) -> EpisodeNumbers:
-    """The images of a batch, for the step's output."""
-    return {"index": batch["index"], "label": batch["label"], "path": batch["path"], "skipped": batch["skipped"]}
-
-
-Predictions: TypeAlias = Mapping[str, Prediction]
-"""Predictions by method name; a method alone has the empty name."""
 
 
 class MicroBatcher:
@@ -94,12 +72,8 @@ class MicroBatcher:
         self.limit: int | None = None
         self.halved = 0
 
-    def classify(self, batch: EpisodeBatch, answers: Callable[[EpisodeBatch], Predictions]) -> Predictions:
+    def classify(self, batch: EpisodeBatch, predict: Callable[[EpisodeBatch], Predictions]) -> Predictions:
         """Classify all episodes of a batch of at least one.
-
-        Args:
-            batch: The batch.
-            answers: Classifies the episodes of a part.
 
         Raises:
             torch.OutOfMemoryError: If a single episode does not fit.
@@ -111,53 +85,40 @@ class MicroBatcher:
         while done < total:
             size = min(self.limit or total, total - done)
             used = _allocated(device)
-            answer = self._try(batch if size == total else part_of(batch, done, done + size), answers)
-            if answer is None:
-                # Here the frames of the failure are gone, and with them what they held.
-                _release(device)
+            try:
+                found.append(predict(batch if size == total else part_of(batch, done, done + size)))
+            except RuntimeError as error:
+                if size == 1 or not no_memory(error):
+                    raise
                 self.limit = max(1, size // 2)
-                self.halved += 1
+            else:
+                done += size
+                if device.type == "cuda" and not self.halved:
+                    self.limit = max(self.limit or 1, _fitting(device, used, size))
                 continue
-            found.append(answer)
-            done += size
-            if device.type == "cuda" and not self.halved:
-                self.limit = max(self.limit or 1, _fitting(device, used, size))
+            # Here the frames of the failure are gone, and with them what they held.
+            self.halved += 1
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
         return found[0] if len(found) == 1 else _concatenate(found)
-
-    def _try(self, part: EpisodeBatch, answers: Callable[[EpisodeBatch], Predictions]) -> Predictions | None:
-        """The predictions, or None if memory did not suffice."""
-        try:
-            return answers(part)
-        except RuntimeError as error:  # which torch.OutOfMemoryError is
-            if not no_memory(error) or len(part["index"]) == 1:
-                raise
-            return None
 
 
 def part_of(batch: EpisodeBatch, first: int, end: int) -> EpisodeBatch:
     """The episodes of a batch from ``first`` up to ``end``, which is not one of them; without the skipped ones."""
-    own = slice(first, end)
-    part: EpisodeBatch = {
-        "label": batch["label"][own],
-        "index": batch["index"][own],
-        "path": batch["path"][own],
-        "skipped": [],
-    }
-    if "views" in batch:
-        part["views"] = batch["views"][own]
-    if "image" in batch:
-        part["image"] = batch["image"][own]
+    part: Any = {key: batch[key][first:end] for key in ("label", "index", "path", "views", "image") if key in batch}
     if "plan" in batch:
         part["plan"] = batch["plan"].part(first, end)
-    return part
+    part["skipped"] = []
+    found: EpisodeBatch = part
+    return found
 
 
 def _concatenate(found: list[Predictions]) -> Predictions:
     return {
         name: {
-            "before": torch.cat([answers[name]["before"] for answers in found]),
-            "after": torch.cat([answers[name]["after"] for answers in found]),
-            "fallback": torch.cat([answers[name]["fallback"] for answers in found]),
+            "before": torch.cat([each[name]["before"] for each in found]),
+            "after": torch.cat([each[name]["after"] for each in found]),
+            "fallback": torch.cat([each[name]["fallback"] for each in found]),
         }
         for name in found[0]
     }
@@ -182,8 +143,3 @@ def _fitting(device: torch.device, used: int, size: int) -> int:
 
 def _allocated(device: torch.device) -> int:
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
-
-
-def _release(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

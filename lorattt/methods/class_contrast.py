@@ -17,7 +17,6 @@ from lorattt.errors import UserError, quoted
 from lorattt.inputs import at_least
 from lorattt.losses.contrastive import class_contrast
 from lorattt.prompts.class_views import CLASS_VIEWS, ClassView, ClassViews, check_class_views, check_template
-from lorattt.prompts.files import load_prompt
 from lorattt.prompts.prompt import PromptSpec, build_prompt
 from lorattt.rng import Stream, episode_keys, fold, uniform
 
@@ -51,19 +50,17 @@ class ProjectionHead(nn.Module):
 
     Args:
         width: D, the width of text features.
-        hidden: Width between the layers; D where null.
-        out: P, the width of projections.
+        spec: Its shape; ``out`` is P.
         seed: The run's seed.
     """
 
-    def __init__(self, width: int, hidden: int | None = None, out: int = 128, *, seed: int = 0) -> None:
+    def __init__(self, width: int, spec: HeadSpec = HeadSpec(), *, seed: int = 0) -> None:
         super().__init__()
-        HeadSpec(hidden, out)  # rejects what is no shape
-        hidden = width if hidden is None else hidden
+        hidden = width if spec.hidden is None else spec.hidden
         key = fold(episode_keys(seed, torch.tensor(0)), Stream.HEAD_INIT)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(key))
-            self.layers = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, out))
+            self.layers = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, spec.out))
 
     def forward(self, features: Tensor) -> Tensor:
         """``(*, D)`` features to ``(*, P)`` unit projections, of the wider of the two's types."""
@@ -75,36 +72,27 @@ class ProjectionHead(nn.Module):
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], width: int, source: str) -> "ProjectionHead":
-        """The head of a prompt's file, of which ``tensors`` are all but the context.
-
-        Args:
-            tensors: Among them a head's, see :meth:`tensors`.
-            width: D, the width of the model's text features.
-            source: What messages call the file.
-        """
+        """The head of a prompt's file, of which ``tensors`` are all but the context; messages call it ``source``."""
         found = {name.removeprefix(HEAD): value for name, value in tensors.items() if name.startswith(HEAD)}
-        shapes = {name: tuple(value.shape) for name, value in found.items()}
-        hidden, out = (shapes.get(name, (0,))[0] for name in ("0.weight", "2.weight"))
-        expected = {"0.weight": (hidden, width), "0.bias": (hidden,), "2.weight": (out, hidden), "2.bias": (out,)}
-        if shapes != expected or not hidden or not out:
-            raise UserError(
-                f"{source}: its projection head does not fit text features of width {width}: use the model it was made "
-                "for"
-            )
-        head = cls(width, hidden, out)
-        head.layers.load_state_dict(found)
+        hidden, out = (found.get(name, torch.empty(1)).shape[:1].numel() for name in ("0.weight", "2.weight"))
+        head = cls(width, HeadSpec(max(1, hidden), max(1, out)))
+        try:
+            head.layers.load_state_dict(found)
+        except RuntimeError as error:
+            fix = f"does not fit text features of width {width}: use the model it was made for"
+            raise UserError(f"{source}: its projection head {fix}") from error
         return head
+
+
+@torch.no_grad()
+def text_width(clip: Clip) -> int:
+    """D, the width of the model's text features."""
+    return clip.text_features(["a"], [SINGLE]).shape[1]
 
 
 @dataclass(frozen=True)
 class ContrastiveTask:
-    """Contrastive prompt tuning (CPT) on a list of at least two classes.
-
-    Args:
-        views: The class list in its views.
-        head: The projection head.
-        temperature: What similarities are divided by.
-    """
+    """Contrastive prompt tuning (CPT) on a list of at least two classes; ``temperature`` divides similarities."""
 
     views: ClassViews
     head: ProjectionHead
@@ -161,19 +149,12 @@ def check_temperature(temperature: float) -> None:
 
 @dataclass(frozen=True, eq=False)
 class SourcePrompt:
-    """What stage 1 left beside the context, and how it contrasted the classes.
-
-    Attributes:
-        views: The prompts of a class that are contrasted.
-        temperature: What similarities are divided by.
-        template: The hand-written prompt.
-        tensors: The head's, and a context for each view where they are separate.
-    """
+    """What stage 1 left beside the context, and how it contrasted the classes."""
 
     views: tuple[ClassView, ...]
     temperature: float
     template: str
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, Tensor]  # the head's, and a context for each view where they are separate
 
     @property
     def separate(self) -> bool:
@@ -193,9 +174,7 @@ class SourcePrompt:
             learned = [view for view in self.views if view != "hand"]
             context = torch.stack([self._context_of(view, context.shape, source) for view in learned])
         if any(name.startswith(HEAD) for name in self.tensors):
-            with torch.no_grad():
-                width = clip.text_features(["a"], [SINGLE]).shape[1]
-            head = ProjectionHead.from_tensors(self.tensors, width, source)
+            head = ProjectionHead.from_tensors(self.tensors, text_width(clip), source)
         return context, head
 
     def _context_of(self, view: ClassView, shape: torch.Size, source: str) -> Tensor:
@@ -212,15 +191,11 @@ class SourcePrompt:
 def read_source_prompt(
     spec: PromptSpec, class_views: Sequence[ClassView] | None, temperature: float | None, *, contrasts: bool
 ) -> SourcePrompt:
-    """Read the settings of the contrast from a prompt's file; arguments override them.
+    """Read the settings of the contrast from a prompt's file; ``class_views`` and ``temperature`` override them.
 
-    Args:
-        spec: Where the prompt comes from.
-        class_views: Which prompts of a class are contrasted; null for the file's.
-        temperature: What similarities are divided by; null for the file's.
-        contrasts: Whether there is a stage 2, which needs a head.
+    ``contrasts`` says whether there is a stage 2, which needs a head.
     """
-    source, found = f"prompt.file {spec.file}", None if spec.file is None else load_prompt(spec.path)
+    source, found = f"prompt.file {spec.file}", None if spec.file is None else spec.content
     notes: Mapping[str, str] = {} if found is None else found.notes
     tensors: Mapping[str, Tensor] = {} if found is None else found.extras
     if contrasts and not any(name.startswith(HEAD) for name in tensors):

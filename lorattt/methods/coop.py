@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from lorattt.clip.load import ClipSpec, load_clip
 from lorattt.errors import UserError, shortened
 from lorattt.inputs import finite
-from lorattt.methods.base import agree_on_classes
 from lorattt.methods.batch import EpisodeBatch
+from lorattt.methods.class_texts import agree_on_classes
 from lorattt.prompts.class_prompts import ClassPrompts
 from lorattt.prompts.files import Prompt, save_prompt
 from lorattt.prompts.prompt import PromptSpec, build_prompt
@@ -138,23 +138,19 @@ class PromptTraining(LightningModule):
 
     def save_prompt(self, path: Path) -> None:
         """Write the prompt as it is now, with how it was made in the file's metadata."""
-        notes = {
-            **self.extra_notes(),
+        notes, tensors = self.extras()
+        notes |= {
             "method": self.name,
             "data": str(getattr(getattr(self.trainer, "datamodule", None), "name", "unknown")),
             "epochs": str(self.trainer.current_epoch),
             "seed": str(self.seed),
             **self._last_validation,
         }
-        save_prompt(self.prompt(), path, notes=notes, extras=self.extra_tensors())
+        save_prompt(self.prompt(), path, notes=notes, extras=tensors)
 
-    def extra_notes(self) -> dict[str, str]:
-        """Further metadata of the prompt's file."""
-        return {}
-
-    def extra_tensors(self) -> dict[str, Tensor]:
-        """Further tensors of the prompt's file, by name."""
-        return {}
+    def extras(self) -> tuple[dict[str, str], dict[str, Tensor]]:
+        """Further metadata and tensors of the prompt's file, by name."""
+        return {}, {}
 
     @torch.no_grad()
     def image_features(self, views: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ AugMix for both. One joint step, as their code makes by default, not one for eac
 
 from typing import Any, ClassVar
 
-from lorattt.errors import UserError
+from lorattt.inputs import finite
 from lorattt.methods.tpt import TPT
 from lorattt.views.crops import ViewSpec
 
@@ -23,10 +23,6 @@ class CTPT(TPT):
         views: How the views of an image are made.
         dispersion: Weight of the texts' dispersion.
         **kwargs: See :class:`TPT`.
-
-    Raises:
-        UserError: If the weight is no finite number of at least 0, the selection keeps no view, the rule is of
-            another kind, or the text tower takes no prompt.
     """
 
     name: ClassVar[str] = "ctpt"
@@ -37,6 +33,5 @@ class CTPT(TPT):
 
     def check_options(self) -> None:
         """Validate that the weight is finite and not negative."""
-        if not 0 <= self.dispersion < float("inf"):
-            raise UserError(f"dispersion {self.dispersion}: a weight must be a finite number of at least 0")
+        finite(dispersion=self.dispersion)
         super().check_options()

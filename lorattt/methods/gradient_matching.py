@@ -17,12 +17,10 @@ from lorattt.errors import UserError, first_line
 from lorattt.losses.matching import gradient_cosine, matching_direction, matching_loss
 
 Derivative = Literal["exact", "finite"]
+Loss = Callable[[Tensor], Tensor]
 FIX = "use model.derivative finite, which needs none, or model.matching_weight 0"
 
 _WRONG = 0.2  # relative; rounding in float32 makes about a thousandth
-
-GradientsAt = Callable[[Tensor], Sequence[Tensor]]
-"""Gradients of a loss by all parameters, at a value of the first of them that is given without a graph."""
 
 
 class GradientMatching(nn.Module):
@@ -50,23 +48,18 @@ class GradientMatching(nn.Module):
         only: Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.ema, self.derivative, self.symmetric = ema, derivative, symmetric
+        self.ema, self.exact, self.symmetric = ema, derivative == "exact", symmetric
         self.register_buffer("target", torch.zeros_like(like, requires_grad=False))
         self.register_buffer("moving", torch.zeros_like(like, requires_grad=False) if symmetric else None)
         self.register_buffer("only", only, persistent=False)
-
-    @property
-    def exact(self) -> bool:
-        """Whether the second gradient must have its graph; if symmetric, the first as well."""
-        return self.derivative == "exact"
 
     def step(
         self,
         parameters: Sequence[Tensor],
         first: Tensor,
         second: Tensor,
-        first_at: GradientsAt,
-        second_at: GradientsAt,
+        first_loss: Loss,
+        second_loss: Loss,
         *,
         mean: Callable[[Tensor], Tensor],
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
@@ -74,10 +67,10 @@ class GradientMatching(nn.Module):
 
         Args:
             parameters: What the loss is differentiated by; the first is the one that both losses have.
-            first: Gradient by it of the loss that is followed.
-            second: Gradient by it of the loss that is turned, the same on all devices.
-            first_at: Gradients of the former loss, of which the first is read, at another value.
-            second_at: Gradients of the latter by all parameters, at another value.
+            first: Gradient by it of the loss that is followed; if exact and symmetric, with its graph.
+            second: Gradient by it of the loss that is turned, the same on all devices; if exact, with its graph.
+            first_loss: The former loss at another value of the first parameter; called if not exact.
+            second_loss: The latter loss at another value.
             mean: Average over devices. The cosine of a mean is no mean of cosines.
 
         Returns:
@@ -99,13 +92,13 @@ class GradientMatching(nn.Module):
         if self.exact:
             return exact_product(second, along, parameters), terms
         point = parameters[0].detach()
-        products = finite_product(second_at, point, along)
+        products = finite_product(second_loss, point, along, parameters[1:])
         if self.symmetric:
-            products[0] = products[0] + finite_product(first_at, point, back)[0]
+            products[0] = products[0] + finite_product(first_loss, point, back)[0]
         return products, terms
 
 
-def check_second_derivatives(loss: Callable[[Tensor], Tensor], point: Tensor) -> None:
+def check_second_derivatives(loss: Loss, point: Tensor) -> None:
     """Reject, before training, a model without second derivatives at that point, or with wrong ones.
 
     Some fused kernels raise; others drop a part of the gradient in silence, which finite differences reveal. The loss
@@ -118,12 +111,7 @@ def check_second_derivatives(loss: Callable[[Tensor], Tensor], point: Tensor) ->
     except RuntimeError as error:
         reason = first_line(error, 120)
         raise UserError(f"gradient matching: the text tower has no second derivatives ({reason}): {FIX}") from error
-
-    def gradients(value: Tensor) -> Sequence[Tensor]:
-        value = value.requires_grad_()
-        return torch.autograd.grad(loss(value), value)
-
-    (finite,) = finite_product(gradients, start.detach(), gradient.detach())
+    (finite,) = finite_product(loss, start.detach(), gradient.detach())
     if not torch.linalg.vector_norm(exact - finite) <= _WRONG * torch.linalg.vector_norm(finite):
         raise UserError(f"gradient matching: second derivatives of the text tower are wrong, by its kernels: {FIX}")
 
@@ -139,13 +127,14 @@ def exact_product(gradient: Tensor, direction: Tensor, parameters: Sequence[Tens
     return list(torch.autograd.grad((gradient * direction.detach()).sum(), parameters))
 
 
-def finite_product(gradients_at: GradientsAt, point: Tensor, direction: Tensor) -> list[Tensor]:
+def finite_product(loss: Loss, point: Tensor, direction: Tensor, others: Sequence[Tensor] = ()) -> list[Tensor]:
     """What :func:`exact_product` returns, by central differences of the gradient: no second derivative is taken.
 
     Args:
-        gradients_at: Gradients of the loss by all parameters, at a value of the first one.
-        point: The first parameter's value.
+        loss: At a value of its first parameter.
+        point: That parameter's value.
         direction: Of its shape.
+        others: The loss's other parameters.
     """
     size = torch.linalg.vector_norm(direction)
     # Rounding and the neglected third order are about equal near the cube root of the type's precision; the shorter the
@@ -153,5 +142,9 @@ def finite_product(gradients_at: GradientsAt, point: Tensor, direction: Tensor) 
     relative = 0.1 * torch.finfo(point.dtype).eps ** (1 / 3)
     length = relative * torch.linalg.vector_norm(point).clamp_min(1e-6)
     unit = direction / size.clamp_min(torch.finfo(point.dtype).tiny)
-    ahead, behind = (gradients_at((point + sign * length * unit).detach()) for sign in (1, -1))
-    return [(a - b) * (size / (2 * length)) for a, b in zip(ahead, behind, strict=True)]
+
+    def gradients(sign: int) -> Sequence[Tensor]:
+        value = (point + sign * length * unit).detach().requires_grad_()
+        return torch.autograd.grad(loss(value), [value, *others])
+
+    return [(a - b) * (size / (2 * length)) for a, b in zip(gradients(1), gradients(-1), strict=True)]

@@ -9,10 +9,9 @@ from lorattt.adapters.lora import LoRASpec
 from lorattt.adapters.tuner import AdapterSpec
 from lorattt.clip.load import ClipSpec
 from lorattt.episodes.optim import OptimiserSpec
-from lorattt.methods.lora_ttt_engine import LoRATTTEngine, LossSpec
+from lorattt.methods.lora_ttt_engine import EncodedViews, LoRATTTEngine, LossSpec
 from lorattt.methods.ranked_views import RankedViews
-from lorattt.methods.shared_views import SharedViews
-from lorattt.views.selection import selection_size
+from lorattt.methods.shared_views import Needs, SharedViews
 
 
 class LoRATTT(RankedViews):
@@ -31,10 +30,6 @@ class LoRATTT(RankedViews):
         chunk: Views encoded at a time: bounds memory, changes nothing else. Null: few enough for a CPU's caches,
             256 on other devices.
         **kwargs: See :class:`RankedViews`.
-
-    Raises:
-        UserError: If the tower is not a ViT, a block is out of range, the selection keeps no view, or there is no
-            prompt to measure flatness around.
     """
 
     name: ClassVar[str] = "lora_ttt"
@@ -54,7 +49,7 @@ class LoRATTT(RankedViews):
         chunk: int | None = None,
         **kwargs: Any,
     ) -> None:
-        self.loss = loss
+        self.selection = loss.selection
         super().__init__(clip=clip, **kwargs)
         adapters: dict[str, LoRASpec | LayerNormSpec] = {"lora": lora, "layernorm": layernorm}
         spec = tune if isinstance(tune, AdapterSpec) else adapters[tune]
@@ -68,23 +63,16 @@ class LoRATTT(RankedViews):
             chunk=chunk,
         )
 
-    def kept_count(self, views: int) -> int:
-        """As many as the selection says."""
-        return selection_size(views, self.loss.selection)
-
     @property
-    def trunk(self) -> int:
-        """The first adapted block."""
-        return self.engine.first
-
-    @property
-    def view_chunk(self) -> int | None:
-        """Views encoded at a time, as given."""
-        return self.engine.chunk
+    def needs(self) -> Needs:
+        """The features of all views, and their inputs of the first adapted block."""
+        return Needs(trunks=frozenset([self.engine.first]), chunk=self.engine.chunk)
 
     def classify(self, views: SharedViews) -> tuple[Tensor, Tensor, Tensor]:
         """Logits ``(E, K)`` before and after adaptation, and fallbacks ``(E,)``."""
-        encoded = views.encoded(self.engine.first)
+        assert views.pixels is not None
+        assert views.tokens is not None
+        encoded = EncodedViews(views.trunks[self.engine.first], views.tokens, views.features)
         scale, scores = self.clip.logit_scale, self.view_scores
         outcome = self.engine.run(views.pixels, self.text, scale, views.keys, encoded=encoded, scores=scores)
         return outcome.before, outcome.after, outcome.fallback

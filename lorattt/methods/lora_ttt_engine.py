@@ -6,45 +6,27 @@ marginal entropy of those views (MEM) and the distance of a masked view's class 
 
     loss = w_mem * H(mean_i p_i) + w_mae * mean_i |z~_i - sg(z_i)|^2 / (d * mask_ratio),  i in the selected views
 
-The authors' loop runs one image at a time through the whole encoder. Here E images run at once::
+The authors' loop runs one image at a time through the whole encoder. Here E images run at once, V views each, and
+view 0 is the plain one; docs/architecture.md draws it:
 
-    V views of each of E images (E, V, 3, S, S); view 0 is the plain one
-        |
-    trunk: the frozen blocks below the first adapted one              once, without a graph
-        |
-    trunk outputs (E, V, L, d), kept ----------------------------------------------------+
-        |                                           |                                    |
-    last blocks, frozen, without a graph            | n selected views                   | view 0
-        |                                           | (E, n, L, d)                       |
-        |                                           |                                    |
-    class tokens (E, V, d)                          |         selected views with        |
-        |                                           |         patches dropped,           |
-        +--> logits, entropy: select n of V         |         through the trunk          |
-        +--> view 0: logits before (E, K)           |         (without a graph)          |
-                                                    |               |                    |
-                                             adapted blocks, with a graph         adapted blocks after
-                                                    |               |             the last step
-                                                    z_i             z~_i                 |
-                                                    |-- no gradient |             logits after (E, K)
-                                                    |           |   |
-                                                   MEM       reconstruction
-                                                    |               |
-                                              loss (E,): a step on the adapters (E, ...)
+1. trunk: all views through the frozen blocks below the first adapted one, once, without a graph; outputs are kept
+2. last blocks, frozen, without a graph: class tokens (E, V, d), their logits and entropies; select n of V views
+3. adapted blocks, with a graph: the selected views' kept trunk outputs (E, n, L, d), for MEM; and the same views with
+   patches dropped, whose trunk has no graph, for reconstruction
+4. loss (E,): a step on the adapters (E, ...)
+5. adapted blocks after the last step: the plain view's kept trunk output, for logits after (E, K)
 
 Further steps select again, from the class tokens of all views with the adapters as they then are.
 
-- The trunk runs once per set of views; masked views pass through it at each step.
-- The gradient goes through the selected views only. The selection is piecewise constant, so the gradient through the
-  other views is zero.
-- The last block computes the class token only.
-- The whole views' class tokens z_i, already computed, are the reconstruction target.
-- The plain view's trunk output, already computed, serves the prediction.
-
-All of this is exact. One deviation: with more than one step, LoRA dropout is off in the pass that selects views.
+The gradient goes through the selected views only: the selection is piecewise constant, so the gradient through the
+other views is zero. The last block computes the class token only. The whole views' class tokens z_i, already computed,
+are the reconstruction target. All of this is exact. One deviation: with more than one step, LoRA dropout is off in the
+pass that selects views.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -54,12 +36,13 @@ from lorattt.adapters.tuner import Tuner
 from lorattt.clip.attention import Adapter
 from lorattt.clip.frozen import Scratch
 from lorattt.clip.vision import VisionTower
-from lorattt.episodes.engine import Observer, adapt
+from lorattt.episodes.engine import Observer, adapt, fall_back
 from lorattt.episodes.optim import OptimiserSpec
 from lorattt.errors import UserError
+from lorattt.inputs import at_least, finite
 from lorattt.losses.entropy import marginal_entropy
 from lorattt.losses.reconstruction import class_token_reconstruction
-from lorattt.methods.shared_views import EncodedViews, encode_views, views_at_once
+from lorattt.methods.shared_views import encode_tokens, views_at_once
 from lorattt.rng import Stream, fold
 from lorattt.views.selection import (
     ViewScores,
@@ -92,72 +75,50 @@ class LossSpec:
 
     def __post_init__(self) -> None:
         """Validate that the weights are finite and one is positive."""
-        for key in ("mem", "reconstruction"):
-            value = getattr(self, key)
-            if not 0 <= value < float("inf"):
-                raise UserError(f"loss.{key} {value}: a weight must be a finite number of at least 0")
+        finite(loss__mem=self.mem, loss__reconstruction=self.reconstruction)
         if self.mem == self.reconstruction == 0:
             raise UserError("loss.mem and loss.reconstruction are both 0: give at least one a weight")
 
 
+class EncodedViews(NamedTuple):
+    """All views of E images through the frozen model."""
+
+    trunk: Tensor  # (E, V, L, d) tokens as the first adapted block reads them
+    tokens: Tensor  # (E, V, d) class tokens, before the projection
+    features: Tensor  # (E, V, D) unit image features, float32 or wider
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """The result of adapting to E episodes.
+    """The result of adapting to E episodes."""
 
-    Attributes:
-        before: ``(E, K)`` float32 logits of the plain view before adaptation.
-        after: ``(E, K)`` float32 logits of the plain view after it; ``before`` where it was not finite.
-        fallback: ``(E,)`` bool, true where it was not.
-        losses: ``(steps, E)``.
-        selected: ``(E, n)`` int64, the views of the first step, most confident first; empty without steps.
-        view_logits: ``(E, V, K)`` float32 logits of all views before adaptation.
-        parameters: The adapted parameters, each ``(E, *)``.
-    """
-
-    before: Tensor
-    after: Tensor
-    fallback: Tensor
-    losses: Tensor
-    selected: Tensor
-    view_logits: Tensor
-    parameters: dict[str, Tensor]
+    before: Tensor  # (E, K) float32 logits of the plain view before adaptation
+    after: Tensor  # (E, K) float32 logits of the plain view after it; before where it was not finite
+    fallback: Tensor  # (E,) bool, true where it was not
+    losses: Tensor  # (steps, E)
+    selected: Tensor  # (E, n) int64, the views of the first step, most confident first; empty without steps
+    view_logits: Tensor  # (E, V, K) float32 logits of all views before adaptation
+    parameters: dict[str, Tensor]  # the adapted parameters, each (E, *)
 
 
+@dataclass
 class LoRATTTEngine:
-    """The method on an image tower, without Lightning.
+    """The method on a frozen ViT, without Lightning; see :class:`lorattt.methods.lora_ttt.LoRATTT`."""
 
-    Args:
-        tower: The frozen ViT.
-        tuner: What is adapted.
-        loss: The objective.
-        optimiser: Element-wise optimiser of each episode.
-        steps: Optimisation steps per image; 0 gives zero-shot predictions.
-        reset_every_step: Clear the optimiser's state before each step, as the authors' loop does.
-        chunk: Views encoded at a time: bounds memory, changes nothing else. Null: few enough for a CPU's caches,
-            256 on other devices.
+    tower: VisionTower
+    tuner: Tuner
+    loss: LossSpec
+    optimiser: OptimiserSpec
+    steps: int = 1
+    reset_every_step: bool = False
+    chunk: int | None = None
 
-    Raises:
-        UserError: If a number is out of range.
-    """
-
-    def __init__(
-        self,
-        tower: VisionTower,
-        tuner: Tuner,
-        *,
-        loss: LossSpec,
-        optimiser: OptimiserSpec,
-        steps: int = 1,
-        reset_every_step: bool = False,
-        chunk: int | None = None,
-    ) -> None:
-        for key, value, least in (("steps", steps, 0), ("chunk", chunk, 1)):
-            if value is not None and value < least:
-                raise UserError(f"{key} {value}: must be at least {least}")
-        self.tower, self.tuner, self.loss, self.optimiser = tower, tuner, loss, optimiser
-        self.steps, self.reset_every_step, self.chunk = steps, reset_every_step, chunk
-        self.first = tuner.blocks[0]
-        self.kept = kept_count(tower.patches, loss.mask_ratio) if loss.reconstruction else 0
+    def __post_init__(self) -> None:
+        """Validate the numbers."""
+        at_least(0, steps=self.steps)
+        at_least(1, chunk=self.chunk)
+        self.first = self.tuner.blocks[0]
+        self.kept = kept_count(self.tower.patches, self.loss.mask_ratio) if self.loss.reconstruction else 0
 
     def run(
         self,
@@ -182,26 +143,24 @@ class LoRATTTEngine:
             masks: Which patches to keep, instead of random ones.
             scores: Ranks views, lowest score first; None for the entropy of their logits.
             observer: Called at each step with losses and gradients.
-
-        Raises:
-            UserError: If the selection keeps no view.
         """
         episodes, count = pixels.shape[0], selection_size(pixels.shape[1], self.loss.selection)
         chosen: list[Tensor] = []
-        encoded = encoded or self.encode(pixels)
-        trunk, tokens = encoded.trunk, encoded.tokens
-        view_logits = self._logits(tokens, text, logit_scale)
+        trunk, tokens, features = encoded or self.encode(pixels)
+        features = features.to(torch.promote_types(features.dtype, text.dtype))
+        view_logits = logit_scale * features @ text.T
         parameters = self.tuner.init_parameters(episodes, pixels.device)
 
         def objective(step: int) -> Tensor:
             step_keys = fold(keys, step)
             adapter = self.tuner.adapter(parameters, step_keys, at_init=step == 0)
-            whole, logits = tokens, view_logits
+            whole, seen, logits = tokens, features, view_logits
             if step > 0 or not self.tuner.is_identity_at_init:
                 # The adapters have moved: select anew, as the authors' loop does.
                 whole = self._class_tokens(trunk, self.tuner.adapter(parameters))
-                logits = self._logits(whole, text, logit_scale)
-            selected = select_views(logits, count, scores and scores(self._features(whole, text), logits))
+                seen = self._features(whole, text)
+                logits = logit_scale * seen @ text.T
+            selected = select_views(logits, count, scores and scores(seen, logits))
             chosen.append(selected)
             target = take_views(whole, selected)
             total = torch.zeros(episodes, device=pixels.device)
@@ -227,23 +186,15 @@ class LoRATTTEngine:
         with torch.no_grad():
             plain = self._head(trunk[:, :1], self.tuner.adapter(parameters))
             after = self._logits(plain, text, logit_scale).squeeze(1)
-        before = view_logits[:, 0]
-        finite = adaptation.finite & after.isfinite().all(dim=-1)
-        return Outcome(
-            before=before,
-            after=torch.where(finite.unsqueeze(-1), after, before),
-            fallback=~finite,
-            losses=adaptation.losses,
-            selected=chosen[0] if chosen else torch.empty(episodes, 0, dtype=torch.long, device=pixels.device),
-            view_logits=view_logits,
-            parameters=parameters,
-        )
+        selected = chosen[0] if chosen else torch.empty(episodes, 0, dtype=torch.long, device=pixels.device)
+        found = fall_back(view_logits[:, 0], after, adaptation.finite)
+        return Outcome(*found, adaptation.losses, selected, view_logits, parameters)
 
     def encode(self, pixels: Tensor) -> EncodedViews:
         """All views ``(E, V, 3, S, S)`` through the frozen model, each block once, without a graph."""
-        trunks, tokens = encode_views(self.tower, pixels.flatten(0, 1), [self.first], chunk=self.chunk)
-        shape = pixels.shape[:2]
-        return EncodedViews(trunks[self.first].unflatten(0, shape), tokens.unflatten(0, shape))
+        trunks, flat = encode_tokens(self.tower, pixels.flatten(0, 1), [self.first], chunk=self.chunk)
+        tokens = flat.unflatten(0, pixels.shape[:2])
+        return EncodedViews(trunks[self.first].unflatten(0, pixels.shape[:2]), tokens, self._features(tokens))
 
     def chunk_on(self, device: torch.device) -> int:
         """How many views are encoded at a time there."""
@@ -275,7 +226,8 @@ class LoRATTTEngine:
         """``(*, d)`` class tokens to ``(*, K)`` logits, float32 or wider from the projection on."""
         return logit_scale * self._features(class_tokens, text) @ text.T
 
-    def _features(self, class_tokens: Tensor, text: Tensor) -> Tensor:
-        """``(*, d)`` class tokens to ``(*, D)`` unit features, as wide as the texts or wider."""
+    def _features(self, class_tokens: Tensor, text: Tensor | None = None) -> Tensor:
+        """``(*, d)`` class tokens to ``(*, D)`` unit features, as wide as the texts (float32) or wider."""
         features = self.tower.project(class_tokens)
-        return F.normalize(features.to(torch.promote_types(features.dtype, text.dtype)), dim=-1)
+        width = torch.float32 if text is None else text.dtype
+        return F.normalize(features.to(torch.promote_types(features.dtype, width)), dim=-1)

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from lorattt.episodes.engine import fall_back
 from lorattt.methods.ranked_views import RankedViews
 from lorattt.methods.shared_views import SharedViews
 from lorattt.methods.votes import Vote, check_vote, pooled_logits
@@ -18,15 +19,11 @@ def mean_of_views(logits: Tensor, selection: float, vote: Vote = "soft", *, scor
     Args:
         logits: ``(E, V, K)`` logits of all views.
         selection: Fraction of views that take part, the most confident ones.
-        vote: ``soft``: the logarithm of the mean class distribution. ``hard``: the share of votes for the most
-            probable class, as in :func:`lorattt.methods.votes.vote_logits`; the mean distribution breaks ties.
+        vote: See :func:`lorattt.methods.votes.pooled_logits`.
         scores: ``(E, V)``: views of the lowest take part in place of the most confident ones.
 
     Returns:
         ``(E, K)`` of the dtype of the logits.
-
-    Raises:
-        UserError: If the selection keeps no view.
     """
     size = selection_size(logits.shape[1], selection)
     return pooled_logits(take_views(logits, select_views(logits, size, scores)), vote)
@@ -39,10 +36,6 @@ class MeanOfViews(RankedViews):
         selection: Fraction of views that take part, the most confident ones; 1 for all.
         vote: ``soft`` takes the mean of the class distributions, ``hard`` the majority of the arg-maxima.
         **kwargs: See :class:`RankedViews`.
-
-    Raises:
-        UserError: If the selection keeps no view, the vote or the rule is of another kind, or there is no prompt to
-            measure flatness around.
     """
 
     name: ClassVar[str] = "mean_of_views"
@@ -50,10 +43,6 @@ class MeanOfViews(RankedViews):
     def __init__(self, *, selection: float = 0.1, vote: Vote = "soft", **kwargs: Any) -> None:
         self.selection, self.vote = selection, vote
         super().__init__(**kwargs)
-
-    def kept_count(self, views: int) -> int:
-        """As many as the selection says."""
-        return selection_size(views, self.selection)
 
     def check_options(self) -> None:
         """Validate the vote."""
@@ -64,8 +53,6 @@ class MeanOfViews(RankedViews):
     def classify(self, views: SharedViews) -> tuple[Tensor, Tensor, Tensor]:
         """Logits ``(E, K)`` of the plain view and of the confident views, and fallbacks ``(E,)``."""
         logits = self.clip.logit_scale * views.features @ self.text.T
-        rank = self.view_scores
-        scores = rank and rank(views.features, logits)
-        after = mean_of_views(logits, self.selection, self.vote, scores=scores)
-        fallback = ~after.isfinite().all(dim=-1)
-        return logits[:, 0], torch.where(fallback.unsqueeze(-1), logits[:, 0], after), fallback
+        scores = self.view_scores
+        ranked = scores and scores(views.features, logits)
+        return fall_back(logits[:, 0], mean_of_views(logits, self.selection, self.vote, scores=ranked))

@@ -20,7 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lorattt.episodes.engine import fall_back
 from lorattt.errors import UserError
+from lorattt.inputs import at_least, finite
 from lorattt.methods.base import Method
 from lorattt.methods.shared_views import SharedViews
 
@@ -51,22 +53,14 @@ class MTASpec:
         """Validate the ranges."""
         if not 0 < self.lambda_y < float("inf"):
             raise UserError(f"mta.lambda_y {self.lambda_y}: must be a finite number above 0")
-        if not 0 <= self.lambda_q < float("inf"):
-            raise UserError(f"mta.lambda_q {self.lambda_q}: must be a finite number of at least 0")
+        finite(mta__lambda_q=self.lambda_q)
         if not 0 < self.bandwidth <= 1:
             raise UserError(f"mta.bandwidth {self.bandwidth}: the fraction of nearest views must be in (0, 1]")
-        for key in ("outer", "inner"):
-            if getattr(self, key) < 1:
-                raise UserError(f"mta.{key} {getattr(self, key)}: must be at least 1")
-        if not self.threshold >= 0:
-            raise UserError(f"mta.threshold {self.threshold}: must be at least 0")
+        at_least(1, mta__outer=self.outer, mta__inner=self.inner)
+        at_least(0, mta__threshold=self.threshold)
 
     def neighbours(self, views: int) -> int:
-        """How many of the other views set a view's bandwidth.
-
-        Raises:
-            UserError: If none would.
-        """
+        """How many of the other views set a view's bandwidth; none is an error."""
         count = int(self.bandwidth * (views - 1))
         if count == 0:
             raise UserError(
@@ -78,19 +72,13 @@ class MTASpec:
 
 @torch.no_grad()
 def mta_mode(image_features: Tensor, text_features: Tensor, logit_scale: Tensor, spec: MTASpec = MTASpec()) -> Tensor:
-    """The mode of the views of E images.
+    """``(E, D)`` unit vectors, the modes of the views of E images.
 
     Args:
         image_features: ``(E, V, D)`` unit features of the views; view 0, the plain one, is where the mode starts.
         text_features: ``(K, D)`` or ``(E, K, D)`` unit class features.
         logit_scale: Scalar factor on cosines.
         spec: The constants.
-
-    Returns:
-        ``(E, D)`` unit vectors, of the dtype of the features.
-
-    Raises:
-        UserError: If there are too few views for a bandwidth.
     """
     f = image_features
     width = _bandwidth(f, spec.neighbours(f.shape[1]))
@@ -135,9 +123,6 @@ class MTA(Method):
     Args:
         mta: The constants of the method.
         **kwargs: See :class:`Method`.
-
-    Raises:
-        UserError: If there are too few views for a bandwidth.
     """
 
     name: ClassVar[str] = "mta"
@@ -156,6 +141,4 @@ class MTA(Method):
         """Logits ``(E, K)`` of the plain view and of the mode, and fallbacks ``(E,)``."""
         scale, features = self.clip.logit_scale, views.features
         before = scale * features[:, 0] @ self.text.T
-        after = scale * mta_mode(features, self.text, scale, self.mta) @ self.text.T
-        fallback = ~after.isfinite().all(dim=-1)
-        return before, torch.where(fallback.unsqueeze(-1), before, after), fallback
+        return fall_back(before, scale * mta_mode(features, self.text, scale, self.mta) @ self.text.T)

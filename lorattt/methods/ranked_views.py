@@ -10,15 +10,12 @@ from lorattt.clip.templates import SINGLE
 from lorattt.errors import UserError, quoted
 from lorattt.methods.base import Method
 from lorattt.methods.shared_views import SharedViews
-from lorattt.prompts.neighbours import neighbour_features
 from lorattt.prompts.prompt import PromptSpec
-from lorattt.views.selection import FlatnessSpec, Rule, ViewScores, flatness_scores, select_views
+from lorattt.views.selection import FlatnessSpec, Rule, ViewScores, flatness_scores, select_views, selection_size
 
 
 class RankedViews(Method):
     """A method that ranks its views, with the class texts of the prompt's neighbours where the rule needs them.
-
-    These are encoded once per class list, and follow the model to any device.
 
     Args:
         rule: Which views take part: the most confident ones, or with ``flatness`` those whose entropy stays low around
@@ -27,20 +24,14 @@ class RankedViews(Method):
         **kwargs: See :class:`Method`.
 
     Attributes:
-        bank: ``(R, K, D)`` unit class features of the neighbours; empty for confidence.
-
-    Raises:
-        UserError: If the rule is unknown, ``flatness`` is given without its rule, or the templates have no prompt
-            vectors to move.
+        selection: Fraction of views that are kept, of a subclass that has no other rule.
     """
 
-    bank: Tensor
+    selection: float
 
     def __init__(self, *, rule: Rule = "confidence", flatness: FlatnessSpec = FlatnessSpec(), **kwargs: Any) -> None:
         self.rule, self.flatness = rule, flatness
         super().__init__(**kwargs)
-        self.register_buffer("bank", torch.empty(0), persistent=False)
-        self._bank_of: object = None
 
     def check_options(self) -> None:
         """Validate the number of views kept, the rule, and that there is a prompt to measure flatness around."""
@@ -57,12 +48,8 @@ class RankedViews(Method):
         super().check_options()
 
     def kept_count(self, views: int) -> int:
-        """How many of that many views the method keeps.
-
-        Raises:
-            UserError: If none would be kept, or more than there are.
-        """
-        raise NotImplementedError
+        """How many of that many views the method keeps: as many as the selection says."""
+        return selection_size(views, self.selection)
 
     @torch.no_grad()
     def kept(self, views: SharedViews) -> Tensor | None:
@@ -77,27 +64,25 @@ class RankedViews(Method):
         if self.rule == "confidence":
             return None
         scale, sharpness = self.clip.logit_scale, self.flatness.sharpness
-        return partial(flatness_scores, bank=self.bank, logit_scale=scale, sharpness=sharpness)
+        return partial(flatness_scores, bank=self.neighbour_text_features, logit_scale=scale, sharpness=sharpness)
+
+    @property
+    def neighbour_text_features(self) -> Tensor:
+        """``(R, K, D)`` unit class features of the prompt's neighbours, encoded once per class list."""
+        return self.texts.neighbours(self._moved_prompt(), self.flatness)
+
+    def _moved_prompt(self) -> PromptSpec:
+        """The prompt that has neighbours; the words of ``single`` are a prompt's."""
+        return self.prompt or PromptSpec()
 
     def check_texts(self) -> None:
-        """Validate the templates or the prompt, and that it has neighbours.
-
-        Raises:
-            UserError: As for :meth:`Method.check_texts`; or if flatness is asked of a text tower that takes no
-                prompt.
-        """
+        """Validate the templates or the prompt, and that it has neighbours."""
         super().check_texts()
-        if self.rule == "flatness" and self.prompt is None:
-            self._build_prompts(PromptSpec())
+        if self.rule == "flatness":
+            self.texts.prompt(self._moved_prompt())
 
     def _encode_classes(self) -> None:
         """Encode the class names and their neighbours on the model's device, once per list."""
         super()._encode_classes()
-        if self.rule == "flatness" and self._bank_of != self._text_of:
-            # The words of ``single`` are a prompt's.
-            prompts, context = self._build_prompts(PromptSpec()) if self.prompt is None else self.learnable()
-            spec = self.flatness
-            self.bank = neighbour_features(
-                prompts, context, directions=spec.directions, radius=spec.radius, seed=self.seed
-            )
-            self._bank_of = self._text_of
+        if self.rule == "flatness":
+            self.neighbour_text_features  # noqa: B018 - kept by the class texts

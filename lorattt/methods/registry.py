@@ -1,7 +1,6 @@
 """Methods by name, built from plain values such as a call's keywords or a configuration's mappings."""
 
 import dataclasses
-import difflib
 import numbers
 import types
 import typing
@@ -13,6 +12,7 @@ from typing import Any, Literal, Union, cast
 from jsonargparse import ArgumentParser
 
 from lorattt.errors import UserError, quoted, shortened
+from lorattt.inputs import nearest
 from lorattt.methods.base import Method
 from lorattt.methods.ctpt import CTPT
 from lorattt.methods.lora_ttt import LoRATTT
@@ -29,25 +29,16 @@ METHODS: dict[str, type[Method]] = {
 }
 """Methods by name; each gives one prediction for an image."""
 
-_LONGEST = 100  # characters of a name that near ones are looked for
 _NEVER_OPTIONS = ("clip", "class_names", "seed")
 
 
 def find_method(name: str, place: str = "method") -> type[Method]:
-    """The method of that name.
-
-    Args:
-        name: The name.
-        place: What it was given as, for messages.
-
-    Raises:
-        UserError: If there is none.
-    """
+    """The method of that name; ``place`` is what messages call it."""
     kind = METHODS.get(name) if isinstance(name, str) else None
     if kind is None:
         known = {**{each.__name__: own for own, each in METHODS.items()}, **{own: own for own in METHODS}}
-        near = difflib.get_close_matches(str(name)[:_LONGEST], known, n=1, cutoff=0.8)
-        hint = f"did you mean {known[near[0]]}?" if near else f"known are {', '.join(METHODS)}"
+        near = nearest(name, known, cutoff=0.8)
+        hint = f"did you mean {known[near]}?" if near else f"known are {', '.join(METHODS)}"
         raise UserError(f"{place} {quoted(name)}: {hint}")
     return kind
 
@@ -62,33 +53,21 @@ def read_options(
         options: Its own arguments; a mapping for one that is a dataclass becomes that.
         prefix: Prefix of an option's name in messages.
         common: Arguments that are given otherwise; they are no options.
-
-    Raises:
-        UserError: If the name or an option is unknown, or a value is invalid.
     """
     kind = find_method(name)
     hints = arguments_of(kind)
     accepted = [key for key in hints if key not in {*_NEVER_OPTIONS, *common}]
-    found = {}
-    for key, value in options.items():
+    for key in options:
         if key not in accepted:
-            hint = _nearest(key, accepted) or f"accepted are {', '.join(accepted) or 'none'}"
-            raise UserError(f"{prefix}{str(key)[:_LONGEST]}: {kind.__name__} has no such argument; {hint}")
-        found[key] = convert(hints[key], f"{prefix}{key}", value)
-    return found
+            hint = _did_you_mean(key, accepted) or f"accepted are {', '.join(accepted) or 'none'}"
+            raise UserError(f"{prefix}{shortened(str(key))}: {kind.__name__} has no such argument; {hint}")
+    return {key: convert(hints[key], f"{prefix}{key}", value) for key, value in options.items()}
 
 
 def build_method(name: str, options: Mapping[str, Any], *, prefix: str = "", **common: Any) -> Method:
-    """A method from its name and options.
+    """A method from its name and its options, as :func:`read_options` reads them.
 
-    Args:
-        name: A name in :data:`METHODS`.
-        options: Its own arguments; a mapping for one that is a dataclass becomes that.
-        prefix: Prefix of an option's name in messages.
-        common: Arguments that are given to every method that has them; they are no options.
-
-    Raises:
-        UserError: If the name or an option is unknown, or a value is invalid.
+    ``common`` are arguments that every method that has them is given; they are no options.
     """
     own = read_options(name, options, prefix=prefix, common=common)
     kind = find_method(name)
@@ -96,9 +75,9 @@ def build_method(name: str, options: Mapping[str, Any], *, prefix: str = "", **c
     return kind(**{key: value for key, value in common.items() if key in accepted}, **own)
 
 
-def _nearest(key: Any, known: Iterable[str], prefix: str = "") -> str:
-    near = difflib.get_close_matches(str(key)[:_LONGEST], list(known), n=1)
-    return f"did you mean {prefix}{near[0]}?" if near else ""
+def _did_you_mean(key: Any, known: Iterable[str], prefix: str = "") -> str:
+    near = nearest(key, known)
+    return f"did you mean {prefix}{near}?" if near else ""
 
 
 def arguments_of(kind: type) -> Mapping[str, Any]:
@@ -118,19 +97,13 @@ def _arguments_of(kind: Any) -> Mapping[str, Any]:
 def convert(hint: Any, key: str, value: Any) -> Any:
     """A plain value as what an argument is declared to be.
 
-    A mapping becomes the dataclass, a list the tuple, a whole number the floating-point one.
-
-    Args:
-        hint: The declared type.
-        key: What to call it in messages.
-        value: The value.
-
-    Raises:
-        UserError: If it cannot be.
+    A mapping becomes the dataclass, a list the tuple, a whole number the floating-point one; a ``UserError`` calls the
+    value by its ``key``.
     """
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    number = not isinstance(value, bool)  # a bool is a number to Python, and a mistake here
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return _record(hint, key, value)
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
         for option in inner:
             try:
@@ -146,11 +119,11 @@ def convert(hint: Any, key: str, value: Any) -> Any:
         if isinstance(value, list | tuple) and (variable or len(inner) == len(value)):
             items = [convert(inner[0] if variable else inner[i], f"{key}[{i}]", x) for i, x in enumerate(value)]
             return origin(items)
-    elif hint is float:  # a bool is a number to Python, and a mistake here
-        if isinstance(value, numbers.Real) and not isinstance(value, bool):
+    elif hint is float:
+        if isinstance(value, numbers.Real) and number:
             return float(value)
     elif hint is int:
-        if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        if isinstance(value, numbers.Integral) and number:
             return int(value)
     elif hint is Any or not isinstance(origin or hint, type) or isinstance(value, origin or hint):
         return value
@@ -164,18 +137,14 @@ def _record(hint: Any, key: str, value: Any) -> Any:
         for name in fields:
             convert(hints[name], f"{key}.{name}", getattr(value, name))
         return value
+    takes = f"{key}: {hint.__name__} takes {', '.join(fields)}; got"
     if not isinstance(value, Mapping):
-        raise UserError(f"{key}: {hint.__name__} takes {', '.join(fields)}; got {quoted(value)}")
+        raise UserError(f"{takes} {quoted(value)}")
     if unknown := [str(name) for name in value if name not in fields]:
-        near = _nearest(unknown[0], fields, f"{key}.")
-        given = shortened(", ".join(unknown))
-        raise UserError(f"{key}: {hint.__name__} takes {', '.join(fields)}; got {given}{near and f'; {near}'}")
-    missing = [
-        name
-        for name, field in fields.items()
-        if name not in value and field.default is field.default_factory is dataclasses.MISSING
-    ]
-    if missing:
+        near = _did_you_mean(unknown[0], fields, f"{key}.")
+        raise UserError(f"{takes} {shortened(', '.join(unknown))}{near and f'; {near}'}")
+    required = [name for name, each in fields.items() if each.default is each.default_factory is dataclasses.MISSING]
+    if missing := [name for name in required if name not in value]:
         raise UserError(f"{key}: {hint.__name__} needs {', '.join(missing)}")
     return hint(**{name: convert(hints[name], f"{key}.{name}", item) for name, item in value.items()})
 

@@ -62,10 +62,13 @@ class SAPT(PromptTraining):
         own_gradient = self.local_ascent and isinstance(self.trainer.strategy, ParallelStrategy)
         with strategy.block_backward_sync() if own_gradient else nullcontext():
             loss, gradient = self._differentiate(features, label)
+        # With ``16-mixed``, the loss was scaled before its gradient was taken.
+        scaler: Any = getattr(self.trainer.precision_plugin, "scaler", None)
+        scale = 1.0 if scaler is None else float(scaler.get_scale())
         saved = self.context.detach().clone()
         try:
             with torch.no_grad():
-                self.context.add_(ascent_step(gradient / self._loss_scale(), self.rho))
+                self.context.add_(ascent_step(gradient / scale, self.rho))
             worst, ascended = self._differentiate(features, label)
         finally:
             # Adding and subtracting would not give the same bits, and an exception must not leave p + e behind.
@@ -88,7 +91,7 @@ class SAPT(PromptTraining):
     def _differentiate(self, features: Tensor | None, label: Tensor) -> tuple[Tensor, Tensor]:
         """The loss at the context as it is now, detached, and its gradient, times the loss scale where there is one.
 
-        Without features, of a batch of which no image could be read, both are 0, and no device waits for this one.
+        Both are 0 without features, where no image of the batch could be read: no other device must wait for this one.
         """
         self.context.grad = None
         loss = 0 * self.context.sum() if features is None else self.source_loss(features, label)
@@ -100,8 +103,3 @@ class SAPT(PromptTraining):
         self.context.grad = None
         # A copy: the tensor may be a part of the buffer in which devices add up their gradients.
         return loss.detach(), gradient.clone()
-
-    def _loss_scale(self) -> float:
-        """What the loss is multiplied with before its gradient is taken: 1, but for ``16-mixed``."""
-        scaler: Any = getattr(self.trainer.precision_plugin, "scaler", None)
-        return 1.0 if scaler is None else float(scaler.get_scale())

@@ -28,12 +28,13 @@ from torch import Tensor
 from lorattt.clip.load import ClipSpec
 from lorattt.clip.model import Clip
 from lorattt.clip.text import word_ids
+from lorattt.episodes.engine import fall_back
 from lorattt.errors import UserError, quoted
 from lorattt.inputs import at_least, finite
 from lorattt.methods.base import Method
 from lorattt.methods.class_contrast import ContrastiveTask, read_source_prompt
 from lorattt.methods.mean_of_views import mean_of_views
-from lorattt.methods.shared_views import SharedViews
+from lorattt.methods.shared_views import Needs, SharedViews
 from lorattt.prompts.class_views import ClassifyBy, ClassView, ClassViews
 from lorattt.prompts.prompt import PromptSpec
 from lorattt.views.crops import ViewSpec
@@ -45,23 +46,14 @@ _HALF_SCALE = 2.0**10
 
 @dataclass(frozen=True)
 class Stage2Report:
-    """The result of stage 2.
+    """The result of stage 2."""
 
-    Attributes:
-        classes: Distinct class names that were contrasted.
-        steps: Steps of SGD.
-        loss_before: The contrastive loss in nats, before the first step.
-        loss_after: The same after the last one.
-        seconds: How long it took, encoding the texts of stage 1 and of stage 2 included.
-        finite: Whether its result was used; if not, the texts of stage 1 were kept.
-    """
-
-    classes: int
+    classes: int  # distinct names that were contrasted
     steps: int
-    loss_before: float
-    loss_after: float
-    seconds: float
-    finite: bool
+    loss_before: float  # the contrastive loss in nats, before the first step
+    loss_after: float  # the same after the last one
+    seconds: float  # encoding the texts of stage 1 and of stage 2 included
+    finite: bool  # whether its result is used; if not, that of stage 1 is
 
 
 class SelfTPT(Method):
@@ -122,6 +114,7 @@ class SelfTPT(Method):
         context, head = self.found.for_model(self.clip, prompt, self.seed)
         self.head = head.requires_grad_(False).eval() if head is not None else None
         self.stage2_report: Stage2Report | None = None
+        self._listed: tuple[list[str], list[str], Tensor, ClassViews] | None = None
         self._distinct_of: list[str] | None = None
         self.register_buffer("context", context, persistent=False)
         for name in ("source", "adapted", "_distinct"):
@@ -144,62 +137,60 @@ class SelfTPT(Method):
         super().check_options()
 
     @property
-    def plain_view_alone(self) -> bool:
-        """Whether it reads view 0 and no other: unless it is Self-TPT-v."""
-        return not self.ensemble
+    def needs(self) -> Needs:
+        """View 0 and no other, unless it is Self-TPT-v."""
+        return Needs(all_views=self.ensemble)
 
     def check_texts(self) -> None:
-        """Validate the prompt and the class names, before anything is encoded."""
-        super().check_texts()
-        self._check_names(distinct_names(self.clip, self.class_names or ())[0])
-
-    def _check_names(self, names: list[str]) -> None:
-        if self.stage2 and len(names) < 2:
+        """Validate and tokenise the class names, once per list, before anything is encoded."""
+        given, found = list(self.class_names or ()), self.found
+        if self._listed is not None and self._listed[0] == given:
+            return
+        names, places = distinct_names(self.clip, given)
+        if self.stage2 and len(names) == 1:
             raise UserError(
-                f"the class list has {len(names)} distinct name: stage 2 of Self-TPT tells names apart and needs at "
-                "least two; give more names, or set model.stage2 to false"
+                "the class list has 1 distinct name: stage 2 of Self-TPT tells names apart and needs at least two; "
+                "give more names, or set model.stage2 to false"
             )
+        views = ClassViews(self.clip, names, self.context.shape[-2], views=found.views, template=found.template)
+        self._listed = given, names, places, views
 
     def _encode_classes(self) -> None:
         """Encode the class names and adapt the prompt to them on the model's device, once per set of names."""
-        names, places = distinct_names(self.clip, self.class_names or ())
-        if names:  # of an empty list, the base speaks
-            self._check_names(names)
-        super()._encode_classes()
+        self.check_texts()
+        self.metrics.reset()
+        assert self._listed is not None
+        _, names, places, views = self._listed
         if names != self._distinct_of:
             # Tensors of inference mode, which the Trainer may be in, can have no graph.
             device = self.clip.text_tower.device.type
             with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device, enabled=False):
-                self._distinct = torch.stack(self._adapt(names))
+                self._distinct = torch.stack(self._adapt(names, views))
             self._distinct_of = names
         self.source, self.adapted = self._distinct[:, places.to(self._distinct.device)]
 
-    def _adapt(self, names: list[str]) -> tuple[Tensor, Tensor]:
+    def _adapt(self, names: list[str], views: ClassViews) -> tuple[Tensor, Tensor]:
         """Class texts ``(n, D)`` of stage 1 and of stage 2, without a graph."""
-        started, found = time.perf_counter(), self.found
-        context = self.context
-        views = ClassViews(self.clip, names, context.shape[-2], views=found.views, template=found.template)
+        started, context = time.perf_counter(), self.context
         source = self._texts(views, context)
         self.stage2_report = None
         if not self.stage2 or self.head is None:
             return source, source
-        task = ContrastiveTask(views, self.head, found.temperature)
+        task = ContrastiveTask(views, self.head, self.found.temperature)
         scale = _HALF_SCALE if self.clip.text_tower.dtype == torch.float16 else 1.0
-        moved, losses = adapt_to_names(
-            task, context, steps=self.steps, lr=self.stage2_lr, chunk=self.text_chunk, scale=scale
-        )
+        steps, lr, chunk = self.steps, self.stage2_lr, self.text_chunk
+        moved, losses = adapt_to_names(task, context, steps=steps, lr=lr, chunk=chunk, scale=scale)
         adapted = self._texts(views, moved)
         usable = all(bool(x.isfinite().all()) for x in (losses, moved, adapted))
-        first, last = float(losses[0]), float(losses[-1])
-        seconds = time.perf_counter() - started
-        self.stage2_report = Stage2Report(len(names), self.steps, first, last, seconds, usable)
+        first, last, seconds = float(losses[0]), float(losses[-1]), time.perf_counter() - started
+        self.stage2_report = Stage2Report(len(names), steps, first, last, seconds, usable)
         if not usable:
             rank_zero_warn(
                 "stage 2 of Self-TPT was not finite: the prompt of stage 1 classifies all images; lower model.stage2_lr"
             )
         if self._trainer is not None:  # none in the Python call, which prints nothing
             self.print(
-                f"stage 2: {self.steps} steps on {len(names)} class names in {seconds:.2f} s, "
+                f"stage 2: {steps} steps on {len(names)} class names in {seconds:.2f} s, "
                 f"contrastive loss {first:.4f} before, {last:.4f} after"
             )
         return source, adapted if usable else source
@@ -228,9 +219,8 @@ class SelfTPT(Method):
             return before, after, torch.full((len(before),), failed, device=before.device)
         scaled = self.clip.logit_scale * views.features
         before = scaled[:, 0] @ self.source.T
-        after = mean_of_views(scaled @ self.adapted.T, self.selection)
-        fallback = ~after.isfinite().all(dim=-1)
-        return before, torch.where(fallback.unsqueeze(-1), before, after), fallback | failed
+        before, after, fallback = fall_back(before, mean_of_views(scaled @ self.adapted.T, self.selection))
+        return before, after, fallback | failed
 
 
 def adapt_to_names(
@@ -243,9 +233,8 @@ def adapt_to_names(
         context: ``(M, d)``, or ``(U, M, d)`` for one in each of U learned views; it is left as it is.
         steps: How many steps.
         lr: Their rate.
-        chunk: Sequences encoded at a time; null for what the memory suggests. The result is the same.
-        scale: What the loss is multiplied by while its gradient is taken; a power of two changes nothing but what a
-            tower of half precision loses.
+        chunk: As for :meth:`ClassViews.features`.
+        scale: What the loss is multiplied by while its gradient is taken, see ``_HALF_SCALE``.
 
     Returns:
         The context after the last step, without a graph, and ``(steps + 1,)`` losses: before each step, after the last.
@@ -263,14 +252,9 @@ def adapt_to_names(
 
 
 def distinct_names(clip: Clip, class_names: Sequence[str]) -> tuple[list[str], Tensor]:
-    """The names that the text tower can tell apart, in an order that does not depend on theirs.
+    """The names that the text tower can tell apart, underscores as spaces, in an order that does not depend on theirs.
 
-    Args:
-        clip: The model whose tokenizer reads them: ``t_shirt``, ``t shirt`` and ``T  Shirt`` are one name.
-        class_names: K names.
-
-    Returns:
-        n distinct names, underscores as spaces, and the place of each of the K among them, ``(K,)`` int64.
+    ``t_shirt``, ``t shirt`` and ``T  Shirt`` are one name. Also the place of each given one among them, ``(K,)`` int64.
     """
     spoken = [name.replace("_", " ") for name in class_names]
     keys = [tuple(word_ids(clip.tokenizer, name)) for name in spoken]

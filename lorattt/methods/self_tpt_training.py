@@ -28,7 +28,8 @@ loss scaling, clipping and accumulation are Lightning's. Texts are in the tower'
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, NamedTuple, cast, get_args
+from functools import partial
+from typing import Any, ClassVar, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +47,7 @@ from lorattt.methods.class_contrast import (
     ProjectionHead,
     check_temperature,
     choose_classes,
+    text_width,
 )
 from lorattt.methods.coop import PromptTraining
 from lorattt.methods.gradient_matching import FIX, Derivative, GradientMatching, check_second_derivatives
@@ -59,14 +61,6 @@ from lorattt.prompts.class_views import (
 )
 from lorattt.prompts.files import Prompt
 from lorattt.prompts.prompt import PromptSpec
-
-
-class Weights(NamedTuple):
-    """Of cross-entropy, contrast and gradient matching."""
-
-    ce: float
-    contrast: float
-    matching: float
 
 
 class SelfTPTTraining(PromptTraining):
@@ -121,12 +115,12 @@ class SelfTPTTraining(PromptTraining):
         **kwargs: Any,
     ) -> None:
         self.class_views, self.separate_contexts, self.template = list(class_views), separate_contexts, template
-        self.head_spec, self.temperature = head, temperature
-        self.weights, self.head_lr = Weights(ce_weight, contrast_weight, matching_weight), head_lr
+        self.head_spec, self.head_lr, self.temperature = head, head_lr, temperature
+        self.weights = {"ce": ce_weight, "contrast": contrast_weight, "matching": matching_weight}
         self.classify_by, self.derivative = classify_by, derivative
         self.ema, self.symmetric_matching, self.classes_per_step = ema, symmetric_matching, classes_per_step
         super().__init__(prompt=prompt, **kwargs)
-        if self.weights.matching and self.clip.text_tower.dtype not in (torch.float32, torch.float64):
+        if matching_weight and self.clip.text_tower.dtype not in (torch.float32, torch.float64):
             raise UserError(
                 "model.clip.dtype: second derivatives, of gradient matching, need a text tower of fp32: use fp32, with "
                 "trainer.precision bf16-mixed for images of half precision, or model.matching_weight 0"
@@ -137,9 +131,8 @@ class SelfTPTTraining(PromptTraining):
 
     def check_options(self) -> None:
         """Validate the weights, the numbers, the views and the prompt's shape."""
-        ce, contrast, matching = self.weights
-        finite(model__ce_weight=ce, model__contrast_weight=contrast, model__matching_weight=matching)
-        if not any(self.weights):
+        finite("", **{f"model__{name}_weight": weight for name, weight in self.weights.items()})
+        if not any(self.weights.values()):
             raise UserError("model.ce_weight, contrast_weight, matching_weight: all are 0, so nothing would be learned")
         finite(", or null for that of lr", model__head_lr=self.head_lr)
         if not 0 <= self.ema < 1:
@@ -176,13 +169,13 @@ class SelfTPTTraining(PromptTraining):
         self.views = ClassViews(self.clip, names, initial.tokens, views=self.class_views, template=self.template)
         if self.separate_contexts:
             self.context = nn.Parameter(initial.context.expand(len(self.views.learned), -1, -1).clone())
-        if self.weights.contrast or self.weights.matching:
-            with torch.no_grad():
-                width = self.prompts.take(torch.arange(1)).features(initial.context).shape[-1]
-            self.head = ProjectionHead(width, self.head_spec.hidden, self.head_spec.out, seed=self.seed)
-            self.task = ContrastiveTask(self.views, self.head, self.temperature)
-            if self.weights.matching:
-                self._set_up_matching(width)
+        if not self.weights["contrast"] and not self.weights["matching"]:
+            return
+        width = text_width(self.clip)
+        self.head = ProjectionHead(width, self.head_spec, seed=self.seed)
+        self.task = ContrastiveTask(self.views, self.head, self.temperature)
+        if self.weights["matching"]:
+            self._set_up_matching(width)
 
     def _set_up_matching(self, width: int) -> None:
         """Make the running sums; reject a model without the second derivatives that it needs."""
@@ -219,7 +212,7 @@ class SelfTPTTraining(PromptTraining):
         Without an image, in a batch of which none could be read, the cross-entropy is 0 and the class names count.
         """
         label = batch["label"]
-        needs_images = self.weights.ce or self.weights.matching
+        needs_images = self.weights["ce"] or self.weights["matching"]
         features = self.image_features(batch["views"]) if needs_images and len(label) else None
         with torch.autocast(self.device.type, enabled=False):
             gradients, terms = self._gradients(features, label)
@@ -236,51 +229,45 @@ class SelfTPTTraining(PromptTraining):
         return [self.context, *(() if self.head is None else self.head.parameters())]
 
     def _gradients(self, features: Tensor | None, label: Tensor) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """Gradients of the weighted loss, for each of :meth:`learned`, and the losses; all without a graph.
+        """Gradients of the weighted loss by each of :meth:`learned`, and the losses; moves the running sums on.
 
-        Moves the running sums of gradient matching on by a step. ``features`` is None where no image could be read, or
-        none is needed: the cross-entropy is 0 then.
+        Without features, where no image could be read or none is needed, the cross-entropy is 0.
         """
         matching, task, context, learned = self.matching, self.task, self.context, self.learned()
         exact = matching is not None and matching.exact
         terms: dict[str, Tensor] = {}
-        weighted: list[tuple[float, Sequence[Tensor]]] = []
+        gradients: dict[str, Sequence[Tensor]] = {}
         known: dict[ClassView, Tensor] = {}
-        by_ce: Sequence[Tensor] = ()
-        if self.weights.ce or matching is not None:
+        if self.weights["ce"] or matching is not None:
             terms["ce"], known = self._cross_entropy(context, features, label)
+            symmetric = exact and self.symmetric_matching
             # Where there is a contrast, it has a part of the graph: the views that are known.
-            by_ce = torch.autograd.grad(
-                terms["ce"], context, create_graph=exact and self.symmetric_matching, retain_graph=task is not None
+            gradients["ce"] = torch.autograd.grad(
+                terms["ce"], context, create_graph=symmetric, retain_graph=task is not None
             )
-            weighted.append((self.weights.ce, by_ce))
         if task is not None:
             classes = self._classes_of_step(label)
             if classes is not None:
                 known = {view: each[classes] for view, each in known.items()}
             terms["contrast"] = task.loss(context, classes=classes, known=known)
-            by_contrast = torch.autograd.grad(terms["contrast"], learned, create_graph=exact)
-            weighted.append((self.weights.contrast, by_contrast))
-        if task is not None and matching is not None:
-
-            def ce_at(point: Tensor) -> Sequence[Tensor]:
-                point = point.requires_grad_()
-                return torch.autograd.grad(self._cross_entropy(point, features, label)[0], point)
-
-            def contrast_at(point: Tensor) -> Sequence[Tensor]:
-                point = point.requires_grad_()
-                return torch.autograd.grad(task.loss(point, classes=classes), [point, *learned[1:]])
-
-            products, found = matching.step(learned, by_ce[0], by_contrast[0], ce_at, contrast_at, mean=self._mean)
-            terms |= found
-            weighted.append((self.weights.matching, products))
+            gradients["contrast"] = torch.autograd.grad(terms["contrast"], learned, create_graph=exact)
+            if matching is not None:
+                gradients["matching"], found = matching.step(
+                    learned,
+                    gradients["ce"][0],
+                    gradients["contrast"][0],
+                    lambda point: self._cross_entropy(point, features, label)[0],
+                    partial(task.loss, classes=classes),
+                    mean=self._mean,
+                )
+                terms |= found
         terms = {name: value.detach() for name, value in terms.items()}
-        factors = self.weights._asdict()
-        terms["loss"] = torch.stack([factors[name] * terms[name] for name in factors if name in terms]).sum()
+        terms["loss"] = torch.stack([self.weights[name] * terms[name] for name in gradients]).sum()
         totals = [torch.zeros_like(parameter) for parameter in learned]
-        for factor, parts in weighted:
-            for total, part in zip(totals, parts, strict=False) if factor else ():  # the first has none for the head
-                total.add_(part.detach(), alpha=factor)
+        for name, parts in gradients.items():
+            if self.weights[name]:
+                for total, part in zip(totals, parts, strict=False):  # the cross-entropy has none for the head
+                    total.add_(part.detach(), alpha=self.weights[name])
         return totals, terms
 
     def _cross_entropy(
@@ -291,7 +278,6 @@ class SelfTPTTraining(PromptTraining):
         return 0 * text.sum() if features is None else F.cross_entropy(self.logits(features, text), label), known
 
     def _mean(self, gradient: Tensor) -> Tensor:
-        """The average over devices."""
         return cast(Tensor, self.trainer.strategy.reduce(gradient, reduce_op="mean"))
 
     def _classes_of_step(self, label: Tensor) -> Tensor | None:
@@ -313,19 +299,15 @@ class SelfTPTTraining(PromptTraining):
         context = self.views.context_of_end(self.context.detach())
         return replace(self.initial, context=context.float().cpu().clone())
 
-    def extra_notes(self) -> dict[str, str]:
-        """Settings that the later stages must share."""
-        views = ",".join(self.class_views)
-        notes = {"temperature": repr(self.temperature), "class_views": views, "template": self.template}
-        return {**notes, "classify_by": self.classify_by}
-
-    def extra_tensors(self) -> dict[str, Tensor]:
-        """The head, and each view's context where it has its own."""
+    def extras(self) -> tuple[dict[str, str], dict[str, Tensor]]:
+        """Settings that the later stages must share; the head, and each view's context where it has its own."""
+        notes = {"temperature": repr(self.temperature), "class_views": ",".join(self.class_views)}
+        notes |= {"template": self.template, "classify_by": self.classify_by}
         tensors = {} if self.head is None else self.head.tensors()
         if self.separate_contexts:
             pairs = zip(self.views.learned, self.context.detach(), strict=True)
             tensors |= {VIEWS + view: each.clone() for view, each in pairs}
-        return tensors
+        return notes, tensors
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The context and the head, which may have a rate of its own."""

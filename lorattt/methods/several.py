@@ -4,27 +4,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, cast
 
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor, nn
+from torch import nn
 
 from lorattt.clip.load import ClipSpec, LoadedClip
 from lorattt.errors import UserError, quoted
 from lorattt.methods.base import Method
-from lorattt.methods.batch import EpisodeBatch, EpisodeOutput, Prediction, Predictions, batch_metadata
 from lorattt.methods.registry import build_method, find_method, read_options
-from lorattt.methods.shared_views import SharedViews
+from lorattt.methods.shared_views import Needs
 
 _OPTIONS = "model.options"
 _SHARED = ("clip", "class_names", "templates", "prompt", "views", "seed")
-
-
-class SeveralOutput(EpisodeOutput):
-    """The output of a step, for the callbacks; the keys beside ``methods`` are those of the first method.
-
-    Attributes:
-        methods: The predictions by method name.
-    """
-
-    methods: Predictions
 
 
 class Several(Method):
@@ -42,9 +31,6 @@ class Several(Method):
 
     Attributes:
         members: The methods by name; each has ``metrics`` of its own.
-
-    Raises:
-        UserError: If a name is unknown or given twice, or an option does not exist or has an invalid value.
     """
 
     name: ClassVar[str] = "several"
@@ -70,71 +56,43 @@ class Several(Method):
             {name: build_method(name, values, prefix=f"{_OPTIONS}.{name}.", **common) for name, values in given.items()}
         )
 
-    def _methods(self) -> list[tuple[str, Method]]:
-        return [(name, cast("Method", member)) for name, member in self.members.items()]
+    @property
+    def methods(self) -> Mapping[str, Method]:
+        """The methods by name, in the order of the table."""
+        return {name: cast("Method", member) for name, member in self.members.items()}
 
     @property
     def takes_gradients(self) -> bool:
         """Whether any of the methods takes gradients at test time."""
-        return any(member.takes_gradients for _, member in self._methods())
+        return any(method.takes_gradients for method in self.methods.values())
 
-    def share(self, batch: EpisodeBatch) -> SharedViews:
-        """The views of a batch, with the inputs of every block that some method adapts."""
-        members = [member for _, member in self._methods()]
-        trunks = {member.trunk for member in members} - {None}
-        chunk = min((member.view_chunk for member in members if member.view_chunk is not None), default=None)
-        return self.shared_views(batch, cast("set[int]", trunks), chunk)
-
-    def classify_each(self, views: SharedViews) -> dict[str, Prediction]:
-        """The predictions of all methods, by name."""
-        if not all(member.plain_view_alone for _, member in self._methods()):
-            _ = views.features  # first: a method of the plain view would encode it for itself
-        return {name: member.prediction_of(views) for name, member in self._methods()}
-
-    def classify(self, views: SharedViews) -> tuple[Tensor, Tensor, Tensor]:
-        """The prediction of the first method."""
-        first = next(iter(self.classify_each(views).values()))
-        return first["before"], first["after"], first["fallback"]
+    @property
+    def needs(self) -> Needs:
+        """What the methods read of the views together."""
+        return Needs.join(method.needs for method in self.methods.values())
 
     def check_texts(self) -> None:
         """Validate the templates or the prompt of each method."""
         super().check_texts()
-        for _, member in self._methods():
-            member.class_names, member.template = self.class_names, self.template
-            member.check_texts()
+        for method in self._with_texts():
+            method.check_texts()
 
     def _encode_classes(self) -> None:
         super()._encode_classes()
-        for _, member in self._methods():
-            member.copy_class_texts(self)
+        for method in self._with_texts():
+            method._encode_classes()
 
-    def answers(self, batch: EpisodeBatch) -> Predictions:
-        """Predictions for at least one episode, by method name."""
-        return self.classify_each(self.share(batch))
-
-    def test_step(self, batch: EpisodeBatch, batch_idx: int) -> SeveralOutput:
-        """Classify one batch of episodes with each method."""
-        if len(batch["index"]):
-            with self.clock.stage("adapt"):
-                answers = self.parts.classify(batch, self.answers)
-        else:
-            answers = {name: self.empty_prediction() for name, _ in self._methods()}
-        for name, member in self._methods():
-            member.metrics.update(answers[name]["before"], answers[name]["after"], batch["label"])
-        return {**batch_metadata(batch), **next(iter(answers.values())), "methods": answers}
-
-    validation_step = predict_step = test_step
+    def _with_texts(self) -> list[Method]:
+        """The methods, which share the class texts."""
+        for method in self.methods.values():
+            method.class_names, method.template, method._class_texts = self.class_names, self.template, self.texts
+        return list(self.methods.values())
 
 
 def members_options(methods: Sequence[str], options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The options of the methods that are listed, in their order; no model is needed to check them.
+    """The options of the methods that are listed, in their order, checked without a model.
 
-    Args:
-        methods: The methods' names.
-        options: Arguments by the methods' names, of others as well.
-
-    Raises:
-        UserError: If a name is unknown or given twice, or an option does not exist or has an invalid value.
+    ``options`` are arguments by the methods' names, of others as well.
     """
     if not methods:
         raise UserError("model.methods is empty: name at least one")
@@ -151,8 +109,7 @@ def _checked(name: str, values: Any) -> dict[str, Any]:
     if values is not None and not isinstance(values, Mapping):
         raise UserError(f"{_OPTIONS}.{name}: must be arguments and their values, not {quoted(values)}")
     given: dict[str, Any] = dict(values or {})
-    for key in given:
-        if key in _SHARED:
-            raise UserError(f"{_OPTIONS}.{name}.{key}: all methods share it: set model.{key}")
+    if shared := [key for key in given if key in _SHARED]:
+        raise UserError(f"{_OPTIONS}.{name}.{shared[0]}: all methods share it: set model.{shared[0]}")
     read_options(name, given, prefix=f"{_OPTIONS}.{name}.")
     return given

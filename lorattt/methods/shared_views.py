@@ -1,7 +1,7 @@
-"""The views of E images, encoded on first use and cached across methods."""
+"""The views of E images, encoded once without a graph, for all methods of a run."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -15,144 +15,106 @@ from lorattt.rng import episode_keys
 
 
 @dataclass(frozen=True)
-class EncodedViews:
-    """All views of E images through the frozen model.
+class Needs:
+    """What a method reads of the views.
 
-    Attributes:
-        trunk: ``(E, V, L, d)`` tokens as the first adapted block reads them.
-        tokens: ``(E, V, d)`` class tokens, before the projection.
+    Args:
+        all_views: Features of all views; if false, of view 0 alone.
+        trunks: Blocks of a ViT whose inputs are kept, together with pixels and class tokens: the first adapted block.
+        chunk: Views encoded at a time: bounds memory, changes nothing else. None: few enough for a CPU's caches, 256
+            on other devices.
     """
 
-    trunk: Tensor
-    tokens: Tensor
+    all_views: bool = True
+    trunks: frozenset[int] = frozenset()
+    chunk: int | None = None
+
+    @staticmethod
+    def join(needs: Iterable["Needs"]) -> "Needs":
+        """What several methods read together."""
+        needs = list(needs)
+        chunks = [each.chunk for each in needs if each.chunk is not None]
+        trunks = frozenset[int]().union(*(each.trunks for each in needs))
+        return Needs(any(each.all_views for each in needs), trunks, min(chunks, default=None))
 
 
+@dataclass(frozen=True, eq=False)
 class SharedViews:
-    """The views of E images, encoded when they are first needed and at most once.
+    """The encoded views of E images. Methods share the tensors, which have no graph: change nothing in place."""
 
-    Its tensors have no graph and are shared by all methods: change nothing in place.
+    index: Tensor  # (E,) int64, the dataset-wide number of each image
+    keys: Tensor  # (E,) int64 episode keys, from the run's seed and these numbers: for random numbers
+    features: Tensor  # (E, V, D) float32 unit features; of view 0 alone, (E, 1, D), where no method reads others
+    pixels: Tensor | None = None  # (E, V, 3, S, S) normalised views of the tower's dtype; None without trunks
+    tokens: Tensor | None = None  # (E, V, d) class tokens before the projection; None without trunks
+    trunks: Mapping[int, Tensor] = field(default_factory=dict)  # (E, V, L, d) inputs of blocks, by number
+
+    def __len__(self) -> int:
+        """E, the number of images."""
+        return len(self.index)
+
+    @property
+    def number(self) -> int:
+        """V, the number of views of an image."""
+        return self.features.shape[1]
+
+    @property
+    def plain_features(self) -> Tensor:
+        """``(E, D)`` float32 unit features of view 0."""
+        return self.features[:, 0]
+
+    def image(self, number: int) -> "SharedViews":
+        """One of the E images alone."""
+        own = slice(number, number + 1)
+        pixels, tokens = (None if each is None else each[own] for each in (self.pixels, self.tokens))
+        trunks = {block: trunk[own] for block, trunk in self.trunks.items()}
+        return SharedViews(self.index[own], self.keys[own], self.features[own], pixels, tokens, trunks)
+
+
+@torch.no_grad()
+def encode_views(
+    clip: Clip,
+    views: Tensor,
+    index: Tensor,
+    seed: int,
+    needs: Needs = Needs(),
+    clock: StageTimer | None = None,
+) -> SharedViews:
+    """Encode the views of E images, each view once.
 
     Args:
         clip: The model whose image tower encodes.
         views: ``(E, V, 3, S, S)``, view 0 is the plain one: uint8, or normalised and of the tower's dtype.
         index: ``(E,)`` int64, the dataset-wide number of each image.
         seed: The run's seed.
-        trunks: First adapted blocks, for :meth:`encoded`. The inputs of blocks named here are kept on the first
-            pass, whichever method causes it.
-        chunk: Views encoded at a time: bounds memory, changes nothing else. Null: few enough for a CPU's caches,
-            256 on other devices.
+        needs: What is read of the views.
         clock: Counts the time of encoding.
     """
-
-    def __init__(
-        self,
-        clip: Clip,
-        views: Tensor,
-        index: Tensor,
-        seed: int,
-        *,
-        trunks: Iterable[int] = (),
-        chunk: int | None = None,
-        clock: StageTimer | None = None,
-    ) -> None:
-        self.clip, self.views, self.index, self.seed, self.chunk = clip, views, index, seed, chunk
-        self._clock = clock or StageTimer()
-        self._wanted = set(trunks)
-        self._pixels: Tensor | None = None
-        self._trunks: dict[int, Tensor] = {}
-        self._tokens: Tensor | None = None
-        self._features: Tensor | None = None
-        self._plain: Tensor | None = None
-
-    def __len__(self) -> int:
-        """E, the number of images."""
-        return len(self.views)
-
-    @property
-    def number(self) -> int:
-        """V, the number of views of an image."""
-        return self.views.shape[1]
-
-    @property
-    def keys(self) -> Tensor:
-        """``(E,)`` int64 episode keys, from the seed and the images' numbers."""
-        return episode_keys(self.seed, self.index)
-
-    @property
-    def pixels(self) -> Tensor:
-        """``(E, V, 3, S, S)`` normalised views, of the tower's dtype."""
-        if self._pixels is None:
-            self._pixels = self._normalised(self.views)
-        return self._pixels
-
-    @property
-    def features(self) -> Tensor:
-        """``(E, V, D)`` float32 unit image features of all views."""
-        if self._features is None:
-            with self._clock.stage("encode"):
-                if isinstance(self.clip.vision, VisionTower):
-                    features = self.clip.vision.project(self._class_tokens(self.clip.vision))
-                else:
-                    features = self._other_features()
-                self._features = F.normalize(features.float(), dim=-1)
-        return self._features
-
-    @property
-    def plain_features(self) -> Tensor:
-        """``(E, D)`` float32 unit image features of view 0; the other views are not encoded for it."""
-        if self._features is not None or self._tokens is not None:
-            return self.features[:, 0]
-        if self._plain is None:
-            with torch.no_grad(), self._clock.stage("encode"):
-                features = self.clip.vision.features(self._normalised(self.views[:, 0]))
-                self._plain = F.normalize(features.float(), dim=-1)
-        return self._plain
-
-    def encoded(self, first: int) -> EncodedViews:
-        """Trunk outputs and class tokens of all views.
-
-        Args:
-            first: The first adapted block; a view is encoded once if it was named in ``trunks``.
-
-        Raises:
-            UserError: If the image tower is not a ViT.
-        """
-        if first not in self._trunks:
-            self._wanted.add(first)
-            self._tokens = None
-            with self._clock.stage("encode"):
-                self._encode(self.clip.vit)
-        assert self._tokens is not None
-        return EncodedViews(self._trunks[first], self._tokens)
-
-    def _class_tokens(self, tower: VisionTower) -> Tensor:
-        if self._tokens is None:
-            self._encode(tower)
-        assert self._tokens is not None
-        return self._tokens
-
-    def _encode(self, tower: VisionTower) -> None:
-        # With trunks, pixels are wanted as well, for masked views; without, a part of them at a time will do.
-        views = (self.pixels if self._wanted or self._pixels is not None else self.views).flatten(0, 1)
-        prepare = self.clip.normalise if views.dtype == torch.uint8 else None
-        trunks, tokens = encode_views(tower, views, self._wanted, chunk=self.chunk, prepare=prepare)
-        shape = self.views.shape[:2]
-        self._trunks |= {first: trunk.unflatten(0, shape) for first, trunk in trunks.items()}
-        self._tokens = tokens.unflatten(0, shape)
-
-    @torch.no_grad()
-    def _other_features(self) -> Tensor:
-        size = self.chunk or (32 if self.views.device.type == "cpu" else 256)
-        parts = self.views.flatten(0, 1).split(size)
-        features = torch.cat([self.clip.vision.features(self._normalised(part)) for part in parts])
-        return torch.as_tensor(features.unflatten(0, self.views.shape[:2]))
-
-    def _normalised(self, views: Tensor) -> Tensor:
-        return self.clip.normalise(views) if views.dtype == torch.uint8 else views
+    prepare = clip.normalise if views.dtype == torch.uint8 else None
+    tower, keys, shape = clip.vit if needs.trunks else clip.vision, episode_keys(seed, index), views.shape[:2]
+    with (clock or StageTimer()).stage("encode"):
+        if not needs.all_views:
+            plain = tower.features(prepare(views[:, 0]) if prepare else views[:, 0])
+            return SharedViews(index, keys, F.normalize(plain.float(), dim=-1).unsqueeze(1))
+        if not isinstance(tower, VisionTower):
+            size = needs.chunk or (32 if views.device.type == "cpu" else 256)
+            parts = views.flatten(0, 1).split(size)
+            found = torch.cat([tower.features(prepare(part) if prepare else part) for part in parts])
+            return SharedViews(index, keys, F.normalize(found.unflatten(0, shape).float(), dim=-1))
+        if needs.trunks and prepare:
+            # The pixels of masked views are read again; otherwise a part of them at a time will do.
+            views, prepare = prepare(views), None
+        kept, flat = encode_tokens(tower, views.flatten(0, 1), needs.trunks, chunk=needs.chunk, prepare=prepare)
+        tokens = flat.unflatten(0, shape)
+        features = F.normalize(tower.project(tokens).float(), dim=-1)
+    if not needs.trunks:
+        return SharedViews(index, keys, features)
+    trunks = {block: trunk.unflatten(0, shape) for block, trunk in kept.items()}
+    return SharedViews(index, keys, features, views, tokens, trunks)
 
 
 @torch.no_grad()
-def encode_views(
+def encode_tokens(
     tower: VisionTower,
     views: Tensor,
     trunks: Iterable[int] = (),
@@ -166,7 +128,7 @@ def encode_views(
         tower: The image tower.
         views: ``(N, 3, S, S)`` normalised and of the tower's dtype, or what ``prepare`` makes so.
         trunks: Blocks, 0 to depth - 1, whose inputs are to be kept.
-        chunk: Views at a time; null for :func:`views_at_once`.
+        chunk: Views at a time; None for :func:`views_at_once`.
         prepare: Applied to each chunk before it is encoded.
 
     Returns:

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from lorattt.clip.load import ClipSpec
+from lorattt.episodes.engine import fall_back
 from lorattt.errors import UserError
 from lorattt.methods.ranked_views import RankedViews
 from lorattt.methods.shared_views import SharedViews
@@ -36,28 +37,20 @@ from lorattt.views.selection import FlatnessSpec, flatness_scores, select_lowest
 
 @dataclass(frozen=True)
 class FlatVote:
-    """The vote of the flattest views of E images.
+    """The vote of the flattest views of E images."""
 
-    Attributes:
-        before: ``(E, K)`` logits of the plain view.
-        after: ``(E, K)`` logits of the vote; ``before`` where they were not finite.
-        fallback: ``(E,)`` bool, true where they were not.
-        scores: ``(E, V)``, the lower the flatter.
-        selected: ``(E, s)`` int64, the views that voted, flattest first.
-    """
-
-    before: Tensor
-    after: Tensor
-    fallback: Tensor
-    scores: Tensor
-    selected: Tensor
+    before: Tensor  # (E, K) logits of the plain view
+    after: Tensor  # (E, K) logits of the vote; before where they were not finite
+    fallback: Tensor  # (E,) bool, true where they were not
+    scores: Tensor  # (E, V), the lower the flatter
+    selected: Tensor  # (E, s) int64, the views that voted, flattest first
 
 
 @torch.no_grad()
 def stss(
     features: Tensor,
     text: Tensor,
-    bank: Tensor,
+    neighbour_text: Tensor,
     logit_scale: Tensor,
     *,
     views_kept: int = 6,
@@ -69,24 +62,19 @@ def stss(
     Args:
         features: ``(E, V, D)`` unit image features of the views; view 0 is the plain one.
         text: ``(K, D)`` unit class features of the prompt.
-        bank: ``(R, K, D)`` unit class features of its neighbours, as
-            :func:`lorattt.prompts.neighbours.neighbour_features` makes them.
+        neighbour_text: ``(R, K, D)`` unit class features of its neighbours.
         logit_scale: Scalar factor on cosines.
         views_kept: s, how many views vote.
         sharpness: Weight of the entropy's worst increase.
         vote: ``soft`` takes the mean of the class distributions, ``hard`` the majority of the arg-maxima.
-
-    Raises:
-        UserError: If there are fewer views than are to vote, or the vote is of another kind.
     """
     check_views_kept(views_kept, features.shape[1])
     check_vote(vote)
     logits = logit_scale * features @ text.T
-    scores = flatness_scores(features, logits, bank, logit_scale, sharpness)
+    scores = flatness_scores(features, logits, neighbour_text, logit_scale, sharpness)
     selected = select_lowest(scores, views_kept)
-    before, after = logits[:, 0], pooled_logits(take_views(logits, selected), vote)
-    fallback = ~after.isfinite().all(dim=-1)
-    return FlatVote(before, torch.where(fallback.unsqueeze(-1), before, after), fallback, scores, selected)
+    votes = pooled_logits(take_views(logits, selected), vote)
+    return FlatVote(*fall_back(logits[:, 0], votes), scores, selected)
 
 
 def check_views_kept(kept: int, views: int) -> None:
@@ -108,9 +96,6 @@ class TLLA(RankedViews):
         views_kept: s, how many views vote, the flattest ones.
         vote: ``soft`` takes the mean of the class distributions, ``hard`` the majority of the arg-maxima.
         **kwargs: See :class:`Method`.
-
-    Raises:
-        UserError: If a number is out of range, the vote is of another kind, or the text tower takes no prompt.
     """
 
     name: ClassVar[str] = "tlla"
@@ -146,13 +131,7 @@ class TLLA(RankedViews):
 
     def classify(self, views: SharedViews) -> tuple[Tensor, Tensor, Tensor]:
         """Logits ``(E, K)`` of the plain view and of the vote, and fallbacks ``(E,)``."""
-        outcome = stss(
-            views.features,
-            self.text,
-            self.bank,
-            self.clip.logit_scale,
-            views_kept=self.views_kept,
-            sharpness=self.flatness.sharpness,
-            vote=self.vote,
-        )
+        texts, scale = (self.text, self.neighbour_text_features), self.clip.logit_scale
+        sharpness, kept = self.flatness.sharpness, self.views_kept
+        outcome = stss(views.features, *texts, scale, views_kept=kept, sharpness=sharpness, vote=self.vote)
         return outcome.before, outcome.after, outcome.fallback

@@ -23,9 +23,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lorattt.episodes.engine import Observer, adapt
+from lorattt.episodes.engine import Observer, adapt, fall_back
 from lorattt.episodes.optim import OptimiserSpec
-from lorattt.errors import UserError
+from lorattt.inputs import at_least
 from lorattt.losses.dispersion import text_dispersion
 from lorattt.losses.entropy import marginal_entropy
 from lorattt.methods.ranked_views import RankedViews
@@ -33,12 +33,7 @@ from lorattt.methods.shared_views import SharedViews
 from lorattt.prompts.class_prompts import ClassPrompts
 from lorattt.prompts.prompt import PromptSpec
 from lorattt.views.crops import ViewSpec
-from lorattt.views.selection import (
-    ViewScores,
-    select_views,
-    selection_size,
-    take_views,
-)
+from lorattt.views.selection import ViewScores, select_views, selection_size, take_views
 
 OPTIMISER = OptimiserSpec(lr=5e-3, weight_decay=0.01)
 """TPT's: AdamW with torch's default weight decay."""
@@ -46,53 +41,26 @@ OPTIMISER = OptimiserSpec(lr=5e-3, weight_decay=0.01)
 
 @dataclass(frozen=True)
 class TunedPrompts:
-    """The result of tuning E episodes.
+    """The result of tuning E episodes."""
 
-    Attributes:
-        before: ``(E, K)`` float32 logits of the plain view with the initial prompt.
-        after: ``(E, K)`` float32 logits of the plain view with the tuned prompt; ``before`` where not finite.
-        fallback: ``(E,)`` bool, true where it was not.
-        losses: ``(steps, E)``.
-        selected: ``(E, n)`` int64, the views in the loss, most confident first.
-        context: ``(E, M, d)`` the tuned context, ``(E, K, M, d)`` if class-specific.
-    """
-
-    before: Tensor
-    after: Tensor
-    fallback: Tensor
-    losses: Tensor
-    selected: Tensor
-    context: Tensor
+    before: Tensor  # (E, K) float32 logits of the plain view with the initial prompt
+    after: Tensor  # (E, K) float32 logits of the plain view with the tuned prompt; before where not finite
+    fallback: Tensor  # (E,) bool, true where it was not
+    losses: Tensor  # (steps, E)
+    selected: Tensor  # (E, n) int64, the views in the loss, most confident first
+    context: Tensor  # (E, M, d) the tuned context, (E, K, M, d) if class-specific
 
 
+@dataclass(frozen=True)
 class TPTEngine:
-    """The method on features, without Lightning.
+    """The method on features, without Lightning; see :class:`TPT`."""
 
-    Args:
-        prompts: The class names.
-        context: ``(M, d)`` float32, where every image starts; ``(K, M, d)`` if class-specific.
-        selection: Fraction of views that take part in the loss, the most confident ones.
-        optimiser: Element-wise optimiser of each episode.
-        steps: Optimisation steps per image; 0 gives zero-shot predictions.
-        dispersion: Weight of the texts' dispersion, subtracted from the loss; 0 for TPT.
-
-    Raises:
-        UserError: If ``steps`` is below 0.
-    """
-
-    def __init__(
-        self,
-        prompts: ClassPrompts,
-        context: Tensor,
-        *,
-        selection: float = 0.1,
-        optimiser: OptimiserSpec = OPTIMISER,
-        steps: int = 1,
-        dispersion: float = 0.0,
-    ) -> None:
-        check_steps(steps)
-        self.prompts, self.context = prompts, context
-        self.selection, self.optimiser, self.steps, self.dispersion = selection, optimiser, steps, dispersion
+    prompts: ClassPrompts
+    context: Tensor  # (M, d) float32, where every image starts; (K, M, d) if class-specific
+    selection: float = 0.1
+    optimiser: OptimiserSpec = OPTIMISER
+    steps: int = 1
+    dispersion: float = 0.0  # weight of the texts' dispersion, subtracted from the loss; 0 for TPT
 
     def run(
         self,
@@ -111,9 +79,6 @@ class TPTEngine:
             logit_scale: Scalar factor on cosines.
             scores: Ranks views, lowest score first; None for the entropy of their logits.
             observer: Called at each step with losses and gradients.
-
-        Raises:
-            UserError: If the selection keeps no view.
         """
         episodes = len(features)
         view_logits = logit_scale * features @ text.T
@@ -142,21 +107,7 @@ class TPTEngine:
         if self.steps:
             with torch.no_grad():
                 after = logit_scale * (self.prompts.features(context) @ features[:, 0].unsqueeze(-1)).squeeze(-1)
-        finite = adaptation.finite & after.isfinite().all(dim=-1)
-        return TunedPrompts(
-            before=before,
-            after=torch.where(finite.unsqueeze(-1), after, before),
-            fallback=~finite,
-            losses=adaptation.losses,
-            selected=selected,
-            context=context,
-        )
-
-
-def check_steps(steps: int) -> None:
-    """Validate the number of steps."""
-    if steps < 0:
-        raise UserError(f"steps {steps}: must be at least 0")
+        return TunedPrompts(*fall_back(before, after, adaptation.finite), adaptation.losses, selected, context)
 
 
 def _encode_once(context: Tensor, prompts: ClassPrompts) -> Tensor:
@@ -195,9 +146,6 @@ class TPT(RankedViews):
         optimiser: Element-wise optimiser of each episode.
         steps: Optimisation steps per image; 0 gives zero-shot predictions.
         **kwargs: See :class:`RankedViews`.
-
-    Raises:
-        UserError: If the selection keeps no view, the rule is of another kind, or the text tower takes no prompt.
     """
 
     name: ClassVar[str] = "tpt"
@@ -217,25 +165,13 @@ class TPT(RankedViews):
         self.selection, self.optimiser, self.steps = selection, optimiser, steps
         super().__init__(prompt=prompt, templates="single", views=views, **kwargs)
 
-    def kept_count(self, views: int) -> int:
-        """As many as the selection says."""
-        return selection_size(views, self.selection)
-
     def check_options(self) -> None:
         """Validate the number of steps."""
-        check_steps(self.steps)
+        at_least(0, steps=self.steps)
         super().check_options()
 
     def classify(self, views: SharedViews) -> tuple[Tensor, Tensor, Tensor]:
         """Logits ``(E, K)`` before and after tuning, and fallbacks ``(E,)``."""
-        prompts, context = self.learnable()
-        engine = TPTEngine(
-            prompts,
-            context,
-            selection=self.selection,
-            optimiser=self.optimiser,
-            steps=self.steps,
-            dispersion=self.dispersion,
-        )
+        engine = TPTEngine(*self.learnable(), self.selection, self.optimiser, self.steps, self.dispersion)
         outcome = engine.run(views.features, self.text, self.clip.logit_scale, scores=self.view_scores)
         return outcome.before, outcome.after, outcome.fallback

@@ -13,28 +13,13 @@ _SHARE_OF_PROBABILITIES = 1e-6
 
 
 def count_votes(ballots: Tensor, classes: int) -> Tensor:
-    """How many views voted for each class.
-
-    Args:
-        ballots: ``(E, n)`` int64: the class each view votes for.
-        classes: K.
-
-    Returns:
-        ``(E, K)`` int64.
-    """
+    """``(E, K)`` int64 votes for each class, from ``(E, n)`` int64: the class that each view votes for."""
     votes = torch.zeros(len(ballots), classes, dtype=torch.long, device=ballots.device)
     return votes.scatter_add_(1, ballots, torch.ones_like(ballots))
 
 
 def mean_log_probability(logits: Tensor) -> Tensor:
-    """Logarithm of the mean class distribution of views, in log space, so that nothing underflows.
-
-    Args:
-        logits: ``(E, n, K)``.
-
-    Returns:
-        ``(E, K)`` of the dtype of the logits.
-    """
+    """``(E, K)`` logarithm of the mean class distribution of ``(E, n, K)`` logits; in log space nothing underflows."""
     return logits.log_softmax(-1).logsumexp(-2) - math.log(logits.shape[-2])
 
 
@@ -63,15 +48,12 @@ def check_vote(vote: str) -> None:
 
 
 def pooled_logits(logits: Tensor, vote: Vote) -> Tensor:
-    """Logits of several views, pooled.
+    """``(E, K)`` logits of several views, pooled.
 
     Args:
         logits: ``(E, n, K)`` of the views that vote.
         vote: ``soft``: the logarithm of the mean class distribution. ``hard``: the share of votes for the most
             probable class, as in :func:`vote_logits`; the mean distribution breaks ties.
-
-    Returns:
-        ``(E, K)`` of the dtype of the logits.
     """
     log_mean = mean_log_probability(logits)
     if vote == "soft":

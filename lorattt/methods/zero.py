@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from lorattt.episodes.engine import fall_back
 from lorattt.errors import UserError, quoted
 from lorattt.methods.base import Method
 from lorattt.methods.shared_views import SharedViews
@@ -41,11 +42,7 @@ class ZeroSpec:
             raise UserError(f"zero.ties {quoted(self.ties)}: must be confident or number")
 
     def voters(self, views: int) -> int:
-        """How many of the views vote.
-
-        Raises:
-            UserError: If none does.
-        """
+        """How many of the views vote; none is an error."""
         count = int(views * self.gamma)
         if count == 0:
             raise UserError(f"zero.gamma {self.gamma} of {views} views: none votes; make more views or raise gamma")
@@ -54,18 +51,11 @@ class ZeroSpec:
 
 @torch.no_grad()
 def zero_votes(logits: Tensor, spec: ZeroSpec = ZeroSpec()) -> tuple[Tensor, Tensor]:
-    """The votes of the confident views of E images.
-
-    Args:
-        logits: ``(E, V, K)`` logits of all views.
-        spec: The constants.
+    """The votes of the confident views, from ``(E, V, K)`` logits of all views.
 
     Returns:
         Votes ``(E, K)`` int64, one more for the winner of a tie, so that the arg-max is unique; and ``(E, n)``
         int64, the views that voted, most confident first.
-
-    Raises:
-        UserError: If no view would vote.
     """
     count = spec.voters(logits.shape[1])
     order = select_confident(logits, logits.shape[1])
@@ -95,9 +85,6 @@ class ZERO(Method):
     Args:
         zero: The constants of the method.
         **kwargs: See :class:`Method`.
-
-    Raises:
-        UserError: If no view would vote.
     """
 
     name: ClassVar[str] = "zero"
@@ -121,6 +108,4 @@ class ZERO(Method):
         """Logits ``(E, K)`` of the plain view and of the vote, and fallbacks ``(E,)``."""
         logits = self.clip.logit_scale * views.features @ self.text.T
         votes, voters = zero_votes(logits, self.zero)
-        after = vote_logits(votes, mean_log_probability(take_views(logits, voters)))
-        fallback = ~after.isfinite().all(dim=-1)
-        return logits[:, 0], torch.where(fallback.unsqueeze(-1), logits[:, 0], after), fallback
+        return fall_back(logits[:, 0], vote_logits(votes, mean_log_probability(take_views(logits, voters))))

@@ -1,4 +1,4 @@
-"""Zero-shot CLIP (Radford et al., ICML 2021): the plain view against the class texts. The baseline, and the gate."""
+"""Zero-shot CLIP (Radford et al., ICML 2021): the plain view against the class texts. The baseline."""
 
 from typing import Any, ClassVar
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lorattt.methods.base import Method
-from lorattt.methods.shared_views import SharedViews
+from lorattt.methods.shared_views import Needs, SharedViews
 from lorattt.views.crops import ViewSpec
 
 
@@ -23,9 +23,9 @@ class ZeroShot(Method):
         super().__init__(views=ViewSpec(number=1), **kwargs)
 
     @property
-    def plain_view_alone(self) -> bool:
-        """It reads view 0 and no other."""
-        return True
+    def needs(self) -> Needs:
+        """View 0 and no other."""
+        return Needs(all_views=False)
 
     @torch.no_grad()
     def classify(self, views: SharedViews) -> tuple[Tensor, Tensor, Tensor]:

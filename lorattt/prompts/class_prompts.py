@@ -1,7 +1,7 @@
 """The class names of a list, tokenised once and joined with any context vectors.
 
-A sequence is start, context and class name in the order of the position, full stop, end, as in CoOp (Zhou
-et al., IJCV 2022) and TPT (Shu et al., NeurIPS 2022).
+A sequence is start, context and class name in the order of the position, full stop, end, as in CoOp (Zhou et al., IJCV
+2022) and TPT (Shu et al., NeurIPS 2022).
 """
 
 import copy
@@ -19,8 +19,8 @@ from lorattt.errors import UserError, quoted
 from lorattt.inputs import at_least
 from lorattt.prompts.files import POSITIONS, Position
 
-# What one more pass through the tower costs, in tokens: on a CPU the weights are read from memory again, on
-# a GPU the kernels are launched again. A few padded tokens are cheaper than that.
+# What one more pass through the tower costs, in tokens: on a CPU the weights are read from memory again, on a GPU the
+# kernels are launched again. A few padded tokens are cheaper than that.
 _PASS_TOKENS = {"cpu": 128, "cuda": 1024}
 
 
@@ -41,19 +41,14 @@ class _Names:
 
 
 class ClassPrompts:
-    """Texts of a list of classes, all but the context.
-
-    It holds token ids only, and follows the model to any device.
+    """Texts of K classes, all but the context. It holds token ids only, and follows the model to any device.
 
     Args:
-        clip: The model whose text tower and tokenizer are used.
+        clip: The model whose text tower and tokenizer are used; a text tower that is not causal is rejected.
         class_names: K names, in label order; underscores read as spaces. Equal names are allowed.
         position: Where the names are: behind the context, in its middle, or before it.
         tokens: M, the number of context vectors.
         class_specific: Whether every class has a context of its own.
-
-    Raises:
-        UserError: If the text tower is not causal, the list is empty, or a name with its context is too long for it.
     """
 
     def __init__(
@@ -73,7 +68,7 @@ class ClassPrompts:
         self._tower = clip.text_tower
         self.position, self.tokens, self.class_specific = position, tokens, class_specific
         self.count = len(class_names)
-        self._before = {"end": tokens, "middle": tokens // 2, "front": 0}[position]  # vectors before the name
+        self._before = _vectors_before(position, tokens)
         self._start, self._end = clip.tokenizer.sot_token_id, clip.tokenizer.eot_token_id  # type: ignore[attr-defined]
         length = self._tower.length
         if tokens + 2 > length:
@@ -105,6 +100,12 @@ class ClassPrompts:
         together = word_ids(clip.tokenizer, f"X {words}.")[1:]
         alone = len(word_ids(clip.tokenizer, words))
         return together[:alone], [*together[alone:], self._end]
+
+    def at(self, position: Position) -> "ClassPrompts":
+        """The same names in another position of a context that all classes share."""
+        moved = copy.copy(self)
+        moved.position, moved._before = position, _vectors_before(position, self.tokens)
+        return moved
 
     def take(self, classes: Tensor) -> "ClassPrompts":
         """The same texts for some of the classes.
@@ -213,3 +214,8 @@ class ClassPrompts:
         before = self._before - (self.tokens - own.shape[2])  # the opening has the others
         name, tail = (part.expand(len(own), -1, -1, -1) for part in (name, tail))
         return torch.cat([own[:, :, :before], name, own[:, :, before:], tail], dim=2)
+
+
+def _vectors_before(position: Position, tokens: int) -> int:
+    """How many context vectors are before the name."""
+    return {"end": tokens, "middle": tokens // 2, "front": 0}[position]

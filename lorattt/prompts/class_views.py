@@ -1,6 +1,6 @@
-"""Each class in several prompts: one context with the name before, within and behind it, and a fixed text.
+"""The views of a class that Self-TPT (Zhu et al., arXiv 2408.05775) contrasts.
 
-The views that Self-TPT (Zhu et al., arXiv 2408.05775) contrasts. The fixed text is written by hand and has no graph.
+One context with the class name before, within and behind it, and a text that is written by hand and has no graph.
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,8 +46,8 @@ class ClassViews:
         self.count = len(class_names)
         # As the learned views read names, so that with the words of the template they are the same texts.
         self._clip, self._names, self._template = clip, [name.replace("_", " ") for name in class_names], template
-        self._prompts = {view: ClassPrompts(clip, class_names, view, tokens) for view in views if view != "hand"}
-        self._end = self._prompts.get("end") or ClassPrompts(clip, class_names, "end", tokens)
+        self._end = ClassPrompts(clip, class_names, "end", tokens)
+        self._prompts = {view: self._end.at(view) for view in views if view != "hand"}
         self._hand: Tensor | None = None
         if "hand" in views:
             check_template(template)

@@ -99,66 +99,53 @@ def load_prompt(path: Path | str) -> Prompt:
         UserError: If the file is missing, damaged, not a prompt, or would run code.
     """
     path = Path(path).expanduser()
+    file = f"prompt file {path}"
     if not path.is_file():
-        raise UserError(f"prompt file {path}: no such file")
-    found = _read_ours(path) if path.suffix == ".safetensors" else Prompt(_read_checkpoint(path), "end")
+        raise UserError(f"{file}: no such file")
+    found = _read_ours(path, file) if path.suffix == ".safetensors" else Prompt(_read_checkpoint(path, file), "end")
     context = found.context
     if context.dim() not in (2, 3) or 0 in context.shape or not context.is_floating_point():
         raise UserError(
-            f"prompt file {path}: its context has shape {tuple(context.shape)} and dtype {context.dtype}; it must be "
+            f"{file}: its context has shape {tuple(context.shape)} and dtype {context.dtype}; it must be "
             "(tokens, width) or (classes, tokens, width) of floats"
         )
     if not context.isfinite().all():
-        raise UserError(f"prompt file {path}: its context has values that are not finite: train it again")
+        raise UserError(f"{file}: its context has values that are not finite: train it again")
     return replace(found, context=context.float())
 
 
-def _read_ours(path: Path) -> Prompt:
+def _read_ours(path: Path, file: str) -> Prompt:
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT or "context" not in file.keys():  # noqa: SIM118 (no mapping)
-                raise UserError(
-                    f"prompt file {path}: these are tensors, but not a prompt: give a file that lorattt saved as one"
-                )
-            extras = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            context = extras.pop("context")
+        with safe_open(path, "pt") as opened:
+            metadata, tensors = opened.metadata() or {}, opened.keys()
+            if metadata.get("format") != FORMAT or "context" not in tensors:
+                raise UserError(f"{file}: these are tensors, but not a prompt: give a file that lorattt saved as one")
+            extras = {name: opened.get_tensor(name) for name in tensors}
     except (SafetensorError, OSError) as error:
-        raise UserError(f"prompt file {path} cannot be read ({first_line(error)}): copy or make it again") from error
+        raise UserError(f"{file} cannot be read ({first_line(error)}): copy or make it again") from error
+    context = extras.pop("context")
     try:
         version, says = int(metadata["version"]), json.loads(metadata["prompt"])
         position, words, model, names = (says[key] for key in ("position", "words", "model", "class_names"))
         names = None if names is None else tuple(map(str, names))
         notes = {str(key): str(value) for key, value in says["notes"].items()}
     except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"prompt file {path} is damaged (its description does not read): make it again") from error
+        raise UserError(f"{file} is damaged (its description does not read): make it again") from error
     if version > VERSION:
-        raise UserError(f"prompt file {path} has format version {version}, this lorattt reads {VERSION}: upgrade it")
+        raise UserError(f"{file} has format version {version}, this lorattt reads {VERSION}: upgrade it")
     if position not in POSITIONS:
-        raise UserError(f"prompt file {path}: position {quoted(position)} is none of {', '.join(POSITIONS)}")
+        raise UserError(f"{file}: position {quoted(position)} is none of {', '.join(POSITIONS)}")
     if (context.dim() == 3) != (names is not None) or (names is not None and len(names) != len(context)):
-        raise UserError(f"prompt file {path} is damaged (class names do not fit the context): make it again")
+        raise UserError(f"{file} is damaged (class names do not fit the context): make it again")
     return Prompt(context, position, words, model, names, notes, extras)
-
-
-class _Inert:
-    """In the place of a class whose objects are not needed: accepts everything, does and keeps nothing."""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> "_Inert":
-        return super().__new__(cls)
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
 
 
 def _stand_in(full_name: str) -> Any:
     """An inert object for torch's loader, which goes by the module and the name that the object has."""
     module, _, name = full_name.rpartition(".")
     if full_name != "collections.defaultdict":
-        return type(name, (_Inert,), {"__module__": module, "__qualname__": name})
+        nothing = {"__init__": lambda self, *args, **options: None, "__setstate__": lambda self, state: None}
+        return type(name, (), {**nothing, "__module__": module, "__qualname__": name})
 
     def empty(*args: Any) -> dict[Any, Any]:
         """The loader fills only dicts, and no factory may be called."""
@@ -168,7 +155,7 @@ def _stand_in(full_name: str) -> Any:
     return empty
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path, file: str) -> Any:
     """What torch's weights-only loader reads, with a stand-in for each inert class that it stops at."""
     stand_ins: dict[str, Any] = {}
     while True:
@@ -182,19 +169,19 @@ def _load(path: Path) -> Any:
             name = named[1] if "." in named[1] else f"builtins.{named[1]}"
             if name in stand_ins or not name.startswith(_INERT):
                 raise UserError(
-                    f"prompt file {path}: the file would run {name} when loaded; only tensors are read: {_EXPORT}"
+                    f"{file}: the file would run {name} when loaded; only tensors are read: {_EXPORT}"
                 ) from error
             stand_ins[name] = _stand_in(name)
 
 
-def _read_checkpoint(path: Path) -> Tensor:
+def _read_checkpoint(path: Path, file: str) -> Tensor:
     try:
-        loaded = _load(path)
+        loaded = _load(path, file)
     except UserError:
         raise
     except Exception as error:  # a damaged pickle raises whatever its bytes lead to
         raise UserError(
-            f"prompt file {path} is neither a prompt that lorattt saved (.safetensors) nor a whole checkpoint of CoOp "
+            f"{file} is neither a prompt that lorattt saved (.safetensors) nor a whole checkpoint of CoOp "
             f"({first_line(error)}): copy it again, or {_EXPORT}"
         ) from error
     state = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else {}
@@ -206,11 +193,10 @@ def _read_checkpoint(path: Path) -> Tensor:
             others = {key.removeprefix(prefix) for key in state if key.startswith(prefix)}
             if learned := sorted(others - {"ctx", "token_prefix", "token_suffix"}):
                 raise UserError(
-                    f"prompt file {path}: its context belongs to another method than CoOp, with {learned[0]} beside "
-                    "it: without that the context means nothing; give a checkpoint of CoOp"
+                    f"{file}: its context belongs to another method than CoOp, with {learned[0]} beside it: without "
+                    "that the context means nothing; give a checkpoint of CoOp"
                 )
             return context.detach()
-    raise UserError(
-        f"prompt file {path}: it is no checkpoint of CoOp (no tensor 'ctx' in its state_dict; it has "
-        f"{', '.join(sorted(state)[:5]) or 'nothing'}): give the file of the prompt learner"
-    )
+    has = ", ".join(sorted(state)[:5]) or "nothing"
+    lacks = f"no tensor 'ctx' in its state_dict; it has {has}"
+    raise UserError(f"{file}: it is no checkpoint of CoOp ({lacks}): give the file of the prompt learner")

@@ -1,4 +1,4 @@
-"""A prompt's neighbours: its context, moved by a fixed length in random directions, and the texts they give."""
+"""A prompt's neighbours: its context, moved by a fixed length in random directions, and the class texts they give."""
 
 import math
 from collections.abc import Iterator
@@ -14,18 +14,9 @@ _SEQUENCES = 4096
 
 
 def random_directions(seed: int, count: int, tokens: int, width: int) -> Tensor:
-    """Directions of unit length, uniform on the sphere.
+    """R directions of unit length, uniform on the sphere: ``(R, M, d)`` float64 on the CPU, an L2 norm of 1 each.
 
     A direction is a function of the seed and its own number: not of the count, the classes or the device.
-
-    Args:
-        seed: The run's seed.
-        count: R, how many.
-        tokens: M, the number of context vectors.
-        width: d, their width.
-
-    Returns:
-        ``(R, M, d)`` float64 on the CPU; each block ``(M, d)`` has an L2 norm of 1.
     """
     keys = fold(episode_keys(seed, torch.arange(count)), Stream.PROMPT_NEIGHBOURS)
     radius, angle = uniform(keys, (2, tokens, width), torch.float64).unbind(1)
@@ -36,15 +27,10 @@ def random_directions(seed: int, count: int, tokens: int, width: int) -> Tensor:
 
 
 def neighbours(context: Tensor, directions: Tensor, radius: float) -> Tensor:
-    """The context moved by ``radius`` in each direction.
+    """The context moved by ``radius`` in each of R directions ``(R, M, d)``: by that L2 length, if they are units.
 
-    Args:
-        context: ``(M, d)``; ``(K, M, d)`` if class-specific, and then every class's own block takes the same step.
-        directions: ``(R, M, d)``, of unit length where ``radius`` is to be the length of a step.
-        radius: L2 length of a step over the whole block ``(M, d)``.
-
-    Returns:
-        ``(R, M, d)`` or ``(R, K, M, d)``, of the context's dtype and on its device.
+    A context ``(M, d)`` gives ``(R, M, d)``. A class-specific one ``(K, M, d)`` gives ``(R, K, M, d)``: every class's
+    own block takes the same step. Dtype and device are the context's.
     """
     steps = (radius * directions).to(context)
     return context + (steps if context.dim() == 2 else steps.unsqueeze(1))
@@ -70,14 +56,6 @@ def neighbour_features(prompts: ClassPrompts, context: Tensor, *, directions: in
 
 @torch.no_grad()
 def features_in_parts(prompts: ClassPrompts, contexts: Tensor) -> Iterator[Tensor]:
-    """Class features of many contexts, a part of them encoded at a time, without a graph.
-
-    Args:
-        prompts: The class names.
-        contexts: ``(R, M, d)``, or ``(R, K, M, d)`` if class-specific.
-
-    Yields:
-        ``(r, K, D)`` unit vectors of the next r contexts.
-    """
+    """Class features of R contexts ``(R, M, d)`` or ``(R, K, M, d)``, without a graph: ``(r, K, D)``, r at a time."""
     for part in contexts.split(max(1, _SEQUENCES // prompts.count)):
         yield prompts.features(part)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -29,7 +30,7 @@ class PromptSpec:
             neither file nor tokens is given.
         tokens: Begin with so many random vectors (normal, standard deviation 0.02).
         class_specific: Every class has a context of its own.
-        position: Where the class name is: behind the context (``end``), in its middle, or before it
+        position: Where the class name stands: behind the context (``end``), in its middle, or before it
             (``front``); null for the file's, or ``end``.
     """
 
@@ -43,6 +44,11 @@ class PromptSpec:
     def path(self) -> Path:
         """The file, where the demo's names are known."""
         return demo.PROMPTS.get(str(self.file)) or Path(str(self.file)).expanduser()
+
+    @cached_property
+    def content(self) -> Prompt:
+        """The prompt that the file holds, read once."""
+        return load_prompt(self.path)
 
     def __post_init__(self) -> None:
         """Validate that the values do not contradict each other."""
@@ -59,20 +65,16 @@ class PromptSpec:
 
 
 def build_prompt(spec: PromptSpec, clip: Clip, class_names: Sequence[str], seed: int) -> Prompt:
-    """The prompt that a specification means for a model and a list of classes.
+    """The prompt that a specification means for a model and a list of classes, on the CPU.
 
     Args:
         spec: Where the context comes from.
-        clip: The model; its text tower gives words their vectors.
+        clip: The model; its text tower, which must be causal, gives words their vectors.
         class_names: K names, in label order; read where every class has a context of its own.
         seed: The run's seed, for random vectors.
 
-    Returns:
-        A prompt on the CPU.
-
     Raises:
-        UserError: If the tower is not causal; or the file cannot be read, or was made for another model,
-            position or list of classes.
+        UserError: If the file cannot be read, or was made for another model, position or list of classes.
     """
     tower, words = clip.text_tower, None
     if spec.file is not None:
@@ -92,41 +94,34 @@ def build_prompt(spec: PromptSpec, clip: Clip, class_names: Sequence[str], seed:
 
 
 def _from_file(spec: PromptSpec, clip: Clip, class_names: Sequence[str]) -> Prompt:
-    path = spec.path
-    found = load_prompt(path)
+    found, file = spec.content, f"prompt.file {spec.path}"
     width, expected = found.context.shape[-1], clip.text_tower.width
     if found.model not in (None, clip.name):
-        raise UserError(
-            f"prompt.file {path}: it was made for {found.model}, and the model is {clip.name}: use that one"
-        )
+        raise UserError(f"{file}: it was made for {found.model}, and the model is {clip.name}: use that one")
     if width != expected:
         raise UserError(
-            f"prompt.file {path}: its context is {width} wide, the text tower of {clip.name} {expected}: "
-            "use the model it was made for"
+            f"{file}: its context is {width} wide, the text tower of {clip.name} {expected}: use the model it was made "
+            "for"
         )
     if found.model is not None and spec.position not in (None, found.position):
         raise UserError(
-            f"prompt.file {path}: it was made for position {found.position}, and prompt.position is {spec.position}: "
-            "leave the key out"
+            f"{file}: it was made for position {found.position}, and prompt.position is {spec.position}: leave the key "
+            "out"
         )
     if found.class_specific:
-        _check_classes(path, len(found.context), found.class_names, class_names)
+        _check_classes(file, found, class_names)
     found = replace(found, position=spec.position or found.position, model=clip.name)
     return _for_classes(found, spec, class_names)
 
 
-def _check_classes(path: Path, count: int, known: tuple[str, ...] | None, class_names: Sequence[str]) -> None:
+def _check_classes(file: str, found: Prompt, class_names: Sequence[str]) -> None:
     fix = "use it with its own list of classes, or a prompt with one context for all"
-    if count != len(class_names):
-        raise UserError(
-            f"prompt.file {path}: it has a context for each of {count} classes, and the list has {len(class_names)}: "
-            f"{fix}"
-        )
-    for label, (theirs, ours) in enumerate(zip(known or class_names, class_names, strict=True)):
+    count, other = len(found.context), len(class_names)
+    if count != other:
+        raise UserError(f"{file}: it has a context for each of {count} classes, and the list has {other}: {fix}")
+    for label, (theirs, ours) in enumerate(zip(found.class_names or class_names, class_names, strict=True)):
         if theirs != ours:
-            raise UserError(
-                f"prompt.file {path}: its class {label} is {quoted(theirs)}, and the list says {quoted(ours)}: {fix}"
-            )
+            raise UserError(f"{file}: its class {label} is {quoted(theirs)}, and the list says {quoted(ours)}: {fix}")
 
 
 def _for_classes(prompt: Prompt, spec: PromptSpec, class_names: Sequence[str]) -> Prompt:

@@ -10,16 +10,16 @@ from lorattt import __version__
 from lorattt.calibration import ECE_BINS
 from lorattt.errors import UserError
 from lorattt.report.compare import Comparison, compare
+from lorattt.report.layout import dataset_title
 from lorattt.report.measures import Measures, measure
 from lorattt.report.predictions import WHEN
-from lorattt.report.render import JSON_FORMAT, KIND, as_json, as_latex, as_markdown, plain
+from lorattt.report.render import JSON_FORMAT, KIND, as_latex, as_markdown, plain
 from lorattt.report.rows import Row, gather, of_same_images
 from lorattt.report.runs import Run, find_runs
 from lorattt.report.tables import (
     Table,
-    accuracy_tables,
-    corruption_tables,
     costs_table,
+    layout_tables,
     measures_table,
     pairs_table,
     published_tables,
@@ -27,8 +27,8 @@ from lorattt.report.tables import (
 from lorattt.report.unlabelled import Unlabelled, unlabelled, unlabelled_tables
 
 MOST_BINS: Final = 10_000
-_STATED: Final = ("method", "dataset", "backbone", "corruption", "seed", "n", "fallbacks", "skipped")
-_COSTS: Final = ("images_per_second", "peak_memory_bytes", "shared_with")
+_IN_JSON = ("method", "dataset", "backbone", "corruption", "seed", "n", "fallbacks", "skipped")
+_COSTS_IN_JSON = ("images_per_second", "peak_memory_bytes", "shared_with")
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,9 @@ class Report:
 
     Attributes:
         runs: The runs with labels, in the order given.
-        rows: Their rows in tables.
-        measures: Measures of these runs, by their identities, under ``before`` and ``after``.
-        unlabelled: The runs without labels.
+        measures: Of these runs, by their identities, under ``before`` and ``after``.
         tables: Of our own runs: accuracy, corruption error, measures, differences, costs, runs without labels.
-        comparisons: The differences as numbers.
         published: Tables of published numbers; empty where none belong to ours, or none are wanted.
-        notes: Notes for the reader.
         bins: Of the expected calibration error.
     """
 
@@ -58,9 +54,17 @@ class Report:
     bins: int
 
     @property
-    def shown(self) -> list[Run]:
-        """All runs of rows, then those without labels."""
-        return [*(run for row in self.rows for run in row.all_runs()), *(each.run for each in self.unlabelled)]
+    def shown(self) -> list[tuple[str, Run]]:
+        """All runs of rows, then those without labels, with their titles."""
+        several = len({row.backbone for row in self.rows}) > 1
+        found = []
+        for row in self.rows:
+            for run in row.all_runs():
+                seed = f", seed {run.seed}" if len(row.runs[run.dataset]) > 1 else ""
+                backbone = f", {run.backbone}" if several else ""
+                found.append((f"{row.label}, {dataset_title(run.dataset)}{seed}{backbone}", run))
+        unlabelled = [(each.label, each.run) for each in self.unlabelled]
+        return found + [(f"{label}, {dataset_title(run.dataset)}, without labels", run) for label, run in unlabelled]
 
     @property
     def markdown(self) -> str:
@@ -86,16 +90,16 @@ class Report:
             "bins": self.bins,
             "runs": [_run_json(run, labels[id(run)], self.measures[id(run)]) for run in self.runs if id(run) in labels],
             "unlabelled": [_run_json(each.run, each.label, each.measures) for each in self.unlabelled],
-            "tables": [as_json(table) for table in self.tables],
+            "tables": self.tables,
             "comparisons": self.comparisons,
-            "published": [as_json(table) for table in self.published],
+            "published": self.published,
             "notes": self.notes,
         }
         return json.dumps(plain(found), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _run_json(run: Run, label: str, measures: Mapping[str, Any]) -> dict[str, Any]:
-    stated = {key: getattr(run, key) for key in (*_STATED, *_COSTS)}
+    stated = {key: getattr(run, key) for key in (*_IN_JSON, *_COSTS_IN_JSON)}
     return {"folder": str(run.folder), **stated, "row": label, **measures}
 
 
@@ -124,7 +128,7 @@ def build_report(
     measures = {id(run): measure(run, bins) for run in shown}
     notes += [line for run in shown for line in _disagreements(run, measures[id(run)], bins)]
     comparisons, pair_notes = compare(rows, baseline)
-    tables = [*accuracy_tables(rows), *corruption_tables(rows)]
+    tables = layout_tables(rows)
     tables += [measures_table(rows, measures, bins)] if rows else []
     if comparisons:
         tables.append(pairs_table(comparisons, pair_notes))

@@ -1,11 +1,12 @@
 """``lorattt report``: tables, statistics, plots and a page of finished runs, without torch."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import NoReturn
 
 from lorattt.errors import UserError, error_line
 from lorattt.inputs import at_least
@@ -44,15 +45,16 @@ def main(arguments: Sequence[str]) -> int:
         )
         write_files(folder, files)
     except UserError as error:
-        _print(error_line(error), sys.stderr)
+        print(error_line(error), file=sys.stderr)
         return 2
     # The other formats show the notes themselves.
     for line in [*messages, *(report.notes if given.format == "latex" else [])]:
-        _print(f"lorattt: {line}", sys.stderr)
+        print(f"lorattt: {line}", file=sys.stderr)
     shown = report.latex if given.format == "latex" else report.markdown
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for characters that the terminal's encoding lacks
     try:
-        _print(f"{shown}\nwritten to {folder}", sys.stdout)
-        sys.stdout.flush()
+        print(f"{shown}\nwritten to {folder}", flush=True)
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe; Python must not report it at exit either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
@@ -76,12 +78,6 @@ def _beside(first: str) -> Path:
     if not folder.exists() and "=" in first:
         folder = Path(first.partition("=")[2]).expanduser()
     return folder / "report" if folder.name in ("", "..") else folder.parent / "report"
-
-
-def _print(text: str, stream: IO[str]) -> None:
-    """Print, with escapes for characters that the terminal's encoding lacks."""
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream)
 
 
 def _parser() -> argparse.ArgumentParser:

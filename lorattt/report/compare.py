@@ -41,8 +41,7 @@ class McNemar:
     """McNemar's test of two methods on the same images.
 
     Attributes:
-        won: Images that the first method alone has right.
-        lost: Images that the second method alone has right.
+        won: Images that the first method alone has right; ``lost``, the second.
         p: Two-sided probability of a difference at least as large if both were equally good.
         exact: Whether by the binomial distribution, else by chi-square with continuity correction.
     """
@@ -69,14 +68,10 @@ class Comparison:
     """The first method's accuracy less the second's, on one dataset.
 
     Attributes:
-        dataset: The dataset's name.
-        backbone: The model's name.
         first: Label of the first row.
         second: Label of the second row, or :data:`BEFORE` for the first method's own predictions before adaptation.
         images: Number of labelled images.
-        difference: In points, mean over the seeds.
-        low: Lower end of the 95 % bootstrap interval over images of that mean.
-        high: Upper end.
+        difference: In points, mean over the seeds; ``low`` and ``high`` end its 95 % bootstrap interval over images.
         tests: McNemar's test of each pair of runs, by rising seed of the first method's (or of the second's, if the
             first has one run).
     """
@@ -104,9 +99,6 @@ def compare(rows: Sequence[Row], baseline: str | None = None) -> tuple[list[Comp
 
     Returns:
         The comparisons, and notes for the reader.
-
-    Raises:
-        UserError: If no row is the baseline.
     """
     named = {name for row in rows for name in (row.label, row.method)}
     if baseline is not None and baseline not in named | {"before", BEFORE}:
@@ -117,16 +109,13 @@ def compare(rows: Sequence[Row], baseline: str | None = None) -> tuple[list[Comp
         mine = [row for row in rows if row.backbone == backbone]
         if baseline in (None, "before", BEFORE):
             found += [each for row in mine for each in _with_before(row)]
-        pairs: list[tuple[Row, Row]] = []
+        bases = [row for row in mine if baseline == row.label] or [row for row in mine if baseline == row.method]
+        pairs = [(row, base) for base in bases for row in mine if row not in bases]
         if baseline is None and len(mine) <= ALL_PAIRS_UP_TO:
             pairs = [(other, one) for one, other in combinations(mine, 2)]
         elif baseline is None:
-            notes.append(
-                f"More than {ALL_PAIRS_UP_TO} methods: name one with --baseline to compare the others with it."
-            )
-        else:
-            bases = [row for row in mine if baseline == row.label] or [row for row in mine if baseline == row.method]
-            pairs = [(row, base) for base in bases for row in mine if row not in bases]
+            limit = f"More than {ALL_PAIRS_UP_TO} methods"
+            notes.append(f"{limit}: name one with --baseline to compare the others with it.")
         for first, second in pairs:
             for dataset in (name for name in first.runs if name in second.runs):
                 if matched := _matched(first.runs[dataset], second.runs[dataset]):

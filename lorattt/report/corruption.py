@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence, Set
 from typing import Final
 
-from lorattt.report.layout import Column, Columns, Layout, Leaf, dataset_title, mean_of, published_order, weighted_sum
+from lorattt.report.layout import Column, Columns, Layout, dataset_title, mean_of, on, published_order, weighted_sum
 from lorattt.report.published import ALEXNET_CLEAN_ERROR, ALEXNET_ERRORS
 from lorattt.report.runs import Corruption
 
@@ -18,9 +18,6 @@ def corruption_layouts(datasets: Mapping[str, Corruption | None]) -> list[Layout
 
     For ImageNet with all its classes, a corruption's column is its corruption error: CE = sum of the errors over the
     severities / the same sum of AlexNet's published errors. For all else, it is the mean error over the severities.
-
-    Args:
-        datasets: Names as in ``results.json``, with how the images were corrupted.
     """
     clean = {name for name, each in datasets.items() if each is None}
     names: dict[str, dict[str, dict[int, list[str]]]] = {each.of: {} for each in datasets.values() if each is not None}
@@ -30,7 +27,7 @@ def corruption_layouts(datasets: Mapping[str, Corruption | None]) -> list[Layout
     found = []
     for of, kinds in names.items():
         leaves = {
-            kind: [Leaf(tuple(by_severity[severity])) for severity in SEVERITIES]
+            kind: [on(*by_severity[severity]) for severity in SEVERITIES]
             for kind, by_severity in kinds.items()
             if set(SEVERITIES) <= by_severity.keys()
         }
@@ -40,7 +37,7 @@ def corruption_layouts(datasets: Mapping[str, Corruption | None]) -> list[Layout
     return found
 
 
-def _relative(of: str, leaves: Mapping[str, list[Leaf]], clean: Set[str], notes: list[str]) -> list[Layout]:
+def _relative(of: str, leaves: Mapping[str, list[Column]], clean: Set[str], notes: list[str]) -> list[Layout]:
     notes += _left_out(leaves.keys() - ALEXNET_ERRORS.keys(), "AlexNet's errors are not published")
     kinds = [kind for kind in leaves if kind in ALEXNET_ERRORS]
     if not kinds:
@@ -54,7 +51,7 @@ def _relative(of: str, leaves: Mapping[str, list[Leaf]], clean: Set[str], notes:
         "ImageNet-C; smaller is better."
     )
     if not clean.isdisjoint(BASELINE_DATASETS):
-        leaf = Leaf(BASELINE_DATASETS)
+        leaf = on(*BASELINE_DATASETS)
         rises = [_ratio(leaves[kind], ALEXNET_ERRORS[kind] - ALEXNET_CLEAN_ERROR, leaf) for kind in kinds]
         columns = [("Clean error", leaf), *columns, (f"Relative {mean}", mean_of(rises))]
         about += " Relative CE: the rise above the clean error, in percent of AlexNet's rise."
@@ -63,11 +60,11 @@ def _relative(of: str, leaves: Mapping[str, list[Leaf]], clean: Set[str], notes:
     return [_layout(of, columns, [about + _OURS, *notes], "CE %")]
 
 
-def _absolute(of: str, leaves: Mapping[str, list[Leaf]], clean: Set[str], notes: list[str]) -> list[Layout]:
+def _absolute(of: str, leaves: Mapping[str, list[Column]], clean: Set[str], notes: list[str]) -> list[Layout]:
     if not leaves:
         return []
     errors: Columns = [(kind, mean_of(of_kind)) for kind, of_kind in leaves.items()]
-    columns: Columns = [("Clean error", Leaf((of,)))] if of in clean else []
+    columns: Columns = [("Clean error", on(of))] if of in clean else []
     columns += [*errors, ("Mean error", mean_of(column for _, column in errors))]
     about = (
         "Top-1 error, mean over severities 1 to 5; smaller is better. Not relative to AlexNet, whose errors are "
@@ -84,7 +81,7 @@ def _left_out(kinds: Set[str], reason: str) -> list[str]:
     return [f"Left out, as {reason}: {', '.join(sorted(kinds))}."] if kinds else []
 
 
-def _ratio(severities: Sequence[Leaf], baseline: float, clean: Leaf | None = None) -> Column:
+def _ratio(severities: Sequence[Column], baseline: float, clean: Column | None = None) -> Column:
     """Mean error over the severities, less the clean error if given, relative to the baseline's."""
     terms = [(leaf, 1 / (len(severities) * baseline)) for leaf in severities]
     return weighted_sum([*terms, (clean, -1 / baseline)] if clean is not None else terms)

@@ -30,12 +30,7 @@ def pooled(row: Row, datasets: Iterable[str], when: str) -> tuple[NDArray[np.boo
 
 
 def reliability(right: NDArray[np.bool_], confidence: Values, bins: int) -> tuple[Values, Values, Values]:
-    """Confidence against accuracy in the bins of the calibration error, empty ones left out.
-
-    Args:
-        right: ``(N,)``.
-        confidence: ``(N,)``, finite.
-        bins: How many.
+    """Confidence against accuracy of ``(N,)`` images in the bins of the calibration error, empty ones left out.
 
     Returns:
         Mean confidence, accuracy and share of the images, ``(B,)`` each, by rising confidence.
@@ -48,13 +43,9 @@ def reliability(right: NDArray[np.bool_], confidence: Values, bins: int) -> tupl
 
 
 def coverage(right: NDArray[np.bool_], confidence: Values) -> tuple[Values, Values]:
-    """Accuracy of the most confident images, against how many of them are answered.
+    """Accuracy of the most confident of ``(N,)`` images, against how many of them are answered.
 
     Images of equal confidence count as in the mean over all their orders.
-
-    Args:
-        right: ``(N,)``, N at least 1.
-        confidence: ``(N,)``, finite.
 
     Returns:
         Coverage and accuracy, ``(P,)`` each, at most 200 points, from 2 % of the images on and at least ten; the last
@@ -143,11 +134,11 @@ def sweep_curves(rows: Sequence[Row]) -> list[SweepCurve]:
                 if len(points) > 1 and all(len(same) == 1 for same in points.values()):
                     name = f"{method}, {backbone}" if several else method
                     label = f"{name} ({others})" if others else name
-                    steps = sorted(points)
+                    places = sorted(points)
                     before, after = (
-                        [mean_over(datasets, points[step][0].top1(when)) for step in steps] for when in WHEN
+                        [mean_over(datasets, points[value][0].top1(when)) for value in places] for when in WHEN
                     )
-                    curves.append(SweepCurve(key, label, steps, [each.mean for each in before], after))
+                    curves.append(SweepCurve(key, label, places, [each.mean for each in before], after))
     return sorted(curves, key=lambda curve: (curve.key, curve.label))
 
 

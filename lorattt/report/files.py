@@ -4,22 +4,21 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from lorattt.errors import UserError
 from lorattt.report.build import Report
-from lorattt.report.image_browser import choose_pictured
+from lorattt.report.image_browser import browser_data, choose_pictured
 from lorattt.report.landscape import check_plots
 from lorattt.report.render import KIND, LATEX_MARK, MARKDOWN_MARK
 from lorattt.report.runs import Run
 
-Format = Literal["markdown", "latex", "html", "all"]
 PLOTS: Final = "plots"
 _BEGINNING: Final = 4096  # bytes that contain a picture's creator
 
 
 def report_files(
-    report: Report, form: Format, *, plots: bool | None, images: int, rows: int, views: bool
+    report: Report, form: str, *, plots: bool | None, images: int, rows: int, views: bool
 ) -> tuple[dict[str, bytes], list[str]]:
     """Write the texts, draw the plots and build the page, as the command's options of these names say.
 
@@ -33,7 +32,7 @@ def report_files(
     paged = form in ("html", "all")
     if not paged and not plots:
         return files, []
-    runs = report.shown
+    runs = [run for _, run in report.shown]
     _share_names([run for run in runs if run.labelled])  # others may have other classes under the same name
     messages: list[str] = []
     no_plots = "No plots were asked for." if plots is False else "No run has labels: there is nothing to plot."
@@ -58,8 +57,8 @@ def report_files(
 
             sheets[id(run)], problem = view_sheets(run, choose_pictured(run.predictions, images))
             messages += [f"no views of {run.folder}: {problem}"] if problem else []
-        page = as_html(report, pictures, sheets, images=images, rows=rows, no_plots=no_plots, messages=messages)
-        files["report.html"] = page.encode("utf-8")
+        data = browser_data(report.shown, sheets, images, rows, messages)
+        files["report.html"] = as_html(report, pictures, no_plots, data).encode("utf-8")
     return files, messages
 
 

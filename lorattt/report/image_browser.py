@@ -86,32 +86,26 @@ def _columns(predictions: Predictions, top_k: TopK, rows: Rows, images: Mapping[
 
 
 def browser_data(
-    runs: Sequence[Run],
-    titles: Sequence[str],
-    views: Mapping[int, Sheets],
-    *,
-    images: int,
-    rows: int,
-    messages: list[str],
+    titled: Sequence[tuple[str, Run]], views: Mapping[int, Sheets], images: int, rows: int, messages: list[str]
 ) -> dict[str, Any]:
     """All blocks of data of the browser, by the ids of their elements.
 
     Args:
-        runs: The runs, those with labels of one dataset on the same images.
-        titles: What each is called.
-        views: Of some runs, by their identities, the sheets of views.
+        titled: The runs with their titles, those with labels of one dataset on the same images.
+        views: Of some runs, by their identities.
         images: How many images of a run have their pictures in the page.
         rows: How many images the page lists, of all runs together; each run has an equal part.
         messages: Gets a line for each set of images of which no picture could be read.
     """
+    titles, runs = [title for title, _ in titled], [run for _, run in titled]
     most = max(1, rows // max(1, len(runs)))
     sets: dict[str, list[int]] = {}
     for number, run in enumerate(runs):
         # Runs with labels of one dataset have the same images.
         sets.setdefault(run.dataset if run.labelled else f"{run.dataset} of {run.folder}", []).append(number)
-    changing = [number for number, run in enumerate(runs) if _by_interest(run.predictions)[1]]
+    first = next((number for number, run in enumerate(runs) if _by_interest(run.predictions)[1]), 0)
     about: list[dict[str, Any]] = [{}] * len(runs)
-    found: dict[str, Any] = {"about": {"first": changing[0] if changing else 0, "runs": about}}
+    found: dict[str, Any] = {"about": {"first": first, "runs": about}}
     for place, members in enumerate(sets.values()):
         mine = [runs[number] for number in members]
         with_picture = [choose_pictured(run.predictions, images) for run in mine]

@@ -11,13 +11,10 @@ from lorattt.errors import UserError
 
 @dataclass(frozen=True)
 class Panel:
-    """A quantity over a square of places.
+    """A quantity over a square of places, and its unit for the colour bar.
 
-    Attributes:
-        title: What it is.
-        unit: Its unit, for the colour bar.
-        values: ``(P, P)``; element ``[i][j]`` is that of ``coordinates[i]`` along the first direction and
-            ``coordinates[j]`` along the second.
+    Its values are ``(P, P)``; element ``[i][j]`` is that of ``coordinates[i]`` along the first direction and
+    ``coordinates[j]`` along the second.
     """
 
     title: str
@@ -44,9 +41,6 @@ def draw_landscape(
         path: Where to write, as PNG.
         title: Above all panels.
         rho: Radius of the circle; 0 for none.
-
-    Raises:
-        UserError: If matplotlib is not installed.
     """
     check_plots()
     from matplotlib.figure import Figure

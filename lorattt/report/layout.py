@@ -18,67 +18,6 @@ _DEMO: Final = "demo-"
 
 
 @dataclass(frozen=True)
-class Leaf:
-    """The value on a dataset, under the first of these names that a row has."""
-
-    names: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Combined:
-    """A function of the values of other columns, where all of them have one."""
-
-    parts: "tuple[Column, ...]"
-    function: Callable[[Sequence[float]], float]
-
-
-Column: TypeAlias = Leaf | Combined
-Columns: TypeAlias = list[tuple[str, Column]]
-Values: TypeAlias = Mapping[str, Mapping[int, float]]
-
-
-def mean_of(parts: Iterable[Column]) -> Combined:
-    """The mean of columns."""
-    return Combined(tuple(parts), fmean)
-
-
-def weighted_sum(terms: Sequence[tuple[Column, float]]) -> Combined:
-    """The sum of columns, each times a number."""
-    weights = [weight for _, weight in terms]
-    return Combined(tuple(column for column, _ in terms), lambda values: math.fsum(map(mul, values, weights)))
-
-
-@dataclass(frozen=True)
-class Layout:
-    """One table's columns.
-
-    Attributes:
-        title: Of the table.
-        columns: Their titles and how their values are computed.
-        notes: What the reader must know.
-        measure: What the values are, for the title.
-        errors: Whether columns are of errors in percent, of which the smallest is the best, and not of accuracy.
-    """
-
-    title: str
-    columns: Columns
-    notes: Sequence[str] = ()
-    measure: str = "top-1 %"
-    errors: bool = False
-
-    @property
-    def datasets(self) -> list[str]:
-        """The names of all datasets of its columns."""
-        return list(dict.fromkeys(name for _, column in self.columns for name in _names(column)))
-
-
-def _names(column: Column) -> list[str]:
-    if isinstance(column, Leaf):
-        return list(column.names)
-    return [name for part in column.parts for name in _names(part)]
-
-
-@dataclass(frozen=True)
 class Value:
     """A column's value in a row.
 
@@ -96,39 +35,91 @@ class Value:
         return mean_and_deviation(list(self.seeds.values()))[1] if self.seeds else None
 
 
-def evaluate(column: Column, values: Values) -> Value | None:
-    """The column's value from a row's values by dataset and seed; None where a part is missing."""
-    if isinstance(column, Leaf):
-        seeds = next((dict(values[name]) for name in column.names if values.get(name)), None)
+Values: TypeAlias = Mapping[str, Mapping[int, float]]
+
+
+@dataclass(frozen=True)
+class Column:
+    """Names of datasets, and a function of a row's values by dataset and seed; None where a part is missing."""
+
+    datasets: list[str]
+    value: Callable[[Values], Value | None]
+
+
+Columns: TypeAlias = list[tuple[str, Column]]
+
+
+def on(*names: str) -> Column:
+    """The value on a dataset, under the first of these names that a row has."""
+
+    def value(values: Values) -> Value | None:
+        seeds = next((dict(values[name]) for name in names if values.get(name)), None)
         return None if seeds is None else Value(fmean(seeds.values()), seeds)
-    parts = [evaluate(part, values) for part in column.parts]
-    known = [part for part in parts if part is not None]
-    if len(known) < len(parts):
-        return None
-    common = sorted(set.intersection(*(set(part.seeds) for part in known)))
-    seeds = {seed: column.function([part.seeds[seed] for part in known]) for seed in common}
-    return Value(column.function([part.mean for part in known]), seeds)
+
+    return Column(list(names), value)
+
+
+def combined(parts: Sequence[Column], function: Callable[[Sequence[float]], float]) -> Column:
+    """A function of the values of other columns, where all of them have one."""
+
+    def value(values: Values) -> Value | None:
+        known = [found for part in parts if (found := part.value(values)) is not None]
+        if len(known) < len(parts):
+            return None
+        common = sorted(set.intersection(*(set(part.seeds) for part in known)))
+        seeds = {seed: function([part.seeds[seed] for part in known]) for seed in common}
+        return Value(function([part.mean for part in known]), seeds)
+
+    return Column([name for part in parts for name in part.datasets], value)
+
+
+def mean_of(parts: Iterable[Column]) -> Column:
+    """The mean of columns."""
+    return combined(list(parts), fmean)
+
+
+def weighted_sum(terms: Sequence[tuple[Column, float]]) -> Column:
+    """The sum of columns, each times a number."""
+    weights = [weight for _, weight in terms]
+    return combined([column for column, _ in terms], lambda values: math.fsum(map(mul, values, weights)))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One table: its title, columns and notes.
+
+    Attributes:
+        measure: What the values are, for the title.
+        errors: Whether columns are of errors in percent, of which the smallest is the best, and not of accuracy.
+    """
+
+    title: str
+    columns: Columns
+    notes: Sequence[str] = ()
+    measure: str = "top-1 %"
+    errors: bool = False
+
+    @property
+    def datasets(self) -> list[str]:
+        """The names of all datasets of its columns."""
+        return list(dict.fromkeys(name for _, column in self.columns for name in column.datasets))
 
 
 def mean_over(datasets: Iterable[str], values: Values) -> Value:
     """The mean over datasets, all of which have values."""
-    found = evaluate(mean_of(Leaf((name,)) for name in datasets), values)
+    found = mean_of(map(on, datasets)).value(values)
     assert found is not None
     return found
 
 
 def layouts(datasets: Mapping[str, Corruption | None]) -> list[Layout]:
-    """The tables for these datasets, in the order in which papers have them.
-
-    Args:
-        datasets: Names as in ``results.json``, with how the images were corrupted.
-    """
+    """The tables for datasets, by name and with how they were corrupted, in the order in which papers have them."""
     clean = [name for name, corruption in datasets.items() if corruption is None]
     found = []
     for family in FAMILIES:
         known = {name for names in family.columns.values() for name in names}
         if known.intersection(clean):
-            columns: Columns = [(title, Leaf(names)) for title, names in family.columns.items()]
+            columns: Columns = [(title, on(*names)) for title, names in family.columns.items()]
             parts = [column for _, column in columns]
             columns += [(title, mean_of(parts[first:])) for title, first in family.averages.items()]
             found.append(Layout(family.title, columns))
@@ -140,7 +131,7 @@ def layouts(datasets: Mapping[str, Corruption | None]) -> list[Layout]:
     demo = sorted((name for name in clean if name.startswith(_DEMO)), key=_demo_order)
     rest = [name for name in clean if name not in demo]
     for title, names in (("Demo", demo), ("Other datasets", rest)):
-        columns = [(dataset_title(name), Leaf((name,))) for name in names]
+        columns = [(dataset_title(name), on(name)) for name in names]
         columns += [("Mean", mean_of(column for _, column in columns))] if len(names) > 1 else []
         found += [Layout(title, columns)] if names else []
     return found
@@ -152,7 +143,7 @@ def _corrupted(datasets: Mapping[str, Corruption]) -> list[Layout]:
         mine = {name: each for name, each in datasets.items() if each.of == of}
         columns: Columns = []
         for kind in published_order({each.name for each in mine.values()}):
-            leaves = [Leaf((name,)) for name, each in sorted(mine.items()) if each.name == kind]
+            leaves = [on(name) for name, each in sorted(mine.items()) if each.name == kind]
             columns.append((kind, leaves[0] if len(leaves) == 1 else mean_of(leaves)))
         columns.append(("Mean", mean_of(column for _, column in columns)))
         severities = sorted({each.severity for each in mine.values()})
@@ -183,7 +174,7 @@ def _divided(names: Collection[str]) -> list[str]:
 
 def _base_to_new(stems: Sequence[str]) -> list[Layout]:
     halves: dict[str, tuple[Column, Column]] = {
-        dataset_title(stem): (Leaf((f"{stem}-base",)), Leaf((f"{stem}-new",))) for stem in stems
+        dataset_title(stem): (on(f"{stem}-base"), on(f"{stem}-new")) for stem in stems
     }
     if len(stems) > 1:
         base, new = (mean_of(pair[place] for pair in halves.values()) for place in (0, 1))
@@ -191,7 +182,7 @@ def _base_to_new(stems: Sequence[str]) -> list[Layout]:
     return [
         Layout(
             f"Base to new classes, {title}",
-            [("Base", pair[0]), ("New", pair[1]), ("H", Combined(pair, harmonic_mean))],
+            [("Base", pair[0]), ("New", pair[1]), ("H", combined(pair, harmonic_mean))],
             ["H = 2bn / (b + n)."],
         )
         for title, pair in halves.items()

@@ -58,12 +58,7 @@ def measure(run: Run, bins: int) -> dict[str, Measures]:
 
 
 def mean_per_class(right: Right, label: NDArray[np.int64]) -> float:
-    """Mean over the classes that occur of the share of their images that are right.
-
-    Args:
-        right: ``(N,)``.
-        label: ``(N,)``, at least 0.
-    """
+    """Mean over the classes that occur in the ``(N,)`` known labels of the share of their images that are right."""
     if not len(right):
         return math.nan
     counts = np.bincount(label)
@@ -74,8 +69,7 @@ def mean_per_class(right: Right, label: NDArray[np.int64]) -> float:
 def brier(complete: Shares) -> float:
     """Brier score: the mean squared distance of the probabilities from the one-hot label, 0 to 2.
 
-    Args:
-        complete: ``(N, 2)``, the label's probability and the sum of the squares of all.
+    Of ``(N, 2)``, the label's probability and the sum of the squares of all.
     """
     return float((complete[:, 1] - 2 * complete[:, 0] + 1).mean()) if len(complete) else math.nan
 

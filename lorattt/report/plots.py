@@ -12,9 +12,9 @@ from lorattt.calibration import calibration_error
 from lorattt.report.build import Report
 from lorattt.report.compare import BEFORE
 from lorattt.report.curves import Change, SweepCurve, changes, coverage, pooled, reliability, sweep_curves
-from lorattt.report.layout import Layout, evaluate, layouts, mean_over
+from lorattt.report.layout import Layout, layouts, mean_over
 from lorattt.report.predictions import WHEN
-from lorattt.report.rows import Row
+from lorattt.report.rows import Row, numbered_apart
 from lorattt.report.style import (
     BEFORE_COLOUR,
     LOST,
@@ -52,18 +52,12 @@ def draw_plots(report: Report) -> list[Picture]:
         curves = sweep_curves(report.rows)
         for key in dict.fromkeys(curve.key for curve in curves):
             found.append(_sweep(key, [curve for curve in curves if curve.key == key]))
-    return _named_apart(found)
+    names = numbered_apart([_file_name(picture) for picture in found], "-")
+    return [picture._replace(name=name) for picture, name in zip(found, names, strict=True)]
 
 
-def _named_apart(found: Sequence[Picture]) -> list[Picture]:
-    """The pictures with file names, a number appended to repeated ones."""
-    seen: dict[str, int] = {}
-    apart = []
-    for picture in found:
-        name = re.sub(r"[^a-z0-9]+", "-", picture.name.lower()).strip("-")[:60].strip("-")
-        seen[name] = number = seen.get(name, 0) + 1
-        apart.append(picture._replace(name=f"{name}-{number}" if number > 1 else name))
-    return apart
+def _file_name(picture: Picture) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", picture.name.lower()).strip("-")[:60].strip("-")
 
 
 def _legend_height(entries: int) -> float:
@@ -83,7 +77,7 @@ def _accuracy(layout: Layout, rows: Sequence[Row], looks: Looks) -> Picture:
         style = {**looks[id(row)], "linestyle": "none"}
         top1 = [row.top1(when) for when in WHEN]
         for number, (_, column) in enumerate(columns):
-            before, after = (evaluate(column, each) for each in top1)
+            before, after = (column.value(each) for each in top1)
             if before is None or after is None:
                 continue
             y = number + offset

@@ -29,11 +29,11 @@ def _class_number(text: str) -> int:
     return int(text) if text else -1
 
 
-_CONVERT: Final[dict[str, Callable[[str], Any]]] = {"index": int, "path": str, "label": _class_number}
-_CONVERT.update((f"prediction_{when}", _class_number) for when in WHEN)
-_CONVERT.update((f"confidence_{when}", float) for when in WHEN)
-_OPTIONAL: Final[dict[str, Callable[[str], Any]]] = {f"entropy_{when}": float for when in WHEN}
-_OPTIONAL.update((f"name_{when}", str) for when in WHEN)
+_Convert = dict[str, Callable[[str], Any]]
+_SIDES: Final[_Convert] = {"prediction": _class_number, "confidence": float, "entropy": float, "name": str}
+_CONVERT: Final[_Convert] = {"index": int, "path": str, "label": _class_number}
+_CONVERT.update((f"{name}_{when}", convert) for name, convert in _SIDES.items() for when in WHEN)
+_OPTIONAL: Final = ("entropy", "name")
 
 
 @dataclass(frozen=True)
@@ -76,21 +76,16 @@ class Predictions:
 
 
 def read_predictions(file: Path) -> Predictions:
-    """Read ``predictions.csv``; entropies and names may be missing.
-
-    Raises:
-        UserError: If the file is damaged.
-    """
+    """Read ``predictions.csv``; entropies and names may be missing."""
     rows = csv.reader(io.StringIO(read_text(file, RESTORE), newline=""), strict=True)
-    columns: dict[str, list[Any]] = {name: [] for name in (*_CONVERT, *_OPTIONAL)}
+    columns: dict[str, list[Any]] = {name: [] for name in _CONVERT}
     try:
         header = next(rows, [])
-        if missing := [name for name in _CONVERT if name not in header]:
+        if missing := [name for name in _CONVERT if name not in header and not name.startswith(_OPTIONAL)]:
             raise UserError(
                 f"{file}: has no column {', '.join(missing)}: written by another version of lorattt, or edited"
             )
-        convert = {**_CONVERT, **_OPTIONAL}
-        places = [(columns[name], header.index(name), convert[name], name) for name in columns if name in header]
+        places = [(columns[name], header.index(name), _CONVERT[name], name) for name in columns if name in header]
         for row in rows:
             if len(row) != len(header):
                 raise UserError(
@@ -116,11 +111,9 @@ def _sorted(file: Path, columns: Mapping[str, list[Any]]) -> Predictions:
     if len(twice):
         raise UserError(f"{file}: image {index[twice[0]]} occurs more than once: {RESTORE}")
     names: dict[int, str] = {}
-    pairs = [zip(columns[f"prediction_{when}"], columns[f"name_{when}"], strict=False) for when in WHEN]
-    for of_image in zip(*pairs, strict=False):
-        for label, name in of_image:
-            if name and label >= 0:
-                names.setdefault(label, name)
+    for when in WHEN:
+        named = zip(columns[f"prediction_{when}"], columns[f"name_{when}"], strict=False)
+        names |= {label: name for label, name in named if name and label >= 0}
     unknown = [math.nan] * len(index)
     return Predictions(
         index=index,
@@ -143,11 +136,7 @@ class _Ranked(NamedTuple):
 
 
 def _read_ranked(file: Path, most: int | None = None) -> Iterator[_Ranked]:
-    """The lines of ``predictions.jsonl``, with at most so many classes each.
-
-    Raises:
-        UserError: If the file is damaged.
-    """
+    """The lines of ``predictions.jsonl``, with at most so many classes each."""
     number = 0
     try:
         with file.open(encoding="utf-8") as lines:

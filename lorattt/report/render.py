@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import fields, is_dataclass
 from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -25,12 +25,7 @@ _FOR_LATEX: Final = {
 
 
 def environment(written: Callable[[str], str], **options: Any) -> Environment:
-    """An environment of templates that shows every text through ``written``, and escapes it for HTML if still needed.
-
-    Args:
-        written: Gives a text, or ``Markup`` that needs no more escaping.
-        options: Further ones of jinja's.
-    """
+    """An environment of templates that shows every text as ``written`` gives it: for HTML, or as ``Markup``."""
     found = Environment(
         loader=PackageLoader("lorattt.report", ""),
         autoescape=True,
@@ -56,31 +51,15 @@ def as_latex(tables: Sequence[Table]) -> str:
     return template.render(mark=LATEX_MARK, tables=tables).rstrip("\n") + "\n"
 
 
-def as_json(table: Table) -> dict[str, Any]:
-    """A table's content: a cell is its text, or its value with what belongs to it."""
-    return {
-        "title": table.title,
-        "kind": table.kind,
-        "columns": table.columns,
-        "rows": [[_cell_json(cell) for cell in row] for row in table.rows],
-        "notes": table.notes,
-    }
-
-
-def _cell_json(cell: Cell) -> Any:
-    if cell.text is not None:
-        return cell.text
-    return {"value": cell.value, "deviation": cell.deviation, "best": cell.best}
-
-
 def plain(value: Any) -> Any:
-    """Data without what JSON does not have: a number that is not finite is null, a dataclass an object."""
-    if hasattr(value, "__dataclass_fields__"):
-        return plain(asdict(value))
+    """Data as JSON has it: a dataclass is an object, a cell its text or value, a number that is not finite null."""
+    if isinstance(value, Cell):
+        number = {"value": value.value, "deviation": value.deviation, "best": value.best}
+        return plain(number) if value.text is None else value.text
+    if is_dataclass(value):
+        return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
     if isinstance(value, dict):
         return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [plain(each) for each in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

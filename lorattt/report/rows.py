@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
@@ -20,13 +20,9 @@ _NOT_SHOWN = ("seed", "view_chunk")
 
 @dataclass
 class Row:
-    """One row of the tables.
+    """One row of the tables: a method's runs by dataset and seed.
 
-    Attributes:
-        label: Its name in tables: the method's, with the settings that tell it from others of that method.
-        method: The method's name.
-        backbone: The model's name.
-        runs: The runs by dataset and seed.
+    Its label is the method's name, with the settings that tell it from others of that method.
     """
 
     label: str
@@ -54,12 +50,7 @@ class Row:
 
 
 def of_same_images(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
-    """Leave out runs with fewer images than others of their dataset, such as short trials; and a note for each.
-
-    Raises:
-        UserError: If two runs of one dataset's name have another image or label under one number; the message says
-            how many differ and names one.
-    """
+    """Leave out runs with fewer images than others of their dataset, such as short trials; and a note for each."""
     largest: dict[str, Run] = {}
     for run in runs:
         if run.dataset not in largest or len(run.predictions.index) > len(largest[run.dataset].predictions.index):
@@ -101,9 +92,6 @@ def gather(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
 
     Runs of one method are of one row, unless two on the same dataset have other settings: then these settings tell
     rows apart. Settings that differ only between datasets do not, as papers choose them per dataset.
-
-    Raises:
-        UserError: If two runs of one row, dataset and seed have other results.
     """
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
@@ -125,7 +113,11 @@ def gather(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
                     f"{first.folder} and {run.folder}: two runs of {label} on {run.dataset} with seed "
                     f"{run.seed} and other results: name one of them, or tell them apart as NAME=FOLDER"
                 )
-        rows += _numbered(found.values())
+        for row, numbered in zip(
+            found.values(), numbered_apart([row.label for row in found.values()], " #"), strict=True
+        ):
+            row.label = numbered
+        rows += found.values()
     rows.sort(key=lambda row: row.method != "zero_shot")  # what the others start from comes first
     return rows, notes
 
@@ -162,15 +154,10 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
 
 
-def _numbered(rows: Iterable[Row]) -> list[Row]:
-    """The rows, with a number appended to repeated labels."""
-    seen: dict[str, int] = {}
-    found = []
-    for row in rows:
-        seen[row.label] = number = seen.get(row.label, 0) + 1
-        row.label = f"{row.label} #{number}" if number > 1 else row.label
-        found.append(row)
-    return found
+def numbered_apart(names: Sequence[str], mark: str) -> list[str]:
+    """The names, repeated ones with a mark and a number appended."""
+    places = [names[: place + 1].count(name) for place, name in enumerate(names)]
+    return [f"{name}{mark}{number}" if number > 1 else name for name, number in zip(names, places, strict=True)]
 
 
 def _results(run: Run) -> tuple[Any, ...]:

@@ -4,9 +4,10 @@ Needs no torch; the callbacks write these files. A run's folder holds its config
 with ``results.json`` and predictions. In format 1, a run of one method had them beside the configuration.
 """
 
+import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import cached_property
@@ -17,10 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorattt.calibration import ECE_BINS
-from lorattt.errors import UserError, one_line, shortened
+from lorattt.errors import UserError, one_line, quoted, shortened
 from lorattt.inputs import read_text
-from lorattt.report.predictions import WHEN, Predictions, TopK, complete_probabilities, read_predictions, read_top_k
-from lorattt.report.results_file import STATED, is_measure, read_results
+from lorattt.report.predictions import (
+    RESTORE,
+    WHEN,
+    Predictions,
+    TopK,
+    complete_probabilities,
+    read_predictions,
+    read_top_k,
+)
 
 RESULTS_FILE: Final = "results.json"
 CONFIG_FILE: Final = "config.yaml"
@@ -31,6 +39,15 @@ SHARED_ARGUMENTS: Final[tuple[str, ...]] = ("clip", "class_names", "templates", 
 _REMOVE: Final = "restore the file, or remove it"
 # Files of each device while the run is not finished.
 _PARTS: Final = ("*.rank*.csv", "*.rank*.jsonl")
+FORMAT: Final = 2
+"""The newest ``format`` of ``results.json`` that is understood; files without the key are of format 1."""
+_NUMBER: Final = (int, float)
+_STATED: Final[dict[str, tuple[type, ...]]] = {
+    **dict.fromkeys(("method", "dataset", "backbone"), (str,)),
+    **dict.fromkeys(("n", "peak_memory_bytes", "seed", "fallbacks", "skipped"), (int,)),
+    "images_per_second": _NUMBER,
+}
+_CORRUPTION: Final[dict[str, tuple[type, ...]]] = {"name": (str,), "severity": (int,), "of": (str,)}
 
 
 @dataclass(frozen=True)
@@ -49,14 +66,11 @@ class Run:
     Attributes:
         folder: Of the method's files.
         name: The user's name for it, in place of the method's; None if there is none.
-        backbone: The model's name.
-        corruption: How the images were corrupted; None for clean ones.
         n: Number of images with a prediction.
         images_per_second: Over all devices; of all methods together if ``shared_with`` names others.
         peak_memory_bytes: The largest of any device; 0 where it is not known.
         fallbacks: Images that kept their zero-shot prediction, as adaptation was not finite.
         skipped: Images that could not be read.
-        shared_with: The other methods of the same run.
         measures: The fractions and likelihoods in ``results.json``, such as ``top1_after``; empty without labels.
         results: All that ``results.json`` holds.
     """
@@ -127,11 +141,7 @@ class Run:
 
     @cached_property
     def predictions(self) -> Predictions:
-        """The method's predictions, by rising index.
-
-        Raises:
-            UserError: If ``predictions.csv`` is missing, damaged, or of another number of images than ``n``.
-        """
+        """The method's predictions; a ``UserError`` if the file is missing, damaged, or not of ``n`` images."""
         file = self.folder / PREDICTIONS_FILE
         if not file.exists():
             raise UserError(f"{file}: is missing: copy the whole folder of the run, or run it again")
@@ -210,7 +220,7 @@ def _results_below(folder: Path) -> tuple[dict[Path, dict[str, Any]], list[str]]
         parts = [Path(above, name) for name in names if any(fnmatch(name, each) for each in _PARTS)]
         if parts:
             begun[Path(above)] = sum(map(_size, parts))
-    found = {file: read_results(file) for file in sorted(files)}
+    found = {file: _read_results(file) for file in sorted(files)}
     lines = []
     for home, size in sorted(begun.items()):
         if home / RESULTS_FILE in found or _all_there(home, found):  # the former: format 1
@@ -246,7 +256,52 @@ def _run(folder: Path, name: str | None, row: dict[str, Any]) -> Run:
         name=name,
         corruption=None if stated is None else Corruption(stated["name"], stated["severity"], stated["of"]),
         shared_with=tuple(row.get("shared_with", ())),
-        measures={key: math.nan if value is None else float(value) for key, value in row.items() if is_measure(key)},
+        measures={key: math.nan if value is None else float(value) for key, value in row.items() if _is_measure(key)},
         results=row,
-        **{key: row[key] for key in STATED},
+        **{key: row[key] for key in _STATED},
     )
+
+
+def _is_measure(key: str) -> bool:
+    """Whether a key's value is a fraction or likelihood, null for answers that are not finite."""
+    return key.endswith(("_before", "_after"))
+
+
+def _read_results(file: Path) -> dict[str, Any]:
+    """What ``results.json`` holds: every value of its kind, or one line that names the file and the key."""
+    try:
+        row = json.loads(read_text(file, RESTORE))
+    except ValueError as error:
+        raise UserError(f"{file}: damaged JSON ({shortened(one_line(error), 200)}): {RESTORE}") from error
+    if not isinstance(row, dict):
+        raise UserError(f"{file}: not a results.json of lorattt: it holds no object")
+    written = row.get("format", 1)
+    if not isinstance(written, int) or written > FORMAT:
+        versions = row.get("versions")
+        version = versions.get("lorattt", "unknown") if isinstance(versions, dict) else "?"
+        raise UserError(
+            f"{file}: format {shortened(str(written), 60)} of lorattt {shortened(str(version), 60)}, this one reads "
+            f"up to {FORMAT}: install that lorattt"
+        )
+    _check(
+        file, row, {**_STATED, **{key: _NUMBER for key, value in row.items() if _is_measure(key) and value is not None}}
+    )
+    if row.get("corruption") is not None:
+        if not isinstance(row["corruption"], dict):
+            raise UserError(f"{file}: corruption is no object: run again")
+        _check(file, row["corruption"], _CORRUPTION, "corruption.")
+    bins = row.get("ece_bins", 1)
+    if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
+        raise UserError(f"{file}: ece_bins is {quoted(bins, 60)}, not a number of bins: run again")
+    return row
+
+
+def _check(file: Path, row: Mapping[str, Any], stated: Mapping[str, tuple[type, ...]], above: str = "") -> None:
+    missing = [above + key for key in stated if key not in row]
+    if missing:
+        raise UserError(f"{file}: has no {', '.join(missing)}: written by another version of lorattt, or edited")
+    for key, kinds in stated.items():
+        if isinstance(row[key], bool) or not isinstance(row[key], kinds):
+            raise UserError(
+                f"{file}: {above}{key} is {quoted(row[key], 60)}, not of type {kinds[-1].__name__}: run again"
+            )

@@ -76,19 +76,11 @@ def new_figure(height: float, rows: int = 1, columns: int = 1, **options: Any) -
 
 
 def finish(figure: Any, legend: Sequence[tuple[str, Any]], heading: str, name: str, title: str, about: str) -> Picture:
-    """Both files of a figure, the same bytes for the same figure.
-
-    Args:
-        figure: The figure, without legend and heading.
-        legend: Labels and what they belong to, in as many columns as the labels leave room for.
-        heading: Above the panels; empty for none.
-        name: Of the picture, as are the next two.
-        title: What it shows.
-        about: How to read it.
-    """
+    """Add legend and heading (empty for none), and draw both files: the same bytes for the same figure."""
     if heading:
         figure.suptitle(plot_text(heading, 80), fontsize=9)
     labels = [label for label, _ in legend]
+    # As many columns as the labels leave room for.
     columns = max(1, min(len(labels), int(110 / (max(map(len, labels), default=1) + 8))))
     figure.legend([handle for _, handle in legend], labels, loc="outside lower center", ncols=columns)
     contents = []

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from lorattt.errors import listed
 from lorattt.report.compare import BEFORE, Comparison
 from lorattt.report.corruption import corruption_layouts
-from lorattt.report.layout import Layout, Value, dataset_title, evaluate, layouts, whole_size
+from lorattt.report.layout import Layout, Value, dataset_title, layouts, whole_size
 from lorattt.report.measures import Measures, mean_and_deviation
 from lorattt.report.predictions import WHEN
 from lorattt.report.published import FAMILIES, MODEL
@@ -22,13 +22,10 @@ _MOST_NAMED: Final = 10
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table: a text or a value.
+    """A cell of a table: a text, or a value that is the best of its column or not; None or NaN is an empty place.
 
     Attributes:
-        text: Not escaped; None for a value.
-        value: The value; None, or NaN, for an empty place.
-        deviation: Its standard deviation over seeds, if there are several.
-        best: Whether it is the best of its column.
+        deviation: The value's standard deviation over seeds, if there are several.
         digits: Digits behind the point.
         mark: ``+`` for a sign in any case, ``,`` for thousands that are separated.
     """
@@ -69,21 +66,16 @@ def cells(*values: str | float | Cell | None) -> Cells:
 
 @dataclass(frozen=True)
 class Table:
-    """A table.
+    """A table: titles of columns, rows of as many cells, and notes below it.
 
-    Attributes:
-        title: Above it.
-        columns: Their titles; the first is that of the rows' names.
-        rows: Each as long as ``columns``.
-        notes: Below it.
-        kind: ``accuracy``, ``corruption``, ``measures``, ``costs``, ``pairs``, ``unlabelled`` or ``published``.
+    Its kind is accuracy, corruption, measures, costs, pairs, unlabelled, published or environment.
     """
 
     title: str
+    kind: str = field(kw_only=True)
     columns: tuple[str, ...]
     rows: Sequence[Cells]
     notes: Sequence[str] = ()
-    kind: str = "accuracy"
 
     @property
     def numeric(self) -> list[bool]:
@@ -91,31 +83,20 @@ class Table:
         return [any(row[place].number for row in self.rows) for place in range(len(self.columns))]
 
 
-def accuracy_tables(rows: Sequence[Row]) -> list[Table]:
-    """A table for each model and each family of datasets there is; top-1 after adaptation, in percent."""
-    return _tables(rows, layouts, "accuracy")
-
-
-def corruption_tables(rows: Sequence[Row]) -> list[Table]:
-    """A table for each model and each dataset with corruptions at all five severities; errors after adaptation."""
-    return _tables(rows, corruption_layouts, "corruption")
-
-
-def _tables(
-    rows: Sequence[Row], layouts_of: Callable[[Mapping[str, Corruption | None]], list[Layout]], kind: str
-) -> list[Table]:
+def layout_tables(rows: Sequence[Row]) -> list[Table]:
+    """For each model, tables of top-1 for each family of datasets, then of errors for those with all severities."""
     tables = []
     for backbone in dict.fromkeys(row.backbone for row in rows):
         mine = [row for row in rows if row.backbone == backbone]
         corrupted = {run.dataset: run.corruption for row in mine for run in row.all_runs()}
-        tables += [replace(_table(layout, mine), kind=kind) for layout in layouts_of(corrupted)]
-    return tables
+        tables += [_table(layout, mine, corrupted) for layout in (*layouts(corrupted), *corruption_layouts(corrupted))]
+    return sorted(tables, key=lambda table: table.kind != "accuracy")
 
 
-def _table(layout: Layout, rows: Sequence[Row]) -> Table:
+def _table(layout: Layout, rows: Sequence[Row], corrupted: Mapping[str, Corruption | None]) -> Table:
     datasets = layout.datasets
     # A run on clean images only has no row in a table of errors on corrupted ones.
-    counted = [name for name in datasets if not layout.errors or _is_corrupted(name, rows)]
+    counted = [name for name in datasets if not layout.errors or corrupted.get(name)]
     rows = [row for row in rows if any(name in row.runs for name in counted)]
     values: list[tuple[str, Mapping[str, Mapping[int, float]]]] = [(row.label, row.top1()) for row in rows]
     notes = [*layout.notes, *_size_notes(datasets, rows)]
@@ -127,18 +108,15 @@ def _table(layout: Layout, rows: Sequence[Row]) -> Table:
         names = listed(map(dataset_title, apart), _MOST_NAMED)
         notes.append(f"The methods begin with different texts or models on {names}: no row before adaptation there.")
     shown = [_errors(each) if layout.errors else each for _, each in values]
-    columns = [[evaluate(column, each) for each in shown] for _, column in layout.columns]
+    columns = [[column.value(each) for each in shown] for _, column in layout.columns]
     best = [_best(column, min if layout.errors else max) for column in columns]
     lines = [
         cells(label, *(_cell(column[place], place in mine) for column, mine in zip(columns, best, strict=True)))
         for place, (label, _) in enumerate(values)
     ]
     title = f"{layout.title}: {layout.measure}, {rows[0].backbone}"
-    return Table(title, ("Method", *(name for name, _ in layout.columns)), lines, notes)
-
-
-def _is_corrupted(dataset: str, rows: Sequence[Row]) -> bool:
-    return any(run.corruption is not None for row in rows for run in row.runs.get(dataset, {}).values())
+    kind = "corruption" if layout.errors else "accuracy"
+    return Table(title, ("Method", *(name for name, _ in layout.columns)), lines, notes, kind=kind)
 
 
 def _errors(top1: Mapping[str, Mapping[int, float]]) -> dict[str, dict[int, float]]:
@@ -200,15 +178,13 @@ def measures_table(rows: Sequence[Row], measures: Mapping[int, Mapping[str, Meas
             images = next(iter(seeds.values())).n
             line: list[str | Cell | int] = [with_model(row, rows), dataset_title(dataset), images]
             line.append(", ".join(map(str, sorted(seeds))))
-            line += [_mean([100 * each[when].top1 for each in found]) for when in WHEN]
-            line.append(replace(_mean([100 * (each["after"].top1 - each["before"].top1) for each in found]), mark="+"))
-            line.append(_mean([100 * each["after"].per_class for each in found]))
+            line += [_mean([each[when].top1 for each in found]) for when in WHEN]
+            line.append(replace(_mean([each["after"].top1 - each["before"].top1 for each in found]), mark="+"))
+            line.append(_mean([each["after"].per_class for each in found]))
             for name in pairs.values():
                 digits, scale = (4, 1) if name in ("nll", "brier") else (_DIGITS, 100)
                 for when in WHEN:
-                    values = [getattr(each[when], name) for each in found]
-                    known = [scale * value for value in values if value is not None]
-                    line.append(replace(_mean(known), digits=digits) if len(known) == len(values) else Cell())
+                    line.append(_mean([getattr(each[when], name) for each in found], scale, digits))
             lines.append(cells(*line))
     note = (
         f"ECE with {bins} bins. AURC, times 100: area under error against coverage, smaller is better. "
@@ -217,9 +193,10 @@ def measures_table(rows: Sequence[Row], measures: Mapping[int, Mapping[str, Meas
     return Table("Measures", tuple(columns), lines, [note], kind="measures")
 
 
-def _mean(values: Sequence[float]) -> Cell:
-    mean, deviation = mean_and_deviation(values)
-    return Cell(value=mean, deviation=deviation)
+def _mean(values: Sequence[float | None], scale: float = 100, digits: int = _DIGITS) -> Cell:
+    known = [scale * value for value in values if value is not None]
+    mean, deviation = mean_and_deviation(known) if len(known) == len(values) else (None, None)
+    return Cell(value=mean, deviation=deviation, digits=digits)
 
 
 def costs_table(rows: Sequence[Row]) -> Table:
@@ -282,7 +259,7 @@ def published_tables(tables: Sequence[Table]) -> list[Table]:
             continue
         rows = []
         for each in family.published:
-            values = each.values or [None] * (len(ours.columns) - 1)
+            values: Sequence[float | None] = each.values or [None] * (len(ours.columns) - 1)
             protocol = f"{each.protocol}; {each.claim}" if each.claim else each.protocol
             rows.append(cells(each.method, *values, protocol, each.source))
         notes = ["Copied from the sources, not measured by lorattt. Their protocols differ from each other."]

@@ -33,11 +33,7 @@ class Unlabelled:
 
 
 def unlabelled(runs: Sequence[Run]) -> list[Unlabelled]:
-    """Measure the runs without labels; those of equal method, dataset, model and seed get their folders in the label.
-
-    Raises:
-        UserError: If predictions are missing or damaged.
-    """
+    """Measure the runs without labels; labels have folders where method, dataset, model and seed are equal."""
     mine = [run for run in runs if not run.labelled]
     seen = Counter(map(_key, mine))
     return [

@@ -44,7 +44,7 @@ def view_sheets(run: Run, rows: NDArray[np.int64]) -> tuple[dict[int, dict[str, 
         names = method.class_names or data.class_names
         if not names:
             return {}, "its configuration names no classes"
-        if method.plain_view_alone:
+        if not method.needs.all_views:
             return {}, "its method reads the plain view alone"
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         method.to(device).eval()
@@ -99,7 +99,7 @@ def _sheet(run: Run, source: Any, method: Any, row: int, device: Any) -> dict[st
     except UnreadableImageError as error:
         return {"about": f"No views: {error}"}
     batch = {"views": views.unsqueeze(0).to(device), "index": torch.tensor([index], device=device)}
-    shared = method.share(batch)
+    shared = method.encode_views(batch)
     found = method.prediction_of(shared)
     for when in WHEN:
         logits = found[when]

@@ -1,9 +1,9 @@
 """AugMix (Hendrycks et al., ICLR 2020) as TPT uses it on views: nine operations, three chains.
 
-The operations are those of AugMix in PIL, whole degrees and pixels included. Each chain applies one to
-three of them to the view; the chains are averaged with Dirichlet(1, 1, 1) weights, and the average is mixed
-with the view itself by a Beta(1, 1) weight. TPT mixes normalised floats; a normalisation is affine and the
-weights sum to one, so mixing before it is the same up to the final rounding to 8 bits.
+The operations are those of AugMix in PIL, whole degrees and pixels included. Each chain applies one to three of them to
+the view; the chains are averaged with Dirichlet(1, 1, 1) weights, and the average is mixed with the view itself by a
+Beta(1, 1) weight. TPT mixes normalised floats; a normalisation is affine and the weights sum to one, so mixing before
+it is the same up to the final rounding to 8 bits.
 """
 
 from dataclasses import dataclass

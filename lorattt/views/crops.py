@@ -1,8 +1,8 @@
-"""The crop of every view, sampled as numbers: a function of (seed, sample index, view number).
+"""Geometry of the views, without pixels: view 0, the plain one, and random crops as numbers.
 
-View 0 is the plain one. The others follow torchvision's ``RandomResizedCrop`` and ``RandomHorizontalFlip``: the same
-distribution and the same ten attempts with the same fall-back, drawn for all views at once from counter-based random
-numbers.
+The plain view is made by a model's own preprocessing. A crop is a function of (seed, sample index, view number). It
+follows torchvision's ``RandomResizedCrop`` and ``RandomHorizontalFlip``: the same distribution, ten attempts and
+fall-back, drawn for all views at once from counter-based random numbers.
 """
 
 import math
@@ -17,6 +17,8 @@ from lorattt.rng import Stream, episode_keys, fold, uniform
 
 _ATTEMPTS = 10
 Place: TypeAlias = Literal["auto", "workers", "device"]
+ResizeMode: TypeAlias = Literal["shortest", "longest", "squash"]
+Interpolation: TypeAlias = Literal["bicubic", "bilinear"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,39 @@ class ViewSpec:
             raise UserError(f"views.augmix_severity {self.augmix_severity}: must be 1 to 10")
         if self.place not in get_args(Place):
             raise UserError(f"views.place {quoted(self.place)}: must be one of {', '.join(get_args(Place))}")
+
+
+@dataclass(frozen=True)
+class PlainView:
+    """How the plain view is made, in open_clip's terms.
+
+    Args:
+        resize_mode: ``shortest``: the shorter side is resized to the view's, and the centre cut out. ``longest``: the
+            longer side is resized, and a border fills what is left. ``squash``: both sides are resized.
+        interpolation: The filter; Pillow's, antialiased.
+        fill_color: Grey value of the border, 0 to 255.
+    """
+
+    resize_mode: ResizeMode = "shortest"
+    interpolation: Interpolation = "bicubic"
+    fill_color: int = 0
+
+    def resized(self, height: int, width: int, size: int) -> tuple[int, int]:
+        """Height and width of a whole image when it is resized for a view of side ``size``, all in pixels."""
+        if self.resize_mode == "squash":
+            return size, size
+        if self.resize_mode == "longest":
+            # Python's rounding, half to even, as open_clip has it; a line of pixels keeps one.
+            ratio = max(height / size, width / size)
+            return max(1, round(height / ratio)), max(1, round(width / ratio))
+        # torchvision rounds the longer side down.
+        shorter = min(height, width)
+        return int(size * height / shorter), int(size * width / shorter)
+
+    def border(self, height: int, width: int, size: int) -> tuple[int, int, int, int] | None:
+        """Left, top, right and bottom margin around the resized image, in pixels; None if it fills the view."""
+        down, across = (max(0, size - side) for side in self.resized(height, width, size))
+        return (across // 2, down // 2, (across + 1) // 2, (down + 1) // 2) if down or across else None
 
 
 @dataclass(frozen=True)

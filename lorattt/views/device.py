@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from lorattt.views.augmix import sample_augmix
-from lorattt.views.crops import sample_crops
+from lorattt.views.crops import Interpolation, sample_crops
 from lorattt.views.device_augmix import Chains, augmix_views, plan_chains
-from lorattt.views.plain import Interpolation
 from lorattt.views.planned import Planned
 from lorattt.views.render import Views
 from lorattt.views.resample import crop_spans, most_taps, plain_spans, resample, rows_go_first
@@ -31,7 +30,7 @@ class Cut(NamedTuple):
     kernel: Interpolation
     rows_first: bool  # rows are resampled before columns
     taps: int  # how many pixels weigh on an output at most
-    border: tuple[int, int, int, int] | None = None  # left, top, right and bottom margin, in pixels
+    border: tuple[int, int, int, int] | None  # left, top, right and bottom margin, in pixels
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,8 @@ class DeviceViews:
         if spec.augmix and spec.number > 1:
             mixes = sample_augmix(spec, seed=views.seed, index=index)
             chains = plan_chains(mixes, spec.augmix_severity, views.size)
-        cuts = _cuts(spans, turned, places, views.plain.interpolation)
-        cuts[0] = cuts[0]._replace(border=views.plain.border(height, width, views.size))
+        border = views.plain.border(height, width, views.size)
+        cuts = _cuts(spans, turned, places, views.plain.interpolation, border)
         return ViewPlan([(height, width)], [cuts], spans[None], places[None], chains)
 
     @torch.no_grad()
@@ -121,19 +120,16 @@ class DeviceViews:
         return out if norm is None else torch.stack([norm.apply(views) for views in out])
 
 
-def _cuts(spans: Tensor, turned: Tensor, places: Tensor, plain: Interpolation) -> list[Cut]:
+def _cuts(
+    spans: Tensor, turned: Tensor, places: Tensor, plain: Interpolation, border: tuple[int, int, int, int] | None
+) -> list[Cut]:
     """The views of one image in groups: the plain one, those resampled by columns first, the others."""
-    views, rows_first = len(places), int(turned[1:].sum())
-    groups: list[tuple[int, int, Interpolation]] = [
-        (0, 1, plain),
-        (1, views - rows_first, "bilinear"),
-        (views - rows_first, views, "bilinear"),
-    ]
-    cuts = []
-    for first, end, kernel in groups:
+    views, split = len(places), len(places) - int(turned[1:].sum())
+    cuts: list[Cut] = []
+    for first, end, kernel in ((0, 1, plain), (1, split, "bilinear"), (split, views, "bilinear")):
         if first < end:
-            which = places[first:end]
-            cuts.append(Cut(first, end, kernel, bool(turned[which[0]]), most_taps(spans[:, which], kernel)))
+            taps = most_taps(spans[:, places[first:end]], kernel)
+            cuts.append(Cut(first, end, kernel, bool(turned[places[first]]), taps, None if first else border))
     return cuts
 
 
@@ -141,7 +137,5 @@ def _frame_(views: Tensor, border: tuple[int, int, int, int], value: int) -> Non
     """Fill the margins of ``(N, 3, S, S)`` views in place."""
     left, top, right, bottom = border
     size = views.shape[-1]
-    for margin in (views[..., :top, :], views[..., size - bottom :, :]):
-        margin.fill_(value)
-    for margin in (views[..., :left], views[..., size - right :]):
+    for margin in (views[..., :top, :], views[..., size - bottom :, :], views[..., :left], views[..., size - right :]):
         margin.fill_(value)

@@ -5,7 +5,7 @@ normalised later, where the model is.
 """
 
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import cast, get_args
 
 import torch
 from PIL import Image
@@ -16,23 +16,18 @@ from torchvision.transforms.v2 import functional as F
 from lorattt.errors import UserError, quoted
 from lorattt.rng import Stream, episode_keys, fold
 from lorattt.views.augmix import augmix, sample_augmix
-from lorattt.views.crops import ViewSpec, sample_crops
-from lorattt.views.plain import Interpolation, PlainView
+from lorattt.views.crops import Interpolation, PlainView, ViewSpec, sample_crops
 
 
 @dataclass(frozen=True)
 class Views:
     """Makes the V views of one image; a picklable callable for loader workers.
 
-    Args:
-        spec: Number of views and how they are cut.
-        size: Side of a view, in pixels.
-        seed: The run's seed.
-        plain: How view 0 is made: by the model's own preprocessing. The others are the papers' crops, bilinear.
+    View 0 is made by the model's own preprocessing. The others are the papers' crops, bilinear.
     """
 
     spec: ViewSpec
-    size: int
+    size: int  # side of a view, in pixels
     seed: int = 0
     plain: PlainView = field(default_factory=PlainView)
 
@@ -58,8 +53,7 @@ class Views:
         view = F.resize(image, list(shape), interpolation=InterpolationMode(self.plain.interpolation))
         if border := self.plain.border(image.height, image.width, self.size):
             view = F.pad(view, list(border), fill=self.plain.fill_color)
-        cropped: Image.Image = F.center_crop(view, [self.size, self.size])
-        return cropped
+        return cast("Image.Image", F.center_crop(view, [self.size, self.size]))
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,12 @@
 
 A view is R X C: the image X between two banded matrices, one for its rows and one for its columns, built from the
 crop. Both products run over all views at once and touch only the band: a few pixels weigh on an output, 5 of 500 for
-a photo and a view of 224, so dense products would multiply by zero 99 times of 100. ``embedding_bag`` is the product
-of a banded matrix with a dense one. Pillow rounds to 8 bits after each of the two, and mostly resamples columns first;
-so do we, which also lets all views of an image share the one table of its columns.
+a photo and a view of 224. ``embedding_bag`` is the product of a banded matrix with a dense one. Pillow rounds to 8 bits
+after each product and mostly resamples columns first; so do we, so that all views share the table of columns.
 
 Pillow weighs with integers, multiples of 2^-22, and sums exactly. Here the same multiples are summed in float64,
-exactly as well, so the order of summation does not matter and the bytes are Pillow's on every device. Nothing here
-is a matrix product to cuBLAS or to autocast: neither TF32 nor bf16 can get in, whatever a run has switched on.
+exactly as well, so the order of summation does not matter and the bytes are Pillow's on every device. cuBLAS and
+autocast see no matrix product here, so neither TF32 nor bf16 can get in.
 """
 
 import math
@@ -18,14 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lorattt.views.plain import Interpolation, PlainView
+from lorattt.views.crops import Interpolation, PlainView
 
-# Columns of a span: which stretch of an axis of the image is resampled to how many outputs, the first output that
-# the view shows, and whether the view runs backwards.
+# Columns of a span: start and length of a stretch of an axis of the image, the number of outputs that it is resampled
+# to, the first output that the view shows, and whether the view runs backwards.
 _LENGTH, _OUTPUTS = 1, 2
 _REACH: dict[Interpolation, int] = {"bilinear": 1, "bicubic": 2}
 _PRECISION = 2.0**22  # Pillow's for 8 bits a channel
-# Before, Pillow always resampled columns first.
+# Older versions always resample columns first.
 _PILLOW_CHOOSES = int(PIL.__version__.split(".")[0]) >= 13
 
 
@@ -132,8 +131,7 @@ def resample(
         taps: :func:`most_taps` of the spans, or more.
         rows_first: Resample rows before columns, which changes how pixels are rounded between the two.
         border: Whether views have outputs beyond those of the image, which the caller fills.
-        memory: Bytes that temporaries may take, about; views are made in parts that fit, at least one at a time, and
-            the rows of a large image in bands. Changes nothing else.
+        memory: Bytes of temporaries, about, at least for one view and one row at a time; changes nothing else.
     """
     if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
         raise ValueError(f"an image must be (3, H, W) uint8 and not empty, not {tuple(image.shape)} {image.dtype}")

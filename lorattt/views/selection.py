@@ -77,15 +77,8 @@ def flatness_scores(
     With H_0 a view's entropy and H_r that with the r-th neighbour of the prompt, its score is
     H_0 + sharpness * (max_r H_r - H_0). The neighbours take turns, so that memory does not grow with R.
 
-    Args:
-        features: ``(E, V, D)`` unit image features.
-        logits: ``(E, V, K)`` of the same views with the prompt itself.
-        bank: ``(R, K, D)`` unit class features of the prompt's neighbours.
-        logit_scale: Scalar factor on cosines.
-        sharpness: Weight of the worst increase.
-
-    Returns:
-        ``(E, V)`` of at least float32; the lowest are the flattest.
+    From unit features ``(E, V, D)`` of the views, their logits ``(E, V, K)`` with the prompt itself and unit class
+    features ``(R, K, D)`` of its neighbours: ``(E, V)`` of at least float32; the lowest are the flattest.
     """
     scaled = logit_scale * features
     worst = entropy(scaled @ bank[0].T)
@@ -95,9 +88,12 @@ def flatness_scores(
     return torch.lerp(entropy(logits), worst, sharpness)
 
 
-def take_views(x: Tensor, selected: Tensor) -> Tensor:
+def gather_views(x: Tensor, selected: Tensor) -> Tensor:
     """Gather the views ``(E, n)`` int64 of each episode from ``(E, V, *)``: ``(E, n, *)``."""
     return x[torch.arange(x.shape[0], device=x.device).unsqueeze(-1), selected]
+
+
+take_views = gather_views  # the former name, which methods outside this package may import
 
 
 def kept_count(patches: int, mask_ratio: float) -> int:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from lorattt.data.benchmark import BenchmarkData
 from lorattt.data.corruptions import CorruptionSpec
-from lorattt.data.image_list import write_image_list
+from lorattt.data.file_list import write_image_list
 from lorattt.errors import UserError
 
 

@@ -141,7 +141,7 @@ def split_file(root: Path) -> tuple[Path, dict[str, list[list[str | int]]]]:
     return file, json.loads(file.read_text())
 
 
-def test_images_that_a_list_has_twice_are_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_that_a_list_has_twice_are_reported(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(BENCHMARKS["eurosat"].counts, "test", 12)  # type: ignore[arg-type]
     file, content = split_file(root)
     first, second = content["test"][2], content["test"][5]
@@ -158,7 +158,7 @@ def test_images_that_a_list_has_twice_are_told(root: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("change", ["name", "order", "space"])
-def test_class_names_that_are_not_the_published_ones_are_told(change: str, root: Path) -> None:
+def test_class_names_that_are_not_the_published_ones_are_reported(change: str, root: Path) -> None:
     file, content = split_file(root)
     for entries in content.values():
         for entry in entries:
@@ -184,7 +184,7 @@ def test_names_that_nobody_published_are_not_compared(root: Path, monkeypatch: p
     assert "published ones" not in each.note
 
 
-def test_images_that_are_missing_are_told_before_a_run(root: Path) -> None:
+def test_images_that_are_missing_are_reported_before_a_run(root: Path) -> None:
     (root / "eurosat" / "2750" / "River" / "River_3.jpg").unlink()
     with pytest.warns(
         UserWarning, match=r"eurosat: of the 10 listed images that were looked for, 1 are missing, .*River"

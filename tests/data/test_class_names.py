@@ -35,8 +35,8 @@ def refused(folders: list[str], source: Any) -> str:
     return message
 
 
-def told(folders: list[str], source: Any) -> tuple[list[str], list[str]]:
-    """The names, and what was said of them."""
+def names_and_warnings(folders: list[str], source: Any) -> tuple[list[str], list[str]]:
+    """The names, and the warnings about them."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         names = names_of(folders, source)
@@ -68,7 +68,7 @@ def test_lines_that_name_the_folders_are_a_mapping(names: dict[str, str], order:
         line.format(key=key, name=name, underscores=name.replace(" ", "_"), number=number) + "\n"
         for number, (key, name) in enumerate(pairs, 11)
     )
-    found, said = told(sorted(names), file(text))
+    found, said = names_and_warnings(sorted(names), file(text))
     assert found == [names[key] for key in sorted(names)]
     if not line.startswith("'"):
         (said_once,) = said
@@ -77,7 +77,7 @@ def test_lines_that_name_the_folders_are_a_mapping(names: dict[str, str], order:
 
 def test_a_list_of_more_classes_than_there_are_folders(file: Any) -> None:
     text = "".join(f"{key}\t{name}\n" for key, name in (FISH | BIRDS).items())
-    assert told(["n01443537", "n01531178"], file("wnid\tname\n" + text))[0] == ["goldfish", "goldfinch"]
+    assert names_and_warnings(["n01443537", "n01531178"], file("wnid\tname\n" + text))[0] == ["goldfish", "goldfinch"]
 
 
 def test_lines_for_most_folders_name_the_one_that_lacks(file: Any) -> None:
@@ -95,8 +95,8 @@ def test_a_folder_twice(file: Any) -> None:
 
 def test_names_keep_the_numbers_that_are_theirs(file: Any) -> None:
     """Only those between a wnid and its name are ILSVRC's."""
-    assert told(["f1", "f2"], file("f1\t737-200\nf2\t747-300\n"))[0] == ["737-200", "747-300"]
-    assert told(["f1", "f2"], file("f1: 1 euro\nf2: 2 euro\n"))[0] == ["1 euro", "2 euro"]
+    assert names_and_warnings(["f1", "f2"], file("f1\t737-200\nf2\t747-300\n"))[0] == ["737-200", "747-300"]
+    assert names_and_warnings(["f1", "f2"], file("f1: 1 euro\nf2: 2 euro\n"))[0] == ["1 euro", "2 euro"]
 
 
 @pytest.mark.parametrize(
@@ -111,9 +111,9 @@ def test_lines_that_can_be_read_in_two_ways(folders: list[str], text: str, file:
     lines = text.splitlines()
     assert f"as {lines[0]!r} does: put a tab between" in refused(folders, file(text))
     # The two ways out that the message names.
-    assert told(folders, file(lines, "names.json"))[0] == lines
+    assert names_and_warnings(folders, file(lines, "names.json"))[0] == lines
     tabs = "".join(f"{folder}\t{line}\n" for folder, line in zip(folders, lines, strict=True))
-    assert told(folders, file(tabs))[0] == lines
+    assert names_and_warnings(folders, file(tabs))[0] == lines
 
 
 # --- numbers in front ---------------------------------------------------------------------------------------------
@@ -135,7 +135,7 @@ def test_numbers_that_are_part_of_names(file: Any) -> None:
     cars = ["2012 Audi A5", "2007 BMW X5", "1994 Audi 100"]
     assert names_of([], file("\n".join(cars))) == cars
     assert names_of([], file("737-200\n737-300\n747-100\n")) == ["737-200", "737-300", "747-100"]
-    found, said = told([], file(["1 cent", "2 cent"], "names.json"))
+    found, said = names_and_warnings([], file(["1 cent", "2 cent"], "names.json"))
     assert found == ["1 cent", "2 cent"]
     assert "each name begins with a number" in said[0]
 
@@ -155,7 +155,7 @@ def test_a_python_dict_of_numbers(file: Any) -> None:
 def test_wnids_of_other_folders(file: Any) -> None:
     text = "".join(f"{key} {name}\n" for key, name in FISH.items())
     assert "begins with a wnid" in refused(["a", "b", "c"], file(text))
-    found, said = told([], file(text))
+    found, said = names_and_warnings([], file(text))
     assert found == list(FISH.values())
     assert "has a wnid in front of each name" in said[0]
     with pytest.warns(UserWarning, match="a wnid in front"):
@@ -182,7 +182,9 @@ def test_numbered_folders_ask_for_a_mapping(kind: str, file: Any) -> None:
     assert "sorted as text, '11' comes before '2'" in refused(sorted(NUMBERED), source)
     by_folder = [NUMBERED[folder] for folder in sorted(NUMBERED)]
     assert names_of(sorted(NUMBERED), file(NUMBERED, "object.json")) == by_folder
-    assert told(sorted(NUMBERED), file("".join(f"{k}: {v}\n" for k, v in NUMBERED.items())))[0] == by_folder
+    assert (
+        names_and_warnings(sorted(NUMBERED), file("".join(f"{k}: {v}\n" for k, v in NUMBERED.items())))[0] == by_folder
+    )
 
 
 def test_other_numbered_folders(file: Any) -> None:
@@ -201,13 +203,13 @@ def test_the_folders_own_names_in_another_order(file: Any) -> None:
     assert "name 1 is 'dog', which is what class 2 is called, and class 1 is called 'cat'" in message
     assert "is in another order" in refused(["great_auk", "black-bird", "x"], file("Black bird\ngreat auk\ny\n"))
     # One name alone may be a better one for another class.
-    assert told(["construction crane", "crane"], ["crane", "crane bird"])[0] == ["crane", "crane bird"]
+    assert names_and_warnings(["construction crane", "crane"], ["crane", "crane bird"])[0] == ["crane", "crane bird"]
 
 
-def test_which_folder_got_which_name_is_told() -> None:
-    assert told(["cat", "great_auk"], ["Cat", "great auk"]) == (["Cat", "great auk"], [])
+def test_which_folder_got_which_name_is_reported() -> None:
+    assert names_and_warnings(["cat", "great_auk"], ["Cat", "great auk"]) == (["Cat", "great auk"], [])
     folders = [f"f{n}" for n in range(9)]
-    found, (said,) = told(folders, [f"name {chr(97 + n)}" for n in range(9)])
+    found, (said,) = names_and_warnings(folders, [f"name {chr(97 + n)}" for n in range(9)])
     assert "'f0' is 'name a', 'f1' is 'name b', 'f2' is 'name c', ..., 'f8' is 'name i'" in said
     assert found[8] == "name i"
 
@@ -256,4 +258,4 @@ def test_an_accent_is_the_same_however_it_is_written(file: Any) -> None:
         assert names_of([folder], file(json.dumps({key: "a coffee house"}, ensure_ascii=False), "a.json")) == [
             "a coffee house"
         ]
-        assert told([folder], file(f"{key}\ta coffee house"))[0] == ["a coffee house"]
+        assert names_and_warnings([folder], file(f"{key}\ta coffee house"))[0] == ["a coffee house"]

@@ -71,7 +71,7 @@ def test_the_catalogue_names_the_same_classes() -> None:
         (ModuleNotFoundError("No module named 'gdown'", name="gdown"), "No module named 'gdown'"),
     ],
 )
-def test_a_failure_is_one_line_with_the_mend(
+def test_a_failure_is_one_line_with_the_fix(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
 ) -> None:
     replace(monkeypatch, "dtd", raising(error))
@@ -85,7 +85,7 @@ def test_a_failure_is_one_line_with_the_mend(
 
 
 @pytest.mark.parametrize(("key", "note"), [("caltech101", "gdown"), ("sun397", "37 GB")])
-def test_known_troubles_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, note: str) -> None:
+def test_known_troubles_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, note: str) -> None:
     replace(monkeypatch, key, raising(RuntimeError("no")))
     with pytest.raises(UserError, match=note):
         download(key, tmp_path)

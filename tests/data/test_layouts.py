@@ -560,7 +560,7 @@ def test_missing_folders_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", BENCHMARKS)
-def test_a_dataset_that_is_not_there_is_told_with_every_place(key: str, tmp_path: Path) -> None:
+def test_a_dataset_that_is_not_there_is_reported_with_every_place(key: str, tmp_path: Path) -> None:
     message = refused(key, tmp_path)
     assert message.startswith(f"{key}: no images of its test split in {tmp_path}/")
     assert "put them into one of these folders, or name the dataset's folder with path" in message
@@ -569,7 +569,7 @@ def test_a_dataset_that_is_not_there_is_told_with_every_place(key: str, tmp_path
     assert len(message.removeprefix(str(tmp_path))) < 400
 
 
-def test_a_split_file_that_is_not_there_is_told_with_every_place(tmp_path: Path) -> None:
+def test_a_split_file_that_is_not_there_is_reported_with_every_place(tmp_path: Path) -> None:
     written = miniature.write("dtd", "coop", tmp_path / "data")
     file = tmp_path / "data" / "dtd" / SPLIT_FILES["dtd"]
     file.unlink()
@@ -582,7 +582,7 @@ def test_a_split_file_that_is_not_there_is_told_with_every_place(tmp_path: Path)
     assert written.folder.is_dir()
 
 
-def test_lists_of_aircraft_that_are_not_there_are_told(tmp_path: Path) -> None:
+def test_lists_of_aircraft_that_are_not_there_are_reported(tmp_path: Path) -> None:
     miniature.write("fgvc_aircraft", "coop", tmp_path)
     lists = tmp_path / "fgvc_aircraft"
     (lists / "variants.txt").unlink()
@@ -782,8 +782,8 @@ def test_a_dataset_is_there_if_any_of_the_images_looked_for_is(kept: int, tmp_pa
     listing, located = read_benchmark("eurosat", tmp_path)
     assert len(listing.samples) == 10
     assert located.absent == tuple(path for place, (path, _) in enumerate(written.items) if place != kept)
-    (told,) = problems(BENCHMARKS["eurosat"], listing, located)
-    assert told.startswith("of the 10 listed images that were looked for, 9 are missing, the first is ")
+    (problem,) = problems(BENCHMARKS["eurosat"], listing, located)
+    assert problem.startswith("of the 10 listed images that were looked for, 9 are missing, the first is ")
     (written.folder / written.items[kept][0]).unlink()
     assert "(first: SeaLake/SeaLake_3.jpg)" in refused("eurosat", tmp_path)
 

@@ -3,7 +3,6 @@
 import errno
 import gc
 import os
-import pickle
 import re
 import signal
 import sys
@@ -17,7 +16,7 @@ from PIL import Image
 
 from lorattt.data import loader, shared
 from lorattt.data.images import UnreadableImageError
-from lorattt.data.loader import EpisodeLoader, LostWorkerError, SharedMemoryCollate
+from lorattt.data.loader import EpisodeLoader, LostWorkerError
 from lorattt.data.source import EpisodeDataset, collate_episodes
 from lorattt.errors import UserError
 
@@ -139,13 +138,13 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Grows by one for each batch: whether it came in shared memory. None may come as tensors."""
     taken = []
 
-    def spy(self: SharedMemoryCollate, message: dict[str, Any]) -> dict[str, Any]:
+    def spy(memory: Any, message: dict[str, Any]) -> dict[str, Any]:
         assert not any(isinstance(value, torch.Tensor) for value in message.values())
         taken.append("place" in message)
-        return right(self, message)
+        return right(memory, message)
 
-    right = SharedMemoryCollate.taken_out
-    monkeypatch.setattr(SharedMemoryCollate, "taken_out", spy)
+    right = loader.take_out
+    monkeypatch.setattr(loader, "take_out", spy)
     return taken
 
 
@@ -238,10 +237,6 @@ def test_a_limited_address_space_is_not_used_up(
     resource = pytest.importorskip("resource", reason="limits of an address space are POSIX's")
     monkeypatch.setattr(resource, "getrlimit", lambda what: (limit, limit))
     assert shared._wanted(workers) == size
-
-
-def test_a_copy_by_pickling_has_no_memory() -> None:
-    assert pickle.loads(pickle.dumps(SharedMemoryCollate(shared.SharedRegions(1, 2, 5)))).shared is None
 
 
 # Workers that die, hang or cannot be started

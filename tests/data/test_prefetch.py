@@ -165,8 +165,8 @@ def test_shared_memory_is_free_as_soon_as_its_images_are_on_their_way() -> None:
     loader = batches(1, 1)
     loader.send_to = CPU
     kept = list(loader)
-    collate: Any = loader.collate_fn
-    assert (collate.shared._state == shared._FREE).all()
+    memory: Any = loader._memory
+    assert (memory._state == shared._FREE).all()
     assert_right(kept)
 
 

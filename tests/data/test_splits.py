@@ -158,7 +158,7 @@ def test_classes_are_kept_by_number_or_name_and_labelled_in_that_order() -> None
         (["cat", 0], "0 is class 0, which is given twice"),
     ],
 )
-def test_classes_that_cannot_be_told_are_refused(classes: list[int | str], message: str) -> None:
+def test_unknown_and_ambiguous_classes_are_refused(classes: list[int | str], message: str) -> None:
     with pytest.raises(UserError) as caught:
         keep_classes(listing(), classes)
     assert message in str(caught.value)

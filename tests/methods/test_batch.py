@@ -45,27 +45,25 @@ def batch_of(method: Method, indices: list[int], *, on_device: bool) -> EpisodeB
 def test_views_made_where_the_model_is_are_those_of_the_workers(method: Method) -> None:
     sent, made = (batch_of(method, [0, 1, 2], on_device=on_device) for on_device in (False, True))
     assert "views" not in made
-    assert method.share(made).pixels.equal(method.share(sent).pixels)
-    for one, other in zip(method.classify_views(sent), method.classify_views(made), strict=True):
+    assert method.render(made).equal(method.clip.normalise(sent["views"]))
+    for one, other in zip(
+        method.classify(method.encode_views(sent)), method.classify(method.encode_views(made)), strict=True
+    ):
         assert torch.allclose(one.float(), other.float(), atol=1e-5)
-
-
-def answers_of(method: Several, batch: EpisodeBatch, parts: MicroBatcher) -> Predictions:
-    return parts.classify(batch, method.answers)
 
 
 @pytest.mark.parametrize("on_device", [False, True])
 def test_a_part_that_does_not_fit_is_halved_and_nothing_else_is_done_again(on_device: bool) -> None:
     method = Several(methods=["zero_shot", "tlla", "lora_ttt"], clip=CLIP, views=VIEWS)
     batch = batch_of(method, list(range(7)), on_device=on_device)
-    whole = method.answers(batch)
+    whole = method.predictions(batch)
     seen: list[list[int]] = []
 
     def small(part: EpisodeBatch) -> Predictions:
         seen.append(part["index"].tolist())
         if len(part["index"]) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
-        return method.answers(part)
+        return method.predictions(part)
 
     parts = MicroBatcher()
     found = parts.classify(batch, small)

@@ -27,7 +27,9 @@ def clip() -> Clip:
 
 
 def task(clip: Clip, names: Sequence[str] = NAMES, temperature: float = 0.07) -> ContrastiveTask:
-    return ContrastiveTask(ClassViews(clip, names, 4), ProjectionHead(128, 16, 8, seed=1).double(), temperature)
+    return ContrastiveTask(
+        ClassViews(clip, names, 4), ProjectionHead(128, HeadSpec(16, 8), seed=1).double(), temperature
+    )
 
 
 def context(clip: Clip) -> Tensor:
@@ -58,20 +60,16 @@ def test_exact_products_equal_finite_ones(clip: Clip, chunk: int | None, separat
     direction = torch.randn(at.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     weights = list(one.head.parameters())
 
-    def gradients(point: Tensor) -> Sequence[Tensor]:
-        point = point.requires_grad_()
-        return torch.autograd.grad(one.loss(point), [point, *weights])
-
     start = at.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(one.loss(start, chunk=chunk), start, create_graph=True)
     exact = exact_product(gradient, direction, [start, *weights])
-    finite = finite_product(gradients, at, direction)
+    finite = finite_product(one.loss, at, direction, weights)
     assert len(exact) == len(finite) == 5
     for ours, expected in zip(finite, exact, strict=True):
         assert float(torch.linalg.vector_norm(ours - expected) / torch.linalg.vector_norm(expected)) < 1e-5
-    half = finite_product(gradients, at, 0.5 * direction)
+    half = finite_product(one.loss, at, 0.5 * direction)
     assert torch.allclose(half[0], 0.5 * finite[0], rtol=1e-6, atol=1e-9)
-    assert not any(part.any() for part in finite_product(gradients, at, torch.zeros_like(direction)))
+    assert not any(part.any() for part in finite_product(one.loss, at, torch.zeros_like(direction), weights))
 
 
 def test_too_few_classes_and_temperatures(clip: Clip) -> None:
@@ -101,7 +99,7 @@ def test_the_classes_of_a_step() -> None:
 
 
 def test_two_layers_and_unit_length() -> None:
-    head = ProjectionHead(8, 5, 3, seed=1)
+    head = ProjectionHead(8, HeadSpec(5, 3), seed=1)
     features = torch.randn(2, 7, 8, generator=torch.Generator().manual_seed(0))
     weights = list(head.parameters())
     hidden = torch.relu(features @ weights[0].T + weights[1])
@@ -124,7 +122,7 @@ def test_it_is_drawn_from_the_seed_alone() -> None:
 
 
 def test_round_trip_of_a_head() -> None:
-    head = ProjectionHead(8, 5, 3, seed=1)
+    head = ProjectionHead(8, HeadSpec(5, 3), seed=1)
     tensors = head.tensors()
     assert set(tensors) == {"head.0.weight", "head.0.bias", "head.2.weight", "head.2.bias"}
     found = ProjectionHead.from_tensors({**tensors, "views.end": torch.zeros(2)}, 8, "p.safetensors")
@@ -136,7 +134,7 @@ def test_round_trip_of_a_head() -> None:
 
 
 def test_heads_that_are_none() -> None:
-    tensors = ProjectionHead(8, 5, 3).tensors()
+    tensors = ProjectionHead(8, HeadSpec(5, 3)).tensors()
     missing = {name: value for name, value in tensors.items() if name != "head.2.bias"}
     for given, width in ((tensors, 9), (missing, 8), ({**tensors, "head.4.bias": torch.zeros(1)}, 8)):
         with pytest.raises(UserError, match="p: its projection head does not fit text features of width"):
@@ -147,5 +145,3 @@ def test_heads_that_are_none() -> None:
 def test_a_width_below_1(key: str, value: int) -> None:
     with pytest.raises(UserError, match=rf"head\.{key} {value}: must be at least 1"):
         HeadSpec(**{key: value})
-    with pytest.raises(UserError, match=rf"head\.{key} {value}: must be at least 1"):
-        ProjectionHead(8, **{key: value})

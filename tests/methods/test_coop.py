@@ -7,21 +7,15 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from fits import trainer
-from lorattt.clip.load import ClipSpec, LoadedClip, load_clip
+from fits import DEMO, OPTIONS, interrupted, trainer
+from lorattt.clip.load import load_clip
 from lorattt.data.demo_source import DemoSourceData
 from lorattt.errors import UserError
 from lorattt.methods.coop import CoOp
 from lorattt.prompts.files import load_prompt
 from lorattt.prompts.prompt import PromptSpec
-from lorattt.views.render import TrainingCrop
-
-DEMO = ClipSpec("lorattt-demo", "demo")
-LOADED = LoadedClip(load_clip(DEMO), DEMO)
-CROP = TrainingCrop(scale=(0.5, 1.0))
 
 
 def data(**options: Any) -> DemoSourceData:
@@ -29,7 +23,7 @@ def data(**options: Any) -> DemoSourceData:
 
 
 def coop(**options: Any) -> CoOp:
-    return CoOp(**{"clip": LOADED, "crop": CROP, "warmup_epochs": 0, "seed": 4, **options})
+    return CoOp(**{**OPTIONS, **options})
 
 
 class Recorded(CoOp):
@@ -53,7 +47,7 @@ class Recorded(CoOp):
 
 @pytest.fixture(scope="module")
 def recorded() -> Recorded:
-    method = Recorded(clip=LOADED, crop=CROP, warmup_epochs=1, lr=0.05, warmup_lr=0.01, seed=4)
+    method = Recorded(**{**OPTIONS, "warmup_epochs": 1, "lr": 0.05, "warmup_lr": 0.01})
     trainer(max_epochs=4).fit(method, data())
     return method
 
@@ -105,24 +99,19 @@ def test_resuming_equals_going_on(tmp_path: Path) -> None:
     whole = coop(warmup_epochs=1)
     trainer(max_epochs=3).fit(whole, data())
 
-    class Stopped(CoOp):
-        def on_train_epoch_start(self) -> None:
-            self.trainer.should_stop = self.current_epoch == 1  # after the second of three epochs
-
-    saver = ModelCheckpoint(dirpath=tmp_path, filename="last", save_on_train_epoch_end=True)
-    first = Stopped(clip=LOADED, crop=CROP, warmup_epochs=1, seed=4)
-    trainer(max_epochs=3, enable_checkpointing=True, callbacks=[saver]).fit(first, data())
+    first = coop(warmup_epochs=1)
+    checkpoint = interrupted(first, data(), tmp_path)
     assert not torch.equal(first.context, whole.context)
     second = coop(warmup_epochs=1)
-    trainer(max_epochs=3).fit(second, data(), ckpt_path=tmp_path / "last.ckpt")
+    trainer(max_epochs=3).fit(second, data(), ckpt_path=checkpoint)
     assert torch.equal(second.context, whole.context)
-    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    saved = torch.load(checkpoint, weights_only=True)
     assert saved["state_dict"].keys() == {"context"}
-    assert (tmp_path / "last.ckpt").stat().st_size < 100_000
+    assert checkpoint.stat().st_size < 100_000
     with pytest.raises(
         UserError, match=r"ckpt_path: it holds context \(4, 128\), this training has context \(2, 128\)"
     ):
-        trainer(max_epochs=3).fit(coop(prompt=PromptSpec(tokens=2)), data(), ckpt_path=tmp_path / "last.ckpt")
+        trainer(max_epochs=3).fit(coop(prompt=PromptSpec(tokens=2)), data(), ckpt_path=checkpoint)
 
 
 def test_the_prompt_alone_is_written(tmp_path: Path) -> None:

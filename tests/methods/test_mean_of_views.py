@@ -11,7 +11,7 @@ from lorattt.errors import UserError
 from lorattt.methods.base import Method
 from lorattt.methods.mean_of_views import MeanOfViews, mean_of_views
 from lorattt.methods.mta import MTA, mta_mode
-from lorattt.methods.shared_views import SharedViews
+from lorattt.methods.shared_views import encode_views
 from lorattt.methods.zero import ZERO, zero_votes
 from lorattt.views.crops import ViewSpec
 
@@ -89,7 +89,7 @@ KINDS: list[type[Method]] = [MTA, ZERO, MeanOfViews]
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_method_is_its_function_of_the_features(kind: type[Method], loaded: LoadedClip, pixels: Tensor) -> None:
     method = _method(kind, loaded)
-    views = SharedViews(method.clip, pixels, torch.arange(3), 0)
+    views = encode_views(method.clip, pixels, torch.arange(3), 0)
     before, after, fallback = method.classify(views)
     features, scale, text = views.features, method.clip.logit_scale, method.text
     logits = scale * features @ text.T
@@ -112,8 +112,8 @@ def test_features_that_are_not_finite_fall_back_and_touch_no_other(
     kind: type[Method], loaded: LoadedClip, pixels: Tensor
 ) -> None:
     method = _method(kind, loaded)
-    clean = method.classify(SharedViews(method.clip, pixels, torch.arange(3), 0))
-    views = SharedViews(method.clip, pixels, torch.arange(3), 0)
+    clean = method.classify(encode_views(method.clip, pixels, torch.arange(3), 0))
+    views = encode_views(method.clip, pixels, torch.arange(3), 0)
     views.features[1, 1:] = torch.nan  # the plain view is fine: there is a prediction to fall back to
     before, after, fallback = method.classify(views)
     rest = {MTA: [False, True, False], ZERO: [False, True, False], MeanOfViews: [False, False, False]}[kind]

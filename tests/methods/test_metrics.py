@@ -70,7 +70,6 @@ def test_images_of_unknown_label_are_left_out() -> None:
     assert result_of((before, after, label)) == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:The ``compute`` method of metric EpisodeMetrics was called before")
 def test_without_known_labels_only_the_number_is_given() -> None:
     before, after, _ = batch_of(6, 7)
     unknown = torch.full((6,), -1)
@@ -84,20 +83,6 @@ def test_batches_add_up_to_the_whole() -> None:
     whole = result_of((before, after, label))
     parts = [(before[i : i + 8], after[i : i + 8], label[i : i + 8]) for i in range(0, 101, 8)]
     assert result_of(*parts) == pytest.approx(whole, abs=1e-6)
-
-
-@pytest.mark.filterwarnings("ignore:The ``compute`` method of metric EpisodeMetrics was called before")
-def test_states_of_devices_add_up_to_the_whole() -> None:
-    before, after, label = batch_of(101, 9)
-    devices = [EpisodeMetrics(), EpisodeMetrics(), EpisodeMetrics()]
-    # Unequal shares; the last device has nothing.
-    devices[0].update(before[:70], after[:70], label[:70])
-    devices[1].update(before[70:], after[70:], label[70:])
-    merged = EpisodeMetrics()
-    for name in merged._defaults:  # torchmetrics 1.0 has no metric_state
-        assert merged._reductions[name].__name__ == "dim_zero_sum"
-        setattr(merged, name, sum(getattr(device, name) for device in devices))
-    assert merged.compute() == pytest.approx(result_of((before, after, label)), abs=1e-6)
 
 
 @pytest.mark.parametrize("classes", [2, 5, 100])

@@ -44,7 +44,7 @@ def test_options_become_arguments(loaded: LoadedClip) -> None:
     method = build_method("lora_ttt", {"lora": {"rank": 2, "blocks": [-1]}, "steps": 2, "views": views}, clip=loaded)
     assert isinstance(method, LoRATTT)
     assert method.views == ViewSpec(20, (0.5, 1.0))
-    assert (method.engine.steps, method.trunk) == (2, method.clip.vit.depth - 1)
+    assert (method.engine.steps, method.needs.trunks) == (2, {method.clip.vit.depth - 1})
     zero = build_method("zero", {"zero": {"gamma": 1, "ties": "confident"}}, clip=loaded, seed=4)
     assert isinstance(zero, ZERO)
     assert (zero.zero, zero.seed) == (ZeroSpec(1.0, "confident"), 4)

@@ -1,4 +1,4 @@
-"""Views are encoded once, in whatever order they are asked for, and as open_clip encodes them."""
+"""Views are encoded once, for all that methods need of them, and as open_clip encodes them."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from lorattt.clip.vision import VisionTower
 from lorattt.episodes.optim import OptimiserSpec
 from lorattt.errors import UserError
 from lorattt.methods.lora_ttt_engine import LoRATTTEngine, LossSpec
-from lorattt.methods.shared_views import SharedViews, views_at_once
+from lorattt.methods.shared_views import Needs, SharedViews, encode_views, views_at_once
 from tiny_models import tiny_clip
 
 E, V = 3, 5
@@ -56,8 +56,8 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return calls
 
 
-def _shared(clip: Clip, views: Tensor, **options: Any) -> SharedViews:
-    return SharedViews(clip, views, torch.arange(len(views)), 0, **options)
+def _encoded(clip: Clip, views: Tensor, *trunks: int, **needs: Any) -> SharedViews:
+    return encode_views(clip, views, torch.arange(len(views)), 0, Needs(trunks=frozenset(trunks), **needs))
 
 
 def _expected(clip: Clip, views: Tensor) -> Tensor:
@@ -72,68 +72,73 @@ def _expected(clip: Clip, views: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("chunk", [None, 1, 4])
 def test_features_are_those_of_open_clip(clip: Clip, views: Tensor, chunk: int | None) -> None:
-    shared = _shared(clip, views, chunk=chunk)
+    shared = _encoded(clip, views, chunk=chunk)
     expected = _expected(clip, views)
     assert shared.features.shape == (E, V, 24)
     torch.testing.assert_close(shared.features, expected, rtol=0, atol=1e-5)
     assert not shared.features.requires_grad
-    torch.testing.assert_close(_shared(clip, views).plain_features, expected[:, 0], rtol=0, atol=1e-5)
     assert (len(shared), shared.number) == (E, V)
+    assert (shared.pixels, shared.tokens, dict(shared.trunks)) == (None, None, {}), "only what is needed is kept"
 
 
 def test_the_plain_view_alone_is_encoded_alone(vit: Clip, views: Tensor, embedded: list[int]) -> None:
-    shared = _shared(vit, views)
-    plain = shared.plain_features
-    assert shared.plain_features is plain
+    shared = _encoded(vit, views, all_views=False)
     assert embedded == [E]
-    torch.testing.assert_close(shared.features[:, 0], plain, rtol=0, atol=1e-6)
-    assert sum(embedded) == E + E * V
-    assert torch.equal(shared.plain_features, shared.features[:, 0])
+    assert shared.features.shape == (E, 1, 24)
+    torch.testing.assert_close(shared.plain_features, _expected(vit, views)[:, 0], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("order", ["features", "encoded", "plain"])
-def test_a_named_trunk_is_kept_whoever_comes_first(order: str, vit: Clip, views: Tensor, embedded: list[int]) -> None:
-    shared = _shared(vit, views, trunks=[2, 3], chunk=4)
-    if order == "features":
-        _ = shared.features
-    elif order == "plain":
-        _ = shared.plain_features
-        embedded.clear()
-    parts = [shared.encoded(first) for first in (3, 2)]
-    _ = shared.features, shared.plain_features
+def test_all_trunks_come_from_one_pass(vit: Clip, views: Tensor, embedded: list[int]) -> None:
+    shared = _encoded(vit, views, 2, 3, chunk=4)
     assert embedded == [4, 4, 4, 3]
-    tower = vit.vit
-    for first, part in zip((3, 2), parts, strict=True):
-        tokens = tower.blocks(tower.embed(shared.pixels.flatten(0, 1)), 0, first).unflatten(0, (E, V))
-        torch.testing.assert_close(part.trunk, tokens, rtol=0, atol=1e-5)
+    assert shared.pixels is not None
+    for first in (3, 2):
+        tokens = vit.vit.blocks(vit.vit.embed(shared.pixels.flatten(0, 1)), 0, first).unflatten(0, (E, V))
+        torch.testing.assert_close(shared.trunks[first], tokens, rtol=0, atol=1e-5)
     torch.testing.assert_close(shared.features, _expected(vit, views), rtol=0, atol=1e-5)
 
 
-def test_a_trunk_that_was_not_named_costs_a_second_pass(vit: Clip, views: Tensor, embedded: list[int]) -> None:
-    shared = _shared(vit, views)
-    features = shared.features
-    trunk = shared.encoded(1).trunk
-    assert sum(embedded) == 2 * E * V
-    assert shared.encoded(1).trunk is trunk
-    assert shared.features is features
+def test_needs_are_joined() -> None:
+    plain, all_views = Needs(all_views=False), Needs()
+    assert Needs.join([plain, plain]) == plain
+    assert Needs.join([plain, all_views]) == all_views
+    first, second = Needs(trunks=frozenset([1]), chunk=8), Needs(trunks=frozenset([1, 3]), chunk=4)
+    assert Needs.join([first, plain, second]) == Needs(True, frozenset([1, 3]), 4)
+
+
+def test_one_image_alone(vit: Clip, views: Tensor) -> None:
+    shared = _encoded(vit, views, 2)
+    one = shared.image(1)
+    assert (len(one), one.index.tolist()) == (1, [1])
+    assert shared.pixels is not None
+    assert one.pixels is not None
+    for part, whole in (
+        (one.features, shared.features),
+        (one.pixels, shared.pixels),
+        (one.trunks[2], shared.trunks[2]),
+    ):
+        assert torch.equal(part, whole[1:2])
+    assert _encoded(vit, views).image(0).trunks == {}
 
 
 def test_what_is_encoded_is_what_the_engine_encodes(vit: Clip, views: Tensor) -> None:
     tuner = LoRATuner(vit.vit, LoRASpec(rank=2), seed=0)
     engine = LoRATTTEngine(vit.vit, tuner, loss=LossSpec(selection=0.5), optimiser=OptimiserSpec())
-    shared = _shared(vit, views, trunks=[engine.first])
-    ours, theirs = shared.encoded(engine.first), engine.encode(vit.normalise(views))
-    assert torch.equal(ours.trunk, theirs.trunk)
+    ours, theirs = _encoded(vit, views, engine.first), engine.encode(vit.normalise(views))
+    assert torch.equal(ours.trunks[engine.first], theirs.trunk)
+    assert ours.tokens is not None
     assert torch.equal(ours.tokens, theirs.tokens)
+    assert torch.equal(ours.features, theirs.features)
     assert engine.chunk_on(torch.device("cpu")) == views_at_once(vit.vit, torch.device("cpu"))
 
 
 def test_low_precision_gives_float32_features(views: Tensor) -> None:
     full = _clip()
     half = Clip(full.model.bfloat16(), full.tokenizer, "tiny", PREPROCESS)
-    shared = _shared(half, views, trunks=[2])
-    assert shared.pixels.dtype == shared.encoded(2).trunk.dtype == torch.bfloat16
-    assert shared.features.dtype == shared.plain_features.dtype == torch.float32
+    shared = _encoded(half, views, 2)
+    assert shared.pixels is not None
+    assert shared.pixels.dtype == shared.trunks[2].dtype == torch.bfloat16
+    assert shared.features.dtype == _encoded(half, views, all_views=False).features.dtype == torch.float32
     torch.testing.assert_close(shared.features.norm(dim=-1), torch.ones(E, V), rtol=0, atol=1e-5)
     torch.testing.assert_close(shared.features, _expected(_clip(), views), rtol=0, atol=0.1)
 
@@ -141,16 +146,14 @@ def test_low_precision_gives_float32_features(views: Tensor) -> None:
 def test_a_tower_without_tokens_has_no_trunk(views: Tensor) -> None:
     resnet = _clip(layers=[1, 1, 1, 1], patch_size=None, width=8, head_width=8)
     with pytest.raises(UserError, match="no class-token ViT"):
-        _shared(resnet, views).encoded(1)
-    with pytest.raises(UserError, match="no class-token ViT"):
-        _shared(resnet, views, trunks=[1]).encoded(1)
+        _encoded(resnet, views, 1)
 
 
 def test_keys_come_from_seed_and_number(vit: Clip, views: Tensor) -> None:
     index = torch.tensor([7, 0, 3])
-    keys = SharedViews(vit, views, index, 5).keys
-    assert torch.equal(SharedViews(vit, views[:1], index[:1], 5).keys, keys[:1])
-    assert not torch.equal(SharedViews(vit, views, index, 6).keys, keys)
+    keys = encode_views(vit, views, index, 5).keys
+    assert torch.equal(encode_views(vit, views[:1], index[:1], 5).keys, keys[:1])
+    assert not torch.equal(encode_views(vit, views, index, 6).keys, keys)
 
 
 @pytest.mark.parametrize("trunks", [(), (1,), (0, 1)])
@@ -167,10 +170,10 @@ def test_a_compiled_pass_gives_the_same_in_parts_of_one_shape(
     plain, compiled = _clip(), _clip()
     compiled.model.load_state_dict(plain.model.state_dict())
     compiled.vit.compile_passes()
-    expected, found = (_shared(clip, views, trunks=trunks, chunk=4) for clip in (plain, compiled))
+    expected, found = (_encoded(clip, views, *trunks, chunk=4) for clip in (plain, compiled))
     assert torch.allclose(found.features, expected.features, atol=1e-5)
     for first in trunks:
-        assert torch.allclose(found.encoded(first).trunk, expected.encoded(first).trunk, atol=1e-4)
+        assert torch.allclose(found.trunks[first], expected.trunks[first], atol=1e-4)
     assert shapes == [(4, 3, 32, 32)], "15 views in parts of 4 are compiled once"
 
 

@@ -169,7 +169,7 @@ def test_methods_on_the_demo(kind: type[TPT]) -> None:
         "path": ["", "", ""],
         "skipped": [],
     }
-    before, after, fallback = method.classify_views(batch)
+    before, after, fallback = method.classify(method.encode_views(batch))
     assert before.shape == after.shape == (3, 3)
     assert not fallback.any()
     assert not torch.equal(before, after)
@@ -186,7 +186,7 @@ def test_refusals() -> None:
     with pytest.raises(UserError, match="keeps none"):
         TPT(views=ViewSpec(number=5))
     for value in (-1.0, float("nan"), float("inf")):
-        with pytest.raises(UserError, match="dispersion .*: a weight must be"):
+        with pytest.raises(UserError, match="dispersion .*: must be a finite number of at least 0"):
             CTPT(dispersion=value)
 
 

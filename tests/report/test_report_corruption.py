@@ -11,7 +11,6 @@ from run_files import write_run
 from lorattt.report.build import Report, build_report
 from lorattt.report.command import main
 from lorattt.report.corruption import corruption_layouts
-from lorattt.report.layout import evaluate
 from lorattt.report.published import ALEXNET_CLEAN_ERROR, ALEXNET_ERRORS
 from lorattt.report.runs import Corruption
 from lorattt.report.tables import Table
@@ -111,7 +110,7 @@ def test_alexnet_is_its_own_measure() -> None:
     (layout,) = corruption_layouts({"imagenet": None, **corrupted})
     errors = {name: {0: 100 * ALEXNET_ERRORS[each.name] + 5 * (each.severity - 3)} for name, each in corrupted.items()}
     errors["imagenet"] = {0: 100 * ALEXNET_CLEAN_ERROR}
-    values = {title: evaluate(column, errors) for title, column in layout.columns}
+    values = {title: column.value(errors) for title, column in layout.columns}
     assert list(values) == ["Clean error", *ALL, "mCE", "Relative mCE"]
     found = {title: value and value.mean for title, value in values.items()}
     assert found.pop("Clean error") == pytest.approx(43.478)

@@ -12,7 +12,7 @@ from run_files import write_run
 from lorattt.errors import UserError
 from lorattt.report import compare, measures
 from lorattt.report.build import build_report
-from lorattt.report.layout import evaluate, layouts
+from lorattt.report.layout import layouts
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_over_seeds() -> None:
 @pytest.mark.parametrize(("base", "new", "mean"), [(60.0, 40.0, 48.0), (0.0, 0.0, 0.0), (50.0, 0.0, 0.0)])
 def test_harmonic_mean(base: float, new: float, mean: float) -> None:
     (layout,) = layouts({"mine-base": None, "mine-new": None})
-    value = evaluate(dict(layout.columns)["H"], {"mine-base": {0: base}, "mine-new": {0: new}})
+    value = dict(layout.columns)["H"].value({"mine-base": {0: base}, "mine-new": {0: new}})
     assert value is not None
     assert value.mean == pytest.approx(mean)
 

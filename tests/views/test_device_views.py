@@ -9,9 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lorattt.views.crops import ViewSpec, sample_crops
+from lorattt.views.crops import Interpolation, PlainView, ResizeMode, ViewSpec, sample_crops
 from lorattt.views.device import DeviceViews, Normalization, ViewPlan
-from lorattt.views.plain import Interpolation, PlainView, ResizeMode
 from lorattt.views.render import Views
 from lorattt.views.resample import crop_spans
 

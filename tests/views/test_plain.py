@@ -7,9 +7,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from lorattt.views.crops import ViewSpec
+from lorattt.views.crops import Interpolation, PlainView, ResizeMode, ViewSpec
 from lorattt.views.device import DeviceViews
-from lorattt.views.plain import Interpolation, PlainView, ResizeMode
 from lorattt.views.render import Views
 
 MODES: tuple[ResizeMode, ...] = ("shortest", "longest", "squash")

@@ -11,8 +11,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as V1
 
 from lorattt.views.augmix import augmix, sample_augmix
-from lorattt.views.crops import ViewSpec, sample_crops
-from lorattt.views.plain import PlainView
+from lorattt.views.crops import PlainView, ViewSpec, sample_crops
 from lorattt.views.render import Views
 
 SIZE = 32

@@ -12,8 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from lorattt.views.crops import ViewSpec, sample_crops
-from lorattt.views.plain import Interpolation, PlainView, ResizeMode
+from lorattt.views.crops import Interpolation, PlainView, ResizeMode, ViewSpec, sample_crops
 from lorattt.views.resample import band, crop_spans, most_taps, plain_spans, resample, rows_go_first
 
 SIZE = 32

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lorattt.errors import UserError
-from lorattt.views.selection import select_confident, selection_size, take_views
+from lorattt.views.selection import gather_views, select_confident, selection_size
 
 
 def test_selects_the_views_of_lowest_entropy_lowest_first() -> None:
@@ -57,9 +57,9 @@ def test_what_is_advised_where_none_is_kept_keeps_one(views: int, fraction: floa
     assert selection_size(views, float(words[-1])) == 1
 
 
-def test_take_views_matches_a_loop() -> None:
+def test_gather_views_matches_a_loop() -> None:
     x, selected = torch.randn(3, 5, 2, 4), torch.tensor([[4, 0], [1, 1], [2, 3]])
-    taken = take_views(x, selected)
+    taken = gather_views(x, selected)
     assert taken.shape == (3, 2, 2, 4)
     for e in range(3):
         for n in range(2):
@@ -68,6 +68,6 @@ def test_take_views_matches_a_loop() -> None:
 
 def test_the_gradient_of_taken_views_reaches_those_alone() -> None:
     x = torch.randn(2, 4, 3, requires_grad=True)
-    take_views(x, torch.tensor([[3, 1], [0, 2]])).sum().backward()
+    gather_views(x, torch.tensor([[3, 1], [0, 2]])).sum().backward()
     assert x.grad is not None
     assert x.grad[..., 0].tolist() == [[0, 1, 0, 1], [1, 0, 1, 0]]

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lorattt.data.file_list import FileList, Sample
-from lorattt.data.image_list import read_image_list, write_image_list
+from lorattt.data.file_list import FileList, Sample, read_image_list, write_image_list
 from lorattt.errors import UserError
 
 ROOT = Path("photos")

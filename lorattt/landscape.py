@@ -20,7 +20,7 @@ from lorattt.prompts.neighbours import features_in_parts, neighbour_features, ne
 from lorattt.views.selection import flatness_scores, select_lowest
 
 _RANKING_DIRECTIONS = 10  # those of STSS
-# Views encoded at a time, where the image tower has no say in it.
+# Views encoded at a time.
 _VIEWS_AT_A_TIME = 64
 
 

@@ -143,8 +143,8 @@ def _kept(
     prompts: ClassPrompts, context: Tensor, views: Tensor, logit_scale: Tensor, spec: LandscapeSpec, seed: int
 ) -> Tensor:
     """``(N, V)`` bool: the views that STSS keeps at the prompt."""
-    bank = neighbour_features(prompts, context, directions=_RANKING_DIRECTIONS, radius=spec.rho, seed=seed)
-    scores = flatness_scores(views, logit_scale * views @ prompts.features(context).T, bank, logit_scale)
+    neighbour_text = neighbour_features(prompts, context, directions=_RANKING_DIRECTIONS, radius=spec.rho, seed=seed)
+    scores = flatness_scores(views, logit_scale * views @ prompts.features(context).T, neighbour_text, logit_scale)
     keep = torch.zeros_like(scores, dtype=torch.bool)
     return keep.scatter_(1, select_lowest(scores, spec.views_kept), True)
 

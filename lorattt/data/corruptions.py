@@ -34,7 +34,12 @@ _MISSING: Final[dict[str, str]] = {
 
 @dataclass(frozen=True)
 class CorruptionSpec:
-    """One corruption, see :data:`NAMES`, at one strength, 1 to 5."""
+    """One corruption at one strength.
+
+    Attributes:
+        name: One of :data:`NAMES`.
+        severity: 1 to 5.
+    """
 
     name: str
     severity: int

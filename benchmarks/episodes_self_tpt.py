@@ -10,6 +10,7 @@ bounded, and with as many as the available memory suggests. The head is drawn at
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ def methods(clip: LoadedClip, names: list[str], views: int) -> tuple[ZeroShot, S
     head = ProjectionHead(clip.clip.text_features(["a"], "single").shape[1])
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "prompt.safetensors"
-        save_prompt(prompt, file, extras=head.tensors())
+        save_prompt(replace(prompt, extras=head.tensors()), file)
         spec = PromptSpec(file=str(file))
         made = (
             ZeroShot(clip=clip, prompt=spec),

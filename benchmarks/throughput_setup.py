@@ -206,7 +206,7 @@ def save_head(clip: Clip, folder: Path) -> Path:
     """A prompt for Self-TPT with a head drawn at random: the time is the same."""
     file = folder / "self_tpt.safetensors"
     head = ProjectionHead(clip.text_features(["a"], "single").shape[1])
-    save_prompt(build_prompt(PromptSpec(), clip, [], SEED), file, extras=head.tensors())
+    save_prompt(replace(build_prompt(PromptSpec(), clip, [], SEED), extras=head.tensors()), file)
     return file
 
 

@@ -69,6 +69,7 @@ ALLOWED: dict[str, set[str]] = {
 ONLY_IN: dict[str, set[str]] = {
     "open_clip": {"clip"},
     "lightning": {"methods", "data", "callbacks", "cli"},
+    "torchmetrics": {"methods"},
     "torchvision": {"views", "data"},
     "matplotlib": {"report"},
     "jinja2": {"report"},

@@ -131,7 +131,7 @@ YAML = {
     "empty": (" ", "run.yaml is empty: name a YAML file with keys"),
     "empty group": ("model: {class_path: LoRATTT, init_args: {lora: }}", "model.lora: expected keys below it (rank"),
     "list for a group": ("model: {class_path: LoRATTT, init_args: {lora: [1]}}", "model.lora: expected keys below it"),
-    "keys beside the class": ("model: {class_path: LoRATTT, steps: 1}", "keys of a class stand below init_args"),
+    "keys beside the class": ("model: {class_path: LoRATTT, steps: 1}", "keys of a class go below init_args"),
     "seed": ("seed_everything: -5\nmodel: {class_path: LoRATTT}", "seed_everything -5: it must be from 0"),
 }
 

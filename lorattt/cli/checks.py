@@ -22,11 +22,9 @@ _REFUSED_PRECISIONS = ("16-true", "bf16-true", "64-true", "64")
 
 
 def check_config_files(args: Sequence[Any]) -> None:
-    """Check the configuration files that the arguments of a command line name.
+    """Reject configuration files without ``-c``, that are empty or no text, or that give a key twice.
 
-    Raises:
-        UserError: If one is given without ``-c``, is empty, is not a text, or gives a key twice; or if a seed is given
-            elsewhere than as ``seed_everything``, which would win without a word.
+    A seed elsewhere than in ``seed_everything``, which would win without a word, is rejected as well.
     """
     words = [str(word) for word in args]
     if seeds := [word for word in words if word.split("=")[0] in ("--model.seed", "--model.init_args.seed")]:
@@ -51,11 +49,7 @@ def _check_config_file(path: Path) -> None:
 
 
 def check_values(config: Namespace) -> None:
-    """Check the values of a command that was parsed, before anything is made of it.
-
-    Raises:
-        UserError: If no run can use one.
-    """
+    """Reject values of a parsed command that no run can use, before anything is made of them."""
     seed = config.get("seed_everything")
     if isinstance(seed, int) and not 0 <= seed < _SEEDS:
         raise UserError(f"seed_everything {seed}: it must be from 0 to {_SEEDS - 1}")

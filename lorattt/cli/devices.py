@@ -45,11 +45,7 @@ def device_mistake(error: BaseException) -> str | None:
 
 
 def check_environment() -> None:
-    """Check the numbers that schedulers and launchers set, before Lightning reads them.
-
-    Raises:
-        UserError: If one is no number.
-    """
+    """Require that what schedulers and launchers set as numbers are numbers, before Lightning reads them."""
     for name in _INTEGERS:
         value = os.environ.get(name)
         if value is not None and not re.fullmatch(r"\s*\d+\s*", value):
@@ -59,11 +55,7 @@ def check_environment() -> None:
 
 
 def check_processes(trainer: Trainer) -> None:
-    """Compare the processes that were started with those that the Trainer expects.
-
-    Raises:
-        UserError: If it would wait for processes that nobody starts, or each process would do the whole run.
-    """
+    """Reject a Trainer that would wait for processes that nobody starts, or do the whole run in each of them."""
     if TorchElasticEnvironment.detect():
         started = int(os.environ.get("WORLD_SIZE", "1"))
         if started > 1 and trainer.world_size == 1:

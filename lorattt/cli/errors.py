@@ -70,12 +70,7 @@ def explain(error: BaseException) -> str | None:
 
 
 def condense(message: str, typed: Sequence[str] = ()) -> str:
-    """A report of the parser as one line.
-
-    Args:
-        message: The report.
-        typed: The command line, for keys as they are there, without the ``init_args`` that files have.
-    """
+    """A report of the parser as one line, with keys as they are on the command line (``typed``) or in a file."""
     path, owner, body = _innermost(message)
     key = _spelled(".".join(path), typed)
     if no_class := _NO_CLASS.search(message):
@@ -147,16 +142,13 @@ def _kind(text: str) -> str:
 
 
 def _unknown_key(prefix: str, key: str, owner: str | None) -> str:
-    """A key that does not exist, beside those that do.
+    """A key of a class (``owner``) or of the command that does not exist, beside those that do.
 
-    Args:
-        prefix: What is before the key as it was given, with its dot.
-        key: The key of the class, or of the command.
-        owner: The class, by its import path.
+    ``prefix`` is what is before the key as it was given, with its dot.
     """
     place = prefix.split(".")[0]
     if owner and key == "class_path":
-        return f"{place}: beside class_path, the keys of a class stand below init_args"
+        return f"{place}: beside class_path, the keys of a class go below init_args"
     if place in ("model", "data") and owner and owner.startswith("lightning."):
         return f"{prefix}{key}: name the class before its keys, with --{place} CLASS or -c FILE"
     level, _, last = key.rpartition(".")

@@ -146,7 +146,7 @@ class PromptTraining(LightningModule):
             "seed": str(self.seed),
             **self._last_validation,
         }
-        save_prompt(self.prompt(), path, notes=notes, extras=tensors)
+        save_prompt(replace(self.prompt(), notes=notes, extras=tensors), path)
 
     def extras(self) -> tuple[dict[str, str], dict[str, Tensor]]:
         """Further metadata and tensors of the prompt's file, by name."""

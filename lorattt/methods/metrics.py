@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 from lorattt.calibration import calibration_error
 from lorattt.ranking import is_answer, place_of
@@ -12,7 +14,7 @@ from lorattt.ranking import is_answer, place_of
 _WHEN = ("before", "after")
 
 
-class EpisodeMetrics:
+class EpisodeMetrics(Metric):
     """Top-1, top-5, expected calibration error and negative log-likelihood, before and after adaptation.
 
     Each image has scores of its own (:meth:`scores`), which can be written down and added up later (:meth:`total`): the
@@ -22,20 +24,22 @@ class EpisodeMetrics:
     finite counts as wrong; calibration error and likelihood of images with one among them are NaN.
     """
 
-    def __init__(self) -> None:
-        self.reset()
+    full_state_update = False
+    rows: list[Tensor]
 
-    def reset(self) -> None:
-        """Forget all images."""
-        self._scores: list[tuple[Tensor, Tensor]] = []
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("rows", [], dist_reduce_fx="cat")
 
     def update(self, before: Tensor, after: Tensor, label: Tensor) -> None:
         """Add a batch: ``(E, K)`` logits and ``(E,)`` int64 labels; images of label -1 are left out."""
-        self._scores.append((_both_scores(before, after, label), label >= 0))
+        known = (label >= 0).float().unsqueeze(-1)  # a column: selecting rows here would wait for the device
+        self.rows.append(torch.cat([_both_scores(before, after, label), known], dim=-1))
 
     def compute(self) -> dict[str, float | int]:
         """Fractions in ``[0, 1]`` (NLL in nats) by name, and ``n``; without labelled images only ``n``."""
-        return self.total(row for rows, known in self._scores for row in rows[known].tolist())
+        rows = dim_zero_cat(self.rows).tolist() if len(self.rows) else []
+        return self.total(row[:-1] for row in rows if row[-1])
 
     @staticmethod
     def scores(before: Tensor, after: Tensor, label: Tensor) -> list[list[float] | None]:

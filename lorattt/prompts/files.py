@@ -41,8 +41,8 @@ class Prompt:
         words: The words the context began as; None if it began otherwise.
         model: Name of the model it was made for; None for a checkpoint of CoOp, which has neither it nor the position.
         class_names: K names where every class has its own context, in the order of the first axis.
-        notes: What the writer of the file added.
-        extras: Other tensors of the file, such as a projection head's, by name.
+        notes: Anything else that its file says, such as how it was trained.
+        extras: Other tensors of its file, such as a projection head's, by names other than ``context``.
     """
 
     context: Tensor
@@ -64,29 +64,19 @@ class Prompt:
         return int(self.context.shape[-2])
 
 
-def save_prompt(
-    prompt: Prompt,
-    path: Path | str,
-    *,
-    notes: Mapping[str, str] | None = None,
-    extras: Mapping[str, Tensor] | None = None,
-) -> None:
+def save_prompt(prompt: Prompt, path: Path | str) -> None:
     """Write a prompt as safetensors; folders are made as needed.
 
-    Args:
-        prompt: The prompt, without its own ``notes`` and ``extras``.
-        path: A name that ends in ``.safetensors``, by which a reader knows the format.
-        notes: Anything else worth keeping, such as how it was trained.
-        extras: Tensors that belong to it, by names other than ``context``.
+    The name must end in ``.safetensors``, by which a reader knows the format.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise UserError(f"prompt file {path}: the name must end in .safetensors")
     says: dict[str, Any] = {"position": prompt.position, "words": prompt.words, "model": prompt.model}
-    says |= {"class_names": prompt.class_names, "notes": dict(notes or {})}
+    says |= {"class_names": prompt.class_names, "notes": dict(prompt.notes)}
     metadata = {"format": FORMAT, "version": str(VERSION), "prompt": json.dumps(says, ensure_ascii=False)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {**(extras or {}), "context": prompt.context}
+    tensors = {**prompt.extras, "context": prompt.context}
     save_file({name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}, path, metadata)
 
 

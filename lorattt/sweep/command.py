@@ -150,9 +150,6 @@ def _locked(folder: Path) -> Iterator[tuple[int, ...]]:
     """Keep other sweeps out of a folder; yields descriptors that runs inherit.
 
     A run that outlives its sweep, which only a kill of the sweep can cause, so keeps the folder as well.
-
-    Raises:
-        UserError: If another one is there, or the folder cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -44,12 +44,7 @@ def state_of(run: Run, *, keep: bool = False, redo: bool = False) -> State:
 
 
 def prepare(run: Run, state: State) -> None:
-    """Make the folder; a new run replaces an earlier one of a sweep.
-
-    Raises:
-        OSError: If the folder cannot be made.
-        UserError: If it holds files of no sweep.
-    """
+    """Make the folder; a new run replaces an earlier one, but no files that are not of a sweep."""
     if state == "new" and run.folder.is_dir() and any(run.folder.iterdir()):
         _read_command(run)
         shutil.rmtree(run.folder)
@@ -57,11 +52,7 @@ def prepare(run: Run, state: State) -> None:
 
 
 def note(run: Run, command: list[str], *, finished: bool) -> None:
-    """Write the command and the settings of a run into its folder, and whether it has ended well.
-
-    Raises:
-        OSError: If the file cannot be written.
-    """
+    """Write the command and the settings of a run into its folder, and whether it has ended well."""
     contents = {"command": command, "finished": finished, "settings": dict(run.settings)}
     part = run.folder / f"{COMMAND_FILE}.part"  # so that the file is never seen half written
     part.write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
@@ -72,7 +63,7 @@ def measured(run: Run) -> list[str]:
     """Accuracy and speed of a finished run, as texts for the screen; none of a fit.
 
     Raises:
-        UserError: If a file is missing or damaged.
+        UserError: If a file of results is missing or damaged.
     """
     if run.command == FIT:
         if not (run.folder / PROMPT_FILE).exists():

@@ -40,9 +40,6 @@ class Process:
     """A run at work; its output goes to ``log.txt`` in its folder, behind that of earlier attempts.
 
     The process inherits the descriptors ``keep_open``.
-
-    Raises:
-        OSError: If the log cannot be written or the program cannot be started.
     """
 
     def __init__(self, run: Run, slot: Slot, command: list[str], keep_open: Sequence[int]) -> None:

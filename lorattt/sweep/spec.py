@@ -279,13 +279,10 @@ def _skips(given: Any, known: Mapping[str, Mapping[str, Entry]]) -> list[str]:
 
 
 def _devices(given: Any) -> tuple[str, ...] | None:
-    """``CUDA_VISIBLE_DEVICES`` of each run at a time.
+    """``CUDA_VISIBLE_DEVICES`` of each run at a time, from a list of numbers or names; ``"0,1"`` is for two devices.
 
     A number is that of a device that the sweep itself may see, as for torch: where the batch system has set
     ``CUDA_VISIBLE_DEVICES=4,5``, device 0 is 4.
-
-    Args:
-        given: A list of numbers or device names; ``"0,1"`` for a run on two of them; None for none.
     """
     if given is None:
         return None

@@ -70,6 +70,7 @@ def test_images_of_unknown_label_are_left_out() -> None:
     assert result_of((before, after, label)) == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:The ``compute`` method of metric EpisodeMetrics was called before")
 def test_without_known_labels_only_the_number_is_given() -> None:
     before, after, _ = batch_of(6, 7)
     unknown = torch.full((6,), -1)
@@ -83,6 +84,19 @@ def test_batches_add_up_to_the_whole() -> None:
     whole = result_of((before, after, label))
     parts = [(before[i : i + 8], after[i : i + 8], label[i : i + 8]) for i in range(0, 101, 8)]
     assert result_of(*parts) == pytest.approx(whole, abs=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method of metric EpisodeMetrics was called before")
+def test_states_of_devices_are_joined() -> None:
+    before, after, label = batch_of(101, 9)
+    devices = [EpisodeMetrics(), EpisodeMetrics(), EpisodeMetrics()]
+    # Unequal shares; the last device has nothing.
+    devices[0].update(before[:70], after[:70], label[:70])
+    devices[1].update(before[70:], after[70:], label[70:])
+    merged = EpisodeMetrics()
+    assert {name: reduction.__name__ for name, reduction in merged._reductions.items()} == {"rows": "dim_zero_cat"}
+    merged.rows = [row for device in devices for row in device.rows]
+    assert merged.compute() == result_of((before, after, label))
 
 
 @pytest.mark.parametrize("classes", [2, 5, 100])

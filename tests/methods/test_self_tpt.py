@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,7 +63,7 @@ def _write(
     generator = torch.Generator().manual_seed(1)
     for view in separate:
         extras[f"views.{view}"] = prompt.context + 0.1 * torch.randn(prompt.context.shape, generator=generator)
-    save_prompt(prompt, path, notes=notes, extras=extras)
+    save_prompt(replace(prompt, notes=notes, extras=extras), path)
     return str(path)
 
 
@@ -511,14 +512,14 @@ def _spoiled(loaded: LoadedClip, folder: Path) -> Iterator[tuple[str, dict[str, 
     yield separate, removed, r"^class_views \['front', 'middle'\]: the end view classifies, and with separate contexts"
     prompt = build_prompt(PromptSpec(), clip, [], 0)
     head = ProjectionHead(128, HeadSpec(None, 16)).tensors()
-    save_prompt(Prompt(prompt.context, "front", None, clip.name), path, extras=head)
+    save_prompt(replace(prompt, position="front", extras=head), path)
     yield str(path), {}, r"^the prompt's position is front, and Self-TPT puts one context into every position"
     each = Prompt(prompt.context.expand(2, -1, -1), "end", None, clip.name, ("a", "b"))
-    save_prompt(each, path, extras=head)
+    save_prompt(replace(each, extras=head), path)
     yield str(path), {}, r"every class has a context of its own, which other names cannot use"
-    save_prompt(prompt, path, extras=ProjectionHead(64, HeadSpec(None, 16)).tensors())
+    save_prompt(replace(prompt, extras=ProjectionHead(64, HeadSpec(None, 16)).tensors()), path)
     yield str(path), {}, r"its projection head does not fit text features of width 128"
-    save_prompt(prompt, path, extras={**head, "views.end": prompt.context[:2].clone()})
+    save_prompt(replace(prompt, extras={**head, "views.end": prompt.context[:2].clone()}), path)
     yield str(path), {"class_views": ["end", "hand"]}, r"is damaged \(its context of the view end does not fit\)"
 
 

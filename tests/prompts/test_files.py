@@ -34,7 +34,8 @@ def _message(path: Path) -> str:
 def test_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "prompt.safetensors"
     context = torch.randn(3, 4, requires_grad=True)
-    save_prompt(Prompt(context, "middle", "a photo of", "ViT-B-16"), path, notes={"epochs": "50", "häuser": "日本"})
+    notes = {"epochs": "50", "häuser": "日本"}
+    save_prompt(Prompt(context, "middle", "a photo of", "ViT-B-16", notes=notes), path)
     found = load_prompt(str(path))
     assert torch.equal(found.context, context.detach())
     assert not found.context.requires_grad
@@ -58,7 +59,8 @@ def test_round_trip_of_extras(tmp_path: Path) -> None:
     """Other tensors travel with a prompt; whoever needs the prompt alone never sees them."""
     path = tmp_path / "prompt.safetensors"
     weight = torch.randn(5, 4, dtype=torch.float64, requires_grad=True).T  # not contiguous
-    save_prompt(Prompt(CONTEXT, "end", None, "m"), path, extras={"head.0.weight": weight, "views.end": CONTEXT + 1})
+    extras = {"head.0.weight": weight, "views.end": CONTEXT + 1}
+    save_prompt(Prompt(CONTEXT, "end", None, "m", extras=extras), path)
     found = load_prompt(path)
     assert torch.equal(found.context, CONTEXT)
     assert set(found.extras) == {"head.0.weight", "views.end"}
@@ -66,7 +68,7 @@ def test_round_trip_of_extras(tmp_path: Path) -> None:
     assert torch.equal(found.extras["views.end"], CONTEXT + 1)
     save_prompt(Prompt(CONTEXT, "end", None, "m"), path)
     assert load_prompt(path).extras == {}
-    save_prompt(Prompt(CONTEXT, "end", None, "m"), path, extras={"context": torch.zeros(2)})
+    save_prompt(Prompt(CONTEXT, "end", None, "m", extras={"context": torch.zeros(2)}), path)
     assert torch.equal(load_prompt(path).context, CONTEXT)  # the prompt's own is never replaced
 
 

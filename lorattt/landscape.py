@@ -20,7 +20,7 @@ from lorattt.prompts.neighbours import features_in_parts, neighbour_features, ne
 from lorattt.views.selection import flatness_scores, select_lowest
 
 _RANKING_DIRECTIONS = 10  # those of STSS
-# Views encoded at a time, where the image tower has no say in it.
+# Views encoded at a time.
 _VIEWS_AT_A_TIME = 64
 
 
@@ -143,8 +143,8 @@ def _kept(
     prompts: ClassPrompts, context: Tensor, views: Tensor, logit_scale: Tensor, spec: LandscapeSpec, seed: int
 ) -> Tensor:
     """``(N, V)`` bool: the views that STSS keeps at the prompt."""
-    bank = neighbour_features(prompts, context, directions=_RANKING_DIRECTIONS, radius=spec.rho, seed=seed)
-    scores = flatness_scores(views, logit_scale * views @ prompts.features(context).T, bank, logit_scale)
+    neighbour_text = neighbour_features(prompts, context, directions=_RANKING_DIRECTIONS, radius=spec.rho, seed=seed)
+    scores = flatness_scores(views, logit_scale * views @ prompts.features(context).T, neighbour_text, logit_scale)
     keep = torch.zeros_like(scores, dtype=torch.bool)
     return keep.scatter_(1, select_lowest(scores, spec.views_kept), True)
 

@@ -9,7 +9,7 @@ import torch
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Within it, float32 products and convolutions are float32 everywhere, not TF32 or bf16; afterwards as before.
+    """Float32 products and convolutions in full float32 everywhere, not TF32 or bf16; afterwards as before.
 
     PyTorch's own default lets cuDNN round the inputs of convolutions to TF32, three digits, and so those of a ResNet
     and of the patches of a ViT.
@@ -33,9 +33,9 @@ def full_float32() -> Iterator[None]:
 
 
 def _precisions() -> list[Any]:
-    """What has a precision of its own under the names that PyTorch 2.9 introduced; nothing in older versions.
+    """The settings under the names that PyTorch 2.9 introduced; none in older versions.
 
-    Both kinds of names must be set: one that says something else than its older one makes PyTorch raise an error.
+    Both the new and the old names must be set: where they disagree, PyTorch raises an error.
     """
     places = ((torch.backends.cuda, "matmul"), *((torch.backends.cudnn, name) for name in ("conv", "rnn")))
     mkldnn = ((torch.backends.mkldnn, name) for name in ("conv", "rnn", "matmul"))
@@ -52,13 +52,10 @@ def _readable(read: Callable[[], Any], otherwise: Any) -> Any:
 
 @contextmanager
 def known_state(device: torch.device) -> Iterator[None]:
-    """Within it, torch is as a fresh process has it, with gradients and full float32; afterwards as before.
+    """The state of torch in a new process, with gradients and full float32, for a model on this device; then as before.
 
-    That is: float32 on the CPU for what is made, no inference mode, no autocast, no anomaly detection. The CPU's
-    random numbers, which loading a model draws from, go on afterwards where they were.
-
-    Args:
-        device: Where the model will run.
+    New tensors are float32 on the CPU; inference mode, autocast and anomaly detection are off. The CPU's random
+    numbers, which loading a model draws from, continue afterwards where they were.
     """
     dtype = torch.get_default_dtype()
     with ExitStack() as stack:

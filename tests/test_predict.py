@@ -18,6 +18,7 @@ from PIL import Image
 
 from conftest import CPU, DEMO, LORA, ZERO, Cli, Run
 from lorattt import demo
+from lorattt.callbacks.base import method_name, methods_of
 from lorattt.callbacks.merge import COLUMNS
 from lorattt.callbacks.predictions import PredictionsWriter, top_classes
 from lorattt.callbacks.run_folder import RunFolder
@@ -354,6 +355,15 @@ def test_logits_that_are_no_numbers_name_no_class(tmp_path: Path) -> None:
             "nan",
         ]
     assert writer.totals.not_finite == {"mine": 1}
+
+
+def test_the_name_of_a_methods_folder() -> None:
+    class TPTOfMine2:
+        pass
+
+    assert method_name(SimpleNamespace(name="my method/2")) == "my-method-2"
+    assert method_name(TPTOfMine2()) == "tpt_of_mine2"
+    assert list(methods_of(TPTOfMine2())) == ["tpt_of_mine2"]
 
 
 def test_top_k_must_leave_something() -> None:

@@ -46,13 +46,14 @@ class RunProgress:
     Speed and time left are of this attempt's images and batches; accuracy is also of those of earlier attempts.
 
     Attributes:
+        lines: Whether lines are printed.
         begun: Whether the first batch of a test, a validation or a prediction has started.
         done: Batches of earlier attempts.
         batches: Batches of this attempt so far.
     """
 
-    def __init__(self) -> None:
-        self.begun, self.done = False, 0
+    def __init__(self, lines: bool = False) -> None:
+        self.lines, self.begun, self.done = lines, False, 0
         self._doing, self._shown_at = "", -math.inf
         self.start(None)
 
@@ -82,6 +83,8 @@ class RunProgress:
             size: Any = getattr(loader, "batch_size", None) or getattr(loader.batch_sampler, "batch_size", 1)
             self.done = math.ceil(writer.resumed / (size * trainer.world_size))
         self.start(sum(getattr(trainer, f"num_{stage}_batches")), right, trainer.world_size)
+        if self.lines:
+            self.show()
 
     def count(self, outputs: Any) -> None:
         """Count a batch; of several methods the last one's answers."""
@@ -91,6 +94,8 @@ class RunProgress:
         self._after += int(is_right(answer["after"], label).sum())
         self._images += len(label)
         self.batches += 1
+        if self.due:
+            self.show()
 
     @property
     def left(self) -> float | None:
@@ -125,7 +130,7 @@ class RunProgress:
     @property
     def due(self) -> bool:
         """Whether a line is due: the first, the last, or :data:`SECONDS` after another."""
-        return time.monotonic() - self._shown_at >= SECONDS or self.batches == self._total
+        return self.lines and (time.monotonic() - self._shown_at >= SECONDS or self.batches == self._total)
 
 
 def stage_of(trainer: Trainer) -> str:
@@ -144,22 +149,20 @@ class AccuracyBar(TQDMProgressBar):
     def __init__(self) -> None:
         super().__init__()
         self._run = RunProgress()
-        self._lines = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Start counting."""
         super().setup(trainer, pl_module, stage)
-        self._run = RunProgress()
         self.teardown(trainer, pl_module, stage)  # of a run that ended early
-        self._lines = in_lines() and self.is_enabled
-        if self._lines:
+        self._run = RunProgress(lines=in_lines() and self.is_enabled)
+        if self._run.lines:
             self.disable()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """The next run may have a terminal."""
-        if self._lines:
+        if self._run.lines:
             self.enable()
-            self._lines = False
+            self._run.lines = False
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> Any:
         """What a fit shows: its losses, and not a logger's version."""
@@ -174,8 +177,6 @@ class AccuracyBar(TQDMProgressBar):
         if self._run.begun or trainer.state.fn == TrainerFn.FITTING:
             return
         self._run.begin(trainer)
-        if self._lines:
-            self._run.show()
         bar = getattr(self, f"{stage}_progress_bar")
         bar.bar_format = _BAR
         if done := self._run.done:
@@ -199,8 +200,6 @@ class AccuracyBar(TQDMProgressBar):
             self._run.count(outputs)
             if not self.is_disabled:
                 getattr(self, f"{stage}_progress_bar").set_postfix_str(self._run.text, refresh=False)
-            if self._lines and self._run.due:
-                self._run.show()
             batch_idx += self._run.done
         hook = getattr(super(), f"on_{_HOOKS[stage]}_batch_end")
         hook(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
@@ -213,7 +212,7 @@ class AccuracyBar(TQDMProgressBar):
         super().on_train_start(trainer, *rest)
         left = (trainer.max_epochs or 0) - trainer.current_epoch
         self._run.start(left * self.total_train_batches if left > 0 else None)
-        if self._lines:
+        if self._run.lines:
             self._run.show(f"fitting: epoch {trainer.current_epoch}, {self.total_train_batches} batches each")
 
     def on_train_batch_end(
@@ -222,7 +221,7 @@ class AccuracyBar(TQDMProgressBar):
         """Show the losses."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         self._run.batches += 1
-        if self._lines and self._run.due:
+        if self._run.due:
             values = self.get_metrics(trainer, pl_module).items()
             shown = [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values]
             left = self._run.left
@@ -252,15 +251,13 @@ class RichNotes(RunObserver):
 
     def on_run_start(self, trainer: Trainer, module: Any) -> None:
         """Start counting, on the first device."""
-        self._run = RunProgress()
+        self._run = RunProgress(lines=in_lines())
         self._trainer = trainer if trainer.is_global_zero else None
 
     def on_batch_start(self, trainer: Trainer) -> None:
         """Begin with what is done."""
         if self._trainer is not None and not self._run.begun:
             self._run.begin(trainer)
-            if in_lines():
-                self._run.show()
 
     def on_batch_end(self, outputs: Any) -> None:
         """Count a batch and show it."""
@@ -268,8 +265,5 @@ class RichNotes(RunObserver):
             return
         self._run.count(outputs)
         task = getattr(self._bar, f"{stage_of(self._trainer)}_progress_bar_id", None)
-        if in_lines():
-            if self._run.due:
-                self._run.show()
-        elif self._bar.progress is not None and task is not None:
+        if not self._run.lines and self._bar.progress is not None and task is not None:
             self._bar.progress.update(task, description=self._run.text)

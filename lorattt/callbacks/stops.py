@@ -14,6 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lorattt.callbacks.base import RunObserver
 from lorattt.callbacks.journal import journals_in, read_journals
 from lorattt.callbacks.run_folder import CONFIG_FILE, find_run, find_run_folder, results_in
+from lorattt.errors import UserError
 from lorattt.stopping import STOPS, Stopped
 
 _CHILDREN_SECONDS = 20.0
@@ -57,7 +58,7 @@ class RunStops(RunObserver):
         stopped = exception.number if isinstance(exception, Stopped) else STOPS.asked
         if stopped:
             _end_children(trainer, stopped)
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and not (isinstance(exception, UserError) and not exception.resumable):
             with contextlib.suppress(OSError):  # the folder may be what is gone
                 STOPS.notice = resume_hint(trainer)
 

@@ -37,6 +37,8 @@ PATIENCE_SECONDS = 1800
 class LostWorkerError(UserError):
     """A worker has died or hangs through no mistake of the user: the run can be resumed."""
 
+    resumable = True
+
 
 def hand_over(memory: SharedRegions | None, items: list[dict[str, Any]]) -> dict[str, Any]:
     """In a worker, items of an :class:`EpisodeDataset` to a message: no tensors, which DataLoader would send in files.

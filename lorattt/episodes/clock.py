@@ -13,13 +13,10 @@ _PENDING = 4096
 
 
 class StageTimer:
-    """Adds up the time between marks, for the stage that is under way; a stage within another interrupts it.
+    """Adds up the time of each stage; a stage within another interrupts it.
 
-    On a CUDA device the marks are events in its queue, so the times are those of the device and measuring them holds
-    nothing up; elsewhere they are the host's.
-
-    Args:
-        device: Whose clock; null for the host's.
+    On a CUDA device the marks are events in its queue: the times are the device's, and measuring does not wait for it.
+    Without a device, and on others, they are the host's.
     """
 
     def __init__(self, device: torch.device | None = None) -> None:

@@ -125,7 +125,7 @@ def _concatenate(found: list[Predictions]) -> Predictions:
 
 
 def no_memory(error: RuntimeError) -> bool:
-    """Whether an error says that a device's memory did not suffice."""
+    """Whether an error means that a device's memory did not suffice."""
     # The CPU's allocator has no exception of its own.
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 

@@ -46,11 +46,11 @@ from lorattt.methods.shared_views import encode_tokens, views_at_once
 from lorattt.rng import Stream, fold
 from lorattt.views.selection import (
     ViewScores,
+    gather_views,
     kept_count,
     random_kept_patches,
     select_views,
     selection_size,
-    take_views,
 )
 
 # (step, view numbers (E, n)) -> patches to keep (E, n, P')
@@ -162,14 +162,14 @@ class LoRATTTEngine:
                 logits = logit_scale * seen @ text.T
             selected = select_views(logits, count, scores and scores(seen, logits))
             chosen.append(selected)
-            target = take_views(whole, selected)
+            target = gather_views(whole, selected)
             total = torch.zeros(episodes, device=pixels.device)
             if self.loss.mem:
-                target = self._head(take_views(trunk, selected), adapter)
+                target = self._head(gather_views(trunk, selected), adapter)
                 total = total + self.loss.mem * marginal_entropy(self._logits(target, text, logit_scale))
             if self.loss.reconstruction:
                 kept = masks(step, selected) if masks else self._random_masks(step_keys, selected)
-                masked = self._head(self._masked_trunk(take_views(pixels, selected), kept), adapter)
+                masked = self._head(self._masked_trunk(gather_views(pixels, selected), kept), adapter)
                 part = class_token_reconstruction(masked, target, self.loss.mask_ratio)
                 total = total + self.loss.reconstruction * part
             return total

@@ -9,7 +9,7 @@ from lorattt.episodes.engine import fall_back
 from lorattt.methods.ranked_views import RankedViews
 from lorattt.methods.shared_views import SharedViews
 from lorattt.methods.votes import Vote, check_vote, pooled_logits
-from lorattt.views.selection import select_views, selection_size, take_views
+from lorattt.views.selection import gather_views, select_views, selection_size
 
 
 @torch.no_grad()
@@ -26,7 +26,7 @@ def mean_of_views(logits: Tensor, selection: float, vote: Vote = "soft", *, scor
         ``(E, K)`` of the dtype of the logits.
     """
     size = selection_size(logits.shape[1], selection)
-    return pooled_logits(take_views(logits, select_views(logits, size, scores)), vote)
+    return pooled_logits(gather_views(logits, select_views(logits, size, scores)), vote)
 
 
 class MeanOfViews(RankedViews):

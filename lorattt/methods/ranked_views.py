@@ -64,7 +64,9 @@ class RankedViews(Method):
         if self.rule == "confidence":
             return None
         scale, sharpness = self.clip.logit_scale, self.flatness.sharpness
-        return partial(flatness_scores, bank=self.neighbour_text_features, logit_scale=scale, sharpness=sharpness)
+        return partial(
+            flatness_scores, neighbour_text=self.neighbour_text_features, logit_scale=scale, sharpness=sharpness
+        )
 
     @property
     def neighbour_text_features(self) -> Tensor:

@@ -32,7 +32,7 @@ from lorattt.methods.shared_views import SharedViews
 from lorattt.methods.votes import Vote, check_vote, pooled_logits
 from lorattt.prompts.prompt import PromptSpec
 from lorattt.views.crops import ViewSpec
-from lorattt.views.selection import FlatnessSpec, flatness_scores, select_lowest, take_views
+from lorattt.views.selection import FlatnessSpec, flatness_scores, gather_views, select_lowest
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def stss(
     logits = logit_scale * features @ text.T
     scores = flatness_scores(features, logits, neighbour_text, logit_scale, sharpness)
     selected = select_lowest(scores, views_kept)
-    votes = pooled_logits(take_views(logits, selected), vote)
+    votes = pooled_logits(gather_views(logits, selected), vote)
     return FlatVote(*fall_back(logits[:, 0], votes), scores, selected)
 
 

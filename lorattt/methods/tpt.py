@@ -33,7 +33,7 @@ from lorattt.methods.shared_views import SharedViews
 from lorattt.prompts.class_prompts import ClassPrompts
 from lorattt.prompts.prompt import PromptSpec
 from lorattt.views.crops import ViewSpec
-from lorattt.views.selection import ViewScores, select_views, selection_size, take_views
+from lorattt.views.selection import ViewScores, gather_views, select_views, selection_size
 
 OPTIMISER = OptimiserSpec(lr=5e-3, weight_decay=0.01)
 """TPT's: AdamW with torch's default weight decay."""
@@ -84,7 +84,7 @@ class TPTEngine:
         view_logits = logit_scale * features @ text.T
         size = selection_size(features.shape[1], self.selection)
         selected = select_views(view_logits, size, scores and scores(features, view_logits))
-        confident = take_views(features, selected)
+        confident = gather_views(features, selected)
         context = self.context.detach().expand(episodes, *self.context.shape).clone().requires_grad_()
 
         def objective(step: int) -> Tensor:

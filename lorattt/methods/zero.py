@@ -18,7 +18,7 @@ from lorattt.errors import UserError, quoted
 from lorattt.methods.base import Method
 from lorattt.methods.shared_views import SharedViews
 from lorattt.methods.votes import count_votes, mean_log_probability, vote_logits
-from lorattt.views.selection import select_confident, take_views
+from lorattt.views.selection import gather_views, select_confident
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def zero_votes(logits: Tensor, spec: ZeroSpec = ZeroSpec()) -> tuple[Tensor, Ten
     voters = order[:, :count]
     votes = count_votes(ballots[:, :count], logits.shape[-1])
     tied = votes == votes.amax(-1, keepdim=True)  # (E, K)
-    log_mean = mean_log_probability(take_views(logits, voters))
+    log_mean = mean_log_probability(gather_views(logits, voters))
     winner = log_mean.where(tied, log_mean.new_tensor(-torch.inf)).argmax(-1, keepdim=True)  # (E, 1)
     further = (ballots if spec.ties == "confident" else winners)[:, count:]
     if further.shape[1]:
@@ -108,4 +108,4 @@ class ZERO(Method):
         """Logits ``(E, K)`` of the plain view and of the vote, and fallbacks ``(E,)``."""
         logits = self.clip.logit_scale * views.features @ self.text.T
         votes, voters = zero_votes(logits, self.zero)
-        return fall_back(logits[:, 0], vote_logits(votes, mean_log_probability(take_views(logits, voters))))
+        return fall_back(logits[:, 0], vote_logits(votes, mean_log_probability(gather_views(logits, voters))))

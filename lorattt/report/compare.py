@@ -14,8 +14,7 @@ from lorattt.report.rows import Row
 from lorattt.report.runs import Run
 
 BEFORE: Final = "before adaptation"
-ALL_PAIRS_UP_TO: Final = 6
-"""So many methods are all compared with each other unless a baseline is named."""
+ALL_PAIRS_UP_TO: Final = 6  # so many methods are all compared with each other unless a baseline is named
 RESAMPLES: Final = 10_000
 EXACT_BELOW: Final = 25
 """With fewer discordant pairs, McNemar's test is by the binomial distribution, else by chi-square."""

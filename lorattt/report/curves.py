@@ -98,16 +98,11 @@ def _joined(won: Counter[str], lost: Counter[str]) -> list[Change]:
 class SweepCurve(NamedTuple):
     """Accuracy against one setting, all others being equal."""
 
-    key: str
-    """The setting."""
-    label: str
-    """The method, with the settings that tell the curve from others."""
-    values: list[float]
-    """The setting's values, rising."""
-    before: list[float]
-    """Top-1 in percent before adaptation at each value, mean over datasets and seeds."""
-    after: list[Value]
-    """The same after it, with the standard deviation over seeds."""
+    key: str  # the setting
+    label: str  # the method, with the settings that tell the curve from others
+    values: list[float]  # the setting's values, rising
+    before: list[float]  # Top-1 in percent before adaptation at each value, mean over datasets and seeds
+    after: list[Value]  # the same after it, with the standard deviation over seeds
 
 
 def sweep_curves(rows: Sequence[Row]) -> list[SweepCurve]:

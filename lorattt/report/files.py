@@ -14,7 +14,6 @@ from lorattt.report.render import KIND, LATEX_MARK, MARKDOWN_MARK
 from lorattt.report.runs import Run
 
 PLOTS: Final = "plots"
-_BEGINNING: Final = 4096  # bytes that contain a picture's creator
 
 
 def report_files(
@@ -66,11 +65,9 @@ def _share_names(runs: Sequence[Run]) -> None:
     """Give each run the class names that others of the same dataset have, where it has none of its own."""
     known: dict[str, dict[int, str]] = {}
     for run in runs:
-        for label, name in run.top_k.names.items():
-            known.setdefault(run.dataset, {}).setdefault(label, name)
+        known[run.dataset] = run.top_k.names | known.get(run.dataset, {})
     for run in runs:
-        for label, name in known.get(run.dataset, {}).items():
-            run.top_k.names.setdefault(label, name)
+        run.top_k.names.update(known[run.dataset] | run.top_k.names)
 
 
 def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
@@ -105,7 +102,7 @@ def _is_ours(file: Path) -> bool:
     try:
         if file.suffix in (".png", ".svg"):
             with file.open("rb") as opened:
-                return KIND.encode() in opened.read(_BEGINNING)
+                return KIND.encode() in opened.read(4096)  # the beginning names a picture's creator
         text = file.read_text(encoding="utf-8")
         if file.suffix == ".json":
             found = json.loads(text)

@@ -14,8 +14,7 @@ from lorattt.report.predictions import WHEN, Predictions, TopK, share_of
 from lorattt.report.runs import Run
 
 Rows = NDArray[np.int64]
-Sheets = Mapping[int, Mapping[str, str]]
-"""Sheets of views by row of a run: a sheet's ``address``, and what it is ``about``."""
+Sheets = Mapping[int, Mapping[str, str]]  # of views by row of a run: a sheet's address, and what it is about
 _LONGEST_NAME: Final = 1000
 
 

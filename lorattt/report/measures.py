@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorattt.calibration import calibration_error
-from lorattt.report.predictions import WHEN
-from lorattt.report.runs import Run
+from lorattt.report.predictions import WHEN, complete_probabilities
+from lorattt.report.runs import RANKED_FILE, Run
 
 Right = NDArray[np.bool_]
 Shares = NDArray[np.float64]
@@ -41,7 +41,7 @@ def measure(run: Run, bins: int) -> dict[str, Measures]:
     """Measures of a run with labels, ``before`` and ``after``; ``bins`` is of the expected calibration error."""
     predictions = run.predictions
     known = predictions.known
-    complete = run.complete_probabilities()
+    complete = complete_probabilities(run.folder / RANKED_FILE)
     found = {}
     for when in WHEN:
         right, confidence = predictions.right(when), predictions.confidence[when][known]
@@ -67,10 +67,7 @@ def mean_per_class(right: Right, label: NDArray[np.int64]) -> float:
 
 
 def brier(complete: Shares) -> float:
-    """Brier score: the mean squared distance of the probabilities from the one-hot label, 0 to 2.
-
-    Of ``(N, 2)``, the label's probability and the sum of the squares of all.
-    """
+    """Brier score, 0 to 2, of ``(N, 2)``: the label's probability and the sum of the squares of all."""
     return float((complete[:, 1] - 2 * complete[:, 0] + 1).mean()) if len(complete) else math.nan
 
 

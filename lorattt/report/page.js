@@ -21,7 +21,7 @@
     if (className) element.className = className;
     return element;
   };
-  // The end of a path tells more than its beginning; all of it stands in the title.
+  // The end of a path tells more than its beginning; all of it is in the title.
   const cut = (text, most) => text.length <= most ? text : text.slice(0, 7) + "\u2026" + text.slice(8 - most);
   const named = (text, most) => {
     const element = make("bdi", most ? cut(text, most) : text, "name");

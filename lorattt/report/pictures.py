@@ -17,8 +17,7 @@ from lorattt.data.images import MAX_PIXELS, UnreadableImageError, read_image
 from lorattt.errors import UserError
 from lorattt.report.runs import Run
 
-SIDE: Final = 256
-"""Of a thumbnail's longer side in pixels, at most; smaller images are not enlarged."""
+SIDE: Final = 256  # Of a thumbnail's longer side in pixels, at most; smaller images are not enlarged
 _QUALITY: Final = 82
 _DRAWN: Final = re.compile(r"([a-z]+)-(\d+)/([a-z]+)(?:-(\d+))?/(\d{6,})")
 _PROBED: Final = 20  # images, to see which folder their paths count from

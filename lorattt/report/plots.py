@@ -18,7 +18,6 @@ from lorattt.report.rows import Row, numbered_apart
 from lorattt.report.style import (
     BEFORE_COLOUR,
     LOST,
-    TALLEST,
     WON,
     Picture,
     finish,
@@ -28,12 +27,12 @@ from lorattt.report.style import (
     plot_text,
 )
 
+_TALLEST: Final = 9.5  # inches, of a page
 _CHANGES: Final = 12  # how many of each are shown
 _PANELS: Final = 12
 _LINES: Final = 10
 _OF_CLASSES: Final = 8
-Looks = Mapping[int, Mapping[str, Any]]
-"""How methods look, by the identity of their rows."""
+Looks = Mapping[int, Mapping[str, Any]]  # how methods look, by the identity of their rows
 
 
 def draw_plots(report: Report) -> list[Picture]:
@@ -67,7 +66,7 @@ def _legend_height(entries: int) -> float:
 
 def _accuracy(layout: Layout, rows: Sequence[Row], looks: Looks) -> Picture:
     columns = layout.columns
-    step = min(0.15, TALLEST / ((len(rows) + 1) * len(columns)))  # inches, from one method to the next
+    step = min(0.15, _TALLEST / ((len(rows) + 1) * len(columns)))  # inches, from one method to the next
     figure, (axes,) = new_figure(step * (len(rows) + 1) * len(columns) + 0.9 + _legend_height(len(rows)))
     size = min(5.0, 60 * step)
     legend = []

@@ -17,10 +17,8 @@ from lorattt.inputs import read_text
 
 WHEN: Final = ("before", "after")
 RESTORE: Final = "restore the file, or run again"
-MOST_LISTED: Final = 5
-"""How many classes of an image are kept, the most probable ones."""
-SHARES: Final = 10_000
-"""Probabilities are kept as whole numbers of this part."""
+MOST_LISTED: Final = 5  # how many classes of an image are kept, the most probable ones
+SHARES: Final = 10_000  # probabilities are kept as whole numbers of this part
 _DIGIT: Final = 5e-7  # largest error of a probability rounded to the files' six digits
 
 
@@ -114,14 +112,13 @@ def _sorted(file: Path, columns: Mapping[str, list[Any]]) -> Predictions:
     for when in WHEN:
         named = zip(columns[f"prediction_{when}"], columns[f"name_{when}"], strict=False)
         names |= {label: name for label, name in named if name and label >= 0}
-    unknown = [math.nan] * len(index)
     return Predictions(
         index=index,
         path=[columns["path"][place] for place in order],
         label=np.array(columns["label"], dtype=np.int64)[order],
         prediction={w: np.array(columns[f"prediction_{w}"], dtype=np.int64)[order] for w in WHEN},
         confidence={w: np.array(columns[f"confidence_{w}"], dtype=np.float64)[order] for w in WHEN},
-        entropy={w: np.array(columns[f"entropy_{w}"] or unknown)[order] for w in WHEN},
+        entropy={w: np.array(columns[f"entropy_{w}"] or [math.nan] * len(index))[order] for w in WHEN},
         names=names,
     )
 
@@ -159,14 +156,14 @@ def _listed(each: Mapping[str, Any]) -> tuple[int, str, float]:
 
 
 def complete_probabilities(file: Path) -> dict[str, NDArray[np.float64] | None]:
-    """What the Brier score needs of the probabilities in ``predictions.jsonl``, under ``before`` and ``after``.
+    """What the Brier score needs of ``predictions.jsonl``, under ``before`` and ``after``; None without that file.
 
     Returns:
         ``(L, 2)``, of the images with a label: the label's probability and the sum of the squares of all; None where
         some image does not list all classes. Reading ends where both are None.
     """
-    found: dict[str, list[tuple[float, float]]] = {when: [] for when in WHEN}
-    for line in _read_ranked(file):
+    found: dict[str, list[tuple[float, float]]] = {when: [] for when in WHEN if file.exists()}
+    for line in _read_ranked(file) if found else ():
         if line.label is None:
             continue
         for when in list(found):

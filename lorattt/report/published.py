@@ -11,8 +11,7 @@ class Published(NamedTuple):
     """A method's published numbers."""
 
     method: str
-    protocol: str
-    """What was trained, how many views, which prompt."""
+    protocol: str  # what was trained, how many views, which prompt
     source: str
     values: Sequence[float] = ()
     """Top-1 in percent in the order of the family's columns, printed means included; empty for a claim."""
@@ -25,8 +24,7 @@ class Family(NamedTuple):
     title: str
     columns: dict[str, list[str]]
     """Names of a dataset in results, by its title in the table; several are names of the same images."""
-    averages: dict[str, int]
-    """Titles of means, with the first column that they count."""
+    averages: dict[str, int]  # titles of means, with the first column that they count
     published: list[Published]
 
 

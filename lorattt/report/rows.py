@@ -106,7 +106,8 @@ def gather(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
             values = {key: own.get(key) for key in telling}
             row = found.setdefault(as_text(values), Row(_label(label, values), run.method, backbone))
             first = row.runs.setdefault(run.dataset, {}).setdefault(run.seed, run)
-            if first is not run and _results(first) == _results(run):
+            alike = (first.n, first.skipped, first.measures) == (run.n, run.skipped, run.measures)
+            if first is not run and alike:
                 notes.append(f"{run.folder} has the results of {first.folder}: counted once.")
             elif first is not run:
                 raise UserError(
@@ -158,7 +159,3 @@ def numbered_apart(names: Sequence[str], mark: str) -> list[str]:
     """The names, repeated ones with a mark and a number appended."""
     places = [names[: place + 1].count(name) for place, name in enumerate(names)]
     return [f"{name}{mark}{number}" if number > 1 else name for name, number in zip(names, places, strict=True)]
-
-
-def _results(run: Run) -> tuple[Any, ...]:
-    return run.n, run.skipped, sorted(run.measures.items())

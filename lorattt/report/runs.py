@@ -14,21 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from lorattt.calibration import ECE_BINS
 from lorattt.errors import UserError, one_line, quoted, shortened
 from lorattt.inputs import read_text
-from lorattt.report.predictions import (
-    RESTORE,
-    WHEN,
-    Predictions,
-    TopK,
-    complete_probabilities,
-    read_predictions,
-    read_top_k,
-)
+from lorattt.report.predictions import RESTORE, Predictions, TopK, read_predictions, read_top_k
 
 RESULTS_FILE: Final = "results.json"
 CONFIG_FILE: Final = "config.yaml"
@@ -39,8 +28,7 @@ SHARED_ARGUMENTS: Final[tuple[str, ...]] = ("clip", "class_names", "templates", 
 _REMOVE: Final = "restore the file, or remove it"
 # Files of each device while the run is not finished.
 _PARTS: Final = ("*.rank*.csv", "*.rank*.jsonl")
-FORMAT: Final = 2
-"""The newest ``format`` of ``results.json`` that is understood; files without the key are of format 1."""
+FORMAT: Final = 2  # the newest ``format`` of ``results.json`` that is understood; files without the key are of format 1
 _NUMBER: Final = (int, float)
 _STATED: Final[dict[str, tuple[type, ...]]] = {
     **dict.fromkeys(("method", "dataset", "backbone"), (str,)),
@@ -157,11 +145,6 @@ class Run:
         """The most probable classes of each image; without ``predictions.jsonl`` the predicted ones."""
         return read_top_k(self.predictions, self.folder / RANKED_FILE)
 
-    def complete_probabilities(self) -> dict[str, NDArray[np.float64] | None]:
-        """See :func:`lorattt.report.predictions.complete_probabilities`; None without ``predictions.jsonl``."""
-        file = self.folder / RANKED_FILE
-        return complete_probabilities(file) if file.exists() else dict.fromkeys(WHEN)
-
 
 def find_runs(given: Sequence[str], notes: list[str] | None = None) -> list[Run]:
     """The finished runs of some folders, each once.
@@ -172,8 +155,7 @@ def find_runs(given: Sequence[str], notes: list[str] | None = None) -> list[Run]
         notes: Where given, a line is added for each run that is not finished, which is left out.
 
     Raises:
-        UserError: If a folder does not exist, there is no finished run, or a ``results.json`` is damaged or of a newer
-            lorattt.
+        UserError: If there is no finished run, or a ``results.json`` is damaged or of a newer lorattt.
     """
     found: dict[Path, Run] = {}
     unfinished: dict[str, None] = {}

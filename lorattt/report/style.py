@@ -18,10 +18,7 @@ _LINES: Final[tuple[Any, ...]] = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, 
 BEFORE_COLOUR: Final = "#000000"
 WON: Final = "#0072B2"
 LOST: Final = "#E69F00"
-WIDTH: Final = 6.3
-"""Of a figure in inches: that of a page's text."""
-TALLEST: Final = 9.5
-"""Of a figure in inches: that of a page."""
+WIDTH: Final = 6.3  # of a figure in inches: that of a page's text
 _DPI: Final = 200
 _LONGEST: Final = 44
 
@@ -29,12 +26,9 @@ _LONGEST: Final = 44
 class Picture(NamedTuple):
     """A plot as files."""
 
-    name: str
-    """Of its files, without their endings."""
-    title: str
-    """What it shows, in few words."""
-    about: str
-    """How to read it, for a caption and for those who do not see it."""
+    name: str  # of its files, without their endings
+    title: str  # what it shows, in few words
+    about: str  # how to read it, for a caption and for those who do not see it
     png: bytes
     svg: bytes
 

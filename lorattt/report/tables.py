@@ -7,8 +7,7 @@ from typing import Final
 
 from lorattt.errors import listed
 from lorattt.report.compare import BEFORE, Comparison
-from lorattt.report.corruption import corruption_layouts
-from lorattt.report.layout import Layout, Value, dataset_title, layouts, whole_size
+from lorattt.report.layout import Layout, Value, corruption_layouts, dataset_title, layouts, whole_size
 from lorattt.report.measures import Measures, mean_and_deviation
 from lorattt.report.predictions import WHEN
 from lorattt.report.published import FAMILIES, MODEL

@@ -70,7 +70,7 @@ def select_lowest(scores: Tensor, size: int) -> Tensor:
 
 @torch.no_grad()
 def flatness_scores(
-    features: Tensor, logits: Tensor, bank: Tensor, logit_scale: Tensor, sharpness: float = 1.0
+    features: Tensor, logits: Tensor, neighbour_text: Tensor, logit_scale: Tensor, sharpness: float = 1.0
 ) -> Tensor:
     """Entropy of each view at the prompt and around it (STSS of TLLA, eq. 5).
 
@@ -81,8 +81,8 @@ def flatness_scores(
     features ``(R, K, D)`` of its neighbours: ``(E, V)`` of at least float32; the lowest are the flattest.
     """
     scaled = logit_scale * features
-    worst = entropy(scaled @ bank[0].T)
-    for text in bank[1:]:
+    worst = entropy(scaled @ neighbour_text[0].T)
+    for text in neighbour_text[1:]:
         worst = torch.maximum(worst, entropy(scaled @ text.T))
     # lerp has exactly its ends at weights 0 and 1.
     return torch.lerp(entropy(logits), worst, sharpness)

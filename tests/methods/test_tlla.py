@@ -34,7 +34,7 @@ from lorattt.prompts.class_prompts import ClassPrompts
 from lorattt.prompts.neighbours import neighbour_features, neighbours, random_directions
 from lorattt.prompts.prompt import PromptSpec
 from lorattt.views.crops import ViewSpec
-from lorattt.views.selection import FlatnessSpec, flatness_scores, select_confident, take_views
+from lorattt.views.selection import FlatnessSpec, flatness_scores, gather_views, select_confident
 from oracles import plain_texts
 from tiny_models import tiny_clip, wrapped
 
@@ -500,7 +500,7 @@ def test_rule_flatness(kind: Any, loaded: LoadedClip) -> None:
         torch.testing.assert_close(after, outcome.after, rtol=0, atol=1e-4)
         assert not fallback.any()
         if kind is not CTPT:  # its loss has another term
-            expected = marginal_entropy(take_views(logits, outcome.selected))
+            expected = marginal_entropy(gather_views(logits, outcome.selected))
             torch.testing.assert_close(outcome.losses[0], expected, rtol=0, atol=1e-4)
 
 

@@ -308,13 +308,13 @@ def test_views_are_those_that_the_method_takes(cli: Cli, monkeypatch: pytest.Mon
 
     taken: list[list[int]] = []
     for module in (lora_ttt_engine, mean_of_views, tpt, zero):
-        own = module.take_views
+        own = module.gather_views
 
         def spy(x: Any, selected: Any, own: Any = own) -> Any:
             taken.append(selected[0].tolist())
             return own(x, selected)
 
-        monkeypatch.setattr(module, "take_views", spy)
+        monkeypatch.setattr(module, "gather_views", spy)
     runs = {each.method: each for each in find_runs([str(run.cwd / "runs")])}
     for name in ("mean_of_views", "zero", "lora_ttt", "tpt"):
         taken.clear()

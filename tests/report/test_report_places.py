@@ -120,3 +120,20 @@ def test_the_word_for_imagenets_names_is_no_file(tmp_path: Path) -> None:
     (run / "config.yaml").write_text(yaml.safe_dump(stated), encoding="utf-8")
     (found,) = find_runs([str(run)])
     assert data_of(found)[1]["class_names"] == str(tmp_path / "names.txt")
+
+
+def test_weights_and_prompts_are_resolved_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the views, which load the run's model; names of weights and prompts are no files."""
+    from lorattt.report import views
+
+    run = project(tmp_path / "work", "runs/lora_ttt/photos/000", {"root": "runs"}, FOLDER)
+    stated = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    own = {"clip": {"model": "lorattt-demo", "pretrained": "weights.pt"}, "prompt": {"file": "demo"}}
+    stated["model"]["init_args"] |= own
+    (run / "config.yaml").write_text(yaml.safe_dump(stated), encoding="utf-8")
+    (tmp_path / "work" / "weights.pt").touch()
+    monkeypatch.setattr("lorattt.methods.registry.build_method", lambda name, options, **shared: shared)
+    (found,) = find_runs([str(run)])
+    built = views._method(found)
+    assert built["clip"].pretrained == str(tmp_path / "work" / "weights.pt")
+    assert built["prompt"].file == "demo"

@@ -6,7 +6,7 @@ loss of TPT gets a second term, the mean distance of the texts from their centro
     loss = H(mean_i p_i) - weight * mean_k |text_k - mean_j text_j|
 
 The authors' scripts use a weight of 50 for the fine-grained sets and of 20 for ImageNet and its variants, with
-AugMix for both. One joint step, as their code makes by default, not one for each term.
+AugMix for both. Both terms make one joint step, the default of their code.
 """
 
 from typing import Any, ClassVar

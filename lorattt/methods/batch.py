@@ -110,8 +110,7 @@ def no_memory(error: RuntimeError) -> bool:
 def _fitting(device: torch.device, used: int, size: int) -> int:
     """How many episodes fit, if each takes what it took of a part of that size.
 
-    The peak may be an earlier one, of something else: then an episode seems to take more than it does, and larger
-    parts correct that.
+    The peak may be an earlier one, of something else: then an episode seems to take more, and larger parts correct it.
     """
     peak = torch.cuda.max_memory_allocated(device) - used
     free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - used

@@ -11,7 +11,6 @@ AugMix for both. Both terms make one joint step, the default of their code.
 
 from typing import Any, ClassVar
 
-from lorattt.inputs import finite
 from lorattt.methods.tpt import TPT
 from lorattt.views.crops import ViewSpec
 
@@ -30,8 +29,3 @@ class CTPT(TPT):
     def __init__(self, *, views: ViewSpec = ViewSpec(augmix=True), dispersion: float = 50.0, **kwargs: Any) -> None:
         self.dispersion = dispersion
         super().__init__(views=views, **kwargs)
-
-    def check_options(self) -> None:
-        """Validate that the weight is finite and not negative."""
-        finite(dispersion=self.dispersion)
-        super().check_options()

@@ -51,7 +51,8 @@ class LoRATTT(RankedViews):
     ) -> None:
         self.selection = loss.selection
         super().__init__(clip=clip, **kwargs)
-        spec = tune if isinstance(tune, AdapterSpec) else {"lora": lora, "layernorm": layernorm}[tune]
+        adapters: dict[str, LoRASpec | LayerNormSpec] = {"lora": lora, "layernorm": layernorm}
+        spec = tune if isinstance(tune, AdapterSpec) else adapters[tune]
         self.engine = LoRATTTEngine(
             self.clip.vit,
             spec.build(self.clip.vit, self.seed),

@@ -44,9 +44,6 @@ from lorattt.views.selection import (
     selection_size,
 )
 
-# (step, view numbers (E, n)) -> patches to keep (E, n, P')
-Masks = Callable[[int, Tensor], Tensor]
-
 
 @dataclass(frozen=True)
 class LossSpec:
@@ -111,7 +108,7 @@ class LoRATTTEngine:
         keys: Tensor,
         *,
         encoded: tuple[Tensor, Tensor, Tensor] | None = None,
-        masks: Masks | None = None,
+        masks: Callable[[int, Tensor], Tensor] | None = None,
         scores: ViewScores | None = None,
         observer: Observer | None = None,
     ) -> Outcome:
@@ -123,7 +120,7 @@ class LoRATTTEngine:
             logit_scale: Scalar factor on cosines.
             keys: ``(E,)`` int64 episode keys: they decide masks and dropout.
             encoded: The output of :meth:`encode` for ``pixels``, to compute it once for several methods.
-            masks: Which patches to keep, instead of random ones.
+            masks: Step and view numbers ``(E, n)`` to the patches to keep ``(E, n, P')``, instead of random ones.
             scores: Ranks views, lowest score first; None for the entropy of their logits.
             observer: Called at each step with losses and gradients.
         """
@@ -176,9 +173,8 @@ class LoRATTTEngine:
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """All views ``(E, V, 3, S, S)`` through the frozen model, each block once, without a graph.
 
-        Returns:
-            Tokens as the first adapted block reads them ``(E, V, L, d)``, class tokens ``(E, V, d)`` before the
-            projection, unit image features ``(E, V, D)``, float32 or wider.
+        Returns tokens ``(E, V, L, d)`` as the first adapted block reads them, class tokens ``(E, V, d)`` before the
+        projection, and unit image features ``(E, V, D)``, float32 or wider.
         """
         trunks, flat = encode_tokens(self.tower, pixels.flatten(0, 1), [self.first], chunk=self.chunk)
         tokens = flat.unflatten(0, pixels.shape[:2])

@@ -167,11 +167,8 @@ class SelfTPTTraining(PromptTraining):
         width = text_width(self.clip)
         self.head = ProjectionHead(width, self.head_spec, seed=self.seed)
         self.task = ContrastiveTask(self.views, self.head, self.temperature)
-        if self.weights["matching"]:
-            self._set_up_matching(width)
-
-    def _set_up_matching(self, width: int) -> None:
-        """Make the running sums; reject a model without the second derivatives that it needs."""
+        if not self.weights["matching"]:
+            return
         only = None
         if self.separate_contexts and self.classify_by == "end":
             # Of separate contexts, the cross-entropy moves one: what both losses move is compared.
@@ -179,7 +176,7 @@ class SelfTPTTraining(PromptTraining):
         self.matching = GradientMatching(
             self.context, ema=self.ema, derivative=self.derivative, symmetric=self.symmetric_matching, only=only
         )
-        if self.derivative == "exact":
+        if self.derivative == "exact":  # reject a model without second derivatives
             if self._compiler_ctx is not None:
                 raise UserError(f"gradient matching: a compiled model has no second derivatives: {FIX}")
             two = self.prompts.take(torch.arange(2))

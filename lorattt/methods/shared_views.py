@@ -66,12 +66,7 @@ class SharedViews:
 
 @torch.no_grad()
 def encode_views(
-    clip: Clip,
-    views: Tensor,
-    index: Tensor,
-    seed: int,
-    needs: Needs = Needs(),
-    clock: StageTimer | None = None,
+    clip: Clip, views: Tensor, index: Tensor, seed: int, needs: Needs = Needs(), clock: StageTimer | None = None
 ) -> SharedViews:
     """Encode the views of E images, each view once.
 

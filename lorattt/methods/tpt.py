@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lorattt.episodes.engine import Observer, adapt, fall_back
 from lorattt.episodes.optim import OptimiserSpec
-from lorattt.inputs import at_least
+from lorattt.inputs import at_least, finite
 from lorattt.losses.dispersion import text_dispersion
 from lorattt.losses.entropy import marginal_entropy
 from lorattt.methods.ranked_views import RankedViews
@@ -150,8 +150,9 @@ class TPT(RankedViews):
         super().__init__(prompt=prompt, templates="single", views=views, **kwargs)
 
     def check_options(self) -> None:
-        """Validate the number of steps."""
+        """Validate the number of steps, and the weight of the texts' dispersion in C-TPT."""
         at_least(0, steps=self.steps)
+        finite(dispersion=self.dispersion)
         super().check_options()
 
     def classify(self, views: SharedViews) -> tuple[Tensor, Tensor, Tensor]:

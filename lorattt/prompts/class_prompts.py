@@ -6,8 +6,8 @@ A sequence is start, context and class name in the order of the position, full s
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,8 +24,7 @@ from lorattt.prompts.files import POSITIONS, Position
 _PASS_TOKENS = {"cpu": 128, "cuda": 1024}
 
 
-@dataclass(frozen=True)
-class _Names:
+class _Names(NamedTuple):
     """Classes whose names and tails have the same numbers of tokens."""
 
     classes: Tensor  # (n,) int64, their labels
@@ -35,9 +34,6 @@ class _Names:
     @property
     def length(self) -> int:
         return self.name.shape[1] + self.tail.shape[1]
-
-    def to(self, device: torch.device) -> "_Names":
-        return _Names(self.classes.to(device), self.name.to(device), self.tail.to(device))
 
 
 class ClassPrompts:
@@ -124,7 +120,7 @@ class ClassPrompts:
             raise ValueError(f"context of shape {tuple(context.shape)}: its last axes must be {shape}")
         device = self._tower.device
         if self._inverse.device != device:
-            self._names = [names.to(device) for names in self._names]
+            self._names = [_Names(*(part.to(device) for part in names)) for names in self._names]
             self._inverse = self._inverse.to(device)
         vectors = context.to(device)
         if context.dim() == len(shape):

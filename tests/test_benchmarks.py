@@ -386,9 +386,8 @@ def test_throughput_on_the_demo(
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| mta |"))
     hours = 232_085 / mta["end_to_end"]["images_per_second"] / 3600
     _, _, _, one, eight, _ = (cell.strip() for cell in line.split("|"))
-    # Two digits behind the point, however fast the machine is.
-    assert float(one) == pytest.approx(hours, abs=0.0051)
-    assert float(eight) == pytest.approx(hours / 8, abs=0.0051)
+    for printed, value in ((one, hours), (eight, hours / 8)):  # two digits after the point, one above ten hours
+        assert float(printed.replace(",", "")) == pytest.approx(value, abs=0.051 if value > 10 else 0.0051)
 
 
 def test_projection_with_augmix_for_the_fine_grained_sets() -> None:

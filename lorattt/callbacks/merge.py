@@ -39,11 +39,7 @@ class Totals:
 def merge(folder: Path, found: Journals, methods: dict[str, Any], class_names: list[str]) -> Totals:
     """Write each method's ``predictions.csv`` and ``predictions.jsonl`` and, if images were skipped, ``skipped.csv``.
 
-    Args:
-        folder: The run's folder; each method has a folder of its name in it.
-        found: The folder's journals.
-        methods: The methods by name; their ``metrics`` sum the scores in the journals.
-        class_names: Names in label order.
+    ``methods`` are those of the run by the names of their folders; their ``metrics`` sum the scores in the journals.
     """
     totals, skipped = Totals(len(found.done), len(found.bad)), folder / "skipped.csv"
     scores: dict[str, list[list[float]]] = {name: [] for name in methods}
@@ -72,7 +68,7 @@ def merge(folder: Path, found: Journals, methods: dict[str, Any], class_names: l
 
 
 class _Files:
-    """One method's predictions; the class of an answer that is not finite is an empty field."""
+    """One method's predictions; an answer that is not finite has no class, which is an empty field."""
 
     def __init__(self, folder: Path, class_names: list[str], files: ExitStack) -> None:
         # Not every reader of CSV takes a NUL byte.

@@ -119,7 +119,7 @@ def _versions() -> dict[str, str]:
 
 
 def _earlier(folder: Path, course: Mapping[str, Any]) -> dict[str, Any]:
-    """Speed and the like from the results.json of an earlier attempt, the same for all methods; empty without one."""
+    """Speed and the like from an earlier attempt's results, the same for all methods; empty without any."""
     for path in results_in(folder):
         with suppress(ValueError, KeyError, TypeError):
             row = json.loads(path.read_text(encoding="utf-8"))

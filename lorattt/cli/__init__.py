@@ -32,7 +32,6 @@ from lorattt.cli.parser import Parser
 
 # Imported so that their classes can be named without their modules.
 from lorattt.data import benchmark, demo, demo_source, few_shot, folder, loose  # noqa: F401
-from lorattt.data.loader import LostWorkerError
 from lorattt.errors import UserError, error_line, one_line, shortened
 from lorattt.methods import coop, registry, sapt, self_tpt_training, several  # noqa: F401
 from lorattt.methods.base import Method
@@ -200,9 +199,7 @@ def main(args: ArgsType = None, cli: type[LorattCLI] = LorattCLI) -> None:
             message = explain(error)
             if message is None:
                 raise
-            if STOPS.notice and (not isinstance(error, UserError) or isinstance(error, LostWorkerError)):
-                message = f"{message}; {STOPS.notice}"
-            print(error_line(message), file=sys.stderr)
+            print(error_line(f"{message}; {STOPS.notice}" if STOPS.notice else message), file=sys.stderr)
             raise SystemExit(2) from error
 
 

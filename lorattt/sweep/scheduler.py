@@ -78,7 +78,9 @@ class Scheduler:
         """
         try:
             while (self._waiting or self._active) and not self._stops:
-                self._fill()
+                for place, slot in enumerate(self._slots):
+                    while place not in self._active and (chosen := self._next()) is not None:
+                        self._start(*self._waiting.pop(chosen), place, slot)
                 if self._active:
                     time.sleep(PAUSE)
                 for place, process in list(self._active.items()):
@@ -87,14 +89,6 @@ class Scheduler:
                         self._ended(process)
         finally:
             end(list(self._active.values()), PATIENCE, lambda: len(self._stops) > 1)
-
-    def _fill(self) -> None:
-        """Give each free slot the first run that can begin."""
-        for place, slot in enumerate(self._slots):
-            while place not in self._active and (chosen := self._next()) is not None:
-                run, state = self._waiting.pop(chosen)
-                if process := self._start(run, state, slot):
-                    self._active[place] = process
 
     def _next(self) -> str | None:
         """Name of the first run whose fit has ended; those whose fit failed are failed here."""
@@ -108,19 +102,18 @@ class Scheduler:
                 return name
         return None
 
-    def _start(self, run: Run, state: State, slot: Slot) -> Process | None:
-        place = f" (GPU {slot['CUDA_VISIBLE_DEVICES']})" if "CUDA_VISIBLE_DEVICES" in slot else ""
+    def _start(self, run: Run, state: State, place: int, slot: Slot) -> None:
+        where = f" (GPU {slot['CUDA_VISIBLE_DEVICES']})" if "CUDA_VISIBLE_DEVICES" in slot else ""
         again = ", begun before" if state == "begun" else ""
         try:
             prepare(run, state)
             command = command_of(run, slot)
             note(run, command, finished=False)
-            process = Process(run, slot, command, self._keep_open)
+            self._active[place] = Process(run, slot, command, self._keep_open)
         except (OSError, UserError) as error:
             self._fail(run, f"could not be started: {one_line(error)}")
-            return None
-        say(f"start  {run.name}{place}{again}, {self._total - len(self._waiting)} of {self._total}")
-        return process
+            return
+        say(f"start  {run.name}{where}{again}, {self._total - len(self._waiting)} of {self._total}")
 
     def _ended(self, process: Process) -> None:
         run = process.run

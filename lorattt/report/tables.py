@@ -144,8 +144,10 @@ def _column(values: Sequence[Value | None], errors: bool) -> list[Cell]:
     best = (min if errors else max)(shown) if len(shown) > 1 else None
     found = []
     for each in values:
-        filled = each and Cell(value=each.mean, deviation=each.deviation, best=round(each.mean, _DIGITS) == best)
-        found.append(filled or Cell())
+        if each is None:
+            found.append(Cell())
+        else:
+            found.append(Cell(value=each.mean, deviation=each.deviation, best=round(each.mean, _DIGITS) == best))
     return found
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from lorattt.data import note
 from lorattt.data.catalogue import benchmark
 from lorattt.data.check import problems
 from lorattt.data.corruptions import CorruptedImages, CorruptionSpec
@@ -13,7 +14,6 @@ from lorattt.data.download import CifarImages, download
 from lorattt.data.file_list import FileList, ListedImages, read_image_list
 from lorattt.data.images import MAX_PIXELS
 from lorattt.data.layouts import read_benchmark
-from lorattt.data.notes import note
 from lorattt.data.source import ImageSource
 from lorattt.data.splits import Classes, few_shot, keep_classes
 from lorattt.errors import UserError, shortened

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Final
 from unicodedata import normalize
 
+from lorattt.data import note
 from lorattt.data.imagenet_family import imagenet_names
 from lorattt.data.name_lists import begins_with_numbers, check_names, check_no_numbers, keyed, of_pairs, read_name_file
-from lorattt.data.notes import note
 from lorattt.errors import UserError, quoted, some
 from lorattt.positions import check_order, pairs
 

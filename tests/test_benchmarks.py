@@ -53,7 +53,7 @@ def test_episodes_of_a_compiled_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "times.json"
-    monkeypatch.setattr("lorattt.clip.compiled.BACKEND", "eager")  # traced only: a compiler would take minutes
+    monkeypatch.setattr("lorattt.clip.vision.BACKEND", "eager")  # traced only: a compiler would take minutes
     arguments = ["episodes", "--models", "demo", "--images", "1", "--repeats", "1", "--compile", "--json", str(out)]
     monkeypatch.setattr(sys, "argv", arguments)
     episodes.main()

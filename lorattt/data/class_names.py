@@ -12,7 +12,7 @@ from lorattt.data import note
 from lorattt.data.imagenet_family import imagenet_names
 from lorattt.data.name_lists import begins_with_numbers, check_names, check_no_numbers, keyed, of_pairs, read_name_file
 from lorattt.errors import UserError, quoted, some
-from lorattt.positions import check_order, pairs
+from lorattt.inputs import check_order, pairs
 
 IMAGENET: Final = "imagenet"
 _DIGITS: Final = re.compile("([0-9]+)")

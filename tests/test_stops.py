@@ -20,6 +20,7 @@ from conftest import CPU, DEMO, ZERO, Cli, Run, only_method
 from forked import Forks, environments
 from lorattt.callbacks.journal import journal_path
 from lorattt.callbacks.stops import _CHILDREN_SECONDS, RunStops, resume_hint
+from lorattt.errors import UserError
 from lorattt.methods.coop import CoOp
 from lorattt.methods.zero_shot import ZeroShot
 from lorattt.stopping import STOPS, Stopped, ended_by_signals
@@ -121,6 +122,20 @@ def test_a_run_that_is_stopped_goes_on(
     assert (only_method(folder) / "predictions.csv").read_bytes() == (whole_folder / "predictions.csv").read_bytes()
     assert {path.name for path in again.cwd.iterdir()} == {"my runs", "whole"}
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # as before the command
+
+
+@pytest.mark.parametrize("resumable", [True, False])
+def test_a_mistake_to_fix_first_names_no_command(resumable: bool, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        error = UserError("it cannot go on")
+        error.resumable = resumable
+        raise error
+
+    monkeypatch.setattr(ZeroShot, "classify", fail)
+    run = cli("test", *EVAL)
+    assert run.code == 2
+    assert last_line(run).startswith("lorattt: error: it cannot go on")
+    assert ("; 0 of 12 images are done and kept; to go on: lorattt test -c " in last_line(run)) == resumable
 
 
 def test_one_that_may_not_resume_is_told_to(cli: Cli, at_step: Any) -> None:

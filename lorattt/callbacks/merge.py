@@ -19,31 +19,19 @@ SKIPPED_COLUMNS = ("index", "path", "reason")
 
 @dataclass
 class Totals:
-    """Counts and measures over the images of all devices and attempts.
+    """Counts and measures over the images of all devices and attempts; the last three by method."""
 
-    Attributes:
-        rows: How many images were classified.
-        skipped: How many could not be read.
-        fallbacks: How often adaptation was not finite, by method.
-        not_finite: How often logits were not finite without adaptation (an overflow of the towers), by method.
-        measures: The metrics, by method.
-    """
-
-    rows: int = 0
-    skipped: int = 0
-    fallbacks: dict[str, int] = field(default_factory=dict)
-    not_finite: dict[str, int] = field(default_factory=dict)
+    rows: int = 0  # images that were classified
+    skipped: int = 0  # images that could not be read
+    fallbacks: dict[str, int] = field(default_factory=dict)  # adaptation was not finite
+    not_finite: dict[str, int] = field(default_factory=dict)  # logits before adaptation were not: the towers overflow
     measures: dict[str, dict[str, float | int]] = field(default_factory=dict)
 
 
 def merge(folder: Path, found: Journals, methods: dict[str, Any], class_names: list[str]) -> Totals:
     """Write each method's ``predictions.csv`` and ``predictions.jsonl`` and, if images were skipped, ``skipped.csv``.
 
-    Args:
-        folder: The run's folder; each method has a folder of its name in it.
-        found: The folder's journals.
-        methods: The methods by name; their ``metrics`` sum the scores in the journals.
-        class_names: Names in label order.
+    ``methods`` are those of the run by the names of their folders; their ``metrics`` sum the scores in the journals.
     """
     totals, skipped = Totals(len(found.done), len(found.bad)), folder / "skipped.csv"
     scores: dict[str, list[list[float]]] = {name: [] for name in methods}
@@ -72,7 +60,7 @@ def merge(folder: Path, found: Journals, methods: dict[str, Any], class_names: l
 
 
 class _Files:
-    """One method's predictions; the class of an answer that is not finite is an empty field."""
+    """One method's predictions; an answer that is not finite has no class, which is an empty field."""
 
     def __init__(self, folder: Path, class_names: list[str], files: ExitStack) -> None:
         # Not every reader of CSV takes a NUL byte.

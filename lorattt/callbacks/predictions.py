@@ -20,10 +20,10 @@ from lorattt.ranking import NO_CLASS, top_k
 class PredictionsWriter(RunObserver):
     """Each device appends every batch to its own journal; at the end the first one merges them, by index.
 
-    Labels and predictions are class numbers; confidences are probabilities, entropies are in nats. An unknown label is
-    empty in the CSV and null in the JSON lines, which list the most probable classes of each image. An answer that is
-    not finite has no class: its prediction is empty in the CSV, and its list in the JSON lines. ``skipped.csv`` lists
-    the images that could not be read. Each method has a folder of its name with its predictions.
+    Each method has a folder of its name with its predictions. Labels and predictions are class numbers; confidences
+    are probabilities, entropies are in nats. An unknown label is empty in the CSV and null in the JSON lines, which
+    list the most probable classes of each image. An answer that is not finite has no class: its prediction is empty in
+    the CSV, and its list in the JSON lines. ``skipped.csv`` lists the images that could not be read.
 
     A resumed run leaves out the images in its journals and merges them with the rest; all devices must then see the
     folder. Comes after RunFolder in a Trainer's callbacks.
@@ -59,7 +59,7 @@ class PredictionsWriter(RunObserver):
             self.resumed, self.right = len(done), right
 
     def _look_back(self, folder: Path, go_on: bool) -> tuple[dict[int, str], list[int], tuple[int, int, int]]:
-        """Names of the images that are done by number, numbers to try again, and :attr:`right`."""
+        """Names of the finished images by number, numbers to try again, and :attr:`right`."""
         with saving(folder, folder):
             self._lock = FolderLock(folder)
             if not go_on:

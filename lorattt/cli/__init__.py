@@ -21,7 +21,6 @@ from lorattt.callbacks.resume import RunFinishedError, check_folder
 from lorattt.callbacks.run_csv import RunCSV
 from lorattt.callbacks.run_folder import ConfigWriter, RunFolder
 from lorattt.callbacks.run_log import RunLog, flat
-from lorattt.callbacks.stages import StageTimes
 from lorattt.callbacks.stops import RunStops
 from lorattt.callbacks.trace import TraceWriter
 from lorattt.callbacks.training import PromptWriter, RunCheckpoint
@@ -32,7 +31,6 @@ from lorattt.cli.parser import Parser
 
 # Imported so that their classes can be named without their modules.
 from lorattt.data import benchmark, demo, demo_source, few_shot, folder, loose  # noqa: F401
-from lorattt.data.loader import LostWorkerError
 from lorattt.errors import UserError, error_line, one_line, shortened
 from lorattt.methods import coop, registry, sapt, self_tpt_training, several  # noqa: F401
 from lorattt.methods.base import Method
@@ -122,7 +120,7 @@ class LorattCLI(LightningCLI):
         watched = progress(trainer["callbacks"]) if trainer["enable_progress_bar"] is not False else []
         logged = RunLog(flat(self.config.get(str(self.subcommand), self.config).as_dict()))
         # In this order: the bar is finished before the table is printed, whose counts are the writer's.
-        observers: list[Callback] = [*watched, PredictionsWriter(), ResultsWriter(), logged, *traced, StageTimes()]
+        observers: list[Callback] = [*watched, PredictionsWriter(), *traced, ResultsWriter(), logged]
         if isinstance(self.model, PromptTraining):
             observers.append(PromptWriter())
             if trainer["enable_checkpointing"] is not False:
@@ -200,9 +198,7 @@ def main(args: ArgsType = None, cli: type[LorattCLI] = LorattCLI) -> None:
             message = explain(error)
             if message is None:
                 raise
-            if STOPS.notice and (not isinstance(error, UserError) or isinstance(error, LostWorkerError)):
-                message = f"{message}; {STOPS.notice}"
-            print(error_line(message), file=sys.stderr)
+            print(error_line(f"{message}; {STOPS.notice}" if STOPS.notice else message), file=sys.stderr)
             raise SystemExit(2) from error
 
 

@@ -12,6 +12,7 @@ from itertools import pairwise
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 
+from lorattt.callbacks.run_folder import RunFolder
 from lorattt.cli.devices import device_mistake
 from lorattt.cli.keys import found_class, import_class, import_problem, keys_of, known_classes, near_key
 from lorattt.data.loader import lost_worker
@@ -20,8 +21,7 @@ from lorattt.inputs import nearest
 from lorattt.methods.batch import no_memory
 
 _TOP = ("seed_everything", "trainer", "model", "data", "run", "profile", "ckpt_path")
-_RUN = ("run.root", "run.folder", "run.top_k", "run.resume")
-_BELOW = ("model.class_path", "model.init_args", "data.class_path", "data.init_args", *_RUN)
+_BELOW = ("model.class_path", "model.init_args", "data.class_path", "data.init_args")
 _PLACE = re.compile(r"Parser key \"(?P<key>[^\"]+)\":|Problem with given class_path '(?P<owner>[^']+)':")
 _UNKNOWN = re.compile(
     r"(?:Group '(?P<group>[^']+)'|Subcommand '\w+') does not accept option '(?P<key>[^']+)'"
@@ -155,7 +155,9 @@ def _unknown_key(prefix: str, key: str, owner: str | None) -> str:
     if last == "seed":
         return f"{prefix}{key}: no such key; the seed of a run is seed_everything"
     kind = import_class(owner) if owner else None
-    known = list(keys_of(kind)) if kind else [*_TOP, *_BELOW, *(f"trainer.{k}" for k in keys_of(Trainer))]
+    groups = (("run", RunFolder), ("trainer", Trainer))
+    whole = [*_TOP, *_BELOW, *(f"{group}.{name}" for group, each in groups for name in keys_of(each))]
+    known = list(keys_of(kind)) if kind else whole
     if near := near_key(key, known):
         return f"{prefix}{key}: no such key; did you mean {prefix}{near}?"
     of = f" of {kind.__name__}" if kind else ""

@@ -9,7 +9,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lorattt.clip.load import ClipSpec, load_clip
-from lorattt.clip.templates import TemplateSet, check_templates
+from lorattt.clip.text import TemplateSet, check_templates
 from lorattt.episodes.clock import StageTimer
 from lorattt.errors import UserError
 from lorattt.methods.batch import EpisodeBatch, EpisodeOutput, MicroBatcher, Prediction, Predictions

@@ -24,8 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lorattt.adapters.tuner import Tuner
-from lorattt.clip.attention import Adapter
-from lorattt.clip.frozen import Scratch
+from lorattt.clip.attention import Adapter, Scratch
 from lorattt.clip.vision import VisionTower
 from lorattt.episodes.engine import Observer, adapt, fall_back
 from lorattt.episodes.optim import OptimiserSpec

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lorattt.clip.frozen import Scratch
+from lorattt.clip.attention import Scratch
 from lorattt.clip.model import Clip
 from lorattt.clip.vision import VisionTower
 from lorattt.episodes.clock import StageTimer

@@ -130,7 +130,7 @@ class ClassPrompts:
         begun = self._tower.begin(opening)
         if checkpointed is None and torch.is_grad_enabled():
             total = sum(len(names.classes) * (names.length + vectors.shape[-2]) for names in self._names)
-            checkpointed = not self._tower.fits(episodes * total)
+            checkpointed = episodes * total > self._tower.room()
         parts = []
         for group in self._passes(episodes):
             rest, ends = self._rest(group, vectors)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lorattt.clip.model import Clip
-from lorattt.clip.templates import SINGLE
+from lorattt.clip.text import SINGLE
 from lorattt.errors import UserError, quoted
 from lorattt.prompts.class_prompts import ClassPrompts
 

@@ -8,6 +8,7 @@ and a file that names any other is rejected.
 import json
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -131,7 +132,8 @@ def _load(path: Path, file: str) -> Any:
     stand_ins: dict[str, Any] = {}
     while True:
         try:
-            with torch.serialization.safe_globals(list(stand_ins.values())):
+            with torch.serialization.safe_globals(list(stand_ins.values())), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of pickle protocols that torch expects less
                 return torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             named = re.search(r"GLOBAL (\S+)", str(error))

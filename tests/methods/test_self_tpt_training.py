@@ -1,6 +1,7 @@
 """Self-TPT's first stage against a plain loop, CoOp and itself: devices, resuming, options, and what is refused."""
 
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,23 @@ ORACLE: list[dict[str, Any]] = [
 ]
 
 
+def differences(
+    losses: Callable[..., tuple[Tensor, Tensor]], which: int, learned: Sequence[Tensor], along: Tensor
+) -> list[Tensor]:
+    """A loss's second derivatives by the context times a direction, from gradients at both ends of a step in float64.
+
+    The step is the product's own in float32: where it crosses a kink of the ReLU, the difference is what is defined.
+    """
+    context, *others = (value.detach().requires_grad_() for value in learned)
+    half = 0.1 * torch.finfo(torch.float32).eps ** (1 / 3) * context.norm() / along.norm()
+    ends = []
+    for sign in (1, -1):
+        moved = (context + sign * half * along).detach().requires_grad_()
+        of = [moved, *others] if which else [moved]
+        ends.append(torch.autograd.grad(losses(moved, *others)[which], of))
+    return [(a - b) / (2 * half) for a, b in zip(*ends, strict=True)]
+
+
 @pytest.mark.parametrize("options", ORACLE, ids=str)
 def test_equals_a_plain_loop(options: dict[str, Any]) -> None:
     """Three steps with momentum, decay and running sums."""
@@ -157,15 +175,19 @@ def test_equals_a_plain_loop(options: dict[str, Any]) -> None:
         if method.derivative == "finite":  # each step by itself: what rounding does to one would grow in the next
             values = [value.double() for value in method.left[step]]
         learned = [value.clone().requires_grad_() for value in values]
-        context, (a, b, c, d) = learned[0], learned[1:]
-        each = plain.views(views, context)
-        stacked = torch.stack(list(each.values()), dim=1)
-        end = plain.encode("end", context) if context.dim() == 2 else each["end"]
-        text = F.normalize(stacked.mean(1), dim=-1) if mean else end
-        ce = F.cross_entropy(plain.model.logit_scale.exp() * features.double() @ text.T, label)
-        chosen = stacked if classes is None else stacked[classes]
-        projected = F.normalize((chosen @ a.T + b).relu() @ c.T + d, dim=-1)
-        cpt = contrast(projected, method.temperature)
+        context = learned[0]
+
+        def losses(context: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
+            each = plain.views(views, context)
+            stacked = torch.stack(list(each.values()), dim=1)
+            end = plain.encode("end", context) if context.dim() == 2 else each["end"]
+            text = F.normalize(stacked.mean(1), dim=-1) if mean else end
+            ce = F.cross_entropy(plain.model.logit_scale.exp() * features.double() @ text.T, label)  # noqa: B023
+            chosen = stacked if classes is None else stacked[classes]  # noqa: B023
+            projected = F.normalize((chosen @ a.T + b).relu() @ c.T + d, dim=-1)
+            return ce, contrast(projected, method.temperature)
+
+        ce, cpt = losses(*learned)
         (g_ce,) = torch.autograd.grad(ce, context, create_graph=True)
         (g_cpt,) = torch.autograd.grad(cpt, context, create_graph=True)
         target, moving = method.ema * past[0] + g_ce, g_cpt
@@ -175,16 +197,23 @@ def test_equals_a_plain_loop(options: dict[str, Any]) -> None:
         one, other = (x if place is None else x[place] for x in (target, moving))
         match = 1 - F.cosine_similarity((one if symmetric else one.detach()).flatten(), other.flatten(), dim=0)
         weights = method.weights
-        loss = weights["ce"] * ce + weights["contrast"] * cpt + weights["matching"] * match
-        gradients = torch.autograd.grad(loss, learned)
+        loss = weights["ce"] * ce + weights["contrast"] * cpt
+        if method.derivative == "finite":
+            gradients = list(torch.autograd.grad(loss, learned, retain_graph=True))
+            for which, one_gradient in ((1, moving), (0, target)) if symmetric else ((1, moving),):
+                (along,) = torch.autograd.grad(match, one_gradient, retain_graph=True)
+                for number, product in enumerate(differences(losses, which, learned, along)):
+                    gradients[number] = gradients[number] + weights["matching"] * product
+        else:
+            gradients = list(torch.autograd.grad(loss + weights["matching"] * match, learned))
         for number, gradient in enumerate(gradients):
             gradient = gradient + 5e-4 * values[number]
             velocity[number] = gradient if step == 0 else 0.9 * velocity[number] + gradient
             rate = 0.05 if number == 0 or method.head_lr is None else method.head_lr
             values[number] = values[number] - (rate if step < 2 else rate / 2) * velocity[number]
         for ours, expected in zip(method.left[step + 1], values, strict=True):
-            # In float32, differences of gradients have about four digits less, and may step over a kink of the ReLU.
-            assert float((ours - expected).abs().max()) < (1e-2 if method.derivative == "finite" else 2e-4), step
+            # Differences of gradients over a short step have about three digits less.
+            assert float((ours - expected).abs().max()) < (5e-3 if method.derivative == "finite" else 2e-4), step
     moved = max(float((x - y).abs().max()) for x, y in zip(method.left[0], method.left[-1], strict=True))
     assert moved > 2e-2
 

@@ -165,7 +165,7 @@ def test_a_compiled_pass_gives_the_same_in_parts_of_one_shape(
         shapes.append(next(tuple(each.shape) for each in inputs if each.dim() == 4 and each.shape[-1] == 32))
         return graph.forward
 
-    monkeypatch.setattr("lorattt.clip.compiled.BACKEND", backend)
+    monkeypatch.setattr("lorattt.clip.vision.BACKEND", backend)
     plain, compiled = _clip(), _clip()
     compiled.model.load_state_dict(plain.model.state_dict())
     compiled.vit.compile_passes()

@@ -19,7 +19,6 @@ from lorattt.losses.matching import gradient_cosine, matching_direction, matchin
 Derivative = Literal["exact", "finite"]
 Loss = Callable[[Tensor], Tensor]
 FIX = "use model.derivative finite, which needs none, or model.matching_weight 0"
-
 _WRONG = 0.2  # relative; rounding in float32 makes about a thousandth
 
 

@@ -147,7 +147,8 @@ class LoRATTTEngine:
                 target = self._head(gather_views(trunk, selected), adapter)
                 total = total + self.loss.mem * marginal_entropy(self._logits(target, text, logit_scale))
             if self.loss.reconstruction:
-                kept = masks(step, selected) if masks else self._random_masks(step_keys, selected)
+                random = fold(step_keys, Stream.PATCH_MASKS), selected, self.tower.patches, self.kept
+                kept = masks(step, selected) if masks else random_kept_patches(*random)
                 masked = self._head(self._masked_trunk(gather_views(pixels, selected), kept), adapter)
                 part = class_token_reconstruction(masked, target, self.loss.mask_ratio)
                 total = total + self.loss.reconstruction * part
@@ -198,9 +199,6 @@ class LoRATTTEngine:
         x = self.tower.embed(pixels.flatten(0, 1), kept.flatten(0, 1))
         x = self.tower.frozen_blocks_(x, 0, self.first, Scratch())
         return x.view(*pixels.shape[:2], *x.shape[1:])
-
-    def _random_masks(self, keys: Tensor, selected: Tensor) -> Tensor:
-        return random_kept_patches(fold(keys, Stream.PATCH_MASKS), selected, self.tower.patches, self.kept)
 
     def _logits(self, class_tokens: Tensor, text: Tensor, logit_scale: Tensor) -> Tensor:
         """``(*, d)`` class tokens to ``(*, K)`` logits, float32 or wider from the projection on."""

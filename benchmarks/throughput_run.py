@@ -18,7 +18,6 @@ from benchmarks.throughput_stages import forget_peak, peak
 from lorattt.callbacks.predictions import PredictionsWriter
 from lorattt.callbacks.results import ResultsWriter
 from lorattt.callbacks.run_folder import RESULTS_FILE, RunFolder
-from lorattt.callbacks.stages import StageTimes
 from lorattt.data.datamodule import EpisodeData
 from lorattt.data.source import ImageSource
 from lorattt.methods.base import Method
@@ -79,7 +78,7 @@ def end_to_end(method: Method, source: ImageSource, settings: Settings, folder: 
             enable_model_summary=False,
             enable_progress_bar=False,
             default_root_dir=folder,
-            callbacks=[RunFolder(folder=str(folder)), PredictionsWriter(), ResultsWriter(), StageTimes(), pace],
+            callbacks=[RunFolder(folder=str(folder)), PredictionsWriter(), ResultsWriter(), pace],
         )
         forget_peak(device)
         trainer.test(method, datamodule=data, verbose=False)

@@ -213,7 +213,7 @@ def _check_usable(method: Method) -> None:
     """Reject a method whose model was made in float64 or in inference mode."""
     if any(parameter.dtype == torch.float64 for parameter in method.parameters()):
         raise UserError("method: its model is in float64: make it with the default dtype float32")
-    if method.takes_gradients and any(parameter.is_inference() for parameter in method.parameters()):
+    if method.needs_gradient and any(parameter.is_inference() for parameter in method.parameters()):
         raise UserError("method: it was made within torch.inference_mode, and needs gradients: make it outside")
 
 

@@ -46,7 +46,7 @@ ALLOWED: dict[str, set[str]] = {
     "callbacks": {"errors", "inputs", "settings", "stopping", "ranking", "calibration", "show"},
     "landscape": {"errors", "inputs", "losses", "views", "clip", "prompts"},
     "report": {"errors", "inputs", "settings", "ranking", "calibration", "show", "demo", "data", "views", "methods"},
-    "sweep": {"errors", "inputs", "settings", "yaml_files", "show"},
+    "sweep": {"errors", "inputs", "settings", "yaml_files", "stopping", "show"},
     "api": {"errors", "inputs", "torch_state", "views", "clip", "prompts", "methods", "data", "callbacks"},
     "cli": {
         "errors",

@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from conftest import DEMO, LORA, Cli, only_method
-from lorattt.callbacks import stages
-from lorattt.callbacks.stages import STAGES
+from lorattt.callbacks.results import STAGES, ResultsWriter
 from lorattt.methods.lora_ttt import LoRATTT
 from lorattt.methods.shared_views import SharedViews
 
@@ -51,7 +50,7 @@ def test_stages_are_told_and_add_up(cli: Cli, model: list[str]) -> None:
 
 def test_waiting_and_bringing_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("lorattt.callbacks.stages.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("lorattt.callbacks.results.time.perf_counter", lambda: now[0])
 
     class Data:
         fetched_at: float | None = None
@@ -66,7 +65,7 @@ def test_waiting_and_bringing_are_told_apart(monkeypatch: pytest.MonkeyPatch) ->
         datamodule, strategy, world_size = Data(), Strategy(), 2
 
     trainer: Any = Trainer()
-    times = stages.StageTimes()
+    times = ResultsWriter()
     times.on_run_start(trainer, None)
     for waited, brought, worked in ((5, 1, 100), (2, 3, 200)):
         now[0] += waited
@@ -75,7 +74,7 @@ def test_waiting_and_bringing_are_told_apart(monkeypatch: pytest.MonkeyPatch) ->
         times.on_batch_start(trainer)
         now[0] += worked
         times.on_batch_end(None)
-    spent, halved = times.totals(trainer, None, write=8.0)
+    spent, halved = times.stages(trainer, None, write=8.0)
     assert spent == {"decode": 7, "transfer": 4, "views": 0, "encode": 0, "adapt": 0, "write": 8}
     assert halved == 0
 

@@ -8,7 +8,7 @@ import torch
 
 from conftest import CPU, DEMO, ZERO, Cli
 from lorattt.callbacks import progress
-from lorattt.callbacks.progress import AccuracyBar, RichNotes, RunProgress
+from lorattt.callbacks.progress import AccuracyBar, RunProgress
 from lorattt.errors import UserError
 from lorattt.show import format_duration, speed
 
@@ -48,7 +48,7 @@ def _batch(labels: list[int], before: list[int], after: list[int]) -> dict[str, 
 
 
 def test_accuracy_speed_and_time_left(seconds: Clock) -> None:
-    counts = RunProgress()
+    counts = RunProgress(AccuracyBar())
     counts.start(5)
     assert (counts.text, counts.left) == ("", None)
     seconds.now += 4
@@ -60,7 +60,7 @@ def test_accuracy_speed_and_time_left(seconds: Clock) -> None:
 
 
 def test_a_resumed_run_counts_all_in_accuracy_and_its_own_in_speed(seconds: Clock) -> None:
-    counts = RunProgress()
+    counts = RunProgress(AccuracyBar())
     counts.start(2, right=(90, 30, 60))
     seconds.now += 5
     counts.count(_batch([1] * 10, [0] * 10, [1] * 10))
@@ -68,7 +68,7 @@ def test_a_resumed_run_counts_all_in_accuracy_and_its_own_in_speed(seconds: Cloc
 
 
 def test_of_several_devices_it_is_said_whose_it_is(seconds: Clock) -> None:
-    counts = RunProgress()
+    counts = RunProgress(AccuracyBar())
     counts.start(1, world=4)
     seconds.now += 1
     counts.count(_batch([0], [0], [0]))
@@ -76,7 +76,7 @@ def test_of_several_devices_it_is_said_whose_it_is(seconds: Clock) -> None:
 
 
 def test_images_without_labels_and_without_an_end(seconds: Clock) -> None:
-    counts = RunProgress()
+    counts = RunProgress(AccuracyBar())
     counts.start(float("inf"))
     seconds.now += 2
     counts.count(_batch([-1, -1], [0, 0], [0, 0]))
@@ -234,8 +234,8 @@ def test_lightnings_rich_bar_in_a_log(cli: Cli, monkeypatch: pytest.MonkeyPatch)
 def test_whose_bar() -> None:
     from lightning.pytorch.callbacks import RichProgressBar, Timer, TQDMProgressBar
 
-    assert [type(each) for each in progress.progress(None)] == [AccuracyBar]
-    assert [type(each) for each in progress.progress([Timer()])] == [AccuracyBar]
+    assert [type(each) for each in progress.progress(None)] == [AccuracyBar, RunProgress]
+    assert [type(each) for each in progress.progress([Timer()])] == [AccuracyBar, RunProgress]
     assert progress.progress(TQDMProgressBar()) == []
     pytest.importorskip("rich", reason="rich is not installed")
-    assert [type(each) for each in progress.progress([RichProgressBar()])] == [RichNotes]
+    assert [type(each) for each in progress.progress([RichProgressBar()])] == [RunProgress]

@@ -21,36 +21,22 @@ SYNC_SECONDS = 30.0
 
 
 class Place(NamedTuple):
-    """Where the entry of an image is, and what is read of it often.
-
-    Attributes:
-        file: The journal.
-        offset: The first byte of the line of its batch.
-        number: Its position in the batch.
-        path: The image's name in results.
-        right: Whether the last method is right before and after adaptation; None where the label is not known.
-    """
+    """Where the entry of an image is, and what is read of it often."""
 
     file: Path
-    offset: int
-    number: int
-    path: str
-    right: tuple[bool, bool] | None
+    offset: int  # of the line of its batch, in bytes
+    number: int  # in the batch
+    path: str  # the image's name in results
+    right: tuple[bool, bool] | None  # the last method's answers before and after; None if the label is not known
 
 
 @dataclass
 class Journals:
-    """The images in the journals of a folder, of all devices and attempts, by dataset-wide number.
-
-    Attributes:
-        done: Images that were classified.
-        bad: Images that could not be read and were not classified later.
-        dropped: Number of lines that are damaged or unfinished.
-    """
+    """The images in the journals of a folder, of all devices and attempts, by dataset-wide number."""
 
     done: dict[int, Place] = field(default_factory=dict)
-    bad: dict[int, Place] = field(default_factory=dict)
-    dropped: int = 0
+    bad: dict[int, Place] = field(default_factory=dict)  # could not be read, and were not classified later
+    dropped: int = 0  # lines that are damaged or unfinished
 
 
 class Journal:
@@ -59,14 +45,14 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._synced = time.monotonic()
-        with saving(path, path.parent):
+        with saving(path):
             self._file = path.open("ab", buffering=0)
             self._file.truncate(_read(path, Journals()))
 
     def append(self, entries: list[dict[str, Any]]) -> None:
         """Write a batch. The operating system has it on return, the disk within 30 s or a batch."""
         left = memoryview((json.dumps(entries) + "\n").encode("ascii"))
-        with saving(self.path, self.path.parent):
+        with saving(self.path):
             while left:
                 left = left[self._file.write(left) :]
             if time.monotonic() - self._synced >= SYNC_SECONDS:
@@ -75,7 +61,7 @@ class Journal:
 
     def close(self) -> None:
         """Flush it to the disk and close it."""
-        with saving(self.path, self.path.parent), self._file:
+        with saving(self.path), self._file:
             os.fsync(self._file.fileno())
 
     def abandon(self) -> None:
@@ -95,15 +81,9 @@ def journals_in(folder: Path) -> list[Path]:
 
 
 def of_format_1(folder: Path) -> bool:
-    """Whether a version before results of format 2 wrote the journals.
-
-    It gave the only method no name, and in the beginning each image a line.
-    """
-    for path in journals_in(folder):
-        with path.open("rb") as file:
-            if any(line.startswith(b"{") or b'"answers": {"":' in line for line in file):
-                return True
-    return False
+    """Whether a version wrote the journals that gave the only method no name, or each image a line."""
+    lines = (line for path in journals_in(folder) for line in path.read_bytes().splitlines())
+    return any(line.startswith(b"{") or b'"answers": {"":' in line for line in lines)
 
 
 def remove_journals(folder: Path) -> None:
@@ -137,14 +117,14 @@ def entries_at(places: Iterable[Place]) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def saving(path: Path, folder: Path) -> Iterator[None]:
-    """Turn a failure to write ``path`` into a line for the user."""
+def saving(path: Path, folder: Path | None = None) -> Iterator[None]:
+    """Turn a failure to write ``path`` into a line for the user; the run's folder is the one above by default."""
     try:
         yield
     except OSError as error:
         raise UserError(
             f"cannot write {path} ({error.strerror or error}): make room or fix the disk, then give the same command "
-            f"with --run.folder {folder}; what was written is kept"
+            f"with --run.folder {folder or path.parent}; what was written is kept"
         ) from error
 
 

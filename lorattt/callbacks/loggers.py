@@ -8,7 +8,6 @@ from typing import Any, Final
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from lorattt.callbacks.run_csv import InRunFolder
 from lorattt.errors import UserError, one_line
 
 # Logger classes with the packages of which one must be installed.
@@ -34,7 +33,7 @@ def _is_installed(package: str) -> bool:
     return found is not None and found.origin is not None  # a mere folder has none: W&B leaves some called wandb
 
 
-class RunTensorBoard(InRunFolder, TensorBoardLogger):
+class RunTensorBoard(TensorBoardLogger):
     """TensorBoard's files in the run's folder: ``tensorboard --logdir runs`` shows each run by its folder's path."""
 
     def __init__(self) -> None:
@@ -71,7 +70,7 @@ class RunTensorBoard(InRunFolder, TensorBoardLogger):
             self.experiment.flush()
 
 
-class RunWandb(InRunFolder, WandbLogger):
+class RunWandb(WandbLogger):
     """Weights & Biases, with its local files in the run's folder. A resumed run is resumed in W&B too.
 
     Args:

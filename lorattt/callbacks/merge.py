@@ -19,20 +19,12 @@ SKIPPED_COLUMNS = ("index", "path", "reason")
 
 @dataclass
 class Totals:
-    """Counts and measures over the images of all devices and attempts.
+    """Counts and measures over the images of all devices and attempts; the last three by method."""
 
-    Attributes:
-        rows: How many images were classified.
-        skipped: How many could not be read.
-        fallbacks: How often adaptation was not finite, by method.
-        not_finite: How often logits were not finite without adaptation (an overflow of the towers), by method.
-        measures: The metrics, by method.
-    """
-
-    rows: int = 0
-    skipped: int = 0
-    fallbacks: dict[str, int] = field(default_factory=dict)
-    not_finite: dict[str, int] = field(default_factory=dict)
+    rows: int = 0  # images that were classified
+    skipped: int = 0  # images that could not be read
+    fallbacks: dict[str, int] = field(default_factory=dict)  # adaptation was not finite
+    not_finite: dict[str, int] = field(default_factory=dict)  # logits before adaptation were not: the towers overflow
     measures: dict[str, dict[str, float | int]] = field(default_factory=dict)
 
 

@@ -18,8 +18,8 @@ SECONDS = 30.0
 """Between two lines, where the screen is no terminal."""
 
 _BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
-_DOING = {"test": "testing", "val": "validating", "predict": "predicting"}
-_HOOKS = {"test": "test", "val": "validation", "predict": "predict"}
+# As Lightning calls its bars and loaders, and as lines begin.
+_STAGES = {"test": ("test", "testing"), "validate": ("val", "validating"), "predict": ("predict", "predicting")}
 
 
 def progress(callbacks: Any) -> list[Callback]:
@@ -31,8 +31,9 @@ def progress(callbacks: Any) -> list[Callback]:
     own = callbacks if isinstance(callbacks, list) else [] if callbacks is None else [callbacks]
     bars = [each for each in own if isinstance(each, ProgressBar)]
     if not bars:
-        return [AccuracyBar()]
-    return [RichNotes(bars[0])] if isinstance(bars[0], RichProgressBar) else []
+        bar = AccuracyBar()
+        return [bar, RunProgress(bar)]
+    return [RunProgress(bars[0])] if isinstance(bars[0], RichProgressBar) else []
 
 
 def in_lines() -> bool:
@@ -40,51 +41,103 @@ def in_lines() -> bool:
     return not sys.stdout.isatty() and "ipykernel" not in sys.modules
 
 
-class RunProgress:
-    """Accuracy, speed and time left of one device, and the lines that show them where the screen is no terminal.
+class AccuracyBar(TQDMProgressBar):
+    """Lightning's bar; in a test, a validation and a prediction :class:`RunProgress` moves it."""
 
-    Speed and time left are of this attempt's images and batches; accuracy is also of those of earlier attempts.
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> Any:
+        """What a fit shows: its losses, and not a logger's version."""
+        return trainer.progress_bar_metrics
 
-    Attributes:
-        lines: Whether lines are printed.
-        begun: Whether the first batch of a test, a validation or a prediction has started.
-        done: Batches of earlier attempts.
-        batches: Batches of this attempt so far.
+    def draw(self, stage: str, done: int, left: float, text: str) -> None:
+        """Show the number of batches done, of those in all, and a text."""
+        bar = getattr(self, f"{stage}_progress_bar")
+        bar.bar_format, bar.n = _BAR, done
+        bar.total = None if math.isinf(left) else done + int(left)
+        if self._should_update(done, bar.total):
+            bar.set_postfix_str(text)
+
+    def on_test_batch_end(self, *_: Any, **__: Any) -> None:
+        """Leave it to :class:`RunProgress`, which knows of earlier attempts."""
+
+    on_predict_batch_end = on_test_batch_end
+
+    def on_validation_batch_end(self, trainer: Trainer, *rest: Any, **more: Any) -> None:
+        """The same, except during a fit."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            super().on_validation_batch_end(trainer, *rest, **more)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """End the line, so that the message does not run into the bar."""
+        bars = (self._train_progress_bar, self._val_progress_bar, self._test_progress_bar, self._predict_progress_bar)
+        for bar in bars:
+            if bar is not None:
+                bar.close()
+
+
+class RunProgress(RunObserver):
+    """Shows accuracy, speed and time left in a bar, or in lines where the screen is no terminal.
+
+    All are of the first device's share, which the text says if there are others. Of several methods, it is the last
+    one's accuracy, which includes earlier attempts of a resumed run; the speed does not. A fit's lines have its losses.
+
+    Args:
+        bar: The Trainer's bar; comes before this in its callbacks.
     """
 
-    def __init__(self, lines: bool = False) -> None:
-        self.lines, self.begun, self.done = lines, False, 0
-        self._doing, self._shown_at = "", -math.inf
+    def __init__(self, bar: AccuracyBar | RichProgressBar) -> None:
+        self._bar = bar
+        self._first = True  # the first device
+        self._lines = self._begun = False
+        self._stage, self._doing = "", ""
+        self._shown_at = -math.inf
         self.start(None)
 
-    def start(self, batches: float | None, right: tuple[int, int, int] = (0, 0, 0), world: int = 1) -> None:
+    def start(
+        self, batches: float | None, right: tuple[int, int, int] = (0, 0, 0), world: int = 1, done: int = 0
+    ) -> None:
         """Start the clock.
 
         Args:
             batches: How many are left; None or infinite if unknown.
             right: Of earlier attempts: images with a label, and how many were right before and after.
             world: Number of devices.
+            done: Batches of earlier attempts.
         """
         self._labelled, self._before, self._after = right
-        self._images = self.batches = 0
+        self._images = self._batches = 0
         self._total = math.inf if batches is None else batches
-        self._world = world
+        self._world, self._done = world, done
         self._started = time.monotonic()
 
-    def begin(self, trainer: Trainer) -> None:
-        """Start with what earlier attempts of a test, a validation or a prediction did."""
-        self.begun, stage = True, stage_of(trainer)
-        self._doing, right = _DOING[stage], (0, 0, 0)
-        writer = find_callback(trainer, PredictionsWriter)
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Choose between a bar and lines."""
+        self._first, self._lines, self._begun = trainer.is_global_zero, in_lines(), False
+        self._shown_at = -math.inf
+        if self._first and isinstance(self._bar, AccuracyBar):
+            (self._bar.disable if self._lines else self._bar.enable)()
+
+    def on_batch_start(self, trainer: Trainer) -> None:
+        """Before the first batch, start with what earlier attempts did; the bar was just reset."""
+        if self._begun or not self._first:
+            return
+        self._begun = True
+        self._stage, self._doing = _STAGES[TrainerFn(trainer.state.fn).value]
+        right, done, writer = (0, 0, 0), 0, find_callback(trainer, PredictionsWriter)
         if writer is not None and writer.resumed:
             right = writer.right
             # To predict, Lightning hides the size within a sampler of its own.
-            loader = getattr(trainer, f"{stage}_dataloaders")
+            loader = getattr(trainer, f"{self._stage}_dataloaders")
             size: Any = getattr(loader, "batch_size", None) or getattr(loader.batch_sampler, "batch_size", 1)
-            self.done = math.ceil(writer.resumed / (size * trainer.world_size))
-        self.start(sum(getattr(trainer, f"num_{stage}_batches")), right, trainer.world_size)
-        if self.lines:
-            self.show()
+            done = math.ceil(writer.resumed / (size * trainer.world_size))
+        self.start(sum(getattr(trainer, f"num_{self._stage}_batches")), right, trainer.world_size, done)
+        self._show()
+
+    def on_batch_end(self, outputs: Any) -> None:
+        """Count a batch and show it."""
+        if self._first:
+            self.count(outputs)
+            if self._due or not self._lines:
+                self._show()
 
     def count(self, outputs: Any) -> None:
         """Count a batch; of several methods the last one's answers."""
@@ -93,16 +146,14 @@ class RunProgress:
         self._before += int(is_right(answer["before"], label).sum())
         self._after += int(is_right(answer["after"], label).sum())
         self._images += len(label)
-        self.batches += 1
-        if self.due:
-            self.show()
+        self._batches += 1
 
     @property
     def left(self) -> float | None:
         """Seconds until the last batch is done, at the mean speed so far; None if unknown."""
-        if not self.batches or math.isinf(self._total):
+        if not self._batches or math.isinf(self._total):
             return None
-        return (self._total - self.batches) * (time.monotonic() - self._started) / self.batches
+        return (self._total - self._batches) * (time.monotonic() - self._started) / self._batches
 
     @property
     def text(self) -> str:
@@ -120,150 +171,45 @@ class RunProgress:
             parts.append(f"of the first of {self._world} devices alone")
         return ", ".join(parts)
 
-    def show(self, line: str = "") -> None:
-        """Print a line; by default batches done and :attr:`text`."""
-        total = "" if math.isinf(self._total) else f"/{self._total + self.done:.0f}"
-        text = f": {self.text}" if self.batches else ""
-        self._shown_at = time.monotonic()
-        print(line or f"{self._doing}: {self.batches + self.done}{total} batches{text}", flush=True)
-
     @property
-    def due(self) -> bool:
-        """Whether a line is due: the first, the last, or :data:`SECONDS` after another."""
-        return self.lines and (time.monotonic() - self._shown_at >= SECONDS or self.batches == self._total)
+    def _due(self) -> bool:
+        """Whether a line is due: the last, or :data:`SECONDS` after another."""
+        return time.monotonic() - self._shown_at >= SECONDS or self._batches == self._total
 
+    def _show(self) -> None:
+        """Show the batches done and :attr:`text`."""
+        done, text = self._done + self._batches, self.text if self._batches else ""
+        if self._lines:
+            total = "" if math.isinf(self._total) else f"/{self._total + self._done:.0f}"
+            self._print(f"{self._doing}: {done}{total} batches{text and f': {text}'}")
+        elif isinstance(self._bar, AccuracyBar):
+            self._bar.draw(self._stage, done, self._total - self._batches, text)
+        else:
+            task = getattr(self._bar, f"{self._stage}_progress_bar_id", None)
+            if text and self._bar.progress is not None and task is not None:
+                self._bar.progress.update(task, description=text)
 
-def stage_of(trainer: Trainer) -> str:
-    """``test``, ``predict`` or ``val``, as Lightning calls its bars and loaders."""
-    return {TrainerFn.TESTING: "test", TrainerFn.PREDICTING: "predict"}.get(TrainerFn(trainer.state.fn), "val")
+    def _print(self, line: str) -> None:
+        self._shown_at = time.monotonic()
+        print(line, flush=True)
 
-
-class AccuracyBar(TQDMProgressBar):
-    """Lightning's bar, with top-1 before and after adaptation so far, images a second and the time left.
-
-    All are of the first device's share, which the bar says if there are others. Of several methods, it shows the last
-    one's accuracy. Bar and accuracy of a resumed run include what earlier attempts did; the speed does not. Where the
-    screen is no terminal, a line every 30 s replaces the bar; those of a fit have its losses.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._run = RunProgress()
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Start counting."""
-        super().setup(trainer, pl_module, stage)
-        self.teardown(trainer, pl_module, stage)  # of a run that ended early
-        self._run = RunProgress(lines=in_lines() and self.is_enabled)
-        if self._run.lines:
-            self.disable()
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """The next run may have a terminal."""
-        if self._run.lines:
-            self.enable()
-            self._run.lines = False
-
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> Any:
-        """What a fit shows: its losses, and not a logger's version."""
-        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
-
-    def _batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Before the first batch, add those of earlier attempts to the bar, which was just reset."""
-        stage = stage_of(trainer)
-        getattr(super(), f"on_{_HOOKS[stage]}_batch_start")(trainer, pl_module, batch, batch_idx, dataloader_idx)
-        if self._run.begun or trainer.state.fn == TrainerFn.FITTING:
-            return
-        self._run.begin(trainer)
-        bar = getattr(self, f"{stage}_progress_bar")
-        bar.bar_format = _BAR
-        if done := self._run.done:
-            if bar.total is not None:
-                bar.total += done
-            bar.n = bar.initial = done
-        bar.refresh()
-
-    def _batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Count a batch and show it, with the batches of earlier attempts in its number."""
-        stage = stage_of(trainer)
-        if trainer.state.fn != TrainerFn.FITTING:
-            self._run.count(outputs)
-            if not self.is_disabled:
-                getattr(self, f"{stage}_progress_bar").set_postfix_str(self._run.text, refresh=False)
-            batch_idx += self._run.done
-        hook = getattr(super(), f"on_{_HOOKS[stage]}_batch_end")
-        hook(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
-
-    on_test_batch_start = on_validation_batch_start = on_predict_batch_start = _batch_start
-    on_test_batch_end = on_validation_batch_end = on_predict_batch_end = _batch_end
-
-    def on_train_start(self, trainer: Trainer, *rest: Any) -> None:
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
         """Start the clock."""
-        super().on_train_start(trainer, *rest)
+        batches = self._bar.total_train_batches
         left = (trainer.max_epochs or 0) - trainer.current_epoch
-        self._run.start(left * self.total_train_batches if left > 0 else None)
-        if self._run.lines:
-            self._run.show(f"fitting: epoch {trainer.current_epoch}, {self.total_train_batches} batches each")
+        self.start(left * batches if left > 0 else None)
+        if self._lines and self._first:
+            self._print(f"fitting: epoch {trainer.current_epoch}, {batches} batches each")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Show the losses."""
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        self._run.batches += 1
-        if self._run.due:
-            values = self.get_metrics(trainer, pl_module).items()
+        """Show the losses in a line."""
+        self._batches += 1
+        if self._lines and self._first and self._due:
+            values = trainer.progress_bar_metrics.items()
             shown = [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values]
-            left = self._run.left
+            left = self.left
             shown += [] if left is None else [f"{format_duration(left)} left"]
-            place = f"epoch {trainer.current_epoch}, {batch_idx + 1}/{self.total_train_batches} batches"
-            self._run.show(f"fitting: {place}: {', '.join(shown)}")
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """End the line, so that the message does not run into the bar."""
-        bars = (self._train_progress_bar, self._val_progress_bar, self._test_progress_bar, self._predict_progress_bar)
-        for bar in bars:
-            if bar is not None:
-                bar.close()
-
-
-class RichNotes(RunObserver):
-    """Shows what :class:`AccuracyBar` shows in Lightning's rich bar, or in lines where there is no terminal.
-
-    Args:
-        bar: The Trainer's bar; comes before this in its callbacks.
-    """
-
-    def __init__(self, bar: RichProgressBar) -> None:
-        self._bar = bar
-        self._run = RunProgress()
-        self._trainer: Trainer | None = None
-
-    def on_run_start(self, trainer: Trainer, module: Any) -> None:
-        """Start counting, on the first device."""
-        self._run = RunProgress(lines=in_lines())
-        self._trainer = trainer if trainer.is_global_zero else None
-
-    def on_batch_start(self, trainer: Trainer) -> None:
-        """Begin with what is done."""
-        if self._trainer is not None and not self._run.begun:
-            self._run.begin(trainer)
-
-    def on_batch_end(self, outputs: Any) -> None:
-        """Count a batch and show it."""
-        if self._trainer is None:
-            return
-        self._run.count(outputs)
-        task = getattr(self._bar, f"{stage_of(self._trainer)}_progress_bar_id", None)
-        if not self._run.lines and self._bar.progress is not None and task is not None:
-            self._bar.progress.update(task, description=self._run.text)
+            place = f"epoch {trainer.current_epoch}, {batch_idx + 1}/{self._bar.total_train_batches} batches"
+            self._print(f"fitting: {place}: {', '.join(shown)}")

@@ -22,7 +22,6 @@ from lorattt.callbacks.journal import saving
 from lorattt.callbacks.merge import atomic_write
 from lorattt.callbacks.predictions import PredictionsWriter
 from lorattt.callbacks.run_folder import RESULTS_FILE, find_run_folder, results_in
-from lorattt.callbacks.stages import StageTimes
 from lorattt.show import speed
 
 MEASURES = {"top1": ("top-1 %", 2), "top5": ("top-5 %", 2), "ece": ("ECE %", 2), "nll": ("NLL", 4)}
@@ -33,14 +32,27 @@ FORMAT = 2
 changes its meaning. Since 2, ``<run's folder>/<method>/`` has a method's files, also where it is the only one."""
 
 
+STAGES = ("decode", "transfer", "views", "encode", "adapt", "write")
+"""Of a run, whose seconds are measured:
+
+- ``decode``: the main process waits for the loader; on a CUDA device, until the transfer of the pixels has started.
+- ``transfer``: the rest of the batch is brought to the device.
+- ``views`` (if the model makes them), ``encode``, ``adapt``: from the method's timer. On a CUDA device these are times
+  of the device, which overlap with those of the host.
+- ``write``: the batch is written to the journal.
+"""
+
+
 class ResultsWriter(RunObserver):
-    """Writes each method's ``results.json`` and prints the table, on the first device; after PredictionsWriter.
+    """Writes each method's ``results.json`` and prints the table, on the first device.
+
+    Comes after PredictionsWriter and others whose time must not count as waiting for the next batch.
 
     Keys of ``results.json`` beside the measures:
 
     - ``images_per_second``: over all devices, from the first batch on, without loading the model and text features.
     - ``peak_memory_bytes``: the largest of any device; CUDA's allocator, elsewhere the process's resident set.
-    - ``stages``: seconds of each stage, see :class:`StageTimes`.
+    - ``stages``: seconds of each of :data:`STAGES`.
     - ``not_finite``: images whose logits are not finite without adaptation.
     - ``batches_halved``: how often a batch did not fit the memory.
     - ``ece_bins``: bins of the calibration error.
@@ -51,14 +63,44 @@ class ResultsWriter(RunObserver):
     """
 
     def __init__(self) -> None:
-        self._started = 0.0
+        self._started = self._free = 0.0
+        self._seconds: dict[str, float] = {}
 
     def on_run_start(self, trainer: Trainer, module: Any) -> None:
-        """Start the clock."""
+        """Start the clocks: the loader starts too."""
         device = trainer.strategy.root_device
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        self._started = time.perf_counter()
+        self._seconds = dict.fromkeys(("decode", "transfer"), 0.0)
+        self._started = self._free = time.perf_counter()
+
+    def on_batch_start(self, trainer: Trainer) -> None:
+        """A batch is on the device: it was waited for, then brought there."""
+        now = time.perf_counter()
+        fetched = getattr(getattr(trainer, "datamodule", None), "fetched_at", None)
+        fetched = now if fetched is None else max(fetched, self._free)
+        self._seconds["decode"] += fetched - self._free
+        self._seconds["transfer"] += now - fetched
+
+    def on_batch_end(self, outputs: Any) -> None:
+        """The batch is in the journal; from here on the next one is waited for."""
+        self._free = time.perf_counter()
+
+    def stages(self, trainer: Trainer, module: Any, write: float) -> tuple[dict[str, float], int]:
+        """Seconds of each stage (mean over devices) and number of halved batches (sum); call it on every device.
+
+        ``write`` is the time that this device spent on the journal.
+        """
+        clock, parts = getattr(module, "clock", None), getattr(module, "parts", None)
+        own = {**(clock.seconds() if clock is not None else {}), **self._seconds, "write": write}
+        # The class texts were encoded while the first batch seemed to be waited for.
+        own["decode"] = max(0.0, own["decode"] - own.get("text", 0.0))
+        halved = 0 if parts is None else parts.halved
+        values = torch.tensor([*(own.get(name, 0.0) for name in STAGES), halved], dtype=torch.float64)
+        device = trainer.strategy.root_device
+        kind = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
+        sums = trainer.strategy.reduce(values.to(device, kind), reduce_op="sum").tolist()
+        return dict(zip(STAGES, (total / trainer.world_size for total in sums), strict=False)), int(sums[-1])
 
     def on_run_end(self, trainer: Trainer, module: Any) -> None:
         """Write the files and print the table."""
@@ -67,10 +109,9 @@ class ResultsWriter(RunObserver):
         if (clock := getattr(module, "clock", None)) is not None:
             seconds -= clock.seconds().get("text", 0.0)  # the class texts are encoded after all observers have started
         peak = int(trainer.strategy.reduce(torch.tensor(peak_memory(device), device=device), reduce_op="max"))
-        methods = methods_of(module)
-        counts, times = find_callback(trainer, PredictionsWriter), find_callback(trainer, StageTimes)
+        counts = find_callback(trainer, PredictionsWriter)
         assert counts is not None, "results are of what was written"
-        stages, halved = ({}, 0) if times is None else times.totals(trainer, module, counts.seconds)
+        stages, halved = self.stages(trainer, module, counts.seconds)
         if not trainer.is_global_zero:
             return
         totals, folder = counts.totals, find_run_folder(trainer)
@@ -83,8 +124,7 @@ class ResultsWriter(RunObserver):
         }
         if not counts.classified:  # an earlier attempt classified all images, and may have written results
             course |= _earlier(folder, course)
-        data = getattr(trainer, "datamodule", None)
-        rows = []
+        data, methods, rows = getattr(trainer, "datamodule", None), methods_of(module), []
         for name, method in methods.items():
             measures, stage2 = totals.measures[name], getattr(method, "stage2_report", None)
             row = {

@@ -1,7 +1,7 @@
-"""``metrics.csv`` in the run's folder, and the interface of loggers that write there.
+"""``metrics.csv`` in the run's folder.
 
-Lightning uses its loggers before any callback is set up, but a callback chooses the run's folder. So ours write nothing
-until :meth:`InRunFolder.place` names it. On devices other than the first they write nothing.
+Lightning uses its loggers before any callback is set up, but a callback chooses the run's folder. So loggers that write
+there have a method ``place`` and write nothing until ``RunLog`` calls it, on the first device alone.
 
 Lightning's CSVLogger is no base for this one: it deletes the rows of earlier attempts, and rewrites the file in place.
 """
@@ -20,21 +20,12 @@ from lorattt.errors import UserError
 
 METRICS_FILE: Final = "metrics.csv"
 FIT: Final = "fit"
-COMMANDS: Final = ("test", "validate", "predict")
-"""The prefix of their values, before a slash; all others belong to a fit."""
 
+_COMMANDS: Final = ("test/", "validate/", "predict/")  # values of other prefixes belong to a fit
 _FIRST: Final = ("epoch", "step")
 
 
-class InRunFolder:
-    """What our loggers have beside Lightning's interface."""
-
-    def place(self, folder: Path) -> None:
-        """Write to this folder, which exists; called on the first device alone."""
-        raise NotImplementedError
-
-
-class RunCSV(InRunFolder, Logger):
+class RunCSV(Logger):
     """``metrics.csv`` in the run's folder: a row for each time something is logged.
 
     The columns are ``epoch`` and ``step``, then the values in the order in which they first occurred; missing values
@@ -57,11 +48,10 @@ class RunCSV(InRunFolder, Logger):
 
     def place(self, folder: Path) -> None:
         """Write into this folder; lines that an earlier attempt did not finish or a crash damaged are left out."""
-        self._file = folder / METRICS_FILE
-        self._columns, self._rows = [], []
+        self._file, self._columns, self._rows = folder / METRICS_FILE, [], []
         if not self._file.exists():
             return
-        with saving(self._file, folder):
+        with saving(self._file):
             text = self._file.read_bytes().decode("utf-8", "replace")
         header, *lines = text.splitlines(keepends=True) or [""]
         self._columns = _cells(header)
@@ -74,9 +64,8 @@ class RunCSV(InRunFolder, Logger):
 
     def start_command(self, command: str, step: int) -> None:
         """Drop the rows of an earlier attempt that will be logged again: of a fit from this step on, else all."""
-        kept = [
-            row for row in self._rows if _command_of(row) != command or (command == FIT and int(row["step"]) < step)
-        ]
+        again = [_command_of(row) == command and (command != FIT or int(row["step"]) >= step) for row in self._rows]
+        kept = [row for row, dropped in zip(self._rows, again, strict=True) if not dropped]
         if len(kept) < len(self._rows):
             self._replace(kept)
 
@@ -94,7 +83,7 @@ class RunCSV(InRunFolder, Logger):
             self._replace([*self._rows, row])
             return
         self._rows.append(row)
-        with saving(self._file, self._file.parent), self._file.open("a", newline="", encoding="utf-8") as file:
+        with saving(self._file), self._file.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self._columns).writerow(row)
 
     def _replace(self, rows: list[dict[str, Any]]) -> None:
@@ -103,7 +92,7 @@ class RunCSV(InRunFolder, Logger):
         named = dict.fromkeys([*self._columns, *(key for row in rows for key in row)])
         used = [key for key in named if key not in _FIRST and any(key in row for row in rows)]
         self._columns, self._rows = [*(key for key in _FIRST if key in named), *used], rows
-        with saving(self._file, self._file.parent), atomic_write(self._file) as file:
+        with saving(self._file), atomic_write(self._file) as file:
             table = csv.DictWriter(file, self._columns)
             table.writeheader()
             table.writerows(rows)
@@ -129,5 +118,4 @@ def _row(columns: list[str], line: str) -> dict[str, Any]:
 
 def _command_of(row: Mapping[str, Any]) -> str:
     """The command that logged a row."""
-    prefixes = [key.partition("/")[0] for key in row if key not in _FIRST]
-    return next((command for command in prefixes if command in COMMANDS), FIT)
+    return next((key.partition("/")[0] for key in row if key.startswith(_COMMANDS)), FIT)

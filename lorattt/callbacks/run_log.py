@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lorattt.callbacks.base import RunObserver, on_first_device
-from lorattt.callbacks.run_csv import FIT, InRunFolder, RunCSV
+from lorattt.callbacks.run_csv import FIT, RunCSV
 from lorattt.callbacks.run_folder import find_run_folder, results_in
 from lorattt.settings import dotted
 
@@ -42,7 +42,7 @@ class RunLog(RunObserver):
 
     def _place(self, folder: Path) -> None:
         for logger in self._loggers:
-            if isinstance(logger, InRunFolder):
+            if hasattr(logger, "place"):
                 logger.place(folder)
             if self._settings:
                 logger.log_hyperparams(self._settings)

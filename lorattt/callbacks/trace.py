@@ -30,14 +30,22 @@ class TraceWriter(RunObserver):
         file, device = find_run_folder(trainer) / "trace.json", trainer.strategy.root_device.type
 
         def write(recorded: profile) -> None:
-            with saving(file, file.parent):
+            with saving(file):
                 recorded.export_chrome_trace(str(file))
                 table = recorded.key_averages().table(sort_by=f"self_{device}_time_total", row_limit=_ROWS)
                 file.with_suffix(".txt").write_text(table, encoding="utf-8")
             print(f"\nthe first batches are traced in {file} and trace.txt")
 
-        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
-        self._profile = profile(activities=activities, schedule=_schedule, on_trace_ready=write)
+        # torch's own schedule would warn that there is no warm-up.
+        actions = {
+            **dict.fromkeys(range(_BATCHES), ProfilerAction.RECORD),
+            _BATCHES - 1: ProfilerAction.RECORD_AND_SAVE,
+        }
+        self._profile = profile(
+            activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])],
+            schedule=lambda batch: actions.get(batch, ProfilerAction.NONE),
+            on_trace_ready=write,
+        )
         self._profile.start()
 
     def on_batch_end(self, outputs: Any) -> None:
@@ -56,10 +64,3 @@ class TraceWriter(RunObserver):
         if self._profile is not None:
             self._profile.on_trace_ready = None
             self.on_run_end(trainer, pl_module)
-
-
-def _schedule(batch: int) -> ProfilerAction:
-    """Without a warm-up, for which torch's own schedule warns."""
-    if batch < _BATCHES - 1:
-        return ProfilerAction.RECORD
-    return ProfilerAction.RECORD_AND_SAVE if batch == _BATCHES - 1 else ProfilerAction.NONE

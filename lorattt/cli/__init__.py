@@ -21,7 +21,6 @@ from lorattt.callbacks.resume import RunFinishedError, check_folder
 from lorattt.callbacks.run_csv import RunCSV
 from lorattt.callbacks.run_folder import ConfigWriter, RunFolder
 from lorattt.callbacks.run_log import RunLog, flat
-from lorattt.callbacks.stages import StageTimes
 from lorattt.callbacks.stops import RunStops
 from lorattt.callbacks.trace import TraceWriter
 from lorattt.callbacks.training import PromptWriter, RunCheckpoint
@@ -121,7 +120,7 @@ class LorattCLI(LightningCLI):
         watched = progress(trainer["callbacks"]) if trainer["enable_progress_bar"] is not False else []
         logged = RunLog(flat(self.config.get(str(self.subcommand), self.config).as_dict()))
         # In this order: the bar is finished before the table is printed, whose counts are the writer's.
-        observers: list[Callback] = [*watched, PredictionsWriter(), ResultsWriter(), logged, *traced, StageTimes()]
+        observers: list[Callback] = [*watched, PredictionsWriter(), *traced, ResultsWriter(), logged]
         if isinstance(self.model, PromptTraining):
             observers.append(PromptWriter())
             if trainer["enable_checkpointing"] is not False:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lorattt.errors import UserError, first_line
-from lorattt.losses.matching import gradient_cosine, matching_direction, matching_loss
+from lorattt.losses.gradients import gradient_cosine, matching_direction, matching_loss
 
 Derivative = Literal["exact", "finite"]
 Loss = Callable[[Tensor], Tensor]

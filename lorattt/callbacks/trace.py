@@ -7,7 +7,7 @@ from torch.profiler import ProfilerAction, ProfilerActivity, profile
 
 from lorattt.callbacks.base import RunObserver
 from lorattt.callbacks.journal import saving
-from lorattt.callbacks.run_folder import find_run_folder
+from lorattt.callbacks.run_folder import find_run
 
 _BATCHES = 4
 _ROWS = 30
@@ -27,7 +27,7 @@ class TraceWriter(RunObserver):
         """Start to record."""
         if not trainer.is_global_zero:
             return
-        file, device = find_run_folder(trainer) / "trace.json", trainer.strategy.root_device.type
+        file, device = find_run(trainer).path / "trace.json", trainer.strategy.root_device.type
 
         def write(recorded: profile) -> None:
             with saving(file):

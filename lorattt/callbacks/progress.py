@@ -86,10 +86,8 @@ class RunProgress(RunObserver):
 
     def __init__(self, bar: AccuracyBar | RichProgressBar) -> None:
         self._bar = bar
-        self._first = True  # the first device
-        self._lines = self._begun = False
-        self._stage, self._doing = "", ""
-        self._shown_at = -math.inf
+        self._first, self._lines, self._begun = True, False, False  # this is the first device; lines, not a bar
+        self._stage, self._doing, self._shown_at = "", "", -math.inf
         self.start(None)
 
     def start(
@@ -209,4 +207,4 @@ class RunProgress(RunObserver):
             values = trainer.progress_bar_metrics.items()
             shown = [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values]
             place = f"epoch {trainer.current_epoch}, {batch_idx + 1}/{self._bar.total_train_batches} batches"
-            self._print(f"fitting: {place}: {', '.join(shown + self._left())}")
+            self._print(f"fitting: {place}: {', '.join([*shown, *self._left()])}")

@@ -38,31 +38,21 @@ FORMAT = 2
 """Of ``results.json``, which :mod:`lorattt.report.runs` reads: incremented when a key or the layout of a run's folder
 changes its meaning. Since 2, ``<run's folder>/<method>/`` has a method's files, also where it is the only one."""
 
-
 STAGES = ("decode", "transfer", "views", "encode", "adapt", "write")
-"""Of a run, whose seconds are measured:
-
-- ``decode``: the main process waits for the loader; on a CUDA device, until the transfer of the pixels has started.
-- ``transfer``: the rest of the batch is brought to the device.
-- ``views`` (if the model makes them), ``encode``, ``adapt``: from the method's timer. On a CUDA device these are times
-  of the device, which overlap with those of the host.
-- ``write``: the batch is written to the journal.
-"""
+"""Of a run, whose seconds are measured; ``docs/scaling.md`` describes them. Those of the method's timer (``views``,
+``encode``, ``adapt``) are times of a CUDA device, which overlap with those of the host."""
 
 
 class ResultsWriter(RunObserver):
     """Writes each method's ``results.json`` and prints the table, on the first device.
 
     Comes after PredictionsWriter and others whose time must not count as waiting for the next batch.
-
     Keys of ``results.json`` beside the measures:
 
     - ``images_per_second``: over all devices, from the first batch on, without loading the model and text features.
     - ``peak_memory_bytes``: the largest of any device; CUDA's allocator, elsewhere the process's resident set.
-    - ``stages``: seconds of each of :data:`STAGES`.
-    - ``not_finite``: images whose logits are not finite without adaptation.
-    - ``batches_halved``: how often a batch did not fit the memory.
-    - ``ece_bins``: bins of the calibration error.
+    - ``stages``: seconds of each of :data:`STAGES`; ``batches_halved``: how often a batch did not fit the memory.
+    - ``not_finite``: images whose logits are not finite without adaptation; ``ece_bins``: of the calibration error.
     - ``directory``: the folder that relative paths in the configuration start from.
     - ``resumed``: images that earlier attempts classified. Speed, stages and memory are those of the last attempt that
       classified any; the speed is 0 if that one wrote no results.
@@ -94,10 +84,7 @@ class ResultsWriter(RunObserver):
         self._free = time.perf_counter()
 
     def stages(self, trainer: Trainer, module: Any, write: float) -> tuple[dict[str, float], int]:
-        """Seconds of each stage (mean over devices) and number of halved batches (sum); call it on every device.
-
-        ``write`` is the time that this device spent on the journal.
-        """
+        """Seconds of each stage (mean over devices) and number of halved batches (sum); call it on every device."""
         own = {**module.clock.seconds(), **self._seconds, "write": write}
         # The class texts were encoded while the first batch seemed to be waited for.
         own["decode"] = max(0.0, own["decode"] - own.get("text", 0.0))

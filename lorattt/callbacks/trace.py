@@ -10,14 +10,14 @@ from lorattt.callbacks.journal import saving
 from lorattt.callbacks.run_folder import find_run
 
 _BATCHES = 4
-_ROWS = 30
+_ROWS = 30  # of the table
 
 
 class TraceWriter(RunObserver):
     """Profiles the first batches on the first device and leaves ``trace.json`` and ``trace.txt`` in the run's folder.
 
-    The trace opens in Perfetto or Chrome's trace viewer; the table lists the costliest operations. Profiling slows
-    these batches down. Lightning's PyTorchProfiler would choose its folder before the run's folder is known.
+    The trace opens in Perfetto or Chrome's trace viewer; the table lists the costliest operations. Lightning's
+    PyTorchProfiler would choose its folder before the run's folder is known.
     """
 
     def __init__(self) -> None:

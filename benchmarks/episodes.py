@@ -38,6 +38,7 @@ from lorattt.clip.model import Clip
 from lorattt.data.demo import DemoImages
 from lorattt.episodes.optim import OptimiserSpec
 from lorattt.methods.lora_ttt_engine import LoRATTTEngine, LossSpec
+from lorattt.methods.shared_views import views_at_once
 from lorattt.rng import episode_keys
 from lorattt.views.selection import kept_count, random_kept_patches
 
@@ -145,7 +146,7 @@ def measure(
     @torch.no_grad()
     def plain() -> Tensor:
         # The same chunks as ours: larger ones are slower on a CPU, whose caches they leave.
-        chunks = pixels.flatten(0, 1).split(engine.chunk_on(device))
+        chunks = pixels.flatten(0, 1).split(engine.chunk or views_at_once(engine.tower, device))
         return torch.cat([clip.model.encode_image(part) for part in chunks])
 
     runs: dict[str, Callable[[], Tensor]] = {"plain": plain, "ours": ours, "reference": reference}

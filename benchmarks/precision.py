@@ -75,7 +75,7 @@ def predictions(
         method.use_classes(images.class_names)
         for batch in episode_batches(images, method.make_views(), batch_size):
             batch["views"], batch["index"] = batch["views"].to(device), batch["index"].to(device)
-            with torch.set_grad_enabled(method.takes_gradients):
+            with torch.set_grad_enabled(method.needs_gradient):
                 answers = method.predictions(batch)
             found.setdefault("label", []).append(batch["label"])
             found.setdefault(BEFORE, []).append(_predicted(next(iter(answers.values()))["before"]))

@@ -102,8 +102,7 @@ def classify(
     with known_state(place):
         source = GivenImages(images)
         try:
-            built = _method(method, model, seed, options)
-            built = built.to(place).eval()
+            built = _method(method, model, seed, options).to(place).eval()
             _check_usable(built)
             built.use_classes(names)
             results: list[Classification | None] = [None] * len(source)
@@ -175,10 +174,8 @@ def _names(given: Any) -> list[str]:
 
 def _device(device: Any, method: Any) -> torch.device:
     own = next(method.parameters()).device if isinstance(method, Method) else None
-    if device is None and own is not None:
-        found = own
-    elif device is None:
-        found = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device is None:
+        found = own or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     else:
         try:
             found = torch.device(device)
@@ -224,7 +221,7 @@ def _check_usable(method: Method) -> None:
     """Reject a method whose model was made in float64 or in inference mode."""
     if any(parameter.dtype == torch.float64 for parameter in method.parameters()):
         raise UserError("method: its model is in float64: make it with the default dtype float32")
-    if method.takes_gradients and any(parameter.is_inference() for parameter in method.parameters()):
+    if method.needs_gradient and any(parameter.is_inference() for parameter in method.parameters()):
         raise UserError("method: it was made within torch.inference_mode, and needs gradients: make it outside")
 
 

@@ -9,12 +9,9 @@ class UserError(Exception):
     The message is one line that names the thing and the fix. The command line prints it without a traceback and exits
     with code 2. Not a ``ValueError``: jsonargparse catches those while it builds objects, and wraps them in a long
     report of types that were tried.
-
-    Attributes:
-        resumable: Whether the run can be resumed as it is, since nothing has to be fixed.
     """
 
-    resumable = False
+    resumable = False  # whether the run can be resumed as it is, since nothing has to be fixed
 
 
 def quoted(value: object, most: int = 100) -> str:

@@ -1,18 +1,20 @@
-"""Checks of users' input: text files, numbers in range, the nearest known word."""
+"""Checks of users' input: text files, numbers in range, the nearest known word, names matched by position."""
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lorattt.errors import UserError, quoted
+
+_CODE = re.compile(r"n\d{8}|\d+")
 
 
 def read_text(file: Path, fix: str = "allow reading it, and save it as UTF-8", *, what: str = "") -> str:
     """A text file in UTF-8, with or without a byte-order mark; line ends are left as they are.
 
-    Raises:
-        UserError: If it cannot be read or is no text in UTF-8. The message calls it ``what``, by default its path, and
-            ends with ``fix``.
+    The message of an error calls it ``what``, by default its path, and ends with ``fix``.
     """
     what = what or str(file)
     try:
@@ -27,10 +29,9 @@ def read_text(file: Path, fix: str = "allow reading it, and save it as UTF-8", *
 
 
 def at_least(least: int, hint: str = "", **numbers: float | None) -> None:
-    """Require numbers of at least ``least``, by key, with ``__`` for a dot; None is accepted.
+    """Require numbers of at least ``least``, by key, with ``__`` for a dot; None is accepted, NaN is not.
 
-    Raises:
-        UserError: If one is lower or NaN. The message ends with ``hint``, such as ``, or null for all``.
+    The message of an error ends with ``hint``, such as ``, or null for all``.
     """
     for key, value in numbers.items():
         if value is not None and not value >= least:
@@ -54,3 +55,35 @@ def did_you_mean(word: object, known: Iterable[str], otherwise: str, cutoff: flo
     """``did you mean 'a' or 'b'?`` with the nearest of the known words, or another hint where none is near."""
     near = difflib.get_close_matches(str(word)[:100], dict.fromkeys(known), n=3, cutoff=cutoff)
     return f"did you mean {' or '.join(map(quoted, near))}?" if near else otherwise
+
+
+def plain(name: str) -> str:
+    """A name for comparison, without differences of case, underscores, hyphens and spaces."""
+    return " ".join(re.sub(r"[_\-\s]+", " ", name).split()).casefold()
+
+
+def check_order(what: str, known: Sequence[str], names: Sequence[str], fix: str) -> None:
+    """Reject a list of ``names``, called ``what``, in another order than the known ones: two or more are moved."""
+    ours, theirs = [plain(name) for name in known], [plain(name) for name in names]
+    times = Counter(ours)  # a name of two classes has no one place
+    place = {name: label for label, name in enumerate(ours) if times[name] == 1}
+    moved = [label for label, name in enumerate(theirs) if name in place and name != ours[label]]
+    if len(moved) > 1:
+        first = moved[0]
+        raise UserError(
+            f"{what} is in another order than the classes: name {first + 1} is {quoted(names[first])}, which is what "
+            f"class {place[theirs[first]] + 1} is called, and class {first + 1} is called {quoted(known[first])}: {fix}"
+        )
+
+
+def pairs(known: Sequence[str], names: Sequence[str], most: int = 3) -> str:
+    """Which class got which name, as text: the first few and the last; empty if no name differs from the known one."""
+    if all(plain(one) == plain(other) for one, other in zip(known, names, strict=True)):
+        return ""
+    shown = [f"{quoted(one, 60)} is {quoted(other, 60)}" for one, other in zip(known, names, strict=True)]
+    return ", ".join(shown if len(shown) <= most + 1 else [*shown[:most], "...", shown[-1]])
+
+
+def are_codes(names: Sequence[str]) -> bool:
+    """Whether all names are numbers or ImageNet's wnids, which mean nothing to a text encoder."""
+    return bool(names) and all(_CODE.fullmatch(name.strip()) for name in names)

@@ -20,7 +20,6 @@ from lorattt.prompts.neighbours import features_in_parts, neighbour_features, ne
 from lorattt.views.selection import flatness_scores, select_lowest
 
 _RANKING_DIRECTIONS = 10  # those of STSS
-# Views encoded at a time.
 _VIEWS_AT_A_TIME = 64
 
 
@@ -105,22 +104,18 @@ def landscape(
     labels: Tensor | None = None,
     seed: int = 0,
 ) -> Landscape:
-    """Compute the values over the square.
+    """Compute the values over the square, float64 on the CPU.
 
-    Args:
-        prompts: The class names.
-        context: ``(M, d)`` float32, or ``(K, M, d)`` if class-specific: the prompt.
-        views: ``(N, V, D)`` unit features of the views, of which the kept ones are those of the lowest score.
-        logit_scale: Scalar factor on cosines.
-        spec: The grid.
-        images: ``(B, D)`` unit features for the cross-entropy; None for none.
-        labels: ``(B,)`` int64, theirs.
-        seed: The run's seed, for the directions.
-
-    Returns:
-        Float64 values on the CPU.
+    The prompt's ``context`` is ``(M, d)`` float32, or ``(K, M, d)`` if class-specific; ``views`` ``(N, V, D)`` are unit
+    features, and those of the lowest score are kept. ``images`` ``(B, D)`` are unit features for the cross-entropy, of
+    the ``labels`` ``(B,)`` int64. The run's ``seed`` decides the directions.
     """
-    keep = _kept(prompts, context, views, logit_scale, spec, seed)
+    # The views that STSS keeps at the prompt.
+    neighbour_text = neighbour_features(prompts, context, directions=_RANKING_DIRECTIONS, radius=spec.rho, seed=seed)
+    scores = flatness_scores(views, logit_scale * views @ prompts.features(context).T, neighbour_text, logit_scale)
+    keep = torch.zeros_like(scores, dtype=torch.bool).scatter_(
+        1, select_lowest(scores, spec.views_kept), True
+    )  # (N, V)
     u, v = axes(context, seed)
     places = torch.tensor(spec.coordinates, dtype=torch.float64)
     steps = places.view(-1, 1, 1, 1) * u + places.view(1, -1, 1, 1) * v  # (P, P, M, d)
@@ -139,21 +134,8 @@ def landscape(
     return Landscape(torch.stack(losses).cpu().view(shape) if losses else None, low, high)
 
 
-def _kept(
-    prompts: ClassPrompts, context: Tensor, views: Tensor, logit_scale: Tensor, spec: LandscapeSpec, seed: int
-) -> Tensor:
-    """``(N, V)`` bool: the views that STSS keeps at the prompt."""
-    neighbour_text = neighbour_features(prompts, context, directions=_RANKING_DIRECTIONS, radius=spec.rho, seed=seed)
-    scores = flatness_scores(views, logit_scale * views @ prompts.features(context).T, neighbour_text, logit_scale)
-    keep = torch.zeros_like(scores, dtype=torch.bool)
-    return keep.scatter_(1, select_lowest(scores, spec.views_kept), True)
-
-
 def summarise(values: Tensor, spec: LandscapeSpec) -> dict[str, float]:
-    """``(P, P)`` values in three numbers.
-
-    These are ``at_prompt``; ``worst_within_rho``, the largest value at most ``rho`` away; ``increase``, the difference.
-    """
+    """``(P, P)`` values at the prompt, the largest at most ``rho`` away, and their difference."""
     places = torch.tensor(spec.coordinates, dtype=torch.float64)
     near = torch.hypot(places.view(-1, 1), places.view(1, -1)) <= spec.rho * (1 + 1e-9)
     half = spec.points // 2

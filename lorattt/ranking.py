@@ -15,10 +15,9 @@ NO_CLASS: Final = -1
 
 
 def top_k(logits: Tensor, k: int) -> Tensor:
-    """The first ``k`` classes of ``(E, K)`` logits, or all if there are fewer.
+    """The first ``k`` classes of ``(E, K)`` logits, or all if there are fewer: ``(E, min(k, K))`` int64.
 
-    Returns:
-        ``(E, min(k, K))`` int64, the predicted class first; :data:`NO_CLASS` throughout for a row that is not finite.
+    The predicted class comes first; a row that is not finite has :data:`NO_CLASS` throughout.
     """
     logits = logits.float()
     values, order = logits.topk(min(k + 1, logits.shape[-1]), dim=-1)  # one more, to see a tie at the end
@@ -30,15 +29,9 @@ def top_k(logits: Tensor, k: int) -> Tensor:
 
 
 def is_right(logits: Tensor, label: Tensor, k: int = 1) -> Tensor:
-    """Whether the label is among the first ``k`` classes, as :func:`top_k` orders them.
+    """``(E,)`` bool: whether the label ``(E,)`` int64 is among the first ``k`` classes of ``(E, K)`` logits.
 
-    Args:
-        logits: ``(E, K)`` of any floating dtype.
-        label: ``(E,)`` int64; an unknown one, -1, is never right.
-        k: At least 1.
-
-    Returns:
-        ``(E,)`` bool.
+    An unknown label, -1, is never right.
     """
     return (place_of(logits, label.clamp(min=0)) < k) & (label >= 0) & is_answer(logits)
 

@@ -48,11 +48,6 @@ def _signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
 
-def _shift_right(x: Tensor, bits: int) -> Tensor:
-    """Logical shift; torch's own ``>>`` copies the sign bit of an int64."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
-
-
 def _mix_(x: Tensor) -> Tensor:
     """SplitMix64's output function, in place: on a CPU, fresh memory costs more than the arithmetic."""
     shifted = torch.empty_like(x)
@@ -84,9 +79,10 @@ def uniform(keys: Tensor, shape: tuple[int, ...], dtype: torch.dtype = torch.flo
 
     The dtype is ``float32`` (24 random bits) or ``float64`` (53 random bits).
     """
-    bits = _bits(keys, math.prod(shape))
     width = 53 if dtype == torch.float64 else 24
-    return (_shift_right(bits, 64 - width).to(dtype) * 2.0**-width).reshape(*keys.shape, *shape)
+    # The highest bits; torch's shift copies the sign of an int64.
+    bits = (_bits(keys, math.prod(shape)) >> (64 - width)) & ((1 << width) - 1)
+    return (bits.to(dtype) * 2.0**-width).reshape(*keys.shape, *shape)
 
 
 def keep_mask(keys: Tensor, shape: tuple[int, ...], drop: float) -> Tensor:

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -20,62 +20,66 @@ INTERRUPT, TERMINATE, HANG_UP, WARNING = _ALL
 
 
 class Stopped(BaseException):
-    """A signal asked the program to end. Not an ``Exception``: nothing is to take it for a failure.
-
-    Attributes:
-        number: The signal.
-        code: The program's exit code, 128 and the signal's number, as shells have it.
-    """
+    """A signal asked the program to end. Not an ``Exception``: nothing is to take it for a failure."""
 
     def __init__(self, number: int) -> None:
         name = signal.Signals(number).name
         super().__init__(f"stopped by {'Ctrl-C' if name == 'SIGINT' else name}")
-        self.number, self.code = number, 128 + number
+        self.number = number
+        self.code = 128 + number  # the program's exit code, as shells have it
+
+
+def listen(handler: Callable[[int, Any], None], numbers: tuple[int, ...] = _ALL) -> None:
+    """Handle signals, except those that are ignored, as by ``nohup``; only the main thread can."""
+    if threading.current_thread() is threading.main_thread():
+        for number in filter(None, numbers):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, handler)
+
+
+@contextmanager
+def listening(handler: Callable[[int, Any], None], numbers: tuple[int, ...] = _ALL) -> Iterator[None]:
+    """Handle signals as :func:`listen` does, within this block."""
+    before = {number: signal.getsignal(number) for number in filter(None, numbers)}
+    listen(handler, numbers)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, earlier in before.items():
+                if earlier is not None:  # one that was not set from Python
+                    signal.signal(number, earlier)
 
 
 class Stops:
-    """Turns signals into :class:`Stopped`, in the main thread of the process that listens.
-
-    Attributes:
-        asked: The signal that asked the program to end; 0 while none did.
-        patient: Whether something is under way that will call :meth:`check` when it is a good moment to stop.
-        warned: Whether a scheduler's warning has come meanwhile.
-        notice: How far the run came and how it goes on, where a run was under way.
-    """
+    """Turns signals into :class:`Stopped`, in the main thread of the process that listens."""
 
     def __init__(self) -> None:
         self._owner = 0
         self._reset()
 
     def _reset(self) -> None:
-        self.asked, self._at = 0, 0.0
-        self.patient = self.warned = False
-        self.notice = ""
+        self.asked, self._at = 0, 0.0  # the signal that asked the program to end, and when
+        self.patient = False  # whether something is under way that will call `check` at a good moment to stop
+        self.warned = False  # whether a scheduler's warning has come meanwhile
+        self.notice = ""  # how far the run came and how it goes on, where a run was under way
 
     def listen(self) -> None:
-        """Handle the signals, those excepted that are ignored, as by ``nohup``; whoever handled them before."""
-        if threading.current_thread() is not threading.main_thread() or not self._owner:
-            return
-        for number in filter(None, _ALL):
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self._handle)
+        """Handle the signals again, where others have handled them since."""
+        if self._owner:
+            listen(self._handle)
 
     @contextmanager
     def heard(self) -> Iterator[None]:
         """Listen within this block."""
-        before = {number: signal.getsignal(number) for number in filter(None, _ALL)}
         self._reset()
         self._owner = os.getpid()
-        self.listen()
-        try:
-            yield
-        finally:
-            self._owner = 0
-            self._reset()  # what runs later in this process was not asked to stop
-            if threading.current_thread() is threading.main_thread():
-                for number, handler in before.items():
-                    if handler is not None:  # one that was not set from Python
-                        signal.signal(number, handler)
+        with listening(self._handle):
+            try:
+                yield
+            finally:
+                self._owner = 0
+                self._reset()  # what runs later in this process was not asked to stop
 
     def check(self, *, warning: bool) -> None:
         """Raise :class:`Stopped` if a signal has asked for it, or, with ``warning``, if a warning has come.

@@ -1,7 +1,7 @@
 """The state of torch that predictions are computed in, whatever other code in the process has set."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -17,8 +17,11 @@ def full_float32() -> Iterator[None]:
     cudnn, newer = torch.backends.cudnn, _precisions()
     kept = [each.fp32_precision for each in newer]
     # Set through newer names, a state may have no value under the older ones: reading it is an error then.
-    convolutions = _readable(lambda: cudnn.allow_tf32, True)
-    products = _readable(torch.get_float32_matmul_precision, "highest")
+    convolutions, products = True, "highest"
+    with suppress(RuntimeError):
+        convolutions = cudnn.allow_tf32
+    with suppress(RuntimeError):
+        products = torch.get_float32_matmul_precision()
     cudnn.allow_tf32 = False
     torch.set_float32_matmul_precision("highest")
     for each in newer:
@@ -41,13 +44,6 @@ def _precisions() -> list[Any]:
     mkldnn = ((torch.backends.mkldnn, name) for name in ("conv", "rnn", "matmul"))
     found = [getattr(module, name, None) for module, name in (*places, *mkldnn)]
     return [each for each in found if each is not None and hasattr(each, "fp32_precision")]
-
-
-def _readable(read: Callable[[], Any], otherwise: Any) -> Any:
-    try:
-        return read()
-    except RuntimeError:
-        return otherwise
 
 
 @contextmanager

@@ -53,7 +53,7 @@ def test_episodes_of_a_compiled_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "times.json"
-    monkeypatch.setattr("lorattt.clip.compiled.BACKEND", "eager")  # traced only: a compiler would take minutes
+    monkeypatch.setattr("lorattt.clip.vision.BACKEND", "eager")  # traced only: a compiler would take minutes
     arguments = ["episodes", "--models", "demo", "--images", "1", "--repeats", "1", "--compile", "--json", str(out)]
     monkeypatch.setattr(sys, "argv", arguments)
     episodes.main()
@@ -386,9 +386,8 @@ def test_throughput_on_the_demo(
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| mta |"))
     hours = 232_085 / mta["end_to_end"]["images_per_second"] / 3600
     _, _, _, one, eight, _ = (cell.strip() for cell in line.split("|"))
-    # Two digits behind the point, however fast the machine is.
-    assert float(one) == pytest.approx(hours, abs=0.0051)
-    assert float(eight) == pytest.approx(hours / 8, abs=0.0051)
+    for printed, value in ((one, hours), (eight, hours / 8)):  # two digits after the point, one above ten hours
+        assert float(printed.replace(",", "")) == pytest.approx(value, abs=0.051 if value > 10 else 0.0051)
 
 
 def test_projection_with_augmix_for_the_fine_grained_sets() -> None:

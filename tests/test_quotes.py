@@ -7,8 +7,8 @@ import pytest
 
 import lorattt
 from lorattt.errors import UserError, quoted, shortened, some
+from lorattt.inputs import pairs
 from lorattt.methods.class_texts import agree_on_classes
-from lorattt.positions import pairs
 
 
 def test_short_values_are_quoted_whole() -> None:

@@ -21,7 +21,7 @@ import yaml
 
 from lorattt.cli.dry import problem
 from lorattt.errors import UserError
-from lorattt.sweep import processes, scheduler
+from lorattt.sweep import processes
 from lorattt.sweep.command import main
 from lorattt.sweep.plan import plan
 from lorattt.sweep.processes import check
@@ -158,7 +158,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("JOURNAL", str(tmp_path / "journal"))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(scheduler, "PAUSE", 0.005)
+    monkeypatch.setattr(processes, "PAUSE", 0.005)
     monkeypatch.setattr(processes, "CHECKER", [*PYTHON, "-c", ALL_FINE])
     fake = tmp_path / "fake.py"
     fake.write_text(FAKE, encoding="utf-8")
@@ -664,7 +664,7 @@ def test_a_second_ctrl_c_waits_for_nothing(bench: Bench) -> None:
     finally:
         process.kill()
     assert process.returncode == 130
-    assert time.monotonic() - started < scheduler.PATIENCE
+    assert time.monotonic() - started < processes.PATIENCE
     for pid in _pids(bench):
         _wait(lambda pid=pid: not _alive(pid))
 

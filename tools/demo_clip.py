@@ -19,8 +19,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lorattt.clip.build import truncated_tokenizer
-from lorattt.clip.templates import SINGLE, TemplateSet, resolve_templates
-from lorattt.clip.text import encode_text
+from lorattt.clip.text import SINGLE, TemplateSet, encode_text, resolve_templates
 from lorattt.demo import CLASS_NAMES, HELD_OUT, MERGES, MODEL_CONFIG, MODEL_NAME, SEEN
 from lorattt.ranking import is_right
 

@@ -21,28 +21,22 @@ class Tuner(Protocol):
     @property
     def blocks(self) -> tuple[int, ...]:
         """The adapted blocks, 0-based and ascending: those below the first run once, without a graph."""
-        ...
 
     @property
     def is_identity_at_init(self) -> bool:
         """Whether new parameters leave the tower's output as it is."""
-        ...
 
     def init_parameters(self, episodes: int, device: torch.device) -> dict[str, Tensor]:
         """New leaves on the device, each ``(E, *)``: one slice per episode."""
-        ...
 
     def adapter(
         self, parameters: Mapping[str, Tensor], keys: Tensor | None = None, *, at_init: bool = False
     ) -> Adapter:
         """The parameters of :meth:`init_parameters`, as they are now, as the blocks read them.
 
-        Args:
-            parameters: The parameters.
-            keys: ``(E,)`` int64 keys of random numbers in an update, such as those of dropout; None at prediction.
-            at_init: Promises that the parameters are still as they were made, which may save work.
+        ``keys`` ``(E,)`` int64 are for random numbers in an update, such as those of dropout; None at prediction.
+        ``at_init`` promises that the parameters are still as they were made, which may save work.
         """
-        ...
 
 
 class AdapterSpec(ABC):

@@ -18,6 +18,7 @@ from lorattt.clip.checkpoint_match import (
     fitting_sets,
     is_read,
     plain_name,
+    shapes_of,
 )
 from lorattt.errors import UserError, first_line, listed, quoted
 
@@ -31,9 +32,6 @@ def load_file(model: nn.Module, path: Path, name: str) -> None:
     The file is in safetensors, a checkpoint of PyTorch, OpenAI's archive, or Google's ``.npz`` of SigLIP. Weights may
     lie below keys (``state_dict``, ``model`` and the like), and their names may share a prefix (``module.``,
     ``model.``). Names and shapes have to be the model's; position embeddings are not resized.
-
-    Raises:
-        UserError: If the file cannot be read, has no such weights, or has more than one set of them.
     """
     if path.suffix in (".npz", ".npy"):
         _load_big_vision(model, path, name)
@@ -75,7 +73,7 @@ def _check_values(model: nn.Module, what: str) -> None:
 
 def _find_weights(model: nn.Module, path: Path, name: str) -> Mapping[str, Tensor]:
     """The model's weights in a file, by plain name."""
-    shapes = {key: value.shape for key, value in model.state_dict().items()}
+    shapes = shapes_of(model)
     found = dicts_of_tensors(read_checkpoint(path))
     dicts = {keys: _from_apple(model, tensors, path) for keys, tensors in found.items()}
     if not dicts:

@@ -36,11 +36,7 @@ _OTHERS: tuple[tuple[bytes, str, str], ...] = (
 
 
 def find_file(name: str) -> Path | None:
-    """The file of that name, ``~`` expanded; None if there is none.
-
-    Raises:
-        UserError: If it is a folder, an empty file, a link to nowhere, or may not be read.
-    """
+    """The file of that name, ``~`` expanded; None if there is none. It is not empty."""
     try:
         path = Path(name).expanduser()
         if path.is_file():
@@ -97,10 +93,7 @@ def read_checkpoint(path: Path) -> Mapping[Any, Any]:
     """What a file holds: tensors by name, or dicts that hold such dicts somewhere.
 
     Reads safetensors, checkpoints of PyTorch (with its weights-only loader), and OpenAI's TorchScript archives; not
-    NumPy's ``.npz``.
-
-    Raises:
-        UserError: If the file is damaged, of another kind, would run code, or holds no dict.
+    NumPy's ``.npz``. A UserError if the file is damaged, of another kind, or would run code.
     """
     try:
         _check_kind(path)

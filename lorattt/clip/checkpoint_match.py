@@ -1,5 +1,6 @@
 """Find a model's weights among the tensors of a checkpoint, or say which model they are for."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -7,17 +8,18 @@ from typing import Any
 
 import open_clip
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lorattt.clip.build import build_architecture
 from lorattt.errors import listed
 
 Shapes = Mapping[str, torch.Size]
+"""By name; a model's by :func:`plain_name`."""
 Dicts = Mapping[tuple[str, ...], Mapping[str, Tensor]]
 """Dicts of tensors by name, by the keys that they lie below in a file."""
 
 # Segments that wrappers of parts of a model put into names: compilation, sharding, activation checkpointing.
-_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+_WRAPPERS = r"_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\."
 # Nothing reads these: sizes that OpenAI wrote, counters of libraries. SigLIP's bias is the same for all classes, so
 # probabilities do not depend on it: a model may have one that a file lacks, and the other way round.
 _UNREAD = ("input_resolution", "context_length", "vocab_size", "n_averaged", "logit_bias")
@@ -44,7 +46,7 @@ def dicts_of_tensors(content: Mapping[Any, Any], keys: tuple[str, ...] = ()) -> 
     found: dict[tuple[str, ...], Mapping[str, Tensor]] = {}
     tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
     if tensors:
-        short = {_without_wrappers(name): tensor for name, tensor in tensors.items()}
+        short = {re.sub(_WRAPPERS, "", name): tensor for name, tensor in tensors.items()}
         found[keys] = short if len(short) == len(tensors) else tensors
     for key, value in content.items():
         if isinstance(value, Mapping) and isinstance(key, str) and len(keys) < _DEPTH:
@@ -52,15 +54,14 @@ def dicts_of_tensors(content: Mapping[Any, Any], keys: tuple[str, ...] = ()) -> 
     return found
 
 
-def _without_wrappers(name: str) -> str:
-    for wrapper in _WRAPPERS:
-        name = name.replace(wrapper, "")
-    return name
-
-
 def plain_name(name: str) -> str:
     """A weight's name whether or not the model keeps its text tower in a module ``text``: open_clip has both."""
     return name.removeprefix("text.")
+
+
+def shapes_of(model: nn.Module) -> Shapes:
+    """The shapes of a model's weights, by plain name."""
+    return {plain_name(name): value.shape for name, value in model.state_dict().items()}
 
 
 def is_read(name: str) -> bool:
@@ -70,14 +71,13 @@ def is_read(name: str) -> bool:
 
 def fitting_sets(dicts: Dicts, shapes: Shapes) -> list[WeightSet]:
     """All sets of tensors in a file that are a model's weights: no name missing or left over, all shapes right."""
-    wanted = {plain_name(name): shape for name, shape in shapes.items()}
     return [
         found
         for keys, tensors in dicts.items()
-        if len(tensors) >= sum(map(is_read, wanted))
+        if len(tensors) >= sum(map(is_read, shapes))
         for found in _sets(keys, tensors, shapes)
-        if all(not is_read(name) or name in found.tensors for name in wanted)
-        and all(_fits(name, tensor, wanted.get(name)) for name, tensor in found.tensors.items())
+        if all(not is_read(name) or name in found.tensors for name in shapes)
+        and all(_fits(name, tensor, shapes.get(name)) for name, tensor in found.tensors.items())
     ]
 
 
@@ -89,12 +89,11 @@ def _fits(name: str, tensor: Tensor, shape: torch.Size | None) -> bool:
 
 def _sets(keys: tuple[str, ...], tensors: Mapping[str, Tensor], shapes: Shapes) -> Iterator[WeightSet]:
     """The dict's tensors for each prefix that gives some of them names of the model, the most names first."""
-    wanted = {plain_name(name) for name in shapes}
     votes: Counter[str] = Counter({"": 0})
     for name in tensors:
         parts = name.split(".")
         for place in range(len(parts)):
-            if plain_name(".".join(parts[place:])) in wanted:
+            if plain_name(".".join(parts[place:])) in shapes:
                 votes["".join(f"{part}." for part in parts[:place])] += 1
     for prefix, _ in votes.most_common():
         inside = [name for name in tensors if name.startswith(prefix)]
@@ -105,10 +104,7 @@ def _sets(keys: tuple[str, ...], tensors: Mapping[str, Tensor], shapes: Shapes) 
 
 
 def explain_misfit(dicts: Dicts, shapes: Shapes, model: str, quick_gelu: bool | None) -> str:
-    """Why no set of tensors in a file fits the model of that name, and what to do; one sentence without a full stop.
-
-    ``quick_gelu`` is the activation that the file needs, None where that is unknown.
-    """
+    """Why no set of tensors in a file fits the model, and what to do; ``quick_gelu`` as from ``activation_of``."""
     names = [name for tensors in dicts.values() for name in tensors]
     if any("vision_model.encoder." in name or "text_model.encoder." in name for name in names):
         return (
@@ -118,10 +114,9 @@ def explain_misfit(dicts: Dicts, shapes: Shapes, model: str, quick_gelu: bool | 
     if others := _fitting_architectures(dicts, model, quick_gelu):
         which = others[0] if len(others) == 1 else "the one they were trained as"
         return f"its weights are those of {' or '.join(others[:3])}: set model.clip.model to {which}"
-    wanted = {plain_name(name) for name in shapes}
     named = [next(_sets(keys, tensors, shapes)).tensors for keys, tensors in dicts.items()]
-    closest = max(named, key=lambda tensors: len(wanted & tensors.keys()))
-    if not wanted & closest.keys() and any(name.rpartition(".")[2] in ("ctx", "context") for name in names):
+    closest = max(named, key=lambda tensors: len(shapes.keys() & tensors.keys()))
+    if not shapes.keys() & closest.keys() and any(name.rpartition(".")[2] in ("ctx", "context") for name in names):
         return "it holds a learned prompt, which goes in model.prompt.file: name the model's own weights here"
     text = any(name.endswith(("token_embedding.weight", "word_embeddings.weight")) for name in names)
     image = any(name.endswith(("conv1.weight", "patch_embed.proj.weight")) or "visual." in name for name in names)
@@ -133,27 +128,21 @@ def explain_misfit(dicts: Dicts, shapes: Shapes, model: str, quick_gelu: bool | 
 
 def _differences(tensors: Mapping[str, Tensor], shapes: Shapes) -> str:
     """Names that are missing and left over, or else the shapes that differ."""
-    wanted = {plain_name(name): (name, shape) for name, shape in shapes.items()}
-    missing = [name for plain, (name, _) in wanted.items() if is_read(plain) and plain not in tensors]
-    left = [name for name in tensors if is_read(name) and name not in wanted]
-    if len(missing) == len(wanted):
-        return f"it has none of the model's {len(wanted)} weights, but {listed(left)}"
+    missing = [name for name in shapes if is_read(name) and name not in tensors]
+    left = [name for name in tensors if is_read(name) and name not in shapes]
+    if len(missing) == len(shapes):
+        return f"it has none of the model's {len(shapes)} weights, but {listed(left)}"
     said = [f"it lacks {len(missing)} of the model's weights ({listed(missing)})"] * bool(missing)
     said += [f"{'has' if said else 'it has'} {len(left)} that the model lacks ({listed(left)})"] * bool(left)
     if said:
         return " and ".join(said)
-    other = [
-        (name, tensors[plain].shape, shape)
-        for plain, (name, shape) in wanted.items()
-        if is_read(plain) and tensors[plain].shape != shape
-    ]
-    name, theirs, ours = other[0]
-    meaning = ""
+    other = [name for name, shape in shapes.items() if is_read(name) and tensors[name].shape != shape]
+    name, meaning = other[0], ""
     if name.endswith(("positional_embedding", "pos_embed")):
         what = "images" if name.startswith("visual.") else "texts"
         meaning = f" (the weights are for {what} of another size, and position embeddings are not resized)"
     more = f", and {len(other) - 1} more shapes differ" if len(other) > 1 else ""
-    return f"{name} is {_size(theirs)} in it and {_size(ours)} in the model{meaning}{more}"
+    return f"{name} is {_size(tensors[name].shape)} in it and {_size(shapes[name])} in the model{meaning}{more}"
 
 
 def _size(shape: torch.Size) -> str:
@@ -175,7 +164,7 @@ def _fitting_architectures(dicts: Dicts, model: str, quick_gelu: bool | None) ->
             continue
         try:
             with torch.device("meta"):  # shapes without memory
-                shapes = {key: value.shape for key, value in build_architecture(config).state_dict().items()}
+                shapes = shapes_of(build_architecture(config))
         except Exception:  # what a library cannot build is no candidate
             continue
         if fitting_sets(dicts, shapes):

@@ -68,10 +68,8 @@ class LoadedClip(ClipSpec):
 def load_clip(spec: ClipSpec) -> Clip:
     """Build the model, load its weights, freeze it and put it in evaluation mode, on the CPU.
 
-    Raises:
-        UserError: If the model or the tag is unknown; the file or the ``open_clip_config.json`` beside it is missing,
-            damaged or of another model; the weights' activation (quick GELU) is not the model's; the tokenizer needs a
-            package or file that is not there.
+    A UserError if a name is unknown, a file is missing, damaged or of another model, the weights' activation (quick
+    GELU) is not the model's, or the tokenizer needs a package or file that is not there.
     """
     if isinstance(spec, LoadedClip):
         return spec.clip

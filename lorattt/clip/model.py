@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorattt.clip.preprocess import OPENAI
-from lorattt.clip.templates import TemplateSet, resolve_templates
-from lorattt.clip.text import Tokenizer, class_features
+from lorattt.clip.text import TemplateSet, Tokenizer, class_features, resolve_templates
 from lorattt.clip.text_tower import TextTower, find_text_parts
 from lorattt.clip.vision import ImageTower, VisionTower, wrap_tower
 from lorattt.errors import UserError
@@ -17,20 +16,9 @@ from lorattt.views.crops import PlainView
 
 
 class Clip(nn.Module):
-    """A frozen open_clip model with its tokenizer and preprocessing.
+    """A frozen open_clip model with its tokenizer and preprocessing; ``name`` is for messages and results.
 
-    Args:
-        model: An open_clip model.
-        tokenizer: Its tokenizer.
-        name: Its name, for messages and results.
-        preprocess: Its preprocessing in open_clip's terms; what is left out is OpenAI's.
-
-    Attributes:
-        image_size: Side of the images it takes, in pixels.
-        plain_view: How the preprocessing makes a square of an image.
-
-    Raises:
-        UserError: If the model does not take square images.
+    ``preprocess`` is in open_clip's terms; what is left out is OpenAI's.
     """
 
     mean: Tensor
@@ -46,11 +34,9 @@ class Clip(nn.Module):
         height, width = size if isinstance(size, tuple | list) else (size, size)
         if height != width:
             raise UserError(f"model {name} takes {height} x {width} images: only square ones are supported")
-        self.image_size = int(height)
-        self.preprocess = {**OPENAI, **preprocess}
-        self.plain_view = PlainView(
-            self.preprocess["resize_mode"], self.preprocess["interpolation"], self.preprocess["fill_color"]
-        )
+        self.image_size = int(height)  # side of the images it takes, in pixels
+        self.preprocess = OPENAI | dict(preprocess)
+        self.plain_view = PlainView(*(self.preprocess[key] for key in ("resize_mode", "interpolation", "fill_color")))
         self.register_buffer("mean", torch.tensor(self.preprocess["mean"]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(self.preprocess["std"]).view(3, 1, 1), persistent=False)
 

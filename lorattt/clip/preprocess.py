@@ -19,7 +19,6 @@ from lorattt.views.crops import Interpolation, ResizeMode
 KEYS: Final = ("mean", "std", "resize_mode", "interpolation")
 """Keys of ``model.clip`` that override the model's own preprocessing."""
 
-
 OPENAI: Final[dict[str, Any]] = {
     "mean": open_clip.OPENAI_DATASET_MEAN,  # of the channels, on a scale of 0 to 1
     "std": open_clip.OPENAI_DATASET_STD,
@@ -31,18 +30,10 @@ OPENAI: Final[dict[str, Any]] = {
 
 
 def resolve_preprocess(name: str, weights: str | Path | None, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The preprocessing of a model with those weights, with a warning of what has to be assumed.
+    """The preprocessing of a model with those weights (tag, file, or random), with a warning of what has to be assumed.
 
-    In this order: what is given; that of the tag, or in ``open_clip_config.json`` beside the file; what all tags of the
-    model have in common; OpenAI's.
-
-    Args:
-        name: The model's name.
-        weights: The tag, the file, or None for random weights.
-        given: Values of :data:`KEYS` that the user wants; None for the model's own.
-
-    Raises:
-        UserError: If the file beside the weights has invalid values.
+    In this order: what is ``given`` for :data:`KEYS`, None for the model's own; that of the tag, or in
+    ``open_clip_config.json`` beside the file; what all tags of the model have in common; OpenAI's.
     """
     name = name.replace("/", "-")  # as open_clip's tables have it
     known = {key: value for key, value in given.items() if value is not None}

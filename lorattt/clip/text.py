@@ -1,17 +1,46 @@
 """Class names to text features: templates filled in, encoded once, on sequences no longer than needed."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
+from open_clip import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
 from open_clip.tokenizer import get_clean_fn
 from torch import Tensor
 
 from lorattt.clip.text_tower import TextTower, find_text_parts
 from lorattt.errors import UserError, quoted
+from lorattt.inputs import nearest
 
 Tokenizer = Callable[[list[str]], Tensor]
+TemplateSet = Literal["single", "openai-7", "openai-80"]
+SINGLE = "a photo of a {}."
+_CHUNK = 256  # sequences encoded at a time
+
+
+def resolve_templates(templates: TemplateSet | Sequence[str]) -> list[str]:
+    """A named set, one text or several, as a list of texts with one ``{}`` each."""
+    if not isinstance(templates, str):
+        return list(templates)
+    if templates not in get_args(TemplateSet):
+        return [templates]
+    if templates == "single":
+        return [SINGLE]
+    functions = SIMPLE_IMAGENET_TEMPLATES if templates == "openai-7" else OPENAI_IMAGENET_TEMPLATES
+    return [function("{}") for function in functions]  # open_clip has functions of the class name
+
+
+def check_templates(templates: str | Sequence[str]) -> None:
+    """Require that a single text is a template or the name of a set; a UserError for a misspelled name."""
+    known = [*get_args(TemplateSet), "dataset"]
+    if isinstance(templates, str) and templates not in known and templates.count("{}") != 1:
+        near = nearest(templates, known)
+        hint = f"did you mean {near}? " if near else ""
+        raise UserError(
+            f"model.templates {quoted(templates)}: {hint}use {', '.join(known)}, or texts that contain {{}} exactly "
+            "once, for the class name"
+        )
 
 
 def encode_text(model: Any, tokens: Tensor) -> Tensor:
@@ -35,24 +64,11 @@ def word_ids(tokenizer: Any, text: str) -> list[int]:
 
 
 @torch.no_grad()
-def class_features(
-    model: Any, tokenizer: Tokenizer, class_names: Sequence[str], templates: Sequence[str], *, chunk: int = 256
-) -> Tensor:
-    """One unit vector per class: the mean over templates of unit features, normalised again.
+def class_features(model: Any, tokenizer: Tokenizer, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
+    """``(K, D)`` float32 unit vectors, one per class: the mean over templates of unit features, normalised again.
 
-    Args:
-        model: An open_clip model.
-        tokenizer: Its tokenizer.
-        class_names: K names, in label order; equal names are allowed.
-        templates: Texts with one ``{}`` for the class name.
-        chunk: Sequences encoded at a time.
-
-    Returns:
-        ``(K, D)`` float32 on the model's device.
-
-    Raises:
-        UserError: If there is no class or template, a template has no single ``{}``, a text is too long for the tower,
-            or features are not finite.
+    They are in the order of the K names, of which some may be equal, on the model's device. Templates are texts with
+    one ``{}`` for the class name.
     """
     if not class_names:
         raise UserError("the class list is empty: give at least one class name")
@@ -73,7 +89,7 @@ def class_features(
     # Sequences of like length share a chunk, so that each chunk is cut as short as it can be.
     order = tokens.argmax(dim=-1).argsort(stable=True)
     features = torch.cat(
-        [F.normalize(encode_text(model, part.to(device)).float(), dim=-1) for part in tokens[order].split(chunk)]
+        [F.normalize(encode_text(model, part.to(device)).float(), dim=-1) for part in tokens[order].split(_CHUNK)]
     )
     if not features.isfinite().all():
         raise UserError(

@@ -6,7 +6,7 @@ read. All of it is exact.
 """
 
 import os
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -16,8 +16,7 @@ from open_clip.transformer import ResidualAttentionBlock, TextTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lorattt.clip.attention import layer_norm
-from lorattt.clip.causal import attend, causal_mask, finish, project, widen
+from lorattt.clip.attention import attend, causal_mask, finish, layer_norm, project, widen
 from lorattt.errors import UserError
 
 # What autograd keeps of one token in one block of a frozen tower, in vectors of the tower's width: the inputs of
@@ -50,11 +49,7 @@ def find_text_parts(model: Any) -> Any | None:
 
 
 class TextTower:
-    """A causal text tower at the level of tokens, on an open_clip model's own parameters, wherever they are.
-
-    Raises:
-        UserError: If the tower is not causal with end-of-text pooling.
-    """
+    """A causal text tower at the level of tokens, on an open_clip model's own parameters, wherever they are."""
 
     def __init__(self, model: Any, name: str) -> None:
         parts = find_text_parts(model)
@@ -63,7 +58,6 @@ class TextTower:
                 f"model {name} has no causal text tower that is read at its end-of-text token, which prompts of "
                 "learned vectors need: use a CLIP such as ViT-B-16-quickgelu, or a method that leaves texts alone"
             )
-        self.name = name
         self._parts = parts
 
     @property
@@ -117,7 +111,7 @@ class TextTower:
         chunk: int | None = None,
         checkpointed: bool | None = None,
     ) -> Tensor:
-        """Features of sequences that share their prefix.
+        """Features ``(E, K, D)``, not of unit length, float32 or wider, of sequences that share their prefix.
 
         Args:
             prefix: What :meth:`begin` returned, or empty.
@@ -127,9 +121,6 @@ class TextTower:
             chunk: Sequences at a time; None for what the memory and the device's caches suggest.
             checkpointed: Whether the graph keeps only each chunk's input and computes the rest again in the backward
                 pass; None: if the graph would not fit the memory. The result is the same.
-
-        Returns:
-            ``(E, K, D)`` features, not of unit length, float32 or wider.
         """
         start = prefix[0].shape[2] if prefix else 0
         episodes = max(rest.shape[0], prefix[0].shape[0] if prefix else 1)
@@ -138,32 +129,20 @@ class TextTower:
             tensor.requires_grad for tensor in (rest, *prefix, *self._parts.transformer.parameters())
         )
         if checkpointed is None:
-            checkpointed = graph and not self.fits(episodes * count * size)
+            checkpointed = graph and episodes * count * size > self.room()
         if chunk is None:
             tokens = _TOKENS_AT_A_TIME.get(self.device.type, 65536)
-            chunk = (min(tokens, self._room()) if graph and checkpointed else tokens) // size
+            chunk = (min(tokens, self.room()) if graph and checkpointed else tokens) // size
         classes = max(chunk // episodes, 1)
-        run: Callable[..., Tensor] = self._run
-        parts: list[Tensor] = []
-        for first in range(0, count, classes):
-            part = rest[:, first : first + classes]
-            end = None if ends is None else ends[first : first + classes]
-            if graph and checkpointed:
-                # Nothing in a frozen tower is random, so no state of a generator need be kept.
-                out = checkpoint(
-                    run, part, end, start, episodes, *prefix, use_reentrant=False, preserve_rng_state=False
-                )
-            else:
-                out = run(part, end, start, episodes, *prefix)
-            parts.append(out)
-        return torch.cat(parts, dim=1)
+        # Nothing in a frozen tower is random, so no state of a generator need be kept.
+        again = partial(checkpoint, self._run, use_reentrant=False, preserve_rng_state=False)
+        run = again if graph and checkpointed else self._run
+        parts = (slice(first, first + classes) for first in range(0, count, classes))
+        outs = [run(rest[:, part], None if ends is None else ends[part], start, episodes, *prefix) for part in parts]
+        return torch.cat(outs, dim=1)
 
-    def fits(self, tokens: int) -> bool:
-        """Whether the graph of that many tokens fits the memory that is available now, with room to spare."""
-        return tokens <= self._room()
-
-    def _room(self) -> int:
-        """How many tokens have a graph that fits."""
+    def room(self) -> int:
+        """How many tokens have a graph that fits the memory that is available now, with room to spare."""
         element = torch.finfo(self.dtype).bits // 8
         return int(_SHARE * available_bytes(self.device)) // (self.width * len(self._blocks) * _KEPT_WIDTHS * element)
 

@@ -1,17 +1,20 @@
 """Image towers: features of any tower, and the tokens of a ViT."""
 
-from collections.abc import Callable, Sequence
-from typing import cast
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
-from lorattt.clip.attention import Adapter, layer_norm, run_block
-from lorattt.clip.compiled import Compiled
-from lorattt.clip.frozen import Scratch, run_frozen_block_
+from lorattt.clip.attention import Adapter, Scratch, layer_norm, run_block, run_frozen_block_
 from lorattt.errors import UserError, quoted
+
+BACKEND = "inductor"
+# By default PyTorch stops after 8 variants of a function; sizes of parts, passes and steps make more than that. All
+# supported versions know this name.
+_VARIANTS = {"cache_size_limit": 64}
 
 
 class ImageTower(nn.Module):
@@ -164,3 +167,30 @@ def wrap_tower(visual: nn.Module, label: str) -> ImageTower:
     ):
         return VisionTower(visual, label)
     return ImageTower(visual, label)
+
+
+class Compiled:
+    """A function that is compiled anew for each combination of shapes; a copy or pickle compiles for itself.
+
+    With ``repeats``, only shapes that come again are compiled. It takes up to a minute, too long for a run's last
+    batch, which is smaller than the others.
+    """
+
+    def __init__(self, function: Callable[..., Any], repeats: bool = False) -> None:
+        self._plain, self._repeats = function, repeats
+        self._compiled = torch.compile(function, dynamic=False, backend=BACKEND)
+        self._seen: set[Hashable] = set()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave the compiled code behind."""
+        return Compiled, (self._plain, self._repeats)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function; the result is the same up to rounding."""
+        shapes = (value.shape for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+        key = (torch.is_grad_enabled(), *shapes)
+        if self._repeats and key not in self._seen:
+            self._seen.add(key)
+            return self._plain(*args, **kwargs)
+        with torch._dynamo.config.patch(_VARIANTS):
+            return self._compiled(*args, **kwargs)

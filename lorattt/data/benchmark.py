@@ -5,15 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from lorattt.data import note
 from lorattt.data.catalogue import benchmark
 from lorattt.data.check import problems
 from lorattt.data.corruptions import CorruptedImages, CorruptionSpec
 from lorattt.data.datamodule import EpisodeData
 from lorattt.data.download import CifarImages, download
 from lorattt.data.file_list import FileList, ListedImages, read_image_list
-from lorattt.data.images import MAX_PIXELS, check_max_pixels
+from lorattt.data.images import MAX_PIXELS
 from lorattt.data.layouts import read_benchmark
-from lorattt.data.notes import note
 from lorattt.data.source import ImageSource
 from lorattt.data.splits import Classes, few_shot, keep_classes
 from lorattt.errors import UserError, shortened
@@ -64,7 +64,6 @@ class BenchmarkData(EpisodeData):
         max_pixels: int = MAX_PIXELS,
         **kwargs: Any,
     ) -> None:
-        check_max_pixels(max_pixels)
         self.template: str | None = None
         self.corruption: dict[str, str | int] | None = None
         if dataset in _CIFAR:
@@ -91,10 +90,7 @@ class BenchmarkData(EpisodeData):
 def read_part(
     dataset: str, data_root: str, split: str, classes: Classes, download: bool = False, **folders: str | None
 ) -> FileList:
-    """The images of some classes of a benchmark's split; warns of what is wrong with a dataset that can be read.
-
-    The arguments are those of :class:`BenchmarkData`; ``folders`` are its ``path`` and ``splits``.
-    """
+    """The images of some classes of a benchmark's split; warns of what is wrong with a dataset that can be read."""
     given = {key: Path(folder) for key, folder in folders.items() if folder}
     root = Path(data_root).expanduser()
     listing, located = _found(lambda: read_benchmark(dataset, root, split, **given), dataset, root, download)
@@ -118,29 +114,24 @@ def _found(read: Callable[[], _Read], dataset: str, root: Path, fetch: bool) -> 
 def listed_in(file: Path, listing: FileList) -> FileList:
     """The images of an earlier run's list, which must be of the same classes as now."""
     found = read_image_list(file, listing.root)
+    what = f"data.items {file}"
     if found.class_names != listing.class_names:
         raise UserError(
-            f"data.items {file}: its {len(found.class_names)} classes are not the {len(listing.class_names)} of "
-            "data.dataset and data.classes: give the values of the run that wrote it"
+            f"{what}: its {len(found.class_names)} classes are not the {len(listing.class_names)} of data.dataset and "
+            "data.classes: give the values of the run that wrote it"
         )
     known = set(listing.samples)
-    for sample in found.samples:
-        if sample not in known:
-            raise UserError(
-                f"data.items {file}: {shortened(sample.path)} with label {sample.label} is not among the split's images"
-            )
+    if other := next((sample for sample in found.samples if sample not in known), None):
+        raise UserError(f"{what}: {shortened(other.path)} with label {other.label} is not among the split's images")
     return found
 
 
 def part_name(name: str, shots: int | None, items: str | None, split: str = "test", classes: Classes = "all") -> str:
     """What results call a part of a dataset; the whole test split has the dataset's own name."""
-    parts = [name]
     if split != "test":
-        parts.append(split)
+        name += f"-{split}"
     if classes != "all":
-        parts.append(classes if isinstance(classes, str) else f"{len(classes)}-classes")
+        name += f"-{classes}" if isinstance(classes, str) else f"-{len(classes)}-classes"
     if items is not None:
-        parts.append("listed")
-    elif shots is not None:
-        parts.append(f"{shots}-shot")
-    return "-".join(parts)
+        return f"{name}-listed"
+    return name if shots is None else f"{name}-{shots}-shot"

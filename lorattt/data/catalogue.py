@@ -20,37 +20,27 @@ class Benchmark:
     """One dataset.
 
     Attributes:
-        key: Its name in lorattt.
-        title: Its name in tables.
-        family: The group of tables that it belongs to.
         lists: What lists its images: ``class_folders`` named by wnid or number; ``coop``, the split file, which defines
             images, labels and names; ``cars``, that or ZERO's tables; ``aircraft``, the dataset's own text files.
-        counts: Published number of images of each split it has.
-        classes: Number of classes.
         licence: Terms of the images as its owners state them, in short; ``not stated`` where none are known.
         fetch: Where to get it by hand, and where it goes below the folder of all datasets.
         layouts: Layout to the dataset's folder below the folder of all datasets, and the images' folder in that one.
-        split_file: File name of CoOp's split.
-        template: CoOp's prompt for it, with one ``{}``.
-        torchvision: Class of ``torchvision.datasets`` that can download it; null where none can.
         download_note: What is known to go wrong with a download.
         names_sha1: SHA-1 of the class names in label order, joined by newlines, in UTF-8; empty where not known.
-        first_name: Name of class 0.
-        last_name: Name of the last class.
     """
 
     key: str
-    title: str
+    title: str  # its name in tables
     family: Literal["imagenet", "fine_grained"]
     lists: Literal["class_folders", "coop", "cars", "aircraft"]
-    counts: Mapping[str, int]
+    counts: Mapping[str, int]  # published number of images of each split it has
     classes: int
     licence: str
     fetch: str
     layouts: Mapping[str, Sequence[str]]
-    split_file: str | None = None
-    template: str = "a photo of a {}."
-    torchvision: str | None = None
+    split_file: str | None = None  # file name of CoOp's split
+    template: str = "a photo of a {}."  # CoOp's prompt for it
+    torchvision: str | None = None  # class of ``torchvision.datasets`` that can download it
     download_note: str = ""
     names_sha1: str = ""
     first_name: str = ""
@@ -62,10 +52,8 @@ def _load() -> dict[str, Benchmark]:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # much faster, where PyYAML was built with it
     found = {}
     for key, entry in yaml.load(text, loader).items():
-        if "split_file" in entry:
-            entry["fetch"] += (
-                f"; {entry['split_file']} is linked from CoOp's DATASETS.md (repository KaiyangZhou/CoOp on GitHub)"
-            )
+        if file := entry.get("split_file"):
+            entry["fetch"] += f"; {file} is linked from CoOp's DATASETS.md (repository KaiyangZhou/CoOp on GitHub)"
         found[key] = Benchmark(key, **entry)
     return found
 

@@ -7,7 +7,7 @@ import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -24,28 +24,21 @@ Split: TypeAlias = Literal["train", "val", "test"]
 class Finding:
     """What was found of one dataset.
 
-    Attributes:
-        state: ``complete``: all listed images exist, each is listed once, there are as many as published, and class
-            names are the published ones; ``incomplete``: readable, but not that; ``missing``: not found or not
-            readable.
-        images: How many listed images exist.
-        listed: How many the lists or folders name.
-        expected: How many were published; null where unknown.
-        names: Whether class names are the published ones: ``published``, ``other`` or ``not known``; empty if missing.
-        note: What is wrong and the fix; empty where nothing is.
+    It is ``complete`` if all listed images exist, each is listed once, there are as many as published, and class names
+    are the published ones; ``incomplete`` if it can be read, but is not that.
     """
 
     dataset: str
     state: Literal["complete", "incomplete", "missing"]
     layout: str = ""
     folder: str = ""
-    images: int = 0
+    images: int = 0  # listed images that exist
     listed: int = 0
-    expected: int | None = None
+    expected: int | None = None  # as many as were published; None where unknown
     classes: int = 0
     expected_classes: int = 0
-    names: Literal["published", "other", "not known", ""] = ""
-    note: str = ""
+    names: Literal["published", "other", "not known", ""] = ""  # empty if missing
+    note: str = ""  # what is wrong and the fix
     fetch: str = ""
 
 
@@ -57,15 +50,7 @@ def check(
     paths: Mapping[str, Path] | None = None,
     splits: Path | None = None,
 ) -> list[Finding]:
-    """Look for datasets.
-
-    Args:
-        data_root: The folder that holds them.
-        keys: Which; all fifteen where empty.
-        split: Which images of each.
-        paths: Folders of single datasets that lie elsewhere.
-        splits: Folder of the split files, if they do not lie beside the data.
-    """
+    """Look for datasets, all fifteen without ``keys``; ``paths`` are folders of those that lie elsewhere."""
     places = dict(paths or {})
     for key in (*keys, *places):
         benchmark(key)  # reject unknown names before anything is read
@@ -76,24 +61,19 @@ def check(
 
 def _finding(known: Benchmark, root: Path, split: Split, path: Path | None, splits: Path | None) -> Finding:
     expected = known.counts.get(split)
+    missing = Finding(known.key, "missing", expected=expected, expected_classes=known.classes, fetch=known.fetch)
     try:
         listing, located = read_benchmark(known.key, root, split, path=path, splits=splits)
     except UserError as error:
-        return Finding(
-            known.key,
-            "missing",
-            expected=expected,
-            expected_classes=known.classes,
-            note=str(error).removeprefix(f"{known.key}: "),
-            fetch=known.fetch,
-        )
+        return replace(missing, note=str(error).removeprefix(f"{known.key}: "))
     absent = _absent(listing)
     found = len(listing.samples) - len(absent)
-    notes = _list_problems(known, listing)
+    notes = []
     if absent:
-        notes.insert(0, f"{len(absent)} images are missing, the first is {shortened(absent[0])}: fetch them again")
+        notes.append(f"{len(absent)} images are missing, the first is {shortened(absent[0])}: fetch them again")
     elif expected is not None and found != expected:
-        notes.insert(0, f"{found} images where {expected} were published: compare the download with its source")
+        notes.append(f"{found} images where {expected} were published: compare the download with its source")
+    notes += _list_problems(known, listing)
     return Finding(
         dataset=known.key,
         state="incomplete" if notes else "complete",
@@ -128,31 +108,30 @@ def problems(known: Benchmark, listing: FileList, located: Located) -> list[str]
     """What is wrong with a dataset that can be read nonetheless, each as a line with the fix."""
     found = []
     if located.absent:
-        found.append(
-            f"of the {min(LOOKS, len(listing.samples))} listed images that were looked for, {len(located.absent)} are "
-            f"missing, the first is {shortened(located.absent[0])}: lorattt data check --datasets {known.key} "
-            "counts all"
-        )
+        looked = f"of the {min(LOOKS, len(listing.samples))} listed images that were looked for"
+        first = f"{len(located.absent)} are missing, the first is {shortened(located.absent[0])}"
+        found.append(f"{looked}, {first}: lorattt data check --datasets {known.key} counts all")
     # Class folders have none of a list's problems, and their class names are ours.
     return found if located.split_file is None else found + _list_problems(known, listing)
 
 
 def _list_problems(known: Benchmark, listing: FileList) -> list[str]:
-    """What is wrong with a dataset's list of images and with its class names, each as a line with the fix."""
+    """What is wrong with a list of images: images listed twice, class names that are not the published ones."""
     found = []
-    if twice := _listed_twice(listing):
-        found.append(f"{twice}: compare the list with its source")
+    if len({path for path, _ in listing.samples}) < len(listing.samples):
+        found.append(f"{_listed_twice(listing)}: compare the list with its source")
     if _names_state(known, listing) == "other":
-        ours, theirs = (listing.class_names[0], listing.class_names[-1]), (known.first_name, known.last_name)
+        ours = f"{quoted(listing.class_names[0])} to {quoted(listing.class_names[-1])}"
+        theirs = f"{quoted(known.first_name)} to {quoted(known.last_name)}"
         found.append(
-            f"its class names, {' to '.join(map(quoted, ours))}, are not the published ones, "
-            f"{' to '.join(map(quoted, theirs))}, or are in another order: fetch the list of images again"
+            f"its class names, {ours}, are not the published ones, {theirs}, or are in another order: "
+            "fetch the list of images again"
         )
     return found
 
 
 def _names_state(known: Benchmark, listing: FileList) -> Literal["published", "other", "not known"]:
-    """Whether class names are the published ones, in their order; ``not known`` where none are published."""
+    """Whether class names are the published ones, in their order."""
     if not known.names_sha1:
         return "not known"
     digest = hashlib.sha1("\n".join(listing.class_names).encode(), usedforsecurity=False).hexdigest()
@@ -160,9 +139,7 @@ def _names_state(known: Benchmark, listing: FileList) -> Literal["published", "o
 
 
 def _listed_twice(listing: FileList) -> str:
-    """A message about images that are listed more than once; empty where each is listed once."""
-    if len({path for path, _ in listing.samples}) == len(listing.samples):
-        return ""
+    """A message about images that are listed more than once."""
     labels = defaultdict[str, list[int]](list)
     for path, label in listing.samples:
         labels[path].append(label)
@@ -180,9 +157,8 @@ def table(findings: Sequence[Finding]) -> str:
     rows = [("dataset", "state", "layout", "images", "expected", "classes", "names")]
     for each in findings:
         expected = "?" if each.expected is None else f"{each.expected:,}"
-        classes = f"{each.classes} of {each.expected_classes}"
-        start = (each.dataset, each.state, each.layout or "-")
-        rows.append((*start, f"{each.images:,}", expected, classes, each.names or "-"))
+        counts = (f"{each.images:,}", expected, f"{each.classes} of {each.expected_classes}")
+        rows.append((each.dataset, each.state, each.layout or "-", *counts, each.names or "-"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     lines += ["", f"{sum(each.state == 'complete' for each in findings)} of {len(findings)} complete"]

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Final
 from unicodedata import normalize
 
+from lorattt.data import note
 from lorattt.data.imagenet_family import imagenet_names
 from lorattt.data.name_lists import begins_with_numbers, check_names, check_no_numbers, keyed, of_pairs, read_name_file
-from lorattt.data.notes import note
 from lorattt.errors import UserError, quoted, some
-from lorattt.positions import check_order, pairs
+from lorattt.inputs import check_order, pairs
 
 IMAGENET: Final = "imagenet"
 _DIGITS: Final = re.compile("([0-9]+)")
@@ -29,9 +29,6 @@ def names_of(folders: list[str], given: Sequence[str] | str | None, key: str = "
             or the list in it, are names in the order of the folders, or each has its folder in front, as in
             "n01440764 tench" and "12: tench". A JSON object is folder to name.
         key: What messages call the argument.
-
-    Raises:
-        UserError: Also if it is not certain which name belongs to which folder.
     """
     if given is None:
         return [folder.replace("_", " ") for folder in folders]
@@ -100,9 +97,7 @@ def _counts_down(one: str, other: str) -> bool:
 
 
 def _looked_up(folders: list[str], names: dict[str, str], where: str, fix: str) -> list[str]:
-    missing = [folder for folder in folders if folder not in names]
-    if missing:
-        raise UserError(
-            f"class folder {quoted(missing[0])} is not in {where} ({len(missing)} of {len(folders)} are not): {fix}"
-        )
+    if missing := [folder for folder in folders if folder not in names]:
+        count = f"{len(missing)} of {len(folders)} are not"
+        raise UserError(f"class folder {quoted(missing[0])} is not in {where} ({count}): {fix}")
     return [names[folder] for folder in folders] or list(names.values())

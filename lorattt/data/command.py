@@ -12,11 +12,7 @@ from lorattt.errors import UserError, error_line
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command line after ``lorattt data``.
-
-    Returns:
-        The exit code: 0; 1 if something is missing; 2 for a user's mistake.
-    """
+    """The command line after ``lorattt data``; the exit code is 1 if something is missing, 2 for a user's mistake."""
     if list(arguments[:1]) == ["corruption-error"]:
         print(error_line("data corruption-error: the report has it: lorattt report RUNS"), file=sys.stderr)
         return 2

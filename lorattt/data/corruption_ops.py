@@ -262,13 +262,8 @@ def _jpeg_compression(x: Floats, rng: Generator, quality: int) -> Floats:
     return to_array(Image.open(file))
 
 
-_FUNCTIONS: Final[tuple[Callable[..., Floats], ...]] = (
-    *(_gaussian_noise, _shot_noise, _impulse_noise, _defocus_blur, _glass_blur, _motion_blur, _zoom_blur, _snow, _fog),
-    *(_brightness, _contrast, _elastic_transform, _pixelate, _jpeg_compression),
-    *(_speckle_noise, _gaussian_blur, _saturate),  # the paper's extra ones
-)
 _CONSTANTS: Final = yaml.safe_load(files("lorattt.data").joinpath("corruptions.yaml").read_text(encoding="utf-8"))
 OPERATIONS: Final[dict[str, tuple[Callable[..., Floats], list[list[float]]]]] = {
-    function.__name__[1:]: (function, _CONSTANTS[function.__name__[1:]]) for function in _FUNCTIONS
+    name: (globals()[f"_{name}"], constants) for name, constants in _CONSTANTS.items()
 }
 """Name to operation, and its constants at severities 1 to 5, in the paper's order."""

@@ -46,10 +46,8 @@ class CorruptionSpec:
 
     def __post_init__(self) -> None:
         if self.name in _MISSING:
-            raise UserError(
-                f"corruption {quoted(self.name)} {_MISSING[self.name]}: read ImageNet-C's own files as a folder of "
-                "images, or use another"
-            )
+            why = f"corruption {quoted(self.name)} {_MISSING[self.name]}"
+            raise UserError(f"{why}: read ImageNet-C's own files as a folder of images, or use another")
         if self.name not in NAMES:
             hint = did_you_mean(self.name, NAMES, f"use one of {', '.join(NAMES)}")
             raise UserError(f"no corruption is named {quoted(self.name)}; {hint}")
@@ -58,20 +56,14 @@ class CorruptionSpec:
 
 
 def corrupt(image: Image.Image, spec: CorruptionSpec, key: int) -> Image.Image:
-    """Corrupt an image as it is.
+    """Corrupt an RGB image as it is; the result has its size. With one release of numpy, it depends on nothing else.
 
     Lengths among the constants (blur radii, streaks, flakes of snow) are pixels, published for images of 224 x 224;
     they are not scaled, so a larger image is blurred less in proportion. Pixelation, zoom blur, fog and the elastic
     transform are in proportion to the size. :class:`CorruptedImages` brings images to 224 x 224 first.
 
-    Args:
-        image: RGB, of any size.
-        spec: Which corruption.
-        key: Key of all random draws, any integer; make it of a seed and the image's dataset-wide number.
-            The corruptions and severities of one key share their draws as far as they draw alike.
-
-    Returns:
-        RGB, of the same size. With one release of numpy it is a function of the arguments.
+    ``key`` is that of all random draws; make it of a seed and the image's dataset-wide number. The corruptions and
+    severities of one key share their draws as far as they draw alike.
     """
     if image.mode != "RGB":
         raise ValueError(f"corrupt takes RGB images, not {image.mode}")
@@ -83,10 +75,7 @@ def corrupt(image: Image.Image, spec: CorruptionSpec, key: int) -> Image.Image:
 class CorruptedImages(WrappedImages):
     """A source with every image resized and cut to 224 x 224, as ImageNet-C's were, and corrupted when it is read.
 
-    Args:
-        source: The clean images.
-        spec: Which corruption.
-        seed: Seed of the random draws; an image's draws depend on it and the image's number alone.
+    An image's random draws depend on ``seed`` and its number alone.
     """
 
     def __init__(self, source: ImageSource, spec: CorruptionSpec, seed: int) -> None:

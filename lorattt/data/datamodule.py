@@ -85,16 +85,13 @@ class ImageData(LightningDataModule):
         return self._loader(dataset, ExactShard(dataset, world, rank))
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Raise :class:`UserError` for an unreadable image if ``on_bad_image`` is ``error``.
-
-        Here, since an exception from a worker would arrive wrapped in a traceback.
-        """
+        """Raise :class:`UserError` for an unreadable image if ``on_bad_image`` is ``error``."""
+        # Here, since an exception from a worker would arrive wrapped in a traceback.
         self.fetched_at = time.perf_counter()
         if batch["skipped"] and self._on_bad_image == "error":
             bad = batch["skipped"][0]
-            raise UserError(
-                f"cannot read image {bad['path']} ({bad['reason']}): fix or remove it, or set data.on_bad_image to skip"
-            )
+            what = f"cannot read image {bad['path']} ({bad['reason']})"
+            raise UserError(f"{what}: fix or remove it, or set data.on_bad_image to skip")
         return batch
 
 
@@ -118,12 +115,10 @@ class EpisodeData(ImageData):
         self._left: list[int] | None = None  # those of ``indices`` that are to do; None for all
 
     def leave_out(self, done: Mapping[int, str], again: Collection[int]) -> None:
-        """Skip the images that earlier attempts of the run classified, from the next loader on.
+        """Skip the images that are ``done``, number to path, by earlier attempts of the run, from the next loader on.
 
-        Args:
-            done: Dataset-wide number to path of the images that are done.
-            again: Images that could not be read. They come last, so that the others form the same batches as in a
-                run without interruption.
+        Those to be tried ``again``, which could not be read, come last, so that the others form the same batches as in
+        a run without interruption.
         """
         known, last = set(self.indices), set(again)
         for index, path in done.items():

@@ -31,13 +31,17 @@ class DemoImages:
         self._domain, self._severity, self._split, self._seed = domain, severity, split, seed
         self.read(0)  # rejects an unknown domain, severity or split now
         chosen = _PARTS[classes]
+        if split == "train" and classes == "new":
+            raise UserError(
+                f"split {quoted(split)} has no images of classes that do not occur in it: use split val or test"
+            )
         self.name = f"demo-{domain}" if classes == "all" else f"demo-{domain}-{classes}"
         self.class_names = [demo.CLASS_NAMES[label] for label in chosen]
         self._place = {label: place for place, label in enumerate(chosen)}
-        self.numbers = _first(images, split, set(chosen))
+        numbers = (index for index in count() if demo.label_of(index, split=split) in self._place)
+        self.numbers = list(islice(numbers, images))
 
     def __len__(self) -> int:
-        """Number of images."""
         return len(self.numbers)
 
     def path(self, index: int) -> str:
@@ -53,16 +57,6 @@ class DemoImages:
         """The drawn image."""
         image, _ = demo.draw(index, domain=self._domain, severity=self._severity, split=self._split, seed=self._seed)
         return image
-
-
-def _first(images: int, split: demo.Split, labels: set[int]) -> list[int]:
-    """The numbers of the first images of a stream that have one of these labels."""
-    if split == "train" and labels.isdisjoint(demo.SEEN):
-        raise UserError(
-            f"split {quoted(split)} has no images of classes that do not occur in it: use split val or test"
-        )
-    chosen = (index for index in count() if demo.label_of(index, split=split) in labels)
-    return list(islice(chosen, images))
 
 
 class DemoData(EpisodeData):

@@ -38,18 +38,12 @@ class DemoSourceData(SourceData):
         at_least(0, data__draw_seed=draw_seed)
         one = DemoImages(domain, severity, 1, "shots", classes, draw_seed)
         count = len(one.class_names)  # consecutive images of a part hold each of its classes once
-        train = DemoImages(domain, severity, shots * count, "shots", classes, draw_seed)
-        validation = DemoImages(domain, severity, val_shots * count, "val", classes) if val_shots else None
         # Cached here, in the main process, from which workers inherit.
-        super().__init__(
-            CachedImages(train, CACHE_BYTES),
-            None if validation is None else CachedImages(validation, CACHE_BYTES),
-            workers=workers,
-            prefetch=2,
-            on_bad_image="error",
-            cache=False,
-            **kwargs,
-        )
+        train = CachedImages(DemoImages(domain, severity, shots * count, "shots", classes, draw_seed), CACHE_BYTES)
+        validation = None
+        if val_shots:
+            validation = CachedImages(DemoImages(domain, severity, val_shots * count, "val", classes), CACHE_BYTES)
+        super().__init__(train, validation, workers=workers, prefetch=2, on_bad_image="error", cache=False, **kwargs)
         self.name = f"{train.name}-{shots}-shot"
 
     def setup(self, stage: str) -> None:

@@ -15,17 +15,11 @@ _ROWS = 256  # converted at a time: the numbers of a whole image in 64 bits woul
 
 
 class Levels(NamedTuple):
-    """How the numbers of a grey image become brightness.
-
-    Attributes:
-        black: The number that is black.
-        white: The number that is white; None where nothing states it.
-        kind: The type of the file's numbers, where Pillow gives their bytes as another one.
-    """
+    """How the numbers of a grey image become brightness."""
 
     black: float
-    white: float | None
-    kind: type[np.generic] | None = None
+    white: float | None  # None where nothing states it
+    kind: type[np.generic] | None = None  # of the file's numbers, where Pillow gives their bytes as another one
 
 
 def stated_levels(image: Image.Image) -> Levels | None:

@@ -21,12 +21,7 @@ _CHECK: Final = "`lorattt data check` tells which files are expected where"
 
 
 def download(key: str, data_root: Path) -> None:
-    """Fetch a dataset into ``data_root``, under the folder names that torchvision uses, unless it is there already.
-
-    Args:
-        key: One of :data:`DOWNLOADABLE`.
-        data_root: Folder of all datasets; made where it does not exist.
-    """
+    """Fetch a dataset into ``data_root``, under the folder names that torchvision uses, unless it is there already."""
     if key not in DOWNLOADABLE:
         near = nearest(key, [*DOWNLOADABLE, *_NOTES])
         hint = f"did you mean {near}? Otherwise fetch" if near and near != key else "fetch"
@@ -42,9 +37,8 @@ def download(key: str, data_root: Path) -> None:
         if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == "scipy":
             return
         reason = first_line(error).rstrip(".") + (f" ({_NOTES[key]})" if key in _NOTES else "")
-        raise UserError(
-            f"{key}: the download into {data_root} failed: {reason}; try again, or fetch it by hand: {_CHECK}"
-        ) from error
+        failed = f"{key}: the download into {data_root} failed: {reason}"
+        raise UserError(f"{failed}; try again, or fetch it by hand: {_CHECK}") from error
 
 
 def _torchvision_class(key: str) -> Any:
@@ -54,14 +48,9 @@ def _torchvision_class(key: str) -> Any:
 
 
 class CifarImages(ListedImages):
-    """CIFAR-10 or CIFAR-100 as torchvision keeps it: all pixels in memory, 3 kB an image.
+    """CIFAR-10 or CIFAR-100 as torchvision keeps it, in a folder ``cifar-10-batches-py`` or ``cifar-100-python``.
 
-    An image's path is its split and number.
-
-    Args:
-        key: ``cifar10`` or ``cifar100``.
-        data_root: Folder that holds ``cifar-10-batches-py`` or ``cifar-100-python``.
-        split: ``train`` or ``test``.
+    All pixels are in memory, 3 kB an image. An image's path is its split, ``train`` or ``test``, and number.
     """
 
     def __init__(self, key: str, data_root: Path, split: str) -> None:
@@ -72,9 +61,8 @@ class CifarImages(ListedImages):
         try:
             dataset = dataset_class(str(data_root), train=split == "train", download=False)
         except Exception as error:  # RuntimeError where files are missing or their checksums wrong, OSError, pickle's
-            raise UserError(
-                f"{folder}: files of {key} are missing or damaged: set data.download to true, or correct data.data_root"
-            ) from error
+            bad = f"{folder}: files of {key} are missing or damaged"
+            raise UserError(f"{bad}: set data.download to true, or correct data.data_root") from error
         samples = tuple(Sample(f"{split}/{place:05d}", int(label)) for place, label in enumerate(dataset.targets))
         names = tuple(str(name).replace("_", " ") for name in dataset.classes)
         super().__init__(f"{key}-{split}", FileList(folder, samples, names))

@@ -1,5 +1,6 @@
 """Few images of each class to fit on: of a benchmark's training split, or of a user's own folders."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -7,8 +8,8 @@ from lorattt.data.benchmark import listed_in, part_name, read_part
 from lorattt.data.catalogue import benchmark
 from lorattt.data.file_list import UNKNOWN_LABEL, FileList, ListedImages
 from lorattt.data.folder import ImageFolder
-from lorattt.data.images import MAX_PIXELS, check_max_pixels
-from lorattt.data.splits import Classes, at_most, few_shot, holdout, without
+from lorattt.data.images import MAX_PIXELS
+from lorattt.data.splits import Classes, at_most, few_shot, holdout
 from lorattt.data.training import SourceData
 from lorattt.errors import UserError, quoted, shortened
 from lorattt.inputs import at_least
@@ -17,13 +18,9 @@ Validation = Literal["val", "holdout", "none"]
 
 
 class ListedSourceData(SourceData):
-    """Training images that are listed, or a draw of them, and validation images; subclasses say which.
+    """Training images that are listed, or a draw of ``whole``, and validation images; subclasses say which.
 
-    Args:
-        name: What results call the dataset.
-        whole: All training images.
-        validation: Images to validate on; None to hold out training images that are not drawn.
-        shots: As in :class:`FewShotData`, like the others; ``val_shots`` of 0 is no validation.
+    Without ``validation``, images of ``whole`` that are not drawn are held out, unless ``val_shots`` is 0.
     """
 
     def __init__(
@@ -49,10 +46,8 @@ class ListedSourceData(SourceData):
         elif validation is not None and val_shots is not None:
             validation = at_most(validation, val_shots, draw_seed)
         if validation is not None and (both := _files(train) & _files(validation)):
-            raise UserError(
-                f"{name}: {shortened(min(both), 300)} is a training image and a validation image: "
-                "correct the split's file"
-            )
+            both_of = f"{name}: {shortened(min(both), 300)} is a training image and a validation image"
+            raise UserError(f"{both_of}: correct the split's file")
         self.drawn = None if items is not None or train is whole else train
         super().__init__(
             ListedImages(name, train, max_pixels),
@@ -101,7 +96,6 @@ class FewShotData(ListedSourceData):
         max_pixels: int = MAX_PIXELS,
         **kwargs: Any,
     ) -> None:
-        check_max_pixels(max_pixels)
         if validation not in get_args(Validation):
             raise UserError(f"data.validation {quoted(validation)}: use {', '.join(get_args(Validation))}")
         at_least(1, ", or null for all; none: data.validation none", data__val_shots=val_shots)
@@ -182,7 +176,8 @@ def _held_out(whole: FileList, train: FileList, val_shots: int | None, seed: int
         if val_shots is None:
             raise UserError("data.val_shots null: with all images to fit on, say how many of each class to hold out")
         return holdout(whole, val_shots, seed)
-    rest = without(whole, train.samples)
+    drawn = set(train.samples)
+    rest = replace(whole, samples=tuple(sample for sample in whole.samples if sample not in drawn))
     if not rest.samples:
         raise UserError(f"{whole.root}: all images are drawn to fit on, none is left to hold out: draw fewer")
     return train, rest if val_shots is None else at_most(rest, val_shots, seed)

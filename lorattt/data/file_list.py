@@ -6,14 +6,14 @@ drew, and ``data.items`` of another run reads it. It may be edited by hand.
 
 import csv
 import io
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from PIL import Image
 
-from lorattt.data.images import MAX_PIXELS, read_image
+from lorattt.data.images import MAX_PIXELS, check_max_pixels, read_image
 from lorattt.errors import UserError, quoted
 from lorattt.inputs import read_text
 
@@ -24,35 +24,26 @@ _OLD_FIRST_LINE: Final = "# lorattt items 1"
 
 
 class Sample(NamedTuple):
-    """One image.
+    """One image."""
 
-    Attributes:
-        path: Relative to the list's root.
-        label: 0-based class number, or -1 where unknown.
-    """
-
-    path: str
-    label: int
+    path: str  # relative to the list's root
+    label: int  # 0-based class number, or -1 where unknown
 
 
 @dataclass(frozen=True)
 class FileList:
-    """Images below one folder, and the names of their classes.
-
-    Attributes:
-        root: The folder.
-        samples: In a fixed order that does not depend on the file system.
-        class_names: Names in label order; a name may occur twice, so it is never a key.
-    """
+    """Images below one folder, and the names of their classes."""
 
     root: Path
-    samples: tuple[Sample, ...]
-    class_names: tuple[str, ...]
+    samples: tuple[Sample, ...]  # in a fixed order that does not depend on the file system
+    class_names: tuple[str, ...]  # in label order; a name may occur twice, so it is never a key
 
 
-def first_gap(labels: Collection[int]) -> int | None:
-    """The first number missing from labels that must be 0, 1, ...; None if they are."""
-    return next((label for label in range(len(labels)) if label not in labels), None)
+def names_in_order(names: Mapping[int, str], where: str) -> tuple[str, ...]:
+    """Class names by label; rejects labels that are not 0, 1, ..."""
+    if (gap := next((label for label in range(len(names)) if label not in names), None)) is not None:
+        raise UserError(f"{where}: labels go up to {max(names)} but none is {gap}: they must be 0, 1, ... without gaps")
+    return tuple(names[label] for label in range(len(names)))
 
 
 def leaves_root(path: str) -> bool:
@@ -66,22 +57,16 @@ def leaves_root(path: str) -> bool:
 class ListedImages:
     """Listed images as a source, numbered by their place in the list.
 
-    Subclasses override :meth:`read` where images are not files of their own.
-
-    Args:
-        name: What results call the dataset.
-        listing: The images.
-        max_pixels: The largest width times height that is read.
+    Results call the dataset ``name``; ``max_pixels`` is the largest width times height that is read. Subclasses
+    override :meth:`read` where images are not files of their own.
     """
 
     def __init__(self, name: str, listing: FileList, max_pixels: int = MAX_PIXELS) -> None:
-        self.name = name
-        self._max_pixels = max_pixels
-        self.listing = listing
+        check_max_pixels(max_pixels)
+        self.name, self.listing, self._max_pixels = name, listing, max_pixels
         self.class_names = list(listing.class_names)
 
     def __len__(self) -> int:
-        """Number of images."""
         return len(self.listing.samples)
 
     def path(self, index: int) -> str:
@@ -98,16 +83,13 @@ class ListedImages:
 
 
 def write_image_list(listing: FileList, file: Path) -> None:
-    """Write a list of images, one a line: path relative to the root, label, class name.
-
-    A class without images has a line with an empty path.
-    """
+    """Write a list of images, one a line; a class without images has a line with an empty path."""
     seen = {sample.label for sample in listing.samples}
-    rows = [Sample("", label) for label in range(len(listing.class_names)) if label not in seen] + list(listing.samples)
+    empty = [Sample("", label) for label in range(len(listing.class_names)) if label not in seen]
     table = io.StringIO(newline="")
     writer = csv.writer(table, "excel-tab", lineterminator="\n")
     writer.writerow(_COLUMNS)
-    for path, label in rows:
+    for path, label in (*empty, *listing.samples):
         if path and leaves_root(path):
             raise UserError(f"{file}: cannot list {quoted(path)}: it is not a path below {listing.root}")
         writer.writerow([path, label, "" if label == UNKNOWN_LABEL else listing.class_names[label]])
@@ -122,10 +104,7 @@ def write_image_list(listing: FileList, file: Path) -> None:
 
 
 def read_image_list(file: Path, root: Path) -> FileList:
-    """Read a list of images that :func:`write_image_list`, an earlier version or a user wrote.
-
-    Whether the images exist in ``root`` is not checked.
-    """
+    """Read a list that :func:`write_image_list`, an earlier version or a user wrote; images may be missing."""
     text = read_text(file, "give the list of images of a run")
     old = text.startswith(_OLD_FIRST_LINE)
     lines = io.StringIO(text, newline="")
@@ -145,9 +124,7 @@ def read_image_list(file: Path, root: Path) -> FileList:
                 samples.append(Sample(path, label))
     except csv.Error as error:
         raise UserError(f"{file} line {rows.line_num}: {error}: correct it, or give the list of a run") from error
-    if (gap := first_gap(names)) is not None:
-        raise UserError(f"{file}: labels go up to {max(names)} but none is {gap}: they must be 0, 1, ... without gaps")
-    return FileList(root, tuple(samples), tuple(names[label] for label in range(len(names))))
+    return FileList(root, tuple(samples), names_in_order(names, str(file)))
 
 
 def _parsed(where: str, row: list[str]) -> tuple[str, int, str]:

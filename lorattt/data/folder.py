@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from lorattt.data import note
 from lorattt.data.class_names import names_of
 from lorattt.data.datamodule import EpisodeData
 from lorattt.data.file_list import UNKNOWN_LABEL, FileList, ListedImages, Sample
-from lorattt.data.images import MAX_PIXELS, check_max_pixels
-from lorattt.data.notes import note
+from lorattt.data.images import MAX_PIXELS
 from lorattt.data.walk import FORMATS, Below, images_below
 from lorattt.errors import UserError, quoted, shortened, some
 
@@ -18,19 +18,14 @@ _SPLITS: Final = frozenset(("train", "training", "val", "valid", "validation", "
 class ImageFolder(ListedImages):
     """The images below a folder.
 
-    With class folders, the label of an image is the place of its top-level folder among all of them,
-    sorted; folders within a class folder make no difference. Without, images have no labels.
-
-    Args:
-        root: The folder.
-        class_names: Where the names come from, see :func:`names_of`.
-        max_pixels: The largest width times height that is read.
+    With class folders, the label of an image is the place of its top-level folder among all of them, sorted; folders
+    within a class folder make no difference. Without, images have no labels. See :func:`names_of` for ``class_names``.
     """
 
     def __init__(
         self, root: Path, class_names: Sequence[str] | str | None = None, max_pixels: int = MAX_PIXELS
     ) -> None:
-        check_max_pixels(max_pixels)
+
         what = f"data.root {root}"
         if not root.is_dir():
             problem = "a file, not a folder" if root.exists() else "no such folder"

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -45,17 +46,11 @@ def class_names(key: str) -> tuple[str, ...]:
 def holds_images(key: str, folder: Path, split: str) -> bool:
     """Whether the folder holds an image: in one of the dataset's class folders, or flat for ImageNet itself."""
     in_folders = (image for name in class_folders(key) for image in _images(folder / name))
-    return any(True for _ in in_folders) or any(True for _ in _flat(key, folder, split))
+    return any(chain(in_folders, _flat(key, folder, split)))  # a name is not empty
 
 
 def read_samples(key: str, folder: Path, split: str) -> tuple[Sample, ...]:
-    """The images of a folder by label, then name.
-
-    Args:
-        key: Which of the family.
-        folder: The folder of class folders, or for ImageNet of flat validation images.
-        split: Which split it is to be; flat images are no training images.
-    """
+    """The images of a folder of class folders, or for ImageNet of flat validation images, by label, then name."""
     expected = class_folders(key)
     found = {entry.name for entry in _entries(folder) if entry.is_dir() and not is_no_class(entry.name)}
     # Only without class folders: a flat copy beside them would be a second label for each image.
@@ -88,9 +83,9 @@ def _images(folder: Path) -> Iterator[str]:
 
 
 def _flat(key: str, folder: Path, split: str) -> Iterator[str]:
-    """Names of ImageNet's validation images directly in the folder."""
-    if key == "imagenet" and split != "train":
-        yield from (entry.name for entry in _entries(folder) if _FLAT.fullmatch(entry.name))
+    """Names of ImageNet's validation images directly in the folder; they are no training images."""
+    flat = key == "imagenet" and split != "train"
+    return (entry.name for entry in _entries(folder) if flat and _FLAT.fullmatch(entry.name))
 
 
 def _flat_wnids(folder: Path, images: Sequence[str], known: Mapping[str, int]) -> dict[str, str]:
@@ -114,21 +109,18 @@ def _flat_wnids(folder: Path, images: Sequence[str], known: Mapping[str, int]) -
             f"imagenet: {truth} has ILSVRC's class numbers, which are not in the order of the wnids: put meta.mat of "
             f"the same development kit, or {_CLASS_MAP} of a later one, beside it"
         )
-    all_wnids = _from_class_map(numbering) if class_map else _from_meta(numbering)
-    wnid_of = {number: wnid for number, wnid in all_wnids.items() if wnid in known}
-    if sorted(wnid_of) != list(range(1, len(known) + 1)) or len(set(wnid_of.values())) < len(known):
-        raise UserError(
-            f"{numbering} does not give ImageNet's {len(known)} wnids the numbers 1 to {len(known)}: {_AGAIN}"
-        )
+    pairs = _from_class_map(numbering) if class_map else _from_meta(numbering)
+    wnid_of = {number: wnid for number, wnid in pairs.items() if wnid in known}
+    count = len(known)
+    if sorted(wnid_of) != list(range(1, count + 1)) or len(set(wnid_of.values())) < count:
+        raise UserError(f"{numbering} does not give ImageNet's {count} wnids the numbers 1 to {count}: {_AGAIN}")
     numbers = read_text(truth, _AGAIN).split()
     wnids = {}
     for image in images:
         place = int(image[len("ILSVRC2012_val_") :].partition(".")[0])
         number = numbers[place - 1] if 0 < place <= len(numbers) else "missing"
         if not number.isdecimal() or int(number) not in wnid_of:
-            raise UserError(
-                f"{truth}: line {place}, the class of {image}, is {shortened(number)}: fetch the file again"
-            )
+            raise UserError(f"{truth}: line {place}, the class of {image}, is {shortened(number)}: {_AGAIN}")
         wnids[image] = wnid_of[int(number)]
     return wnids
 
@@ -140,10 +132,9 @@ def _from_solution(file: Path, images: Sequence[str], known: Mapping[str, int]) 
     # An image may show its class several times: "wnid box wnid box", always the same wnid.
     wnid_of = {row["ImageId"]: (row["PredictionString"] or "").partition(" ")[0] for row in reader}
     wnids = {image: wnid_of.get(image.partition(".")[0], "missing") for image in images}
-    for image, wnid in wnids.items():
-        if wnid not in known:
-            state = shortened(wnid) or "empty"
-            raise UserError(f"{file}: the class of {image} is {state}, no wnid of ImageNet: {_AGAIN}")
+    if bad := next((image for image, wnid in wnids.items() if wnid not in known), None):
+        state = shortened(wnids[bad]) or "empty"
+        raise UserError(f"{file}: the class of {bad} is {state}, no wnid of ImageNet: {_AGAIN}")
     return wnids
 
 
@@ -158,9 +149,8 @@ def _from_meta(file: Path) -> dict[int, str]:
     try:
         reader = importlib.import_module("scipy.io")
     except ImportError as error:
-        raise UserError(
-            f"reading {file} needs scipy: pip install scipy, or put {_CLASS_MAP} or {_SOLUTION} beside it"
-        ) from error
+        others = f"{_CLASS_MAP} or {_SOLUTION}"
+        raise UserError(f"reading {file} needs scipy: pip install scipy, or put {others} beside it") from error
     try:
         synsets = reader.loadmat(str(file), squeeze_me=True)["synsets"]
         return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}

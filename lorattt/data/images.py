@@ -47,12 +47,8 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
     Grey, palette, CMYK and deeper images become 8-bit RGB, by the depth that the file states
     (:func:`lorattt.data.depth.stated_levels`); transparency is dropped, as in the loaders of the papers; the EXIF
-    orientation is applied. The size in the file's header is checked before anything is decoded, so memory is bounded.
-
-    Raises:
-        UnreadableImageError: If it is missing, empty, truncated, no image or no regular file, has more than
-            ``max_pixels`` (width times height), is over 1,000 times as long as wide, or has numbers whose range is not
-            known.
+    orientation is applied. The size in the file's header is checked before anything is decoded, so memory is bounded:
+    :class:`UnreadableImageError` for more than ``max_pixels`` (width times height), as for any file that is no image.
     """
     try:
         mode = path.stat().st_mode

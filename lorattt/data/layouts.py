@@ -1,7 +1,6 @@
 """Find a benchmark in the folder layouts of CoOp, TPT, ZERO and torchvision, and read its images and labels.
 
-:func:`_lists` says which files list the images of a benchmark, :func:`_read` reads one of them: a benchmark whose
-images are listed in another way needs a case in both.
+A benchmark whose images are listed in a new way needs a case in :func:`_lists` and in :func:`_read`.
 """
 
 import os
@@ -23,43 +22,29 @@ LOOKS: Final = 32  # how many of the listed images are looked for, to see whethe
 
 @dataclass(frozen=True)
 class Located:
-    """Where a split of a benchmark was found.
+    """Where a split of a benchmark was found."""
 
-    Attributes:
-        layout: ``coop``, ``tpt``, ``zero`` or ``torchvision``, the first of them where some agree; ``path`` for a
-            folder the user named.
-        split_file: The file that lists the images; None where class folders do.
-        absent: Those of the listed images that were looked for, spread over the list, and are not there.
-    """
-
-    layout: str
-    split_file: Path | None
-    absent: tuple[str, ...]
+    layout: str  # ``coop``, ``tpt``, ``zero`` or ``torchvision``, the first that fits; ``path`` for a user's folder
+    split_file: Path | None  # the file that lists the images; None where class folders do
+    absent: tuple[str, ...]  # the images that were looked for, spread over the list, and are not there
 
 
 class Place(NamedTuple):
-    """A folder to look into: its layout, the dataset's folder, and the images' folder in or at it."""
+    """A folder to look into."""
 
     layout: str
-    base: Path
-    folder: Path
+    base: Path  # the dataset's folder
+    folder: Path  # the images' folder, in it or itself
 
 
 def read_benchmark(
     key: str, data_root: Path, split: str = "test", *, path: Path | None = None, splits: Path | None = None
 ) -> tuple[FileList, Located]:
-    """The images of one split, and where they were found.
+    """The images of one split, in the order of the file that lists them, else by label and name; and where they are.
 
-    That is the first place that has all images that are looked for, else the one that has most. Class names have spaces
-    where a list has underscores: they go into prompts, and are never used as keys. Images come in the order of the file
-    that lists them, else by label and name.
-
-    Args:
-        key: One of :data:`lorattt.data.catalogue.BENCHMARKS`.
-        data_root: Folder of all datasets.
-        split: ``train``, ``val`` or ``test``; ``val`` and ``test`` of ImageNet are both its validation images.
-        path: The dataset's own folder, if it lies elsewhere or has another name; only it is looked at.
-        splits: Folder of CoOp's split files, looked at before the places beside the data.
+    That is the first place that has all images that are looked for, else the one that has most. With ``path``, the
+    dataset's own folder, only that is looked at; ``splits``, a folder of CoOp's split files, comes before the places
+    beside the data. Class names have spaces where a list has underscores: they go into prompts, and are never keys.
     """
     known = benchmark(key)
     if split not in known.counts:
@@ -88,11 +73,9 @@ def read_benchmark(
         folders = [place.folder for place in places]
         raise _not_found(known, root, split, folders, looked, [at.absent[0] for _, at in candidates])
     listing, located = min(found, key=lambda each: len(each[1].absent))
-    if len(listing.class_names) != known.classes:
-        raise UserError(
-            f"{key}: {located.split_file} has {len(listing.class_names)} classes, but the dataset has {known.classes}: "
-            "fetch the file again"
-        )
+    if (count := len(listing.class_names)) != known.classes:
+        where = f"{key}: {located.split_file} has {count} classes"
+        raise UserError(f"{where}, but the dataset has {known.classes}: fetch the file again")
     return listing, located
 
 
@@ -111,20 +94,13 @@ def _places(known: Benchmark, root: Path, split: str, path: Path | None) -> Iter
 
 
 def _exists(root: Path, folder: Path) -> bool:
-    """Whether the folder exists with just this spelling.
-
-    Each parent's list of names decides: a file system that ignores case would find ``dtd`` at ``DTD``, and the dataset
-    would be reported in a layout that it is not in.
-    """
-    at = root
-    for part in folder.relative_to(root).parts:
-        try:
-            if part not in os.listdir(at):
-                return False
-        except OSError:
-            return False
-        at = at / part
-    return at.is_dir()
+    """Whether the folder exists with just this spelling."""
+    # A file system that ignores case would find ``dtd`` at ``DTD``, in a layout that the dataset is not in.
+    parts = [part for part in (folder, *folder.parents) if part != root and part.is_relative_to(root)]
+    try:
+        return folder.is_dir() and all(part.name in os.listdir(part.parent) for part in parts)
+    except OSError:
+        return False
 
 
 def _lists(known: Benchmark, place: Place, split: str, root: Path, splits: Path | None) -> list[Path]:
@@ -186,9 +162,7 @@ def _not_found(
 
 def _shown(root: Path, paths: list[Path]) -> str:
     """Paths as text: those below the folder of all datasets by their place in it."""
-    paths = list(dict.fromkeys(paths))
-    below = [str(path.relative_to(root)) for path in paths if path.is_relative_to(root)]
-    other = [str(path) for path in paths if not path.is_relative_to(root)]
-    return ", ".join(
-        other + ([f"{root}/{{{', '.join(below)}}}" if len(below) > 1 else f"{root}/{below[0]}"] if below else [])
-    )
+    below = [str(path.relative_to(root)) for path in dict.fromkeys(paths) if path.is_relative_to(root)]
+    other = [str(path) for path in dict.fromkeys(paths) if not path.is_relative_to(root)]
+    inner = f"{{{', '.join(below)}}}" if len(below) > 1 else "".join(below)
+    return ", ".join([*other, f"{root}/{inner}"] if below else other)

@@ -3,7 +3,7 @@
 A batch of decoded images or views has megabytes. DataLoader sends tensors through files in ``/dev/shm``, which costs a
 mapping for each batch and a page fault every 4 kB, and hangs if there is no room. Here workers put the pixels of a
 batch into memory that they inherited (``shared``) and send only its position. What does not fit, or comes from workers
-that inherit nothing, is sent by value through a pipe.
+that inherit nothing, is sent by value through a pipe. :class:`DevicePrefetcher` copies pixels to a GPU ahead of time.
 """
 
 import errno
@@ -12,18 +12,22 @@ import multiprocessing
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
-from lorattt.data.prefetch import DevicePrefetcher
 from lorattt.data.shared import SharedRegions
 from lorattt.data.source import collate_episodes, flat, pack, unpack
 from lorattt.errors import UserError
+
+Batch: TypeAlias = dict[str, Any]
+Arrival: TypeAlias = torch.cuda.Event | None
 
 # Besides those under way: the batch in use, one that a Trainer prefetches, and the one being handed over.
 _SPARE_PIECES = 3
@@ -40,7 +44,7 @@ class LostWorkerError(UserError):
     resumable = True
 
 
-def hand_over(memory: SharedRegions | None, items: list[dict[str, Any]]) -> dict[str, Any]:
+def hand_over(memory: SharedRegions | None, items: list[Batch]) -> Batch:
     """In a worker, items of an :class:`EpisodeDataset` to a message: no tensors, which DataLoader would send in files.
 
     Pixels are in the memory if there is some and they fit, else in the message.
@@ -51,7 +55,7 @@ def hand_over(memory: SharedRegions | None, items: list[dict[str, Any]]) -> dict
     return {**message, "pixels": flat(arrays)} if place is None else {**message, "place": (worker.id, *place)}
 
 
-def take_out(memory: SharedRegions | None, message: dict[str, Any]) -> dict[str, Any]:
+def take_out(memory: SharedRegions | None, message: Batch) -> Batch:
     """In the main process, the batch of a message; pixels in shared memory are not copied."""
     if memory is None or "place" not in message:
         return unpack(message, message.pop("pixels"))
@@ -60,33 +64,26 @@ def take_out(memory: SharedRegions | None, message: dict[str, Any]) -> dict[str,
     return unpack(message, memory.take(worker, piece, start, size))
 
 
-class EpisodeLoader(DataLoader[dict[str, Any]]):
+class EpisodeLoader(DataLoader[Batch]):
     """A DataLoader of episodes that does not need ``/dev/shm`` and ends when its workers are lost.
 
     Without images it gives one empty batch: Lightning would skip the whole loop of a device without batches, and the
     other devices would wait for it at the end.
-
-    Attributes:
-        send_to: Device to which pixels are prefetched; None leaves pixels on the CPU.
     """
 
     send_to: torch.device | None = None
+    """Device to which pixels are prefetched; None leaves pixels on the CPU."""
     _memory: SharedRegions | None = None
 
     def __len__(self) -> int:
         return max(1, super().__len__())
 
     def __iter__(self) -> Any:
-        """Batches as :func:`collate_episodes` makes them.
-
-        Raises:
-            UserError: If the workers cannot be started.
-            LostWorkerError: If one of them has died, or they have given no batch for :data:`PATIENCE_SECONDS`.
-        """
+        """Batches as :func:`collate_episodes` makes them; :class:`LostWorkerError` if a worker has died or hangs."""
         batches = self._batches()
         return batches if self.send_to is None else DevicePrefetcher(self.send_to)(batches)
 
-    def _batches(self) -> Iterator[dict[str, Any]]:
+    def _batches(self) -> Iterator[Batch]:
         if super().__len__() == 0:
             yield collate_episodes([])
             return
@@ -118,7 +115,7 @@ class EpisodeLoader(DataLoader[dict[str, Any]]):
         return bool((self.multiprocessing_context or multiprocessing).get_start_method() == "fork")
 
 
-def _next(messages: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
+def _next(messages: Iterator[Batch]) -> Batch | None:
     """The next message, or None at the end. DataLoader looks at its workers each time that it has waited."""
     for _ in range(PATIENCE_SECONDS // _LOOK_SECONDS):
         try:
@@ -169,3 +166,63 @@ def _not_started(workers: int, error: OSError) -> str:
         f"the {workers} processes that read images (data.workers) cannot be started ({error.strerror or error}): "
         f"{room}set data.workers to fewer, or 0"
     )
+
+
+class DevicePrefetcher:
+    """Fetches each batch and copies its pixels to the device during the work on the batch before.
+
+    A thread waits for the loader and gathers the pixels of a batch in pinned memory; one copy in a stream of its own
+    takes them to the device. PyTorch's allocator reuses pinned memory once its copy is done, so two buffers alternate.
+    Small things, such as labels and plans of views, are left to the caller.
+
+    On a CPU, as in tests, the thread does the same without pinned memory and streams.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def __call__(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches in their order, ``image`` or ``views`` on the device.
+
+        An error in fetching a batch is raised at its turn, after the batches before it.
+        """
+        source = iter(batches)
+        sent = self._fetch(source)  # not in the thread: the loader starts its processes now
+        with ThreadPoolExecutor(1, "prefetch") as thread:
+            while sent is not None:
+                following = thread.submit(self._fetch, source)
+                yield self._arrived(*sent)
+                sent = None  # its memory is free before another batch needs some
+                sent = following.result()
+
+    def _fetch(self, source: Iterator[Batch]) -> tuple[Batch, Arrival] | None:
+        if (batch := next(source, None)) is None:
+            return None
+        batch = dict(batch)
+        with torch.cuda.stream(self._copies):  # no effect if None
+            if batch.get("image"):
+                # As the decoder gives them, their bytes are in the order H, W, 3.
+                images = self._copied([image.permute(1, 2, 0) for image in batch["image"]])
+                batch["image"] = [image.permute(2, 0, 1) for image in images]
+            if "views" in batch:
+                (batch["views"],) = self._copied([batch["views"]])
+            return batch, None if self._copies is None else self._copies.record_event()
+
+    def _copied(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Tensors of one dtype on the device, in one copy."""
+        sizes = [tensor.numel() for tensor in tensors]
+        staged = torch.empty(sum(sizes), dtype=tensors[0].dtype, pin_memory=self._device.type == "cuda")
+        for target, tensor in zip(staged.split(sizes), tensors, strict=True):
+            target.view(tensor.shape).copy_(tensor)
+        arrived = staged.to(self._device, non_blocking=True).split(sizes)
+        return [part.view(tensor.shape) for part, tensor in zip(arrived, tensors, strict=True)]
+
+    def _arrived(self, batch: Batch, arrival: Arrival) -> Batch:
+        """The batch, for the current stream, which waits for the copy; the host does not."""
+        if arrival is not None:
+            here = torch.cuda.current_stream(self._device)
+            here.wait_event(arrival)
+            for tensor in (*batch.get("image", ()), *batch.get("views", ())):
+                tensor.record_stream(here)  # its memory is not reused before the work here is done
+        return batch

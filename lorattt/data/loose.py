@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from lorattt.data import note
 from lorattt.data.class_names import IMAGENET, names_of
 from lorattt.data.datamodule import EpisodeData
 from lorattt.data.file_list import UNKNOWN_LABEL, FileList, ListedImages, Sample
-from lorattt.data.images import MAX_PIXELS, check_max_pixels
-from lorattt.data.notes import note
+from lorattt.data.images import MAX_PIXELS
 from lorattt.data.walk import images_below, of_the_same_format
 from lorattt.errors import UserError, quoted
 from lorattt.inputs import read_text
@@ -20,11 +20,7 @@ from lorattt.inputs import read_text
 def unlabelled_images(
     images: Sequence[str] | str, class_names: Sequence[str] | str, max_pixels: int = MAX_PIXELS
 ) -> ListedImages:
-    """Image files without labels, see :func:`find_images`, and the classes that they may get.
-
-    ``max_pixels`` is the largest width times height that is read.
-    """
-    check_max_pixels(max_pixels)
+    """Image files without labels, see :func:`find_images`, and the classes that they may get."""
     names = unlabelled_class_names(class_names)
     items = tuple(Sample(path, UNKNOWN_LABEL) for path in find_images(images))
     return ListedImages("images", FileList(Path(), items, tuple(names)), max_pixels)
@@ -118,8 +114,7 @@ def unlabelled_class_names(
     where = f"{key} {names}" if isinstance(names, str) else key
     if not found:
         raise UserError(f"{where} is empty: give at least one name")
-    twice = [name for name, count in Counter(found).items() if count > 1]
-    if twice:
+    if twice := [name for name, count in Counter(found).items() if count > 1]:
         raise UserError(f"{where} has {quoted(twice[0])} more than once: remove it, or tell the classes apart by name")
     return found
 

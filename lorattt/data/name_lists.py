@@ -24,13 +24,8 @@ _NUMBERED: Final = re.compile(r"[(\[{]?(?P<number>[0-9]{1,9})(?P<mark>\s*[.):,;=
 def read_name_file(path: Path, what: str) -> tuple[list[Any] | dict[str, Any], bool]:
     """Read a ``.json`` file, or a text file: lines, or a list or dict in the syntax of Python or JSON.
 
-    Args:
-        path: The file.
-        what: What messages call it.
-
-    Returns:
-        The names in order, or a mapping from key to name; and whether they are lines of text, which may have a number
-        or a folder before the name.
+    The result is the names in order, or key to name; and whether they are lines of text, which may have a number or a
+    folder before the name.
     """
     suffix = path.suffix.lower()
     if suffix in (".yaml", ".yml"):
@@ -86,8 +81,7 @@ def _literal(text: str) -> Any:
 def of_pairs(mapping: dict[str, Any], folders: Sequence[str]) -> dict[str, Any]:
     """Convert Keras' ``imagenet_class_index.json``, number to [wnid, name]; other mappings are returned unchanged.
 
-    Returns:
-        Number to name if all folders are such numbers, else wnid to name.
+    The result is number to name if all folders are such numbers, else wnid to name.
     """
     pairs = [value for value in mapping.values() if isinstance(value, list | tuple) and len(value) == 2]
     if len(pairs) < len(mapping) or not all(isinstance(wnid, str) and _WNID.fullmatch(wnid) for wnid, _ in pairs):
@@ -101,13 +95,7 @@ def keyed(names: Sequence[str], folders: Sequence[str], what: str, *, lines: boo
     """Split entries of the form "folder name" into folder and name; None if they have another form.
 
     Numbers before a folder and after a wnid, as in ILSVRC's ``map_clsloc.txt``, are dropped; underscores in a name
-    become spaces. Without folders, ImageNet's wnids count as folders.
-
-    Args:
-        names: The entries.
-        folders: The class folders.
-        what: What messages call the list.
-        lines: Whether entries are lines of a text file; else they are names of a list.
+    become spaces. Without folders, ImageNet's wnids count as folders. ``lines`` are of a text file, not of a list.
     """
     numbered = [match["name"] for match in _numbered(names)]
     for entries in (names, numbered) if len(numbered) == len(names) else (names,):
@@ -205,13 +193,13 @@ def check_names(values: Iterable[Any], what: str, keys: Sequence[str] = ()) -> N
     for number, value in enumerate(values):
         if isinstance(value, str) and value.strip():
             continue
-        place = f"{what}: name {number + 1}" + (f" (of {quoted(keys[number], 60)})" if keys else "")
+        problem = "blank" if isinstance(value, str) else f"{quoted(value)}, not a text"
+        fix = "give every class a name"
         if isinstance(value, list | tuple | dict) and value:
-            raise UserError(
-                f"{place} is a list of {len(value)}, not a text: a class has one name here, and its texts are "
-                "made of the name by templates (model.templates): give one name"
-            )
-        if isinstance(value, int) and not isinstance(value, bool) and keys:
-            raise UserError(f"{place} is {quoted(value)}, not a text: turn the file round, from folder to name")
-        shown = "blank" if isinstance(value, str) else f"{quoted(value)}, not a text"
-        raise UserError(f"{place} is {shown}: give every class a name")
+            problem = f"a list of {len(value)}, not a text"
+            texts = "its texts are made of the name by templates (model.templates)"
+            fix = f"a class has one name here, and {texts}: give one name"
+        elif isinstance(value, int) and not isinstance(value, bool) and keys:
+            fix = "turn the file round, from folder to name"
+        of_key = f" (of {quoted(keys[number], 60)})" if keys else ""
+        raise UserError(f"{what}: name {number + 1}{of_key} is {problem}: {fix}")

@@ -22,12 +22,8 @@ class SharedRegions:
     """A region of memory for each worker; a batch takes a piece of its worker's region.
 
     The worker puts a batch into a free piece and sends the piece's number and its first byte; the main process reads
-    it in place; when the batch is dropped, the piece is free again.
-
-    Args:
-        workers: How many workers there are.
-        under_way: How many batches of each may be asked for and not yet taken out (``prefetch_factor``).
-        pieces: How many pieces each region can have at a time.
+    it in place; when the batch is dropped, the piece is free again. A region can have ``pieces`` of them;
+    ``under_way`` batches of each worker may be asked for and not yet taken out (``prefetch_factor``).
     """
 
     def __init__(self, workers: int, under_way: int, pieces: int) -> None:
@@ -41,11 +37,7 @@ class SharedRegions:
             self.regions = []  # none is shared
 
     def put(self, worker: int, arrays: list[Any]) -> tuple[int, int] | None:
-        """In a worker, write arrays of bytes into a free piece.
-
-        Returns:
-            The piece's number and first byte; None if there is no room, or if numbers are not bytes.
-        """
+        """In a worker, write arrays into a free piece: its number and first byte; None without room for the bytes."""
         size = sum(array.nbytes for array in arrays)
         if not (self.regions and size and all(array.dtype == np.uint8 for array in arrays)):
             return None

@@ -34,15 +34,12 @@ class ImageSource(Protocol):
 
     def path(self, index: int) -> str:
         """The image's name in results."""
-        ...
 
     def label(self, index: int) -> int:
         """The image's label, or -1 where unknown."""
-        ...
 
     def read(self, index: int) -> Image.Image:
         """The image, RGB; raises :class:`UnreadableImageError` if it cannot be decoded."""
-        ...
 
 
 def numbers_of(source: ImageSource) -> Sequence[int]:
@@ -106,11 +103,8 @@ def read_episode(
 class EpisodeDataset(Dataset[dict[str, Any]]):
     """Episodes of a source: the views of each image, made from (seed, index) alone, or the image itself.
 
-    Args:
-        source: The images.
-        indices: Which of them, by dataset-wide number.
-        transform: Image and dataset-wide number to ``(V, 3, S, S)`` uint8 views; None leaves images as decoded.
-        planner: Plans the views of images that are left as decoded.
+    ``indices`` are dataset-wide numbers. ``transform`` makes ``(V, 3, S, S)`` uint8 views; without one, images are left
+    as decoded, and ``planner`` plans their views.
     """
 
     def __init__(

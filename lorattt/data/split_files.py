@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from lorattt.data.file_list import Sample, first_gap, leaves_root
+from lorattt.data.file_list import Sample, leaves_root, names_in_order
 from lorattt.errors import UserError, quoted, shortened
 from lorattt.inputs import read_text
 
 Listed: TypeAlias = tuple[tuple[Sample, ...], tuple[str, ...]]
-"""Images and class names."""
 _FETCH = "put it there, or fetch the dataset again"
 
 
@@ -26,26 +25,23 @@ def read_coop(file: Path, split: str) -> Listed:
     without gaps, with one name each.
     """
     text = read_text(file, _FETCH)
+    what = f"split file {file}"
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"split file {file} is not valid JSON ({error}): fetch it again") from error
+        raise UserError(f"{what} is not valid JSON ({error}): fetch it again") from error
     if not isinstance(content, dict) or not isinstance(content.get(split), list) or not content[split]:
-        raise UserError(f"split file {file} has no list {quoted(split)} of images: fetch it again")
+        raise UserError(f"{what} has no list {quoted(split)} of images: fetch it again")
     names: dict[int, str] = {}
     samples: dict[str, list[Sample]] = {}
     for part in (each for each in ("train", "val", "test") if each in content):
         if not isinstance(content[part], list):
-            raise UserError(f"split file {file}: {quoted(part)} is no list of images: fetch it again")
-        samples[part] = [_coop_sample(file, part, entry, names) for entry in content[part]]
-    if (gap := first_gap(names)) is not None:
-        raise UserError(
-            f"split file {file} has labels up to {max(names)} but none is {gap}: labels must be 0, 1, ... without gaps"
-        )
-    return tuple(samples[split]), tuple(names[label] for label in range(len(names)))
+            raise UserError(f"{what}: {quoted(part)} is no list of images: fetch it again")
+        samples[part] = [_coop_sample(what, part, entry, names) for entry in content[part]]
+    return tuple(samples[split]), names_in_order(names, what)
 
 
-def _coop_sample(file: Path, part: str, entry: Any, names: dict[int, str]) -> Sample:
+def _coop_sample(what: str, part: str, entry: Any, names: dict[int, str]) -> Sample:
     """An entry as a sample; its class name is added to ``names``."""
     match entry:
         # bool is an int to Python, and no label.
@@ -53,24 +49,21 @@ def _coop_sample(file: Path, part: str, entry: Any, names: dict[int, str]) -> Sa
             pass
         case _:
             raise UserError(
-                f"split file {file}: entry {shortened(json.dumps(entry), 80)} of {quoted(part)} is not [path, label, "
-                "class name] with a label of 0 or more"
+                f"{what}: entry {shortened(json.dumps(entry), 80)} of {quoted(part)} is not [path, label, class name] "
+                "with a label of 0 or more"
             )
-    _check_below_root(path, f"split file {file}")
+    _check_below_root(path, what)
     name = name.replace("_", " ")
     if names.setdefault(label, name) != name:
-        raise UserError(
-            f"split file {file}: class {label} is called {quoted(names[label])} and, at {shortened(path)}, "
-            f"{quoted(name)}: a label must have one name"
-        )
+        both = f"{quoted(names[label])} and, at {shortened(path)}, {quoted(name)}"
+        raise UserError(f"{what}: class {label} is called {both}: a label must have one name")
     return Sample(path, label)
 
 
 def _check_below_root(path: str, where: str) -> None:
     if leaves_root(path):
-        raise UserError(
-            f"{where}: path {quoted(path)} leads out of the dataset's folder: only relative paths below it are read"
-        )
+        out = f"path {quoted(path)} leads out of the dataset's folder"
+        raise UserError(f"{where}: {out}: only relative paths below it are read")
 
 
 def read_aircraft(file: Path) -> Listed:
@@ -78,22 +71,25 @@ def read_aircraft(file: Path) -> Listed:
 
     A line is the image's number, a space, and the variant, which may have spaces itself.
     """
-    variants = [line.strip() for line in read_text(file.parent / "variants.txt", _FETCH).splitlines() if line.strip()]
+    names_file = file.with_name("variants.txt")
+    variants = _lines(names_file)
     label_of = {name: label for label, name in enumerate(variants)}
     if len(label_of) < len(variants):
-        raise UserError(f"{file.parent / 'variants.txt'} has a variant twice: fetch it again")
+        raise UserError(f"{names_file} has a variant twice: fetch it again")
     samples = []
-    for line in filter(str.strip, read_text(file, _FETCH).splitlines()):
-        number, _, name = line.strip().partition(" ")
+    for line in _lines(file):
+        number, _, name = line.partition(" ")
         if name not in label_of:
-            raise UserError(
-                f"{file}: line {quoted(line.strip())} names no variant of variants.txt beside it: fetch both again"
-            )
+            raise UserError(f"{file}: line {quoted(line)} names no variant of variants.txt beside it: fetch both again")
         _check_below_root(number, str(file))
         samples.append(Sample(f"{number}.jpg", label_of[name]))
     if not samples:
         raise UserError(f"{file} lists no images: fetch it again")
     return tuple(samples), tuple(name.replace("_", " ") for name in variants)
+
+
+def _lines(file: Path) -> list[str]:
+    return [line.strip() for line in read_text(file, _FETCH).splitlines() if line.strip()]
 
 
 def read_cars_tables(file: Path, split: str) -> Listed:

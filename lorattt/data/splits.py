@@ -4,7 +4,7 @@ A draw of one class is a function of (seed, class number, the class's paths): th
 classes make no difference, and a larger draw of the same seed contains the smaller.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, TypeAlias
 
@@ -18,8 +18,10 @@ from lorattt.rng import Stream, episode_keys, fold, uniform
 Classes: TypeAlias = Literal["all", "base", "new"] | list[int | str]
 
 
-def _shuffled(listing: FileList, seed: int, stream: Stream) -> list[list[Sample]]:
-    """The images of each class in random order: the first n are a draw of n. Rejects images without a class."""
+def _shuffled(
+    listing: FileList, seed: int, stream: Stream, least: int = 0, why: str = "", fix: str = ""
+) -> list[list[Sample]]:
+    """The images of each class, at least ``least``, in random order: the first n are a draw of n."""
     classes: list[list[Sample]] = [[] for _ in listing.class_names]
     for sample in listing.samples:
         if not 0 <= sample.label < len(classes):
@@ -28,6 +30,10 @@ def _shuffled(listing: FileList, seed: int, stream: Stream) -> list[list[Sample]
             )
         classes[sample.label].append(sample)
     for label, samples in enumerate(classes):
+        if len(samples) < least:
+            images = {0: "no images", 1: "1 image"}.get(len(samples), f"{len(samples)} images")
+            name = quoted(listing.class_names[label])
+            raise UserError(f"{why}: class {label} ({name}) in {listing.root} has {images}{fix}")
         if samples:
             samples.sort()
             key = fold(episode_keys(seed, torch.tensor([label])), stream)
@@ -36,32 +42,16 @@ def _shuffled(listing: FileList, seed: int, stream: Stream) -> list[list[Sample]
     return classes
 
 
-def _sorted(listing: FileList, samples: Iterable[Sample]) -> FileList:
-    """The list with these samples, sorted by label and path."""
-    return replace(listing, samples=tuple(sorted(samples, key=lambda sample: (sample.label, sample.path))))
-
-
-def _class_of(listing: FileList, label: int, samples: Sequence[Sample]) -> str:
-    """A class that has too few images, for a message."""
-    count = len(samples)
-    images = "no images" if count == 0 else "1 image" if count == 1 else f"{count} images"
-    return f"class {label} ({quoted(listing.class_names[label])}) in {listing.root} has {images}"
+def _part(listing: FileList, classes: list[list[Sample]], which: slice) -> FileList:
+    """The list with a part of each class, sorted by label and path."""
+    return replace(listing, samples=tuple(sample for samples in classes for sample in sorted(samples[which])))
 
 
 def few_shot(listing: FileList, shots: int, seed: int) -> FileList:
-    """Draw ``shots`` images of each class; draws of fewer shots with the same seed are among them.
-
-    Returns:
-        A list with the same classes, sorted by label and path.
-    """
+    """Draw ``shots`` images of each class, sorted by label and path; fewer shots of the same seed are among them."""
     at_least(1, data__shots=shots)
-    classes = _shuffled(listing, seed, Stream.SHOTS)
-    for label, samples in enumerate(classes):
-        if len(samples) < shots:
-            raise UserError(
-                f"data.shots {shots}: {_class_of(listing, label, samples)}: ask for fewer shots, or leave the class out"
-            )
-    return _sorted(listing, (sample for samples in classes for sample in samples[:shots]))
+    fix = ": ask for fewer shots, or leave the class out"
+    return _part(listing, _shuffled(listing, seed, Stream.SHOTS, shots, f"data.shots {shots}", fix), slice(shots))
 
 
 def holdout(listing: FileList, per_class: int, seed: int) -> tuple[FileList, FileList]:
@@ -70,56 +60,39 @@ def holdout(listing: FileList, per_class: int, seed: int) -> tuple[FileList, Fil
     Returns:
         The rest and the images set aside: disjoint, together the list, each sorted by label and path.
     """
-    classes = _shuffled(listing, seed, Stream.HOLDOUT)
-    for label, samples in enumerate(classes):
-        if len(samples) <= per_class:
-            raise UserError(
-                f"data.val_shots {per_class}: {_class_of(listing, label, samples)}, and at least one must stay: hold "
-                "out fewer"
-            )
-    held = (sample for samples in classes for sample in samples[:per_class])
-    rest = (sample for samples in classes for sample in samples[per_class:])
-    return _sorted(listing, rest), _sorted(listing, held)
+    fix = ", and at least one must stay: hold out fewer"
+    classes = _shuffled(listing, seed, Stream.HOLDOUT, per_class + 1, f"data.val_shots {per_class}", fix)
+    return _part(listing, classes, slice(per_class, None)), _part(listing, classes, slice(per_class))
 
 
 def at_most(listing: FileList, per_class: int, seed: int) -> FileList:
     """The images that :func:`holdout` would set aside with this seed; all of a class that has fewer."""
-    classes = _shuffled(listing, seed, Stream.HOLDOUT)
-    return _sorted(listing, (sample for samples in classes for sample in samples[:per_class]))
-
-
-def without(listing: FileList, samples: Collection[Sample]) -> FileList:
-    """The list without these samples, in its order."""
-    gone = set(samples)
-    return replace(listing, samples=tuple(sample for sample in listing.samples if sample not in gone))
+    return _part(listing, _shuffled(listing, seed, Stream.HOLDOUT), slice(per_class))
 
 
 def keep_classes(listing: FileList, classes: Classes) -> FileList:
-    """The images of some classes, in the list's order.
+    """The images of some classes, in the list's order; the n-th class gets label n, counted from 0.
 
-    Args:
-        listing: Labelled images.
-        classes: ``all``; ``base``, the first half of the labels (the larger half of an odd number), or ``new``, the
-            rest, as in CoCoOp's generalisation from base to new classes (Zhou et al., CVPR 2022); or numbers and names.
-            The n-th class gets label n, counted from 0.
+    ``base`` is the first half of the labels (the larger half of an odd number) and ``new`` the rest, as in CoCoOp's
+    generalisation from base to new classes (Zhou et al., CVPR 2022).
     """
     if classes == "all":
         return listing
-    labels = _subset(listing, classes) if isinstance(classes, str) else _labels_of(listing.class_names, classes)
+    names = listing.class_names
+    if isinstance(classes, str):
+        if classes not in ("base", "new"):
+            raise UserError(f"data.classes {quoted(classes)}: use all, base, new, or a list of names or numbers")
+        half = (len(names) + 1) // 2
+        labels = list(range(half) if classes == "base" else range(half, len(names)))
+        if not labels:
+            raise UserError(
+                f"data.classes {classes}: {listing.root} has {len(names)} classes, so none are {classes}: use all"
+            )
+    else:
+        labels = _labels_of(names, classes)
     new = {label: place for place, label in enumerate(labels)}
     samples = tuple(Sample(path, new[label]) for path, label in listing.samples if label in new)
-    return FileList(listing.root, samples, tuple(listing.class_names[label] for label in labels))
-
-
-def _subset(listing: FileList, subset: str) -> range:
-    if subset not in ("base", "new"):
-        raise UserError(f"data.classes {quoted(subset)}: use all, base, new, or a list of names or numbers")
-    count = len(listing.class_names)
-    half = (count + 1) // 2
-    labels = range(half) if subset == "base" else range(half, count)
-    if not labels:
-        raise UserError(f"data.classes {subset}: {listing.root} has {count} classes, so none are {subset}: use all")
-    return labels
+    return FileList(listing.root, samples, tuple(names[label] for label in labels))
 
 
 def _labels_of(names: tuple[str, ...], classes: Sequence[int | str]) -> list[int]:
@@ -144,7 +117,6 @@ def _label_of(names: tuple[str, ...], wanted: int | str) -> int:
         hint = did_you_mean(wanted, names, "use its number")
         raise UserError(f"data.classes: no class is named {quoted(wanted)}; {hint}")
     if len(found) > 1:
-        raise UserError(
-            f"data.classes: {quoted(wanted)} is the name of classes {' and '.join(map(str, found))}: use the number"
-        )
+        several = " and ".join(map(str, found))
+        raise UserError(f"data.classes: {quoted(wanted)} is the name of classes {several}: use the number")
     return found[0]

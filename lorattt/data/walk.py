@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NoReturn
 
+from lorattt.data import note
 from lorattt.data.images import FORMAT_OF_ENDING, IMAGE_ENDINGS
 from lorattt.errors import UserError, shortened, some
 
@@ -55,8 +56,6 @@ class Below:
     def note_left_out(self, what: str) -> None:
         """Warn if anything was left out of the folder, which the message calls ``what``."""
         if left_out := self.left_out_text():
-            from lorattt.data.notes import note  # here, since ``lorattt data`` starts without Lightning
-
             note(f"{what}: left out {left_out}; images are files of {FORMATS}")
 
 

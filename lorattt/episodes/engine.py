@@ -1,6 +1,6 @@
 """The adaptation loop for E episodes at once, in plain PyTorch."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,15 +13,10 @@ Observer = Callable[[int, Tensor, Mapping[str, Tensor]], None]
 
 @dataclass(frozen=True)
 class Adaptation:
-    """The result of the loop.
+    """The result of the loop."""
 
-    Attributes:
-        losses: ``(steps, E)``, the loss before each step.
-        finite: ``(E,)`` bool, false where a loss or a gradient was NaN or infinite at any step.
-    """
-
-    losses: Tensor
-    finite: Tensor
+    losses: Tensor  # (steps, E), the loss before each step
+    finite: Tensor  # (E,) bool, false where a loss or a gradient was NaN or infinite at any step
 
 
 def adapt(
@@ -43,14 +38,14 @@ def adapt(
         parameters: Leaves with ``requires_grad``, each ``(E, *)``.
         loss: Step number to losses ``(E,)``, each a function of its own episode's slices alone.
         episodes: E, needed where there are no steps.
-        steps: How many steps.
+        steps: How many.
         optimiser: Built afresh here: no state outlives the call.
         reset_every_step: Clear the optimiser's state before each step.
         observer: Called with the step's number, losses and gradients before the step is taken.
     """
-    leaves: Sequence[Tensor] = list(parameters.values())
+    leaves = list(parameters.values())
     device = leaves[0].device
-    history = []
+    history: list[Tensor] = []
     finite = torch.ones(episodes, dtype=torch.bool, device=device)
     stepper = optimiser.build(leaves)
     for step in range(steps):

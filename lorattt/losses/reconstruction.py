@@ -5,19 +5,12 @@ from torch import Tensor
 
 
 def class_token_reconstruction(masked: Tensor, target: Tensor, mask_ratio: float) -> Tensor:
-    """Squared distance of class tokens, per episode (the "MAE" loss of LoRA-TTT).
+    """Squared distance of class tokens, ``(*episode,)`` of at least float32 (the "MAE" loss of LoRA-TTT).
 
-    Mean over the token's width, divided by the mask ratio, mean over views. The division is in the
-    authors' code; whether it is in the paper's formula is not known to us.
-
-    Args:
-        masked: ``(*episode, n, d)`` class tokens of the n masked views, after the final LayerNorm and
-            before the projection.
-        target: ``(*episode, n, d)`` class tokens of the same views, whole; no gradient flows into it.
-        mask_ratio: Fraction of patches that was dropped, in ``(0, 1)``.
-
-    Returns:
-        ``(*episode,)`` of at least float32.
+    Mean over the token's width, divided by the mask ratio in ``(0, 1)``, mean over views. The division is in the
+    authors' code; whether it is in the paper's formula is not known to us. Tokens ``(*episode, n, d)`` of the n masked
+    views are those after the final LayerNorm and before the projection; ``target`` has those of the same views, whole,
+    and no gradient flows into it.
     """
     dtype = torch.promote_types(masked.dtype, torch.float32)
     difference = masked.to(dtype) - target.detach().to(dtype)

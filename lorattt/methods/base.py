@@ -1,7 +1,7 @@
 """What all test-time methods share: the model, the class texts, the agreement with the data, the steps, the metrics."""
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, TypeAlias, cast
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -9,10 +9,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lorattt.clip.load import ClipSpec, load_clip
-from lorattt.clip.templates import TemplateSet, check_templates
+from lorattt.clip.text import TemplateSet, check_templates
 from lorattt.episodes.clock import StageTimer
 from lorattt.errors import UserError
-from lorattt.methods.batch import EpisodeBatch, EpisodeOutput, EpisodeSource, MicroBatcher, Prediction, Predictions
+from lorattt.methods.batch import EpisodeBatch, EpisodeOutput, MicroBatcher, Prediction, Predictions
 from lorattt.methods.class_texts import ClassTexts, TextSource, agree_on_classes
 from lorattt.methods.metrics import EpisodeMetrics
 from lorattt.methods.shared_views import Needs, SharedViews, encode_views
@@ -70,11 +70,7 @@ class Method(LightningModule):
         self._class_texts: ClassTexts | None = None
 
     def check_options(self) -> None:
-        """Validate the options, before the checkpoint is loaded.
-
-        A subclass that has options of its own sets them before ``super().__init__``, checks them here (with a
-        ``UserError``) and then calls ``super().check_options()``.
-        """
+        """Validate the options, before the checkpoint is loaded; subclasses set theirs before ``super().__init__``."""
         check_templates(self.templates)
         if self.prompt is not None and self.templates != "single":
             raise UserError("model.prompt and model.templates are both given: a prompt takes the place of templates")
@@ -83,11 +79,6 @@ class Method(LightningModule):
     def needs(self) -> Needs:
         """What it reads of the views; the features of all views unless a subclass says otherwise."""
         return Needs()
-
-    @property
-    def takes_gradients(self) -> bool:
-        """Whether the method, with its options, takes gradients at test time."""
-        return self.needs_gradient
 
     @property
     def methods(self) -> Mapping[str, "Method"]:
@@ -120,14 +111,9 @@ class Method(LightningModule):
             found = dict.fromkeys(self.methods, empty)
         for name, method in self.methods.items():
             method.metrics.update(found[name]["before"], found[name]["after"], batch["label"])
-        return {
-            "index": batch["index"],
-            "label": batch["label"],
-            "path": batch["path"],
-            "skipped": batch["skipped"],
-            **next(iter(found.values())),
-            "methods": found,
-        }
+        index, label, path, skipped = batch["index"], batch["label"], batch["path"], batch["skipped"]
+        first = next(iter(found.values()))
+        return {"index": index, "label": label, "path": path, "skipped": skipped, **first, "methods": found}
 
     validation_step = predict_step = test_step
 
@@ -143,7 +129,7 @@ class Method(LightningModule):
         """Called when all methods have classified a part of a batch: a :class:`StreamMethod` keeps its new state."""
 
     def prediction_of(self, views: SharedViews) -> Prediction:
-        """The result of :meth:`classify`, detached; classes of one name have equal logits, see :class:`ClassTexts`."""
+        """The result of :meth:`classify`, detached; classes of one name get equal logits."""
         before, after, fallback = self.classify(views)
         # Classes with contexts of their own have different texts and keep their logits.
         if self.texts.repeats and (self.prompt is None or not self.learnable()[0].class_specific):
@@ -169,9 +155,9 @@ class Method(LightningModule):
         kind, stage = type(self).__name__, TrainerFn(stage).value
         if stage == "fit":
             raise UserError(f"{kind} has nothing to fit: use test, validate or predict")
-        if self.takes_gradients and getattr(self.trainer, f"{stage}_loop").inference_mode:
+        if self.needs_gradient and getattr(self.trainer, f"{stage}_loop").inference_mode:
             raise UserError(f"{kind} needs gradients at test time: set trainer.inference_mode to false")
-        source = cast("EpisodeSource | None", getattr(self.trainer, "datamodule", None))
+        source: Any = getattr(self.trainer, "datamodule", None)
         if source is not None:
             if not hasattr(source, "class_names"):
                 raise UserError(
@@ -180,8 +166,7 @@ class Method(LightningModule):
                 )
             self.class_names = agree_on_classes(self.class_names, source.class_names)
             self.template = getattr(source, "template", None)
-            make = self.make_views()
-            on_device = self.makes_views_on(self.trainer.strategy.root_device)
+            make, on_device = self.make_views(), self.makes_views_on(self.trainer.strategy.root_device)
             source.transform = None if on_device else make
             source.planner = DeviceViews(make).plan if on_device else None
         if not self.class_names:
@@ -199,8 +184,7 @@ class Method(LightningModule):
 
     def makes_views_on(self, device: torch.device) -> bool:
         """Whether the method makes the views itself, on that device, from decoded images."""
-        place = self.views.place
-        return place == "device" or (place == "auto" and device.type == "cuda")
+        return self.views.place == "device" or (self.views.place == "auto" and device.type == "cuda")
 
     def on_test_start(self) -> None:
         """Encode the class texts."""
@@ -245,8 +229,7 @@ class Method(LightningModule):
 
     def check_texts(self) -> None:
         """Validate the templates or the prompt, before anything is encoded."""
-        source = self._text_source()
-        if isinstance(source, PromptSpec):
+        if isinstance(source := self._text_source(), PromptSpec):
             self.texts.prompt(source)
 
     def _encode_classes(self) -> None:

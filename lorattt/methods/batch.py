@@ -1,13 +1,12 @@
 """Batch and output types; splitting a batch into parts that fit the device's memory."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeAlias, TypedDict
+from typing import Any, TypeAlias, TypedDict, cast
 
 import torch
 from torch import Tensor
 
 from lorattt.views.device import ViewPlan
-from lorattt.views.render import Views
 
 # The share of the free memory that a part may take, by what the parts before have taken.
 _SHARE = 0.8
@@ -48,36 +47,20 @@ class EpisodeOutput(EpisodeNumbers, Prediction):
     methods: Predictions
 
 
-class EpisodeSource(Protocol):
-    """What a method reads from a datamodule (class names) and sets on it (how views are made or planned)."""
-
-    class_names: list[str]
-    transform: Views | None
-    planner: Callable[[int, int, int], ViewPlan] | None
-
-
 class MicroBatcher:
     """Classifies a batch in parts that fit the memory of the device.
 
     Episodes are independent, so parts change nothing but what is held at a time. On a CUDA device, the first part is
     one episode, and each part shows how much memory an episode takes; a part that does not fit is halved, and only
     that part is done again. On a CPU a batch is one part unless its allocator gives up.
-
-    Attributes:
-        limit: The most episodes of a part; None for the whole batch.
-        halved: How often a part did not fit.
     """
 
     def __init__(self) -> None:
-        self.limit: int | None = None
-        self.halved = 0
+        self.limit: int | None = None  # the most episodes of a part; None for the whole batch
+        self.halved = 0  # how often a part did not fit
 
     def classify(self, batch: EpisodeBatch, predict: Callable[[EpisodeBatch], Predictions]) -> Predictions:
-        """Classify all episodes of a batch of at least one.
-
-        Raises:
-            torch.OutOfMemoryError: If a single episode does not fit.
-        """
+        """Classify all episodes of a batch of at least one; out of memory, it fails only for a single episode."""
         device, total, done = batch["index"].device, len(batch["index"]), 0
         if self.limit is None and device.type == "cuda":
             self.limit = 1
@@ -108,20 +91,14 @@ def part_of(batch: EpisodeBatch, first: int, end: int) -> EpisodeBatch:
     part: Any = {key: batch[key][first:end] for key in ("label", "index", "path", "views", "image") if key in batch}
     if "plan" in batch:
         part["plan"] = batch["plan"].part(first, end)
-    part["skipped"] = []
-    found: EpisodeBatch = part
-    return found
+    return cast(EpisodeBatch, part | {"skipped": []})
 
 
 def _concatenate(found: list[Predictions]) -> Predictions:
-    return {
-        name: {
-            "before": torch.cat([each[name]["before"] for each in found]),
-            "after": torch.cat([each[name]["after"] for each in found]),
-            "fallback": torch.cat([each[name]["fallback"] for each in found]),
-        }
-        for name in found[0]
-    }
+    def joined(name: str) -> Any:
+        return {key: torch.cat([each[name][key] for each in found]) for key in ("before", "after", "fallback")}
+
+    return {name: joined(name) for name in found[0]}
 
 
 def no_memory(error: RuntimeError) -> bool:
@@ -133,8 +110,7 @@ def no_memory(error: RuntimeError) -> bool:
 def _fitting(device: torch.device, used: int, size: int) -> int:
     """How many episodes fit, if each takes what it took of a part of that size.
 
-    The peak may be an earlier one, of something else: then an episode seems to take more than it does, and larger
-    parts correct that.
+    The peak may be an earlier one, of something else: then an episode seems to take more, and larger parts correct it.
     """
     peak = torch.cuda.max_memory_allocated(device) - used
     free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - used

@@ -5,14 +5,14 @@ Stage 1 learns the head and writes it into the prompt's file, from which stage 2
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorattt.clip.model import Clip
-from lorattt.clip.templates import SINGLE
+from lorattt.clip.text import SINGLE
 from lorattt.errors import UserError, quoted
 from lorattt.inputs import at_least
 from lorattt.losses.contrastive import class_contrast
@@ -46,12 +46,7 @@ class ProjectionHead(nn.Module):
     """Two layers with a ReLU between them; what comes out has unit length.
 
     The paper does not describe its head; this is the usual one of contrastive learning (SimCLR, SupCon). It is drawn
-    from the seed alone, by torch's rule for linear layers.
-
-    Args:
-        width: D, the width of text features.
-        spec: Its shape; ``out`` is P.
-        seed: The run's seed.
+    from the seed alone, by torch's rule for linear layers. ``width`` is D, that of text features.
     """
 
     def __init__(self, width: int, spec: HeadSpec = HeadSpec(), *, seed: int = 0) -> None:
@@ -107,33 +102,19 @@ class ContrastiveTask:
                 "give more names, or a method that leaves the prompt alone"
             )
 
-    def loss(
-        self,
-        context: Tensor,
-        *,
-        classes: Tensor | None = None,
-        known: Mapping[ClassView, Tensor] | None = None,
-        chunk: int | None = None,
-    ) -> Tensor:
+    def loss(self, context: Tensor, **options: Any) -> Tensor:
         """The contrastive loss of a context: a scalar in nats, which can be differentiated twice.
 
         The arguments are those of :meth:`ClassViews.features`.
         """
-        features = self.views.features(context, classes=classes, known=known, chunk=chunk)
-        return class_contrast(self.head(features), self.temperature)
+        return class_contrast(self.head(self.views.features(context, **options)), self.temperature)
 
 
 def choose_classes(present: Tensor, count: int, seed: int, step: int) -> Tensor:
-    """The classes that are contrasted in a step of training: those of its images, and others up to a number.
+    """The classes that are contrasted in a step of training: those of its images, and others up to ``count``.
 
-    Args:
-        present: ``(K,)`` bool, whether an image of the step, on any device, is of the class.
-        count: How many classes; those present in any case.
-        seed: The run's seed.
-        step: The step's number.
-
-    Returns:
-        ``(n,)`` int64, rising; a function of the arguments alone.
+    ``present``, ``(K,)`` bool, says which classes have an image in the step, on any device. Returns ``(n,)`` int64,
+    rising, a function of the arguments alone.
     """
     key = fold(episode_keys(seed, torch.tensor([step], device=present.device)), Stream.CONTRASTED_CLASSES)
     rank = uniform(key, (len(present),), torch.float64)[0] - present.double()  # below 0: present
@@ -191,10 +172,7 @@ class SourcePrompt:
 def read_source_prompt(
     spec: PromptSpec, class_views: Sequence[ClassView] | None, temperature: float | None, *, contrasts: bool
 ) -> SourcePrompt:
-    """Read the settings of the contrast from a prompt's file; ``class_views`` and ``temperature`` override them.
-
-    ``contrasts`` says whether there is a stage 2, which needs a head.
-    """
+    """The settings of the contrast, from a prompt's file unless given; ``contrasts``: there is a stage 2 (a head)."""
     source, found = f"prompt.file {spec.file}", None if spec.file is None else spec.content
     notes: Mapping[str, str] = {} if found is None else found.notes
     tensors: Mapping[str, Tensor] = {} if found is None else found.extras

@@ -1,7 +1,6 @@
 """The class texts of a run, which its methods share: each prompt is read and tokenised once, each text encoded once."""
 
 from collections.abc import Hashable, Sequence
-from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from lorattt.clip.model import Clip
 from lorattt.errors import UserError, quoted
-from lorattt.positions import are_codes, check_order, pairs
+from lorattt.inputs import are_codes, check_order, pairs
 from lorattt.prompts.class_prompts import ClassPrompts
 from lorattt.prompts.neighbours import neighbour_features
 from lorattt.prompts.prompt import PromptSpec, build_prompt
@@ -21,22 +20,16 @@ TextSource: TypeAlias = str | list[str] | PromptSpec
 
 
 class ClassTexts:
-    """The texts of one list of classes. What is made once is kept, and follows the model to any device.
+    """The texts of K class names, in label order. What is made once is kept, and follows the model to any device.
 
-    Args:
-        clip: The model whose text tower and tokenizer are used.
-        names: K class names, in label order.
-        seed: The run's seed, for random context vectors and for directions to a prompt's neighbours.
-
-    Attributes:
-        repeats: Whether a name occurs more than once.
+    ``seed`` is for random context vectors and for directions to a prompt's neighbours.
     """
 
     def __init__(self, clip: Clip, names: Sequence[str], seed: int) -> None:
         self.clip, self.names, self.seed = clip, list(names), seed
         first: dict[str, int] = {}
         self._first_of_name = torch.tensor([first.setdefault(name, number) for number, name in enumerate(names)])
-        self.repeats = len(first) < len(self.names)
+        self.repeats = len(first) < len(self.names)  # a name occurs more than once
         self._prompts: dict[PromptSpec, tuple[ClassPrompts, Tensor]] = {}
         self._encoded: dict[Hashable, Tensor] = {}
 
@@ -67,8 +60,9 @@ class ClassTexts:
         """``(R, K, D)`` unit class features of a prompt's neighbours, on the model's device."""
         key = (spec, flatness.directions, flatness.radius)
         if key not in self._encoded:
-            encode = partial(neighbour_features, directions=flatness.directions, radius=flatness.radius)
-            self._encoded[key] = encode(*self.prompt(spec), seed=self.seed)
+            count, radius = flatness.directions, flatness.radius
+            found = neighbour_features(*self.prompt(spec), directions=count, radius=radius, seed=self.seed)
+            self._encoded[key] = found
         return self._on_device(key)
 
     def _on_device(self, key: Hashable) -> Tensor:

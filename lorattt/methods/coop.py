@@ -7,8 +7,6 @@ images against all class texts (section 3.2); both towers are frozen.
 
 The authors' recipe: 16 images a class, SGD with rate 0.002, momentum 0.9 and weight decay 5e-4, batches of 32, one
 epoch at rate 1e-5, then a cosine; 50 epochs on ImageNet, up to 200 on smaller sets; the last epoch counts.
-
-Texts are encoded once per step, no longer than needed; images without a graph.
 """
 
 import math
@@ -87,22 +85,16 @@ class PromptTraining(LightningModule):
         self.clip.text_tower  # noqa: B018 - rejects a tower that takes no prompt, before any data is read
         # Checkpoints hold what is learned; the frozen CLIP is loaded from its own file.
         self.strict_loading = False
-        self._hits: list[Tensor] = []
-        self._losses: list[Tensor] = []
+        self._validated: list[Tensor] = []  # (2, B) each: right or not, cross-entropy
         self._last_validation: dict[str, str] = {}
 
     def check_options(self) -> None:
-        """Validate the options, before the checkpoint is loaded; as that of :class:`lorattt.methods.base.Method`."""
+        """Validate the options, before the checkpoint is loaded; subclasses set theirs before ``super().__init__``."""
         finite(model__lr=self.lr, model__momentum=self.momentum, model__weight_decay=self.weight_decay)
         finite(model__warmup_lr=self.warmup_lr, model__warmup_epochs=self.warmup_epochs)
 
     def source_loss(self, features: Tensor, label: Tensor) -> Tensor:
-        """Cross-entropy of image features against all class texts, the mean over the batch: a scalar.
-
-        Args:
-            features: ``(B, D)`` float32 unit image features, without a graph.
-            label: ``(B,)`` int64.
-        """
+        """Mean cross-entropy of ``(B, D)`` float32 unit image features, which have no graph, and ``(B,)`` labels."""
         return F.cross_entropy(self.logits(features, self.text_features()), label)
 
     def text_features(self) -> Tensor:
@@ -133,24 +125,21 @@ class PromptTraining(LightningModule):
         self.context = nn.Parameter(initial.context.clone())
 
     def prompt(self) -> Prompt:
-        """The prompt as it is now."""
-        return replace(self.initial, context=self.context.detach().float().cpu().clone())
+        """The prompt as it is now, with what else its file holds."""
+        return replace(self.initial, context=self.context.detach().float().cpu().clone(), notes={}, extras={})
 
     def save_prompt(self, path: Path) -> None:
         """Write the prompt as it is now, with how it was made in the file's metadata."""
-        notes, tensors = self.extras()
-        notes |= {
+        prompt, data = self.prompt(), getattr(self.trainer, "datamodule", None)
+        notes = {
+            **prompt.notes,
             "method": self.name,
-            "data": str(getattr(getattr(self.trainer, "datamodule", None), "name", "unknown")),
+            "data": str(getattr(data, "name", "unknown")),
             "epochs": str(self.trainer.current_epoch),
             "seed": str(self.seed),
             **self._last_validation,
         }
-        save_prompt(replace(self.prompt(), notes=notes, extras=tensors), path)
-
-    def extras(self) -> tuple[dict[str, str], dict[str, Tensor]]:
-        """Further metadata and tensors of the prompt's file, by name."""
-        return {}, {}
+        save_prompt(replace(prompt, notes=notes), path)
 
     @torch.no_grad()
     def image_features(self, views: Tensor) -> Tensor:
@@ -179,15 +168,14 @@ class PromptTraining(LightningModule):
         """Classify plain views."""
         if len(batch["label"]):
             logits = self.logits(self.image_features(batch["views"]), self._text)
-            self._hits.append(is_right(logits, batch["label"]))
-            self._losses.append(F.cross_entropy(logits, batch["label"], reduction="none"))
+            losses = F.cross_entropy(logits, batch["label"], reduction="none")
+            self._validated.append(torch.stack([is_right(logits, batch["label"]), losses]))
 
     def on_validation_epoch_end(self) -> None:
         """Log top-1 in percent and the mean cross-entropy, over all devices."""
-        hits, losses = (torch.cat(x).double() if x else torch.zeros(0) for x in (self._hits, self._losses))
-        self._hits.clear()
-        self._losses.clear()
-        counts = torch.tensor([float(hits.sum()), float(losses.sum()), len(hits)], device=self.device)
+        rows = torch.cat([torch.zeros(2, 0, device=self.device), *self._validated], dim=1).double()
+        self._validated.clear()
+        counts = torch.tensor([*rows.sum(1).tolist(), rows.shape[1]], device=self.device)
         right, loss, count = self.trainer.strategy.reduce(counts, reduce_op="sum").tolist()
         if count:
             notes = {"validation_top1": f"{right / count:.6f}", "validation_loss": f"{loss / count:.6f}"}
@@ -216,32 +204,22 @@ class PromptTraining(LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}
 
-    def state_names(self) -> set[str]:
-        """Names of what a checkpoint holds: the learned parameters."""
-        return {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """What is learned, and nothing of the frozen CLIP."""
-        kept = self.state_names()
-        return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name in kept}
+        state = super().state_dict(*args, **kwargs)
+        return {name: value for name, value in state.items() if not name.startswith("clip.")}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load what is learned; a checkpoint of another training is rejected."""
-        own, given = _shapes(self.state_dict()), _shapes(state_dict)
+        states: tuple[Mapping[str, Any], ...] = self.state_dict(), state_dict
+        own, given = ({name: tuple(value.shape) for name, value in state.items()} for state in states)
         if own != given:
+            ours, theirs = (", ".join(f"{name} {shape}" for name, shape in each.items()) for each in (own, given))
             raise UserError(
-                f"ckpt_path: it holds {_listed(given)}, this training has {_listed(own)}: "
-                "give the configuration of the run that wrote it"
+                f"ckpt_path: it holds {shortened(theirs or 'nothing that is learned')}, this training has "
+                f"{shortened(ours)}: give the configuration of the run that wrote it"
             )
         return super().load_state_dict(state_dict, strict=False, assign=assign)
-
-
-def _shapes(state: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(value.shape) for name, value in state.items()}
-
-
-def _listed(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    return shortened(", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "nothing that is learned")
 
 
 class CoOp(PromptTraining):

@@ -26,12 +26,8 @@ _WRONG = 0.2  # relative; rounding in float32 makes about a thousandth
 class GradientMatching(nn.Module):
     """The loss, its derivative, and the running sums, which a checkpoint must hold.
 
-    Args:
-        like: The parameter that both losses have, of any shape.
-        ema: Decay of the running sum, from 0 for none up to but not 1.
-        derivative: Second derivatives by a second backward pass, or by finite differences.
-        symmetric: Sum up and differentiate both gradients.
-        only: What gradients are multiplied with before they are compared: 0 where one of them is always 0.
+    ``like`` is the parameter that both losses have. Gradients are multiplied with ``only`` before they are compared: 0
+    where one of them is always 0.
     """
 
     target: Tensor
@@ -69,8 +65,8 @@ class GradientMatching(nn.Module):
             parameters: What the loss is differentiated by; the first is the one that both losses have.
             first: Gradient by it of the loss that is followed; if exact and symmetric, with its graph.
             second: Gradient by it of the loss that is turned, the same on all devices; if exact, with its graph.
-            first_loss: The former loss at another value of the first parameter; called if not exact.
-            second_loss: The latter loss at another value.
+            first_loss: The former loss at another value of the first parameter; read, as the next, if not exact.
+            second_loss: The latter loss.
             mean: Average over devices. The cosine of a mean is no mean of cosines.
 
         Returns:
@@ -117,12 +113,9 @@ def check_second_derivatives(loss: Loss, point: Tensor) -> None:
 
 
 def exact_product(gradient: Tensor, direction: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
-    """Second derivatives times a direction, by a backward pass through a gradient.
+    """The derivative of ``sum(gradient * direction)`` by each parameter, by a backward pass through the gradient.
 
-    Args:
-        gradient: Gradient of a loss by the first parameter, with its graph.
-        direction: Of its shape; it is held fixed.
-        parameters: For each, the derivative of ``sum(gradient * direction)`` is returned.
+    ``gradient`` is that of a loss by its first parameter, with its graph; ``direction`` is held fixed.
     """
     return list(torch.autograd.grad((gradient * direction.detach()).sum(), parameters))
 
@@ -130,11 +123,7 @@ def exact_product(gradient: Tensor, direction: Tensor, parameters: Sequence[Tens
 def finite_product(loss: Loss, point: Tensor, direction: Tensor, others: Sequence[Tensor] = ()) -> list[Tensor]:
     """What :func:`exact_product` returns, by central differences of the gradient: no second derivative is taken.
 
-    Args:
-        loss: At a value of its first parameter.
-        point: That parameter's value.
-        direction: Of its shape.
-        others: The loss's other parameters.
+    ``point`` is the value of the loss's first parameter; ``others`` are its other parameters.
     """
     size = torch.linalg.vector_norm(direction)
     # Rounding and the neglected third order are about equal near the cube root of the type's precision; the shorter the

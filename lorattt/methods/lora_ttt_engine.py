@@ -7,16 +7,8 @@ marginal entropy of those views (MEM) and the distance of a masked view's class 
     loss = w_mem * H(mean_i p_i) + w_mae * mean_i |z~_i - sg(z_i)|^2 / (d * mask_ratio),  i in the selected views
 
 The authors' loop runs one image at a time through the whole encoder. Here E images run at once, V views each, and
-view 0 is the plain one; docs/architecture.md draws it:
-
-1. trunk: all views through the frozen blocks below the first adapted one, once, without a graph; outputs are kept
-2. last blocks, frozen, without a graph: class tokens (E, V, d), their logits and entropies; select n of V views
-3. adapted blocks, with a graph: the selected views' kept trunk outputs (E, n, L, d), for MEM; and the same views with
-   patches dropped, whose trunk has no graph, for reconstruction
-4. loss (E,): a step on the adapters (E, ...)
-5. adapted blocks after the last step: the plain view's kept trunk output, for logits after (E, K)
-
-Further steps select again, from the class tokens of all views with the adapters as they then are.
+view 0 is the plain one; docs/architecture.md draws the data flow. Further steps select again, from the class tokens of
+all views with the adapters as they then are.
 
 The gradient goes through the selected views only: the selection is piecewise constant, so the gradient through the
 other views is zero. The last block computes the class token only. The whole views' class tokens z_i, already computed,
@@ -26,15 +18,13 @@ pass that selects views.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lorattt.adapters.tuner import Tuner
-from lorattt.clip.attention import Adapter
-from lorattt.clip.frozen import Scratch
+from lorattt.clip.attention import Adapter, Scratch
 from lorattt.clip.vision import VisionTower
 from lorattt.episodes.engine import Observer, adapt, fall_back
 from lorattt.episodes.optim import OptimiserSpec
@@ -52,9 +42,6 @@ from lorattt.views.selection import (
     select_views,
     selection_size,
 )
-
-# (step, view numbers (E, n)) -> patches to keep (E, n, P')
-Masks = Callable[[int, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -78,14 +65,6 @@ class LossSpec:
         finite(loss__mem=self.mem, loss__reconstruction=self.reconstruction)
         if self.mem == self.reconstruction == 0:
             raise UserError("loss.mem and loss.reconstruction are both 0: give at least one a weight")
-
-
-class EncodedViews(NamedTuple):
-    """All views of E images through the frozen model."""
-
-    trunk: Tensor  # (E, V, L, d) tokens as the first adapted block reads them
-    tokens: Tensor  # (E, V, d) class tokens, before the projection
-    features: Tensor  # (E, V, D) unit image features, float32 or wider
 
 
 @dataclass(frozen=True)
@@ -127,8 +106,8 @@ class LoRATTTEngine:
         logit_scale: Tensor,
         keys: Tensor,
         *,
-        encoded: EncodedViews | None = None,
-        masks: Masks | None = None,
+        encoded: tuple[Tensor, Tensor, Tensor] | None = None,
+        masks: Callable[[int, Tensor], Tensor] | None = None,
         scores: ViewScores | None = None,
         observer: Observer | None = None,
     ) -> Outcome:
@@ -140,7 +119,7 @@ class LoRATTTEngine:
             logit_scale: Scalar factor on cosines.
             keys: ``(E,)`` int64 episode keys: they decide masks and dropout.
             encoded: The output of :meth:`encode` for ``pixels``, to compute it once for several methods.
-            masks: Which patches to keep, instead of random ones.
+            masks: Step and view numbers ``(E, n)`` to the patches to keep ``(E, n, P')``, instead of random ones.
             scores: Ranks views, lowest score first; None for the entropy of their logits.
             observer: Called at each step with losses and gradients.
         """
@@ -190,21 +169,22 @@ class LoRATTTEngine:
         found = fall_back(view_logits[:, 0], after, adaptation.finite)
         return Outcome(*found, adaptation.losses, selected, view_logits, parameters)
 
-    def encode(self, pixels: Tensor) -> EncodedViews:
-        """All views ``(E, V, 3, S, S)`` through the frozen model, each block once, without a graph."""
+    def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """All views ``(E, V, 3, S, S)`` through the frozen model, each block once, without a graph.
+
+        Returns tokens ``(E, V, L, d)`` as the first adapted block reads them, class tokens ``(E, V, d)`` before the
+        projection, and unit image features ``(E, V, D)``, float32 or wider.
+        """
         trunks, flat = encode_tokens(self.tower, pixels.flatten(0, 1), [self.first], chunk=self.chunk)
         tokens = flat.unflatten(0, pixels.shape[:2])
-        return EncodedViews(trunks[self.first].unflatten(0, pixels.shape[:2]), tokens, self._features(tokens))
-
-    def chunk_on(self, device: torch.device) -> int:
-        """How many views are encoded at a time there."""
-        return self.chunk or views_at_once(self.tower, device)
+        return trunks[self.first].unflatten(0, pixels.shape[:2]), tokens, self._features(tokens)
 
     @torch.no_grad()
     def _class_tokens(self, trunk: Tensor, adapter: Adapter) -> Tensor:
         """Class tokens ``(E, V, d)`` of all views with the adapters as they are now."""
         # Every part holds all episodes: the adapters' rows are episode-major.
-        parts = trunk.split(max(1, self.chunk_on(trunk.device) // trunk.shape[0]), dim=1)
+        chunk = self.chunk or views_at_once(self.tower, trunk.device)
+        parts = trunk.split(max(1, chunk // trunk.shape[0]), dim=1)
         return torch.cat([self._head(part, adapter) for part in parts], dim=1)
 
     def _head(self, trunk: Tensor, adapter: Adapter) -> Tensor:

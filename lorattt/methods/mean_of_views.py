@@ -14,16 +14,10 @@ from lorattt.views.selection import gather_views, select_views, selection_size
 
 @torch.no_grad()
 def mean_of_views(logits: Tensor, selection: float, vote: Vote = "soft", *, scores: Tensor | None = None) -> Tensor:
-    """Logits of the confident views taken together.
+    """``(E, K)`` logits of the confident views taken together, from ``(E, V, K)`` of all views.
 
-    Args:
-        logits: ``(E, V, K)`` logits of all views.
-        selection: Fraction of views that take part, the most confident ones.
-        vote: See :func:`lorattt.methods.votes.pooled_logits`.
-        scores: ``(E, V)``: views of the lowest take part in place of the most confident ones.
-
-    Returns:
-        ``(E, K)`` of the dtype of the logits.
+    ``selection`` is the fraction of views that take part: the most confident ones, or those of the lowest ``scores``
+    ``(E, V)``. They are pooled by :func:`lorattt.methods.votes.pooled_logits`.
     """
     size = selection_size(logits.shape[1], selection)
     return pooled_logits(gather_views(logits, select_views(logits, size, scores)), vote)

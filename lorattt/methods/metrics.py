@@ -11,16 +11,12 @@ from torchmetrics.utilities import dim_zero_cat
 from lorattt.calibration import calibration_error
 from lorattt.ranking import is_answer, place_of
 
-_WHEN = ("before", "after")
-
 
 class EpisodeMetrics(Metric):
     """Top-1, top-5, expected calibration error and negative log-likelihood, before and after adaptation.
 
     Each image has scores of its own (:meth:`scores`), which can be written down and added up later (:meth:`total`): the
-    same numbers to the last digit, whatever the order and the number of devices and attempts.
-
-    :mod:`lorattt.ranking` defines the predicted class, :mod:`lorattt.calibration` the bins. A prediction that is not
+    same numbers to the last digit, whatever the order and the number of devices and attempts. A prediction that is not
     finite counts as wrong; calibration error and likelihood of images with one among them are NaN.
     """
 
@@ -43,12 +39,7 @@ class EpisodeMetrics(Metric):
 
     @staticmethod
     def scores(before: Tensor, after: Tensor, label: Tensor) -> list[list[float] | None]:
-        """The scores of each image; nothing is added here.
-
-        Args:
-            before: ``(E, K)`` logits.
-            after: ``(E, K)`` logits.
-            label: ``(E,)`` int64.
+        """The scores of each image, from ``(E, K)`` logits and ``(E,)`` int64 labels; nothing is added here.
 
         Returns:
             For each image eight numbers, before and after: right with the first class, right within the first five
@@ -59,16 +50,13 @@ class EpisodeMetrics(Metric):
 
     @staticmethod
     def total(rows: Iterable[Sequence[float]]) -> dict[str, float | int]:
-        """The result of :meth:`compute` from :meth:`scores` of images with a label, in any order.
-
-        Sums are exact before they are rounded once, so they do not depend on the order.
-        """
-        table = torch.tensor(list(rows), dtype=torch.float64).reshape(-1, len(_WHEN), 4)
+        """The result of :meth:`compute` from :meth:`scores` of images with a label, in any order: sums are exact."""
+        table = torch.tensor(list(rows), dtype=torch.float64).reshape(-1, 2, 4)
         n = len(table)
         result: dict[str, float | int] = {"n": n}
         if n == 0:
             return result
-        for row, when in enumerate(_WHEN):
+        for row, when in enumerate(("before", "after")):
             first, five, nll, confidence = table[:, row].unbind(-1)
             result[f"top1_{when}"] = int(first.sum()) / n
             result[f"top5_{when}"] = int(five.sum()) / n

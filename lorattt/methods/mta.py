@@ -72,16 +72,15 @@ class MTASpec:
 
 @torch.no_grad()
 def mta_mode(image_features: Tensor, text_features: Tensor, logit_scale: Tensor, spec: MTASpec = MTASpec()) -> Tensor:
-    """``(E, D)`` unit vectors, the modes of the views of E images.
+    """``(E, D)`` unit vectors, the modes of the ``(E, V, D)`` unit features of the views of E images.
 
-    Args:
-        image_features: ``(E, V, D)`` unit features of the views; view 0, the plain one, is where the mode starts.
-        text_features: ``(K, D)`` or ``(E, K, D)`` unit class features.
-        logit_scale: Scalar factor on cosines.
-        spec: The constants.
+    A mode starts at view 0, the plain one. The unit class features are ``(K, D)`` or ``(E, K, D)``.
     """
     f = image_features
-    width = _bandwidth(f, spec.neighbours(f.shape[1]))
+    # Products instead of differences would be faster and lose the small distances, which are those that count.
+    distances = torch.cdist(f, f, compute_mode="donot_use_mm_for_euclid_dist")
+    nearest = distances.sort(dim=-1).values[..., 1 : spec.neighbours(f.shape[1]) + 1]  # the first is the view itself
+    width = (0.5 * (nearest**2).mean(-1)).sqrt().clamp_min(_LEAST_BANDWIDTH)  # (E, V)
     p = (logit_scale * f @ text_features.transpose(-1, -2)).softmax(-1)
     affinity = spec.lambda_q * p @ p.transpose(-1, -2)  # (E, V, V)
 
@@ -101,14 +100,6 @@ def mta_mode(image_features: Tensor, text_features: Tensor, logit_scale: Tensor,
             new = F.normalize(((density(mode) * y).unsqueeze(1) @ f).squeeze(1), dim=-1)
             mode, moving = _advance(mode, new, moving, spec.threshold)
     return mode
-
-
-def _bandwidth(f: Tensor, neighbours: int) -> Tensor:
-    """``(E, V)``: the root of half the mean squared distance to the nearest views."""
-    # Products instead of differences would be faster and lose the small distances, which are those that count.
-    distance = torch.cdist(f, f, compute_mode="donot_use_mm_for_euclid_dist")
-    nearest = distance.sort(dim=-1).values[..., 1 : neighbours + 1]  # the nearest is the view itself
-    return (0.5 * (nearest**2).mean(-1)).sqrt().clamp_min(_LEAST_BANDWIDTH)
 
 
 def _advance(old: Tensor, new: Tensor, moving: Tensor, threshold: float) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lorattt.clip.templates import SINGLE
+from lorattt.clip.text import SINGLE
 from lorattt.errors import UserError, quoted
 from lorattt.methods.base import Method
 from lorattt.methods.shared_views import SharedViews
@@ -63,28 +63,21 @@ class RankedViews(Method):
         """Scores that rank views, lowest first; None for the entropy of their logits."""
         if self.rule == "confidence":
             return None
-        scale, sharpness = self.clip.logit_scale, self.flatness.sharpness
-        return partial(
-            flatness_scores, neighbour_text=self.neighbour_text_features, logit_scale=scale, sharpness=sharpness
-        )
+        text, scale, sharpness = self.neighbour_text_features, self.clip.logit_scale, self.flatness.sharpness
+        return partial(flatness_scores, neighbour_text=text, logit_scale=scale, sharpness=sharpness)
 
     @property
     def neighbour_text_features(self) -> Tensor:
         """``(R, K, D)`` unit class features of the prompt's neighbours, encoded once per class list."""
-        return self.texts.neighbours(self._moved_prompt(), self.flatness)
-
-    def _moved_prompt(self) -> PromptSpec:
-        """The prompt that has neighbours; the words of ``single`` are a prompt's."""
-        return self.prompt or PromptSpec()
+        return self.texts.neighbours(self.prompt or PromptSpec(), self.flatness)  # the words of ``single`` are a prompt
 
     def check_texts(self) -> None:
         """Validate the templates or the prompt, and that it has neighbours."""
         super().check_texts()
         if self.rule == "flatness":
-            self.texts.prompt(self._moved_prompt())
+            self.texts.prompt(self.prompt or PromptSpec())
 
     def _encode_classes(self) -> None:
-        """Encode the class names and their neighbours on the model's device, once per list."""
         super()._encode_classes()
         if self.rule == "flatness":
             self.neighbour_text_features  # noqa: B018 - kept by the class texts

@@ -4,10 +4,10 @@ import dataclasses
 import numbers
 import types
 import typing
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import cache
-from typing import Any, Literal, Union, cast
+from typing import Any, Literal, Union
 
 from jsonargparse import ArgumentParser
 
@@ -36,7 +36,7 @@ def find_method(name: str, place: str = "method") -> type[Method]:
     """The method of that name; ``place`` is what messages call it."""
     kind = METHODS.get(name) if isinstance(name, str) else None
     if kind is None:
-        known = {**{each.__name__: own for own, each in METHODS.items()}, **{own: own for own in METHODS}}
+        known = {each.__name__: own for own, each in METHODS.items()} | {own: own for own in METHODS}
         near = nearest(name, known, cutoff=0.8)
         hint = f"did you mean {known[near]}?" if near else f"known are {', '.join(METHODS)}"
         raise UserError(f"{place} {quoted(name)}: {hint}")
@@ -48,11 +48,7 @@ def read_options(
 ) -> dict[str, Any]:
     """A method's options as the types that they are declared to be, for which no model is needed.
 
-    Args:
-        name: A name in :data:`METHODS`.
-        options: Its own arguments; a mapping for one that is a dataclass becomes that.
-        prefix: Prefix of an option's name in messages.
-        common: Arguments that are given otherwise; they are no options.
+    ``prefix`` is put before an option's name in messages; ``common`` are arguments that are no options.
     """
     kind = find_method(name)
     hints = arguments_of(kind)
@@ -65,14 +61,9 @@ def read_options(
 
 
 def build_method(name: str, options: Mapping[str, Any], *, prefix: str = "", **common: Any) -> Method:
-    """A method from its name and its options, as :func:`read_options` reads them.
-
-    ``common`` are arguments that every method that has them is given; they are no options.
-    """
-    own = read_options(name, options, prefix=prefix, common=common)
-    kind = find_method(name)
-    accepted = arguments_of(kind)
-    return kind(**{key: value for key, value in common.items() if key in accepted}, **own)
+    """A method from its name, its own options, and the ``common`` arguments, of which it gets those that it has."""
+    own, kind = read_options(name, options, prefix=prefix, common=common), find_method(name)
+    return kind(**{key: value for key, value in common.items() if key in arguments_of(kind)}, **own)
 
 
 def _did_you_mean(key: Any, known: Iterable[str], prefix: str = "") -> str:
@@ -80,13 +71,8 @@ def _did_you_mean(key: Any, known: Iterable[str], prefix: str = "") -> str:
     return f"did you mean {prefix}{near}?" if near else ""
 
 
-def arguments_of(kind: type) -> Mapping[str, Any]:
-    """The types of a class's arguments by name, with those that it hands on to its bases by ``**kwargs``."""
-    return _arguments_of(cast(Hashable, kind))  # mypy does not know that classes are
-
-
-@cache  # a parser is made for it, which takes 10 ms
 def _arguments_of(kind: Any) -> Mapping[str, Any]:
+    """The types of a class's arguments by name, with those that it hands on to its bases by ``**kwargs``."""
     hints: dict[str, Any] = {}
     for each in reversed(kind.__mro__):
         with suppress(NameError, TypeError):  # of a user's class: names that exist for type checkers alone
@@ -94,11 +80,13 @@ def _arguments_of(kind: Any) -> Mapping[str, Any]:
     return {name: hints.get(name, Any) for name in ArgumentParser().add_class_arguments(kind, fail_untyped=False)}
 
 
-def convert(hint: Any, key: str, value: Any) -> Any:
-    """A plain value as what an argument is declared to be.
+arguments_of: Callable[[type], Mapping[str, Any]] = cache(_arguments_of)  # its parser takes 10 ms
 
-    A mapping becomes the dataclass, a list the tuple, a whole number the floating-point one; a ``UserError`` calls the
-    value by its ``key``.
+
+def convert(hint: Any, key: str, value: Any) -> Any:
+    """A plain value as what an argument is declared to be: a mapping as the dataclass, a list as the tuple.
+
+    A ``UserError`` calls the value by its ``key``.
     """
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     number = not isinstance(value, bool)  # a bool is a number to Python, and a mistake here

@@ -12,8 +12,7 @@ with g the text tower, f the image tower and N the class names to choose from:
 CPT is the contrastive loss of stage 1 (:class:`lorattt.methods.class_contrast.ContrastiveTask`): no image has a part in
 it. Stage 2 works on the distinct names in an order of its own, so the order of the list changes nothing.
 
-The paper leaves open the steps, the rate, the optimiser and the classes of a step in stage 2, which view classifies,
-and how -v takes its views together. ``docs/self_tpt.md`` has our choices and their reasons.
+``docs/self_tpt.md`` has what the paper leaves open, and our choices.
 """
 
 import time
@@ -114,7 +113,7 @@ class SelfTPT(Method):
         context, head = self.found.for_model(self.clip, prompt, self.seed)
         self.head = head.requires_grad_(False).eval() if head is not None else None
         self.stage2_report: Stage2Report | None = None
-        self._listed: tuple[list[str], list[str], Tensor, ClassViews] | None = None
+        self._given: list[str] | None = None
         self._distinct_of: list[str] | None = None
         self.register_buffer("context", context, persistent=False)
         for name in ("source", "adapted", "_distinct"):
@@ -144,7 +143,7 @@ class SelfTPT(Method):
     def check_texts(self) -> None:
         """Validate and tokenise the class names, once per list, before anything is encoded."""
         given, found = list(self.class_names or ()), self.found
-        if self._listed is not None and self._listed[0] == given:
+        if given == self._given:
             return
         names, places = distinct_names(self.clip, given)
         if self.stage2 and len(names) == 1:
@@ -152,27 +151,26 @@ class SelfTPT(Method):
                 "the class list has 1 distinct name: stage 2 of Self-TPT tells names apart and needs at least two; "
                 "give more names, or set model.stage2 to false"
             )
-        views = ClassViews(self.clip, names, self.context.shape[-2], views=found.views, template=found.template)
-        self._listed = given, names, places, views
+        tokens = self.context.shape[-2]
+        self._views = ClassViews(self.clip, names, tokens, views=found.views, template=found.template)
+        self._given, self._names, self._places = given, names, places
 
     def _encode_classes(self) -> None:
         """Encode the class names and adapt the prompt to them on the model's device, once per set of names."""
         self.check_texts()
         self.metrics.reset()
-        assert self._listed is not None
-        _, names, places, views = self._listed
-        if names != self._distinct_of:
+        if self._names != self._distinct_of:
             # Tensors of inference mode, which the Trainer may be in, can have no graph.
             device = self.clip.text_tower.device.type
             with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device, enabled=False):
-                self._distinct = torch.stack(self._adapt(names, views))
-            self._distinct_of = names
-        self.source, self.adapted = self._distinct[:, places.to(self._distinct.device)]
+                self._distinct = torch.stack(self._adapt())
+            self._distinct_of = self._names
+        self.source, self.adapted = self._distinct[:, self._places.to(self._distinct.device)]
 
-    def _adapt(self, names: list[str], views: ClassViews) -> tuple[Tensor, Tensor]:
-        """Class texts ``(n, D)`` of stage 1 and of stage 2, without a graph."""
-        started, context = time.perf_counter(), self.context
-        source = self._texts(views, context)
+    def _adapt(self) -> tuple[Tensor, Tensor]:
+        """Texts ``(n, D)`` of the distinct names, of stage 1 and of stage 2, without a graph."""
+        started, context, views = time.perf_counter(), self.context, self._views
+        source = self._texts(context)
         self.stage2_report = None
         if not self.stage2 or self.head is None:
             return source, source
@@ -180,25 +178,25 @@ class SelfTPT(Method):
         scale = _HALF_SCALE if self.clip.text_tower.dtype == torch.float16 else 1.0
         steps, lr, chunk = self.steps, self.stage2_lr, self.text_chunk
         moved, losses = adapt_to_names(task, context, steps=steps, lr=lr, chunk=chunk, scale=scale)
-        adapted = self._texts(views, moved)
+        adapted = self._texts(moved)
         usable = all(bool(x.isfinite().all()) for x in (losses, moved, adapted))
         first, last, seconds = float(losses[0]), float(losses[-1]), time.perf_counter() - started
-        self.stage2_report = Stage2Report(len(names), steps, first, last, seconds, usable)
+        self.stage2_report = Stage2Report(views.count, steps, first, last, seconds, usable)
         if not usable:
             rank_zero_warn(
                 "stage 2 of Self-TPT was not finite: the prompt of stage 1 classifies all images; lower model.stage2_lr"
             )
         if self._trainer is not None:  # none in the Python call, which prints nothing
             self.print(
-                f"stage 2: {steps} steps on {len(names)} class names in {seconds:.2f} s, "
+                f"stage 2: {steps} steps on {views.count} class names in {seconds:.2f} s, "
                 f"contrastive loss {first:.4f} before, {last:.4f} after"
             )
         return source, adapted if usable else source
 
     @torch.no_grad()
-    def _texts(self, views: ClassViews, context: Tensor) -> Tensor:
+    def _texts(self, context: Tensor) -> Tensor:
         """``(n, D)`` unit class features with that context, from the views that classify."""
-        return views.classifier(context, self.classify_by, chunk=self.text_chunk)[0]
+        return self._views.classifier(context, self.classify_by, chunk=self.text_chunk)[0]
 
     @torch.no_grad()
     def kept(self, views: SharedViews) -> Tensor | None:
@@ -228,16 +226,10 @@ def adapt_to_names(
 ) -> tuple[Tensor, Tensor]:
     """Stage 2: plain SGD on the contrastive loss of a class list, all classes in every step.
 
-    Args:
-        task: The class list and the frozen head.
-        context: ``(M, d)``, or ``(U, M, d)`` for one in each of U learned views; it is left as it is.
-        steps: How many steps.
-        lr: Their rate.
-        chunk: As for :meth:`ClassViews.features`.
-        scale: What the loss is multiplied by while its gradient is taken, see ``_HALF_SCALE``.
-
-    Returns:
-        The context after the last step, without a graph, and ``(steps + 1,)`` losses: before each step, after the last.
+    The context is ``(M, d)``, or ``(U, M, d)`` for one in each of U learned views; it is left as it is. ``scale`` is
+    what the loss is multiplied by while its gradient is taken, see ``_HALF_SCALE``; ``chunk`` as for
+    :meth:`ClassViews.features`. Returns the context after the last step, without a graph, and ``(steps + 1,)`` losses:
+    before each step, after the last.
     """
     point, losses = context.detach().clone(), list[Tensor]()
     for _ in range(steps):

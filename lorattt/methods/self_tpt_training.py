@@ -11,16 +11,9 @@ f, g are CLIP's towers, frozen; h is a projection head, needed for the task alon
 At test time, labels are missing and L_cpt alone is left (:mod:`lorattt.methods.self_tpt`); L_gm makes what it does to
 the prompt resemble what L_ce would do.
 
-Known of the paper: the four views, what attracts and what repels, one minus the cosine, that gradients are averaged
-with a decay. Ours: the form of InfoNCE and its temperature, the head, which of the two gradients is averaged and which
-is differentiated, weights of 1, all numbers. ``docs/self_tpt.md`` has the reasons; each is an argument here.
-
-The gradient of L_gm is a product of L_cpt's second derivatives with a vector:
-
-    u = dL_gm / d(dL_cpt/dp);   dL_gm/d(p, h) = d<dL_cpt/dp, u>/d(p, h), u held fixed
-
-``exact`` takes it by a second backward pass, ``finite`` by a difference of two gradients, at p a little along u and a
-little against it.
+The paper gives the four views, what attracts and what repels, one minus the cosine, and that gradients are averaged
+with a decay. The form of InfoNCE, the head, which gradient is averaged and which is differentiated, and all numbers are
+our choices; ``docs/self_tpt.md`` has the reasons.
 
 A step computes its gradients itself and gives Lightning a scalar with just these, so that the average over devices,
 loss scaling, clipping and accumulation are Lightning's. Texts are in the tower's own type also under autocast.
@@ -35,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lorattt.clip.templates import SINGLE
+from lorattt.clip.text import SINGLE
 from lorattt.errors import UserError, quoted
 from lorattt.inputs import at_least, finite
 from lorattt.methods.batch import EpisodeBatch
@@ -174,11 +167,8 @@ class SelfTPTTraining(PromptTraining):
         width = text_width(self.clip)
         self.head = ProjectionHead(width, self.head_spec, seed=self.seed)
         self.task = ContrastiveTask(self.views, self.head, self.temperature)
-        if self.weights["matching"]:
-            self._set_up_matching(width)
-
-    def _set_up_matching(self, width: int) -> None:
-        """Make the running sums; reject a model without the second derivatives that it needs."""
+        if not self.weights["matching"]:
+            return
         only = None
         if self.separate_contexts and self.classify_by == "end":
             # Of separate contexts, the cross-entropy moves one: what both losses move is compared.
@@ -186,7 +176,7 @@ class SelfTPTTraining(PromptTraining):
         self.matching = GradientMatching(
             self.context, ema=self.ema, derivative=self.derivative, symmetric=self.symmetric_matching, only=only
         )
-        if self.derivative == "exact":
+        if self.derivative == "exact":  # reject a model without second derivatives
             if self._compiler_ctx is not None:
                 raise UserError(f"gradient matching: a compiled model has no second derivatives: {FIX}")
             two = self.prompts.take(torch.arange(2))
@@ -258,7 +248,7 @@ class SelfTPTTraining(PromptTraining):
                     gradients["contrast"][0],
                     lambda point: self._cross_entropy(point, features, label)[0],
                     partial(task.loss, classes=classes),
-                    mean=self._mean,
+                    mean=partial(self.trainer.strategy.reduce, reduce_op="mean"),
                 )
                 terms |= found
         terms = {name: value.detach() for name, value in terms.items()}
@@ -277,9 +267,6 @@ class SelfTPTTraining(PromptTraining):
         text, known = self.views.classifier(context, self.classify_by)
         return 0 * text.sum() if features is None else F.cross_entropy(self.logits(features, text), label), known
 
-    def _mean(self, gradient: Tensor) -> Tensor:
-        return cast(Tensor, self.trainer.strategy.reduce(gradient, reduce_op="mean"))
-
     def _classes_of_step(self, label: Tensor) -> Tensor | None:
         """``(n,)`` int64, the classes that are contrasted; null for all."""
         count = self.views.count
@@ -295,27 +282,18 @@ class SelfTPTTraining(PromptTraining):
         return self.views.classifier(self.context, self.classify_by)[0]
 
     def prompt(self) -> Prompt:
-        """The prompt of the view ``end`` as it is now."""
-        context = self.views.context_of_end(self.context.detach())
-        return replace(self.initial, context=context.float().cpu().clone())
-
-    def extras(self) -> tuple[dict[str, str], dict[str, Tensor]]:
-        """Settings that the later stages must share; the head, and each view's context where it has its own."""
+        """The prompt of the view ``end`` as it is now; the settings that later stages need, the head, all contexts."""
         notes = {"temperature": repr(self.temperature), "class_views": ",".join(self.class_views)}
         notes |= {"template": self.template, "classify_by": self.classify_by}
         tensors = {} if self.head is None else self.head.tensors()
         if self.separate_contexts:
             pairs = zip(self.views.learned, self.context.detach(), strict=True)
             tensors |= {VIEWS + view: each.clone() for view, each in pairs}
-        return notes, tensors
+        context = self.views.context_of_end(self.context.detach()).float().cpu().clone()
+        return replace(self.initial, context=context, notes=notes, extras=tensors)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The context and the head, which may have a rate of its own."""
         if self.head is None or self.head_lr is None:
             return super().parameter_groups()
         return [{"params": [self.context]}, {"params": list(self.head.parameters()), "lr": self.head_lr}]
-
-    def state_names(self) -> set[str]:
-        """What is learned, and the running sums, without which a resumed run would be another."""
-        sums = () if self.matching is None else self.matching.state_dict()
-        return super().state_names() | {f"matching.{name}" for name in sums}

@@ -62,9 +62,9 @@ class Several(Method):
         return {name: cast("Method", member) for name, member in self.members.items()}
 
     @property
-    def takes_gradients(self) -> bool:
+    def needs_gradient(self) -> bool:  # type: ignore[override]
         """Whether any of the methods takes gradients at test time."""
-        return any(method.takes_gradients for method in self.methods.values())
+        return any(method.needs_gradient for method in self.methods.values())
 
     @property
     def needs(self) -> Needs:
@@ -74,26 +74,19 @@ class Several(Method):
     def check_texts(self) -> None:
         """Validate the templates or the prompt of each method."""
         super().check_texts()
-        for method in self._with_texts():
+        for method in self.methods.values():
+            method.class_names, method.template, method._class_texts = self.class_names, self.template, self.texts
             method.check_texts()
 
     def _encode_classes(self) -> None:
         super()._encode_classes()
-        for method in self._with_texts():
-            method._encode_classes()
-
-    def _with_texts(self) -> list[Method]:
-        """The methods, which share the class texts."""
         for method in self.methods.values():
-            method.class_names, method.template, method._class_texts = self.class_names, self.template, self.texts
-        return list(self.methods.values())
+            method.class_names, method._class_texts = self.class_names, self.texts
+            method._encode_classes()
 
 
 def members_options(methods: Sequence[str], options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The options of the methods that are listed, in their order, checked without a model.
-
-    ``options`` are arguments by the methods' names, of others as well.
-    """
+    """The listed methods' options, in their order, checked without a model; ``options`` may have others' as well."""
     if not methods:
         raise UserError("model.methods is empty: name at least one")
     for name in methods:
@@ -102,14 +95,11 @@ def members_options(methods: Sequence[str], options: Mapping[str, Any]) -> dict[
             raise UserError(f"model.methods has {name} more than once: a method has one folder in a run")
     for name in options:
         find_method(name, _OPTIONS)
-    return {name: _checked(name, options.get(name)) for name in methods}
-
-
-def _checked(name: str, values: Any) -> dict[str, Any]:
-    if values is not None and not isinstance(values, Mapping):
-        raise UserError(f"{_OPTIONS}.{name}: must be arguments and their values, not {quoted(values)}")
-    given: dict[str, Any] = dict(values or {})
-    if shared := [key for key in given if key in _SHARED]:
-        raise UserError(f"{_OPTIONS}.{name}.{shared[0]}: all methods share it: set model.{shared[0]}")
-    read_options(name, given, prefix=f"{_OPTIONS}.{name}.")
+    given = {name: {} if options.get(name) is None else options[name] for name in methods}
+    for name, values in given.items():
+        if not isinstance(values, Mapping):
+            raise UserError(f"{_OPTIONS}.{name}: must be arguments and their values, not {quoted(values)}")
+        if shared := [key for key in values if key in _SHARED]:
+            raise UserError(f"{_OPTIONS}.{name}.{shared[0]}: all methods share it: set model.{shared[0]}")
+        read_options(name, values, prefix=f"{_OPTIONS}.{name}.")
     return given

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lorattt.clip.frozen import Scratch
+from lorattt.clip.attention import Scratch
 from lorattt.clip.model import Clip
 from lorattt.clip.vision import VisionTower
 from lorattt.episodes.clock import StageTimer
@@ -16,18 +16,11 @@ from lorattt.rng import episode_keys
 
 @dataclass(frozen=True)
 class Needs:
-    """What a method reads of the views.
+    """What a method reads of the views."""
 
-    Args:
-        all_views: Features of all views; if false, of view 0 alone.
-        trunks: Blocks of a ViT whose inputs are kept, together with pixels and class tokens: the first adapted block.
-        chunk: Views encoded at a time: bounds memory, changes nothing else. None: few enough for a CPU's caches, 256
-            on other devices.
-    """
-
-    all_views: bool = True
-    trunks: frozenset[int] = frozenset()
-    chunk: int | None = None
+    all_views: bool = True  # features of all views; if false, of view 0 alone
+    trunks: frozenset[int] = frozenset()  # blocks of a ViT whose inputs are kept, with pixels and class tokens
+    chunk: int | None = None  # views encoded at a time, see views_at_once: bounds memory, changes nothing else
 
     @staticmethod
     def join(needs: Iterable["Needs"]) -> "Needs":
@@ -73,22 +66,12 @@ class SharedViews:
 
 @torch.no_grad()
 def encode_views(
-    clip: Clip,
-    views: Tensor,
-    index: Tensor,
-    seed: int,
-    needs: Needs = Needs(),
-    clock: StageTimer | None = None,
+    clip: Clip, views: Tensor, index: Tensor, seed: int, needs: Needs = Needs(), clock: StageTimer | None = None
 ) -> SharedViews:
     """Encode the views of E images, each view once.
 
-    Args:
-        clip: The model whose image tower encodes.
-        views: ``(E, V, 3, S, S)``, view 0 is the plain one: uint8, or normalised and of the tower's dtype.
-        index: ``(E,)`` int64, the dataset-wide number of each image.
-        seed: The run's seed.
-        needs: What is read of the views.
-        clock: Counts the time of encoding.
+    ``views`` are ``(E, V, 3, S, S)``: uint8, or normalised and of the tower's dtype; view 0 is the plain one. ``index``
+    has the ``(E,)`` dataset-wide numbers of the images. ``clock`` counts the time of encoding.
     """
     prepare = clip.normalise if views.dtype == torch.uint8 else None
     tower, keys, shape = clip.vit if needs.trunks else clip.vision, episode_keys(seed, index), views.shape[:2]
@@ -122,17 +105,11 @@ def encode_tokens(
     chunk: int | None = None,
     prepare: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[dict[int, Tensor], Tensor]:
-    """Views through the frozen tower, each block once, without a graph.
+    """Views through the frozen tower, each block once, without a graph, ``chunk`` at a time.
 
-    Args:
-        tower: The image tower.
-        views: ``(N, 3, S, S)`` normalised and of the tower's dtype, or what ``prepare`` makes so.
-        trunks: Blocks, 0 to depth - 1, whose inputs are to be kept.
-        chunk: Views at a time; None for :func:`views_at_once`.
-        prepare: Applied to each chunk before it is encoded.
-
-    Returns:
-        The inputs ``(N, L, d)`` of the named blocks, by number, and class tokens ``(N, d)`` before the projection.
+    ``views`` are ``(N, 3, S, S)``, normalised and of the tower's dtype, or what ``prepare`` makes so, chunk by chunk.
+    Returns the inputs ``(N, L, d)`` of the blocks ``trunks`` (0 to depth - 1), by number, and class tokens ``(N, d)``
+    before the projection.
     """
     stops, last, scratch = tuple(sorted(set(trunks))), tower.depth - 1, Scratch()
     size = chunk or views_at_once(tower, views.device)

@@ -20,16 +20,12 @@ class StreamMethod(Method):
     The images come one by one in the order of their numbers, so batch size and parts of a batch change nothing. A new
     run, and each call of :meth:`use_classes`, begins with :meth:`init_state`. The state is in ``state_dict``: after
     ``load_state_dict``, the next run continues with the images behind the last one of the state.
-
-    Attributes:
-        state: After the last image.
-        last: The number of that image; -1 for none.
     """
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.state: State = {}
-        self.last = -1
+        self.state: State = {}  # after the last image
+        self.last = -1  # the number of that image; -1 for none
         self._next: tuple[State, int] | None = None
         self._restored = False
 
@@ -38,15 +34,10 @@ class StreamMethod(Method):
         raise NotImplementedError
 
     def step(self, state: State, views: SharedViews) -> tuple[State, Tensor]:
-        """Classify one image and advance the state.
+        """Classify one image, E is 1: the new state and ``(1, K)`` logits.
 
-        Args:
-            state: After the images before. Change no tensor in place: a part of a batch may be classified twice.
-            views: The encoded views of one image: E is 1.
-
-        Returns:
-            The new state, and ``(1, K)`` logits. Where they are not finite, the image falls back to its zero-shot
-            logits, and the state stays as it was.
+        Change no tensor of the state in place: a part of a batch may be classified twice. Where the logits are not
+        finite, the image falls back to its zero-shot logits, and the state stays as it was.
         """
         raise NotImplementedError
 

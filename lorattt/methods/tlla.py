@@ -1,7 +1,7 @@
 """TLLA (Li et al., 2025, arXiv 2501.18864; FGA in its second version), at test time: STSS, views of flat entropy vote.
 
-Nothing is trained here, and no gradient is taken. With p the prompt's context, ``(M, d)``, and H the entropy of a
-view's class distribution (equation numbers are the paper's):
+Nothing is trained here. With p the prompt's context, ``(M, d)``, and H the entropy of a view's class distribution
+(equation numbers are the paper's):
 
     neighbours  p_r = p + radius * u_r / |u_r|,  u_r ~ N(0, I),  r = 1..R                       (5)
     texts       t_kr = text(class k, p_r), encoded once per class list                          (6)
@@ -12,10 +12,8 @@ view's class distribution (equation numbers are the paper's):
 With the paper's sharpness of 1 the score is max_r H_r. The plain view is a candidate like the others. The other
 half of the method, SAPT, learns the prompt beforehand; STSS takes any prompt.
 
-The paper leaves open, and here it is a choice: R (10), the number of views that vote (6 of 64), a soft vote with the
-texts of p itself (``vote: hard`` counts the views' winners), the norm of u_r over the whole block ``(M, d)``, and
-directions drawn once from the run's seed, the same for all classes, views, images and datasets. Where every class has
-a context of its own, each takes the same step. ``docs/tlla.md`` has the reasons.
+The paper leaves open R, the number of views that vote, how they vote, the norm of u_r (here over the whole block
+``(M, d)``), and how often directions are drawn (here once, from the run's seed). ``docs/tlla.md`` has the reasons.
 """
 
 from dataclasses import dataclass

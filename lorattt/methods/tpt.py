@@ -2,19 +2,14 @@
 
 For each test image: take the most confident views (section 3.2), make one or a few steps on the context with the
 marginal entropy of those views (eq. 2), classify the plain view with the tuned prompt, forget everything. The views
-are selected once, before the first step. C-TPT (:mod:`lorattt.methods.ctpt`) adds a term to the loss.
+are selected once, before the first step.
 
     loss = H(mean_i p_i),  i in the confident views;  p_i = softmax(scale * image_i . text(context))
 
-The authors' loop encodes the views at every step, and all classes' texts, 77 tokens each, twice for one step. Here
-
-- the views are encoded once, without a graph: nothing in the image tower moves;
-- only the confident views' features enter the loss;
-- all images start from the same context, so the texts of the first step are encoded once for all of them; each
-  image then has its own product of its own gradient with that one graph;
-- texts are as long as they need to be (:mod:`lorattt.clip.text_tower`).
-
-All of it is exact.
+The authors' loop encodes the views at every step, and all classes' texts, 77 tokens each, twice for one step. Here the
+views are encoded once, without a graph. All images start from the same context, so the texts of the first step are
+encoded once for all of them; each image then has its own product of its own gradient with that one graph. All of this
+is exact.
 """
 
 from dataclasses import dataclass
@@ -25,7 +20,7 @@ from torch import Tensor
 
 from lorattt.episodes.engine import Observer, adapt, fall_back
 from lorattt.episodes.optim import OptimiserSpec
-from lorattt.inputs import at_least
+from lorattt.inputs import at_least, finite
 from lorattt.losses.dispersion import text_dispersion
 from lorattt.losses.entropy import marginal_entropy
 from lorattt.methods.ranked_views import RankedViews
@@ -89,44 +84,33 @@ class TPTEngine:
 
         def objective(step: int) -> Tensor:
             # At the first step all contexts are equal.
-            tuned = _encode_once(context, self.prompts) if step == 0 else self.prompts.features(context)
+            tuned: Tensor = _FanOut.apply(context, self.prompts) if step == 0 else self.prompts.features(context)
             loss = marginal_entropy(logit_scale * confident @ tuned.mT)
             return loss - self.dispersion * text_dispersion(tuned) if self.dispersion else loss
 
+        steps, optimiser = self.steps, self.optimiser
         adaptation = adapt(
-            {"context": context},
-            objective,
-            episodes=episodes,
-            steps=self.steps,
-            optimiser=self.optimiser,
-            observer=observer,
+            {"context": context}, objective, episodes=episodes, steps=steps, optimiser=optimiser, observer=observer
         )
-        before = view_logits[:, 0]
-        context = context.detach()
+        context, before = context.detach(), view_logits[:, 0]
         after = before
-        if self.steps:
+        if steps:
             with torch.no_grad():
                 after = logit_scale * (self.prompts.features(context) @ features[:, 0].unsqueeze(-1)).squeeze(-1)
         return TunedPrompts(*fall_back(before, after, adaptation.finite), adaptation.losses, selected, context)
 
 
-def _encode_once(context: Tensor, prompts: ClassPrompts) -> Tensor:
-    """Texts ``(E, K, D)`` of E equal contexts, encoded once: a row each of the same values, with its own gradient."""
-    with torch.enable_grad():
-        start = context[0].detach().requires_grad_()
-        text = prompts.features(start)
-    fanned: Tensor = _FanOut.apply(context, (start, text))
-    return fanned
-
-
 class _FanOut(torch.autograd.Function):
-    """One encoding as if it were E: backwards, each episode's gradient goes through the one graph by itself."""
+    """Texts of E equal contexts, encoded once: backwards, each episode's gradient goes through the one graph alone."""
 
     @staticmethod
-    def forward(ctx: Any, context: Tensor, encoding: tuple[Tensor, Tensor]) -> Tensor:
-        """Give each episode the texts; the encoding travels in a tuple, so that autograd does not follow it."""
-        ctx.encoding = encoding
-        return encoding[1].detach().expand(len(context), -1, -1).clone()
+    def forward(ctx: Any, context: Tensor, prompts: ClassPrompts) -> Tensor:
+        """``(E, K, D)``, a row of the same values for each episode."""
+        with torch.enable_grad():
+            start = context[0].detach().requires_grad_()
+            text = prompts.features(start)
+        ctx.encoding = start, text
+        return text.detach().expand(len(context), -1, -1).clone()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
@@ -166,8 +150,9 @@ class TPT(RankedViews):
         super().__init__(prompt=prompt, templates="single", views=views, **kwargs)
 
     def check_options(self) -> None:
-        """Validate the number of steps."""
+        """Validate the number of steps, and the weight of the texts' dispersion in C-TPT."""
         at_least(0, steps=self.steps)
+        finite(dispersion=self.dispersion)
         super().check_options()
 
     def classify(self, views: SharedViews) -> tuple[Tensor, Tensor, Tensor]:

@@ -24,17 +24,10 @@ def mean_log_probability(logits: Tensor) -> Tensor:
 
 
 def vote_logits(votes: Tensor, log_mean: Tensor) -> Tensor:
-    """Logits of a vote: their softmax is the share of votes, but for a millionth of the mean distribution.
+    """``(E, K)`` logits: their softmax is the share of ``(E, K)`` votes, but for a millionth of the mean distribution.
 
     The winner of the vote is the arg-max and its share the confidence; the millionth orders classes of equally
     many votes, those without any included, by their mean probability, and keeps the likelihood of a label finite.
-
-    Args:
-        votes: ``(E, K)`` int64.
-        log_mean: ``(E, K)`` logarithms of the mean class distribution of the views.
-
-    Returns:
-        ``(E, K)`` of the dtype of ``log_mean``.
     """
     share = votes.to(log_mean.dtype) / votes.sum(-1, keepdim=True)
     voted = share.log() + math.log1p(-_SHARE_OF_PROBABILITIES)  # -inf without votes: adds nothing below
@@ -48,12 +41,10 @@ def check_vote(vote: str) -> None:
 
 
 def pooled_logits(logits: Tensor, vote: Vote) -> Tensor:
-    """``(E, K)`` logits of several views, pooled.
+    """``(E, K)`` logits of the views that vote, ``(E, n, K)``, pooled.
 
-    Args:
-        logits: ``(E, n, K)`` of the views that vote.
-        vote: ``soft``: the logarithm of the mean class distribution. ``hard``: the share of votes for the most
-            probable class, as in :func:`vote_logits`; the mean distribution breaks ties.
+    ``soft``: the logarithm of the mean class distribution. ``hard``: the share of votes for the most probable class,
+    as in :func:`vote_logits`; the mean distribution breaks ties.
     """
     log_mean = mean_log_probability(logits)
     if vote == "soft":

@@ -53,9 +53,8 @@ class ZeroSpec:
 def zero_votes(logits: Tensor, spec: ZeroSpec = ZeroSpec()) -> tuple[Tensor, Tensor]:
     """The votes of the confident views, from ``(E, V, K)`` logits of all views.
 
-    Returns:
-        Votes ``(E, K)`` int64, one more for the winner of a tie, so that the arg-max is unique; and ``(E, n)``
-        int64, the views that voted, most confident first.
+    Returns votes ``(E, K)`` int64, one more for the winner of a tie, so that the arg-max is unique; and ``(E, n)``
+    int64, the views that voted, most confident first.
     """
     count = spec.voters(logits.shape[1])
     order = select_confident(logits, logits.shape[1])

@@ -6,8 +6,8 @@ A sequence is start, context and class name in the order of the position, full s
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,8 +24,7 @@ from lorattt.prompts.files import POSITIONS, Position
 _PASS_TOKENS = {"cpu": 128, "cuda": 1024}
 
 
-@dataclass(frozen=True)
-class _Names:
+class _Names(NamedTuple):
     """Classes whose names and tails have the same numbers of tokens."""
 
     classes: Tensor  # (n,) int64, their labels
@@ -36,29 +35,16 @@ class _Names:
     def length(self) -> int:
         return self.name.shape[1] + self.tail.shape[1]
 
-    def to(self, device: torch.device) -> "_Names":
-        return _Names(self.classes.to(device), self.name.to(device), self.tail.to(device))
-
 
 class ClassPrompts:
-    """Texts of K classes, all but the context. It holds token ids only, and follows the model to any device.
+    """Texts of K classes, all but the context of M (``tokens``) vectors; one for all classes, or one each.
 
-    Args:
-        clip: The model whose text tower and tokenizer are used; a text tower that is not causal is rejected.
-        class_names: K names, in label order; underscores read as spaces. Equal names are allowed.
-        position: Where the names are: behind the context, in its middle, or before it.
-        tokens: M, the number of context vectors.
-        class_specific: Whether every class has a context of its own.
+    It holds token ids only, and follows the model to any device. In names, underscores read as spaces; equal names are
+    allowed. A text tower that is not causal is rejected.
     """
 
     def __init__(
-        self,
-        clip: Clip,
-        class_names: Sequence[str],
-        position: Position,
-        tokens: int,
-        *,
-        class_specific: bool = False,
+        self, clip: Clip, class_names: Sequence[str], position: Position, tokens: int, *, class_specific: bool = False
     ) -> None:
         if position not in POSITIONS:
             raise UserError(f"prompt.position {quoted(position)}: must be one of {', '.join(POSITIONS)}")
@@ -91,10 +77,9 @@ class ClassPrompts:
         self._inverse = torch.cat([names.classes for names in self._names]).argsort()
 
     def _split(self, clip: Clip, name: str) -> tuple[list[int], list[int]]:
-        """Tokens of the name and of what follows it.
+        """Tokens of the name and of what follows it, tokenised together and cut where the name would end, as CoOp does.
 
-        Name and full stop are tokenised together, behind a placeholder, and cut where the name alone would end, as CoOp
-        does. If the name ends in punctuation, the two may be one token ("St." gives ".."), which counts as the name's.
+        If the name ends in punctuation, the two may be one token ("St." gives ".."), which counts as the name's.
         """
         words = name.replace("_", " ")
         together = word_ids(clip.tokenizer, f"X {words}.")[1:]
@@ -108,11 +93,7 @@ class ClassPrompts:
         return moved
 
     def take(self, classes: Tensor) -> "ClassPrompts":
-        """The same texts for some of the classes.
-
-        Args:
-            classes: ``(n,)`` int64 labels, n at least 1, each at most once; they become 0 to n - 1 in this order.
-        """
+        """The same texts for some classes: ``(n,)`` labels, each at most once; they become 0 to n - 1 in this order."""
         device = self._names[0].classes.device
         place = torch.full((self.count,), -1, device=device)
         place[classes.to(device)] = torch.arange(len(classes), device=device)
@@ -125,7 +106,7 @@ class ClassPrompts:
         return taken
 
     def features(self, context: Tensor, *, chunk: int | None = None, checkpointed: bool | None = None) -> Tensor:
-        """Class features with that context.
+        """``(K, D)``, or ``(E, K, D)`` unit class features in label order, float32, or float64 if context or tower is.
 
         Args:
             context: ``(M, d)``, or ``(E, M, d)`` for E episodes; with class-specific contexts ``(K, M, d)`` or
@@ -133,17 +114,13 @@ class ClassPrompts:
             chunk: Sequences encoded at a time; None for what the memory suggests. The result is the same.
             checkpointed: Whether the graph keeps the input of each chunk alone and computes the rest again in the
                 backward pass; None: if it would not fit the memory. The result is the same.
-
-        Returns:
-            ``(K, D)``, or ``(E, K, D)`` for E episodes: unit vectors in label order, float32, or float64 if the
-            context or the tower is.
         """
         shape = (*((self.count,) if self.class_specific else ()), self.tokens, self._tower.width)
         if tuple(context.shape[-len(shape) :]) != shape or context.dim() - len(shape) not in (0, 1):
             raise ValueError(f"context of shape {tuple(context.shape)}: its last axes must be {shape}")
         device = self._tower.device
         if self._inverse.device != device:
-            self._names = [names.to(device) for names in self._names]
+            self._names = [_Names(*(part.to(device) for part in names)) for names in self._names]
             self._inverse = self._inverse.to(device)
         vectors = context.to(device)
         if context.dim() == len(shape):
@@ -153,7 +130,7 @@ class ClassPrompts:
         begun = self._tower.begin(opening)
         if checkpointed is None and torch.is_grad_enabled():
             total = sum(len(names.classes) * (names.length + vectors.shape[-2]) for names in self._names)
-            checkpointed = not self._tower.fits(episodes * total)
+            checkpointed = episodes * total > self._tower.room()
         parts = []
         for group in self._passes(episodes):
             rest, ends = self._rest(group, vectors)

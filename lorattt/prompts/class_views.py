@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lorattt.clip.model import Clip
-from lorattt.clip.templates import SINGLE
+from lorattt.clip.text import SINGLE
 from lorattt.errors import UserError, quoted
 from lorattt.prompts.class_prompts import ClassPrompts
 
@@ -22,15 +22,7 @@ ClassifyBy = Literal["end", "mean"]
 
 
 class ClassViews:
-    """A list of classes in V prompts each.
-
-    Args:
-        clip: The model whose text tower and tokenizer are used.
-        class_names: N names, in label order; underscores read as spaces.
-        tokens: M, the number of context vectors.
-        views: Which prompts, in this order.
-        template: The fixed text, with one ``{}``.
-    """
+    """N classes in V prompts each, of M (``tokens``) context vectors; ``template`` is the text of the view ``hand``."""
 
     def __init__(
         self,
@@ -74,7 +66,7 @@ class ClassViews:
         known: Mapping[ClassView, Tensor] | None = None,
         chunk: int | None = None,
     ) -> Tensor:
-        """Class features in all views.
+        """``(n, V, D)`` unit class features in all views, float32, or float64 if the context or the tower is.
 
         Args:
             context: ``(M, d)``, which all learned views share; or ``(U, M, d)``, one for each of the U learned ones.
@@ -82,9 +74,6 @@ class ClassViews:
             known: Features ``(n, D)`` of views that are encoded already.
             chunk: Sequences encoded at a time, of which the graph keeps the input alone and computes the rest again;
                 null for what the memory suggests. The result is the same.
-
-        Returns:
-            ``(n, V, D)`` unit vectors, float32, or float64 if the context or the tower is.
         """
         parts: dict[ClassView, Tensor] = dict(known or {})
         for place, (view, prompts) in enumerate(self._prompts.items()):

@@ -1,13 +1,14 @@
 """A prompt, and the files that hold one: our own (safetensors), and the checkpoints that CoOp's program writes.
 
-A checkpoint of CoOp is a pickle, and a pickle can name any function to be called. It is read by torch's weights-only
-loader alone; the few classes that such checkpoints name beside tensors (an optimiser, a schedule) are replaced by inert
-ones, and a file that names any other is rejected.
+A checkpoint of CoOp is a pickle, which can name any function to be called. It is read by torch's weights-only loader
+alone; the few classes that such checkpoints name beside tensors (an optimiser, a schedule) are replaced by inert ones,
+and a file that names any other is rejected.
 """
 
 import json
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,25 +34,15 @@ _EXPORT = "export the context alone, as a dict {'state_dict': {'ctx': tensor}}, 
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """A context that any list of classes can be joined with.
+    """A context that any list of classes can be joined with."""
 
-    Args:
-        context: ``(M, d)`` float32 vectors in the place of words; ``(K, M, d)`` if every class has its own.
-        position: Where the class name is: behind the context, in its middle, or before it.
-        words: The words the context began as; None if it began otherwise.
-        model: Name of the model it was made for; None for a checkpoint of CoOp, which has neither it nor the position.
-        class_names: K names where every class has its own context, in the order of the first axis.
-        notes: Anything else that its file says, such as how it was trained.
-        extras: Other tensors of its file, such as a projection head's, by names other than ``context``.
-    """
-
-    context: Tensor
-    position: Position
-    words: str | None = None
-    model: str | None = None
-    class_names: tuple[str, ...] | None = None
-    notes: Mapping[str, str] = field(default_factory=dict)
-    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    context: Tensor  # (M, d) float32 vectors in the place of words; (K, M, d) if every class has its own
+    position: Position  # where the class name is: behind the context, in its middle, or before it
+    words: str | None = None  # the words the context began as; None if it began otherwise
+    model: str | None = None  # the model it was made for; None for a checkpoint of CoOp, which lacks the position too
+    class_names: tuple[str, ...] | None = None  # K names where every class has its own context, in its order
+    notes: Mapping[str, str] = field(default_factory=dict)  # what else its file says, such as how it was trained
+    extras: Mapping[str, Tensor] = field(default_factory=dict)  # other tensors of its file, such as a projection head's
 
     @property
     def class_specific(self) -> bool:
@@ -65,10 +56,7 @@ class Prompt:
 
 
 def save_prompt(prompt: Prompt, path: Path | str) -> None:
-    """Write a prompt as safetensors; folders are made as needed.
-
-    The name must end in ``.safetensors``, by which a reader knows the format.
-    """
+    """Write a prompt as safetensors; folders are made as needed."""
     path = Path(path)
     if path.suffix != ".safetensors":
         raise UserError(f"prompt file {path}: the name must end in .safetensors")
@@ -81,13 +69,7 @@ def save_prompt(prompt: Prompt, path: Path | str) -> None:
 
 
 def load_prompt(path: Path | str) -> Prompt:
-    """Read a prompt: ours by the ending ``.safetensors``, else a checkpoint of CoOp's program.
-
-    No code that a file may hold is run.
-
-    Raises:
-        UserError: If the file is missing, damaged, not a prompt, or would run code.
-    """
+    """Read a prompt: ours by the ending ``.safetensors``, else a checkpoint of CoOp's program. It runs no code."""
     path = Path(path).expanduser()
     file = f"prompt file {path}"
     if not path.is_file():
@@ -150,7 +132,8 @@ def _load(path: Path, file: str) -> Any:
     stand_ins: dict[str, Any] = {}
     while True:
         try:
-            with torch.serialization.safe_globals(list(stand_ins.values())):
+            with torch.serialization.safe_globals(list(stand_ins.values())), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of pickle protocols that torch expects less
                 return torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             named = re.search(r"GLOBAL (\S+)", str(error))

@@ -38,18 +38,7 @@ def neighbours(context: Tensor, directions: Tensor, radius: float) -> Tensor:
 
 @torch.no_grad()
 def neighbour_features(prompts: ClassPrompts, context: Tensor, *, directions: int, radius: float, seed: int) -> Tensor:
-    """Class features of a prompt's neighbours, without a graph.
-
-    Args:
-        prompts: The class names.
-        context: ``(M, d)``, or ``(K, M, d)`` if class-specific.
-        directions: R, the number of neighbours.
-        radius: Their L2 distance from the context, over the whole block ``(M, d)``.
-        seed: The run's seed.
-
-    Returns:
-        ``(R, K, D)`` unit vectors on the model's device, float32, or float64 if the context or the tower is.
-    """
+    """``(R, K, D)`` unit class features of a prompt's R neighbours, see :func:`neighbours`, without a graph."""
     contexts = neighbours(context, random_directions(seed, directions, *context.shape[-2:]), radius)
     return torch.cat(list(features_in_parts(prompts, contexts)))
 

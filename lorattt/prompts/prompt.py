@@ -67,14 +67,8 @@ class PromptSpec:
 def build_prompt(spec: PromptSpec, clip: Clip, class_names: Sequence[str], seed: int) -> Prompt:
     """The prompt that a specification means for a model and a list of classes, on the CPU.
 
-    Args:
-        spec: Where the context comes from.
-        clip: The model; its text tower, which must be causal, gives words their vectors.
-        class_names: K names, in label order; read where every class has a context of its own.
-        seed: The run's seed, for random vectors.
-
-    Raises:
-        UserError: If the file cannot be read, or was made for another model, position or list of classes.
+    The names are read where every class has a context of its own; the seed is for random vectors. A file that was made
+    for another model, position or list of classes is a ``UserError``.
     """
     tower, words = clip.text_tower, None
     if spec.file is not None:
@@ -109,19 +103,16 @@ def _from_file(spec: PromptSpec, clip: Clip, class_names: Sequence[str]) -> Prom
             "out"
         )
     if found.class_specific:
-        _check_classes(file, found, class_names)
+        fix = "use it with its own list of classes, or a prompt with one context for all"
+        count, other = len(found.context), len(class_names)
+        if count != other:
+            raise UserError(f"{file}: it has a context for each of {count} classes, and the list has {other}: {fix}")
+        for label, (theirs, ours) in enumerate(zip(found.class_names or class_names, class_names, strict=True)):
+            if theirs != ours:
+                says = f"its class {label} is {quoted(theirs)}, and the list says {quoted(ours)}"
+                raise UserError(f"{file}: {says}: {fix}")
     found = replace(found, position=spec.position or found.position, model=clip.name)
     return _for_classes(found, spec, class_names)
-
-
-def _check_classes(file: str, found: Prompt, class_names: Sequence[str]) -> None:
-    fix = "use it with its own list of classes, or a prompt with one context for all"
-    count, other = len(found.context), len(class_names)
-    if count != other:
-        raise UserError(f"{file}: it has a context for each of {count} classes, and the list has {other}: {fix}")
-    for label, (theirs, ours) in enumerate(zip(found.class_names or class_names, class_names, strict=True)):
-        if theirs != ours:
-            raise UserError(f"{file}: its class {label} is {quoted(theirs)}, and the list says {quoted(ours)}: {fix}")
 
 
 def _for_classes(prompt: Prompt, spec: PromptSpec, class_names: Sequence[str]) -> Prompt:

@@ -17,8 +17,7 @@ from lorattt.errors import UserError, error_line
 from lorattt.sweep import processes
 from lorattt.sweep.folders import LOG_FILE, State, measured, state_of
 from lorattt.sweep.plan import Run, argument, plan, select
-from lorattt.sweep.processes import Slot, check, command_of
-from lorattt.sweep.scheduler import Scheduler, count_stops, say
+from lorattt.sweep.processes import Scheduler, Slot, check, command_of, say
 from lorattt.sweep.spec import Sweep, read_sweep
 
 _STOPPED = 130  # as the shell has it for Ctrl-C
@@ -75,13 +74,12 @@ def _sweep(given: argparse.Namespace) -> int:
             _show(done, todo, slots)
             return 0
         say(f"{done}; in {sweep.out}")
-        with count_stops() as stops:
-            scheduler = Scheduler(todo, slots, stops, keep_open)
-            scheduler.work()
+        scheduler = Scheduler(todo, slots, keep_open)
+        scheduler.work()
     failed = [f"- {name}: {reason} ({sweep.out / name / LOG_FILE})" for name, reason in scheduler.failed.items()]
     print("\n".join(["\nFailed:", *failed] if failed else []))
     report = f"`lorattt report {shlex.quote(str(sweep.out))}`"
-    if stops:
+    if scheduler.stops:
         print(f"stopped: the same command goes on; {report} shows what is finished", flush=True)
         return _STOPPED
     _show_tables(sweep, planned, keep=given.keep)

@@ -21,13 +21,8 @@ _LIGHT = {COMMAND_FILE, LOG_FILE, "config.yaml", "images.tsv"}
 def state_of(run: Run, *, keep: bool = False, redo: bool = False) -> State:
     """Whether a run is new, begun or finished.
 
-    Args:
-        run: The run.
-        keep: Take a finished run as it is, whatever its settings.
-        redo: Take a run of other settings for a new one.
-
-    Raises:
-        UserError: If it has other settings and neither applies, or its folder is not of a sweep.
+    One of other settings is an error, unless it is finished and ``keep`` takes it as it is, or ``redo`` takes it for
+    a new one.
     """
     if not run.folder.is_dir() or not any(run.folder.iterdir()):
         return "new"
@@ -62,8 +57,7 @@ def note(run: Run, command: list[str], *, finished: bool) -> None:
 def measured(run: Run) -> list[str]:
     """Accuracy and speed of a finished run, as texts for the screen; none of a fit.
 
-    Raises:
-        UserError: If a file of results is missing or damaged.
+    A file that is missing or damaged is an error.
     """
     if run.command == FIT:
         if not (run.folder / PROMPT_FILE).exists():

@@ -27,34 +27,21 @@ _LONGEST = 80
 
 @dataclass(frozen=True)
 class Run:
-    """One process of a sweep.
+    """One process of a sweep."""
 
-    Attributes:
-        name: Its folder below that of the sweep, ``METHOD/DATASET/seed-S``, the method with its values of the grid.
-        method: The method's name.
-        command: ``fit``, ``test``, ``validate`` or ``predict``.
-        folder: ``run.folder``.
-        arguments: What follows the name of the program, but for the devices.
-        settings: All that affects the results: keys and the contents of files, by place.
-        needs: The fit whose prompt it takes.
-    """
-
-    name: str
+    name: str  # its folder below that of the sweep: METHOD/DATASET/seed-S, the method with its values of the grid
     method: str
-    command: str
-    folder: Path
-    arguments: tuple[str, ...]
-    settings: Mapping[str, Any] = field(repr=False)
-    needs: "Run | None" = None
+    command: str  # fit, test, validate or predict
+    folder: Path  # run.folder
+    arguments: tuple[str, ...]  # what follows the name of the program, without the devices
+    settings: Mapping[str, Any] = field(repr=False)  # all that affects the results: keys and files' values, by place
+    needs: "Run | None" = None  # the fit whose prompt it takes
 
 
 def plan(sweep: Sweep) -> list[Run]:
     """All test runs of a sweep in their order, without those left out by ``skip``.
 
     Seeds are the outermost loop, so that a sweep that is stopped has a whole table of the first seeds.
-
-    Raises:
-        UserError: If two of them would have one folder, or nothing is left.
     """
     runs = []
     seeds = dict.fromkeys(seed for method in sweep.methods.values() for seed in method.seeds)
@@ -81,11 +68,7 @@ def plan(sweep: Sweep) -> list[Run]:
 
 
 def select(runs: list[Run], patterns: list[str]) -> list[Run]:
-    """The runs that one of the patterns fits: ``METHOD``, ``METHOD/DATASET`` or ``METHOD/DATASET/seed-1``.
-
-    Raises:
-        UserError: If a pattern fits none.
-    """
+    """The runs that one of the patterns fits: ``METHOD``, ``METHOD/DATASET`` or ``METHOD/DATASET/seed-1``."""
     for pattern in patterns:
         if not any(_fits(run, pattern) for run in runs):
             folders = [run.name.split("/") for run in runs]

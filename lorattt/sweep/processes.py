@@ -1,4 +1,4 @@
-"""One run as a process of its own, with all that it starts; and the check of the command lines in another one."""
+"""Runs as processes of their own, one after another or one on each of several devices, and the check of their keys."""
 
 import contextlib
 import json
@@ -8,15 +8,20 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from lorattt.errors import ERROR, UserError, shortened
-from lorattt.sweep.folders import LOG_FILE
+from lorattt.errors import ERROR, UserError, one_line, shortened
+from lorattt.show import format_duration
+from lorattt.stopping import HANG_UP, INTERRUPT, TERMINATE, listening
+from lorattt.sweep.folders import LOG_FILE, State, measured, note, prepare
 from lorattt.sweep.plan import FIT, Run
 
 PROGRAM = [sys.executable, "-m", "lorattt"]
 CHECKER = [sys.executable, "-m", "lorattt.cli.dry"]
+PAUSE = 0.1  # seconds between two looks at the processes: nothing beside a run's start
+PATIENCE = 20.0  # seconds that a run has to end when it is asked to
 _TAIL = 65536  # bytes
 _LONGEST_REASON = 500  # characters
 
@@ -36,18 +41,114 @@ def command_of(run: Run, slot: Slot) -> list[str]:
     return command
 
 
-class Process:
-    """A run at work; its output goes to ``log.txt`` in its folder, behind that of earlier attempts.
+class Scheduler:
+    """Runs what is to do; a run that fails ends nothing but itself. No thread is needed: every run is a process.
 
-    The process inherits the descriptors ``keep_open``.
+    Args:
+        runs: The runs to do, each behind the fit that it needs, with what is on disk of each.
+        slots: Where runs go, one at a time on each.
+        keep_open: Descriptors that the processes inherit.
     """
 
+    def __init__(self, runs: Mapping[str, tuple[Run, State]], slots: Sequence[Slot], keep_open: Sequence[int]) -> None:
+        self._waiting = dict(runs)
+        self._total = len(runs)
+        self._slots, self._keep_open = slots, keep_open
+        self._active: dict[int, _Process] = {}
+        self.failed: dict[str, str] = {}  # why runs failed, by their names
+        # Requests to stop: counted and looked at between two steps. An exception could come between the start of a
+        # process and the note that it is there.
+        self.stops = 0
+
+    def work(self) -> None:
+        """Do all runs, or those that are done when the user stops it; no process of a run is left when this ends."""
+        with listening(self._stop, (INTERRUPT, TERMINATE, HANG_UP)):
+            try:
+                while (self._waiting or self._active) and not self.stops:
+                    self._step()
+            finally:
+                self._end()
+
+    def _stop(self, number: int, frame: Any) -> None:
+        self.stops += 1
+        if self.stops == 1:
+            say("stopping: ending the runs at work; Ctrl-C again does not wait for them")
+
+    def _step(self) -> None:
+        for place, slot in enumerate(self._slots):
+            while place not in self._active and (chosen := self._next()) is not None:
+                self._start(*self._waiting.pop(chosen), place, slot)
+        if self._active:
+            time.sleep(PAUSE)
+        for place, process in list(self._active.items()):
+            if process.poll() is not None:
+                del self._active[place]
+                self._ended(process)
+
+    def _next(self) -> str | None:
+        """Name of the first run whose fit has ended; those whose fit failed are failed here."""
+        unfinished = {*self._waiting, *(process.run.name for process in self._active.values())}
+        for name, (run, _) in list(self._waiting.items()):
+            fit = run.needs.name if run.needs else ""
+            if fit in self.failed:
+                del self._waiting[name]
+                self._fail(run, f"its fit {fit} failed: {self.failed[fit]}")
+            elif fit not in unfinished:
+                return name
+        return None
+
+    def _start(self, run: Run, state: State, place: int, slot: Slot) -> None:
+        where = f" (GPU {slot['CUDA_VISIBLE_DEVICES']})" if "CUDA_VISIBLE_DEVICES" in slot else ""
+        again = ", begun before" if state == "begun" else ""
+        try:
+            prepare(run, state)
+            command = command_of(run, slot)
+            note(run, command, finished=False)
+            self._active[place] = _Process(run, slot, command, self._keep_open)
+        except (OSError, UserError) as error:
+            self._fail(run, f"could not be started: {one_line(error)}")
+            return
+        say(f"start  {run.name}{where}{again}, {self._total - len(self._waiting)} of {self._total}")
+
+    def _ended(self, process: "_Process") -> None:
+        run = process.run
+        if process.returncode != 0:
+            self._fail(run, process.reason())
+            return
+        try:
+            texts = measured(run)
+            note(run, process.command, finished=True)
+        except (OSError, UserError) as error:
+            self._fail(run, one_line(error))
+            return
+        say(f"done   {run.name}: {', '.join([*texts, format_duration(time.monotonic() - process.started)])}")
+
+    def _fail(self, run: Run, reason: str) -> None:
+        self.failed[run.name] = reason
+        say(f"failed {run.name}: {reason}")
+
+    def _end(self) -> None:
+        """End the processes with all that they started: asked first, then forced."""
+        processes = list(self._active.values())
+        for process in processes:
+            process.signal_all(signal.SIGTERM)
+        deadline = time.monotonic() + PATIENCE
+        while any(process.poll() is None for process in processes) and time.monotonic() < deadline and self.stops < 2:
+            time.sleep(0.05)
+        for process in processes:
+            process.signal_all(getattr(signal, "SIGKILL", signal.SIGTERM))
+        for process in processes:
+            process.wait()
+
+
+class _Process(subprocess.Popen[bytes]):
+    """A run at work; its output goes to ``log.txt`` in its folder, behind that of earlier attempts."""
+
     def __init__(self, run: Run, slot: Slot, command: list[str], keep_open: Sequence[int]) -> None:
-        self.run, self.command = run, command
-        self._started = time.monotonic()
+        self.run, self.command, self.started = run, command, time.monotonic()
         with (run.folder / LOG_FILE).open("ab") as log:
             self._begins = log.tell()
-            self._popen = subprocess.Popen(
+            super().__init__(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -57,26 +158,20 @@ class Process:
                 # Its own group: Ctrl-C reaches the sweep alone, which then ends the run with all that it started.
                 start_new_session=True,
             )
-        self.poll, self.wait = self._popen.poll, self._popen.wait
 
-    @property
-    def seconds(self) -> float:
-        """How long it has been at work."""
-        return time.monotonic() - self._started
-
-    def signal(self, number: int) -> None:
+    def signal_all(self, number: int) -> None:
         """Send a signal to the process and all that it started, if it is still at work."""
         if self.poll() is not None:
             return
         if sys.platform == "win32":
-            self._popen.terminate()
+            self.terminate()
             return
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._popen.pid, number)
+            os.killpg(self.pid, number)
 
     def reason(self) -> str:
         """Why it failed, as one line: its own error, else how it ended."""
-        code, lines = self._popen.returncode, self._last_lines()
+        code, lines = self.returncode, self._last_lines()
         if errors := [line for line in lines if line.startswith(ERROR)]:
             return shortened(errors[-1].removeprefix(ERROR).strip(), _LONGEST_REASON)
         last = f"; its last line: {shortened(lines[-1], _LONGEST_REASON)}" if lines else ""
@@ -90,28 +185,14 @@ class Process:
         with contextlib.suppress(OSError), (self.run.folder / LOG_FILE).open("rb") as file:
             file.seek(max(self._begins, file.seek(0, os.SEEK_END) - _TAIL))
             lines = file.read().decode("utf-8", errors="replace").splitlines()
-            return [" ".join(line.split()) for line in lines if line.strip()]
+            return [one_line(line) for line in lines if line.strip()]
         return []
 
 
-def end(processes: Sequence[Process], patience: float, impatient: Callable[[], bool]) -> None:
-    """End processes with all that they started: asked first, then, after ``patience`` seconds, forced."""
-    for process in processes:
-        process.signal(signal.SIGTERM)
-    deadline = time.monotonic() + patience
-    while any(process.poll() is None for process in processes) and time.monotonic() < deadline and not impatient():
-        time.sleep(0.05)
-    for process in processes:
-        process.signal(getattr(signal, "SIGKILL", signal.SIGTERM))
-    for process in processes:
-        process.wait()
-
-
 def check(runs: Sequence[Run]) -> None:
-    """Have the command lines parsed in one process, as that takes torch; runs that differ only in their seed once.
+    """Require command lines that parse; runs that differ only in their seed are parsed once.
 
-    Raises:
-        UserError: If a key or a value of one is wrong, or they cannot be checked.
+    It is done in one process for all, as it takes torch.
     """
     if not runs:
         return
@@ -129,3 +210,8 @@ def check(runs: Sequence[Run]) -> None:
     if wrong:
         more = f" ({len(wrong) - 1} more of {len(chosen)} are wrong as well)" if len(wrong) > 1 else ""
         raise UserError(f"{wrong[0]}{more}")
+
+
+def say(line: str) -> None:
+    """Print a line with the time."""
+    print(f"{time.strftime('%H:%M:%S')}  {line}", flush=True)

@@ -34,23 +34,14 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True)
 class Entry:
-    """What is given to a run.
+    """What is given to a run; ``fit``, ``grid`` and ``seeds`` are of methods, ``source`` is of datasets."""
 
-    Attributes:
-        files: Configurations by path, in order; their values by dotted keys.
-        keys: Keys as on the command line, in order.
-        fit: Of a method: what its prompt is fitted with, once for each seed (and source).
-        grid: Of a method: keys, each with the values that it takes in turn.
-        seeds: Of a method.
-        source: Of a dataset: the name of the source that prompts are fitted on.
-    """
-
-    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    keys: Mapping[str, Any] = field(default_factory=dict)
-    fit: "Entry | None" = None
-    grid: Mapping[str, list[Any]] = field(default_factory=dict)
+    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # path to values by dotted keys, in order
+    keys: Mapping[str, Any] = field(default_factory=dict)  # as on the command line, in order
+    fit: "Entry | None" = None  # what the prompt is fitted with, once for each seed (and source)
+    grid: Mapping[str, list[Any]] = field(default_factory=dict)  # keys, each with the values that it takes in turn
     seeds: tuple[int, ...] = ()
-    source: str | None = None
+    source: str | None = None  # name of the source that prompts are fitted on
 
     def names(self, key: str) -> bool:
         """Whether a file or a key has a value, or a class, for a dotted key."""
@@ -59,50 +50,33 @@ class Entry:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep's file says.
-
-    Attributes:
-        path: The file.
-        out: Folder of all runs.
-        command: ``test``, ``validate`` or ``predict``.
-        methods: Entries by name, with the seeds and the grid of the whole sweep.
-        datasets: Entries by name.
-        sources: Entries by name, to fit on.
-        shared: The keys that every run is given.
-        skip: Patterns ``METHOD/DATASET/seed-S`` of runs that are left out.
-        devices: ``CUDA_VISIBLE_DEVICES`` of each run at a time; None for runs that share all there is.
-        jobs: Runs at a time where there are no devices.
-    """
+    """What a sweep's file says."""
 
     path: Path
-    out: Path
+    out: Path  # folder of all runs
     command: str
-    methods: Mapping[str, Entry]
+    methods: Mapping[str, Entry]  # with the seeds and the grid of the whole sweep
     datasets: Mapping[str, Entry]
-    sources: Mapping[str, Entry]
-    shared: Entry
-    skip: list[str]
-    devices: tuple[str, ...] | None
-    jobs: int
+    sources: Mapping[str, Entry]  # to fit on
+    shared: Entry  # the keys that every run is given
+    skip: list[str]  # patterns METHOD/DATASET/seed-S of runs that are left out
+    devices: tuple[str, ...] | None  # CUDA_VISIBLE_DEVICES of each run at a time; None for runs that share all there is
+    jobs: int  # runs at a time where there are no devices
 
 
 def read_sweep(path: Path, keys: Mapping[str, Any] | None = None, **given: Any) -> Sweep:
-    """Read a sweep's file.
+    """Read and check a sweep's file.
 
     Args:
         path: The file.
         keys: Keys of the command line, which join those of the file.
         given: What the command line says in place of the file's ``out``, ``devices`` and ``jobs``; None for nothing.
-
-    Raises:
-        UserError: If something in it is wrong, or a file that it names is missing or no configuration.
     """
     contents = read_yaml(path, strict=True)
     if not isinstance(contents, dict):
         raise UserError(f"{path}: expected keys such as methods and datasets")
     contents |= {key: value for key, value in given.items() if value is not None}
     try:
-        _check_words(contents, _KEYS)
         sweep = _sweep(path, contents, keys or {})
         _check_together(sweep)
     except UserError as error:
@@ -111,6 +85,7 @@ def read_sweep(path: Path, keys: Mapping[str, Any] | None = None, **given: Any) 
 
 
 def _sweep(path: Path, contents: Mapping[str, Any], more: Mapping[str, Any]) -> Sweep:
+    _check_words(contents, _KEYS)
     for key in ("methods", "datasets"):
         if key not in contents:
             raise UserError(f"{key} is missing")
@@ -126,15 +101,13 @@ def _sweep(path: Path, contents: Mapping[str, Any], more: Mapping[str, Any]) -> 
     for name, method in methods.items():
         if clash := next((key for key in method.grid if key in grid), None):
             raise UserError(f"methods.{name}.grid.{clash}: it is in the grid of all methods as well; keep one")
+        methods[name] = replace(method, seeds=method.seeds or seeds, grid={**grid, **method.grid})
     datasets = _entries(contents["datasets"], "datasets", "source")
     return Sweep(
         path=path,
         out=Path(out),
         command=command,
-        methods={
-            name: replace(method, seeds=method.seeds or seeds, grid={**grid, **method.grid})
-            for name, method in methods.items()
-        },
+        methods=methods,
         datasets=datasets,
         sources=_entries(contents["sources"], "sources") if contents.get("sources") else {},
         shared=Entry(keys={**_keys(contents.get("keys"), "keys"), **_keys(more, "--key")}),
@@ -175,8 +148,7 @@ def _check_together(sweep: Sweep) -> None:
 
 def _entries(given: Any, where: str, *more: str) -> dict[str, Entry]:
     """Entries by their names, which become names of folders; ``more`` is what they may have beside config and keys."""
-    if not isinstance(given, Mapping) or not given:
-        raise UserError(f"{where}: expected names with a file or keys each, got {quoted(given)}")
+    _expect(isinstance(given, Mapping) and given, where, "names with a file or keys each", given)
     found = {}
     for name, entry in given.items():
         text = str(name)
@@ -192,19 +164,16 @@ def _entries(given: Any, where: str, *more: str) -> dict[str, Entry]:
 
 def _entry(given: Any, where: str, more: tuple[str, ...] = ()) -> Entry:
     given = {"config": given} if isinstance(given, str) else given or {}
-    if not isinstance(given, Mapping):
-        raise UserError(
-            f"{where}: expected a file, or {{config: FILE or a list of files, keys: {{model.lr: 0.005}}}}, "
-            f"got {quoted(given)}"
-        )
+    wanted = "a file, or {config: FILE or a list of files, keys: {model.lr: 0.005}}"
+    _expect(isinstance(given, Mapping), where, wanted, given)
     for word in given:
         if word in _TOP_KEYS or "." in str(word):
             raise UserError(f"{where}.{word}: no such key; put it under keys")
     _check_words(given, ("config", "keys", *more), f"{where}.")
     files = given.get("config") or []
     files = [files] if isinstance(files, str) else files
-    if not isinstance(files, list) or not all(isinstance(file, str) for file in files):
-        raise UserError(f"{where}.config: expected a file or a list of files, got {quoted(files)}")
+    right = isinstance(files, list) and all(isinstance(file, str) for file in files)
+    _expect(right, f"{where}.config", "a file or a list of files", files)
     seeds, source = given.get("seeds"), given.get("source")
     return Entry(
         files={file: _config(file, where) for file in files},
@@ -227,11 +196,9 @@ def _config(file: str, where: str) -> dict[str, Any]:
 
 
 def _keys(given: Any, where: str) -> dict[str, Any]:
-    """Keys as on the command line."""
     if given is None:
         return {}
-    if not isinstance(given, Mapping):
-        raise UserError(f"{where}: expected keys such as {{model.lr: 0.005}}, got {quoted(given)}")
+    _expect(isinstance(given, Mapping), where, "keys such as {model.lr: 0.005}", given)
     for key, value in given.items():
         if not isinstance(key, str) or not _KEY.fullmatch(key):
             raise UserError(f"{where}: {quoted(key)} is no key: write it as model.views.number")
@@ -249,27 +216,24 @@ def _grid(given: Any, where: str) -> dict[str, list[Any]]:
     """Keys with the values that each takes in turn."""
     keys = _keys(given, where)
     for key, values in keys.items():
-        if not isinstance(values, list) or not values:
-            raise UserError(f"{where}.{key}: expected a list of values, got {quoted(values)}")
+        _expect(isinstance(values, list) and values, f"{where}.{key}", "a list of values", values)
         if any(value in values[:place] for place, value in enumerate(values)):
             raise UserError(f"{where}.{key}: a value is given twice")
     return keys
 
 
 def _seeds(given: Any, where: str) -> tuple[int, ...]:
-    if not isinstance(given, list) or not given or any(type(seed) is not int or seed < 0 for seed in given):
-        raise UserError(f"{where}: expected a list of whole numbers of at least 0, got {quoted(given)}")
+    right = isinstance(given, list) and given and all(type(seed) is int and seed >= 0 for seed in given)
+    _expect(right, where, "a list of whole numbers of at least 0", given)
     if len(set(given)) < len(given):
         raise UserError(f"{where}: a seed is given twice")
     return tuple(given)
 
 
 def _skips(given: Any, known: Mapping[str, Mapping[str, Entry]]) -> list[str]:
-    if not isinstance(given, list):
-        raise UserError(f"skip: expected a list such as [{{method: tpt, dataset: imagenet}}], got {quoted(given)}")
+    _expect(isinstance(given, list), "skip", "a list such as [{method: tpt, dataset: imagenet}]", given)
     for item in given:
-        if not isinstance(item, Mapping) or not item:
-            raise UserError(f"skip: expected {{method: NAME, dataset: NAME}} or one of them, got {quoted(item)}")
+        _expect(isinstance(item, Mapping) and item, "skip", "{method: NAME, dataset: NAME} or one of them", item)
         _check_words(item, _PATTERNS, "skip: ")
         for key, value in item.items():
             if key in known and not fnmatch.filter(known[key], str(value)):
@@ -286,8 +250,8 @@ def _devices(given: Any) -> tuple[str, ...] | None:
     """
     if given is None:
         return None
-    if not isinstance(given, list) or not given or any(type(each) not in (int, str) for each in given):
-        raise UserError(f"devices: expected a list of GPUs such as [0, 1] or null, got {quoted(given)}")
+    right = isinstance(given, list) and given and all(type(each) in (int, str) for each in given)
+    _expect(right, "devices", "a list of GPUs such as [0, 1] or null", given)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = None if visible is None else [name.strip() for name in visible.split(",") if name.strip()]
     return tuple(",".join(_device(part.strip(), names) for part in str(each).split(",")) for each in given)
@@ -303,6 +267,11 @@ def _device(name: str, visible: list[str] | None) -> str:
             f"devices: no GPU {name}: CUDA_VISIBLE_DEVICES={','.join(visible)} leaves {len(visible)} to see"
         )
     return visible[int(name)]
+
+
+def _expect(right: object, where: str, what: str, got: Any) -> None:
+    if not right:
+        raise UserError(f"{where}: expected {what}, got {quoted(got)}")
 
 
 def _check_words(given: Iterable[Any], known: tuple[str, ...], where: str = "") -> None:

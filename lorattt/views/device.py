@@ -58,13 +58,9 @@ class Normalization(NamedTuple):
 
 @dataclass(frozen=True)
 class DeviceViews:
-    """Makes the views of a batch of images, as ``views`` does on a CPU, on any device that has float64.
-
-    ``memory`` bounds the bytes of temporaries, about; it changes nothing else.
-    """
+    """Makes the views of a batch of images, as ``views`` does on a CPU, on any device that has float64."""
 
     views: Views
-    memory: int = 2**30
 
     def plan(self, height: int, width: int, index: int) -> ViewPlan:
         """Draw the views of an image of that size in pixels and that dataset-wide number, as ``views`` does."""
@@ -85,10 +81,9 @@ class DeviceViews:
 
     @torch.no_grad()
     def render(self, images: Sequence[Tensor], plan: ViewPlan, norm: Normalization | None = None) -> Tensor:
-        """Make the views of E images ``(3, H, W)`` uint8, on any device, where their plan is.
+        """``(E, V, 3, size, size)`` views, bytes or normalised floats, of E images ``(3, H, W)`` uint8 on any device.
 
-        Returns:
-            ``(E, V, 3, size, size)``: bytes, or normalised floats.
+        They are made where the plan is.
         """
         if [tuple(image.shape[-2:]) for image in images] != plan.sizes:
             raise ValueError("the plan was made for images of other sizes")
@@ -109,14 +104,13 @@ class DeviceViews:
                     cut.taps,
                     rows_first=cut.rows_first,
                     border=cut.border is not None,
-                    memory=self.memory,
                 )
                 if cut.border is not None:
                     _frame_(made, cut.border, self.views.plain.fill_color)
                 views[which] = made if early is None else early.apply(made)
         if plan.chains is None:
             return out
-        out[:, 1:] = augmix_views(out[:, 1:], plan.chains, memory=self.memory)
+        out[:, 1:] = augmix_views(out[:, 1:], plan.chains)
         return out if norm is None else torch.stack([norm.apply(views) for views in out])
 
 

@@ -21,6 +21,7 @@ from lorattt.views.planned import Planned
 _GEOMETRY = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
 # What a pixel of a view needs at a time: three chains as bytes, float64 corners and their mixtures, sums.
 _BYTES_PER_VALUE = 96
+_MEMORY = 2**30  # bytes of temporaries, about: views take turns in parts that fit
 _Group: TypeAlias = "Callable[[Tensor, Tensor, Tensor], Tensor]"
 
 
@@ -73,14 +74,11 @@ def _rotation(degrees: int, size: int) -> list[float]:
 
 
 @torch.no_grad()
-def augmix_views(views: Tensor, chains: Chains, *, memory: int = 2**30) -> Tensor:
-    """Apply chains to the views ``(E, n, 3, S, S)`` uint8 that they were planned for, where both are.
-
-    ``memory`` bounds the bytes of temporaries, about: views take turns in parts that fit. It changes nothing else.
-    """
+def augmix_views(views: Tensor, chains: Chains) -> Tensor:
+    """Apply chains to the views ``(E, n, 3, S, S)`` uint8 that they were planned for, where both are."""
     shape, views, numbers = views.shape, views.flatten(0, 1), torch.from_numpy(np.concatenate(chains.operations))
     chains = chains.with_tensors(lambda tensor: tensor.flatten(0, 1))
-    at_once = max(1, memory // (_BYTES_PER_VALUE * views[0].numel()))
+    at_once = max(1, _MEMORY // (_BYTES_PER_VALUE * views[0].numel()))
     parts = [slice(begin, begin + at_once) for begin in range(0, len(views), at_once)]
     rows = [row for part in parts for row in _rows(numbers[part])]
     # One transfer for all parts; what follows knows the lengths, and waits for nothing.

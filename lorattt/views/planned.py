@@ -38,11 +38,10 @@ class Planned:
 
     def _with(self: _P, change: Callable[[Any], Any]) -> _P:
         """The plan with its tensors and lists changed, and those of the plans in it."""
-
-        def changed(value: Any) -> Any:
-            return value._with(change) if isinstance(value, Planned) else change(value)
-
-        return replace(self, **{name: value if value is None else changed(value) for name, value in vars(self).items()})
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        for name, value in given.items():
+            given[name] = value._with(change) if isinstance(value, Planned) else change(value)
+        return replace(self, **given)
 
     @classmethod
     def join(cls: type[_P], plans: Sequence[_P]) -> _P:

@@ -37,14 +37,8 @@ class Views:
         crops = sample_crops(self.spec, image.height, image.width, seed=self.seed, index=index)
         mixes = sample_augmix(self.spec, seed=self.seed, index=index) if self.spec.augmix else None
         for number, (box, flip) in enumerate(zip(crops.boxes.tolist(), crops.flips.tolist(), strict=True)):
-            top, left, height, width = box
-            view = F.resized_crop(image, top, left, height, width, [self.size, self.size])
-            if flip:
-                view = F.horizontal_flip(view)
-            if mixes is None:
-                views.append(F.pil_to_tensor(view))
-            else:
-                views.append(augmix(view, mixes[number], self.spec.augmix_severity))
+            view = _crop(image, box, flip, self.size, "bilinear")
+            views.append(augmix(view, mixes[number], self.spec.augmix_severity) if mixes else F.pil_to_tensor(view))
         return torch.stack(views)
 
     def plain_view(self, image: Image.Image) -> Image.Image:
@@ -101,9 +95,11 @@ class TrainingViews:
         # The sample's own key stands for the seed, and the epoch for the sample.
         key = int(fold(episode_keys(self.seed, torch.tensor([index])), Stream.TRAINING_CROPS))
         crops = sample_crops(self.spec.as_views(), image.height, image.width, seed=key, index=epoch)
-        top, left, height, width = crops.boxes[0].tolist()
-        view = F.resized_crop(
-            image, top, left, height, width, [self.size, self.size], InterpolationMode(self.spec.interpolation)
-        )
-        pixels: Tensor = F.pil_to_tensor(F.horizontal_flip(view) if crops.flips[0] else view)
+        box, flip = crops.boxes[0].tolist(), bool(crops.flips[0])
+        pixels: Tensor = F.pil_to_tensor(_crop(image, box, flip, self.size, self.spec.interpolation))
         return pixels[None]
+
+
+def _crop(image: Image.Image, box: list[int], flip: bool, size: int, interpolation: Interpolation) -> Image.Image:
+    view = F.resized_crop(image, *box, [size, size], InterpolationMode(interpolation))
+    return cast("Image.Image", F.horizontal_flip(view) if flip else view)

@@ -23,6 +23,7 @@ from lorattt.views.crops import Interpolation, PlainView
 # to, the first output that the view shows, and whether the view runs backwards.
 _LENGTH, _OUTPUTS = 1, 2
 _REACH: dict[Interpolation, int] = {"bilinear": 1, "bicubic": 2}
+_MEMORY = 2**30  # bytes of temporaries, about, at least for one view and one row at a time
 _PRECISION = 2.0**22  # Pillow's for 8 bits a channel
 # Older versions always resample columns first.
 _PILLOW_CHOOSES = int(PIL.__version__.split(".")[0]) >= 13
@@ -119,29 +120,22 @@ def resample(
     *,
     rows_first: bool = False,
     border: bool = False,
-    memory: int = 2**30,
 ) -> Tensor:
     """``(N, 3, size, size)`` uint8 views of one image ``(3, H, W)`` uint8.
 
-    Args:
-        image: The image.
-        spans: ``(2, N, 5)`` int64 spans of rows and of columns, where the image is.
-        size: Side of a view, in pixels.
-        kernel: Triangle (bilinear) or cubic.
-        taps: :func:`most_taps` of the spans, or more.
-        rows_first: Resample rows before columns, which changes how pixels are rounded between the two.
-        border: Whether views have outputs beyond those of the image, which the caller fills.
-        memory: Bytes of temporaries, about, at least for one view and one row at a time; changes nothing else.
+    The spans ``(2, N, 5)`` int64 of rows and of columns are where the image is; ``taps`` is their :func:`most_taps`, or
+    more. With ``rows_first``, rows are resampled before columns, which changes how pixels are rounded between the two.
+    With ``border``, views have outputs beyond those of the image, which the caller fills.
     """
     if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
         raise ValueError(f"an image must be (3, H, W) uint8 and not empty, not {tuple(image.shape)} {image.dtype}")
     if rows_first:
-        return resample(image.mT, spans.flip(0), size, kernel, taps, border=border, memory=memory).mT
+        return resample(image.mT, spans.flip(0), size, kernel, taps, border=border).mT
     views, height, width = spans.shape[1], *image.shape[1:]
     out = torch.empty(views, 3, size, size, dtype=torch.uint8, device=image.device)
     # A view's largest temporaries: float64 sums of a band of rows, their bytes, and the same as a table of rows.
-    at_once = max(1, memory // (3 * size * (2 * height + 2 * size) * 9))
-    depth = max(1, memory // (8 * 8 * 3 * width))
+    at_once = max(1, _MEMORY // (3 * size * (2 * height + 2 * size) * 9))
+    depth = max(1, _MEMORY // (8 * 8 * 3 * width))
     for begin in range(0, views, at_once):
         part = slice(begin, begin + at_once)
         # One place for both axes: half as many kernels to start.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lorattt.errors import UserError
-from lorattt.inputs import at_least
+from lorattt.inputs import at_least, finite
 from lorattt.losses.entropy import entropy
 from lorattt.rng import fold, uniform
 
@@ -35,9 +35,7 @@ class FlatnessSpec:
     def __post_init__(self) -> None:
         """Check the ranges."""
         at_least(1, directions=self.directions)
-        for key in ("radius", "sharpness"):
-            if not 0 <= getattr(self, key) < float("inf"):
-                raise UserError(f"{key} {getattr(self, key)}: must be a finite number of at least 0")
+        finite(radius=self.radius, sharpness=self.sharpness)
 
 
 def selection_size(views: int, fraction: float) -> int:
@@ -107,11 +105,10 @@ def kept_count(patches: int, mask_ratio: float) -> int:
 
 
 def random_kept_patches(keys: Tensor, views: Tensor, patches: int, count: int) -> Tensor:
-    """A uniformly random subset of patch positions for each view, its own draw per view.
+    """A uniformly random subset of patch positions for each view: ``(E, n, count)`` int64, in random order.
 
-    A function of (key, view number) alone: a view's mask does not depend on its place in the selection.
-
-    Episode keys ``(E,)`` int64 and view numbers ``(E, n)`` int64 give ``(E, n, count)`` int64, in random order.
+    A function of the episode's key ``(E,)`` and the view's number ``(E, n)`` alone, both int64: a view's mask does not
+    depend on its place in the selection.
     """
     draws = uniform(fold(keys.unsqueeze(-1).expand_as(views), views), (patches,))
     return torch.argsort(draws, dim=-1, stable=True)[..., :count]

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lorattt.clip.build import build_architecture
-from lorattt.clip.checkpoint_match import explain_misfit
+from lorattt.clip.checkpoint_match import explain_misfit, shapes_of
 from lorattt.clip.load import ClipSpec, load_clip
 from lorattt.errors import UserError
 from tiny_models import add_models
@@ -341,11 +341,9 @@ def test_an_archive_names_the_activation_as_well(tmp_path: Path) -> None:
 def test_the_architecture_that_fits_is_named(given: str, asked: str, said: str) -> None:
     """Without memory: names and shapes are all that is needed."""
     with torch.device("meta"):
-        state, model = (
-            dict(build_architecture(open_clip.get_model_config(name)).state_dict()) for name in (given, asked)
-        )
-    shapes = {name: tensor.shape for name, tensor in model.items()}
-    line = explain_misfit({("state_dict",): _below("module.", state)}, shapes, asked, None)
+        theirs, ours = (build_architecture(open_clip.get_model_config(name)) for name in (given, asked))
+    tensors = _below("module.", dict(theirs.state_dict()))
+    line = explain_misfit({("state_dict",): tensors}, shapes_of(ours), asked, None)
     assert line.startswith(f"its weights are those of {said}: set model.clip.model to ")
 
 

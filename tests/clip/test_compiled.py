@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lorattt.clip.compiled import Compiled
+from lorattt.clip.vision import Compiled
 
 
 def test_only_shapes_that_come_again_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,7 +18,7 @@ def test_only_shapes_that_come_again_are_compiled(monkeypatch: pytest.MonkeyPatc
         shapes.extend(tuple(each.shape) for each in inputs)
         return graph.forward
 
-    monkeypatch.setattr("lorattt.clip.compiled.BACKEND", backend)
+    monkeypatch.setattr("lorattt.clip.vision.BACKEND", backend)
 
     def double(x: Tensor, times: int) -> Tensor:
         return x * times
@@ -45,7 +45,7 @@ def test_more_variants_than_pytorch_allows_by_itself(monkeypatch: pytest.MonkeyP
         sizes.append(len(inputs[0]))
         return graph.forward
 
-    monkeypatch.setattr("lorattt.clip.compiled.BACKEND", backend)
+    monkeypatch.setattr("lorattt.clip.vision.BACKEND", backend)
 
     def triple(x: Tensor) -> Tensor:
         return x * 3
@@ -70,7 +70,7 @@ class Scale(nn.Module):
 
 @pytest.mark.parametrize("clone", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
 def test_a_copy_computes_with_its_own_weights(clone: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lorattt.clip.compiled.BACKEND", "eager")
+    monkeypatch.setattr("lorattt.clip.vision.BACKEND", "eager")
     model, x = Scale(2.0), torch.ones(3)
     assert model.run(x).tolist() == [2, 2, 2]
     other = clone(model)

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lorattt.clip.attention import run_block
-from lorattt.clip.frozen import Scratch, run_frozen_block_
+from lorattt.clip.attention import Scratch, run_block, run_frozen_block_
 from lorattt.clip.vision import VisionTower
 from tiny_models import tiny_clip
 

@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from open_clip.tokenizer import HFTokenizer, SigLipTokenizer, get_clean_fn
 
 from lorattt.clip.model import Clip
-from lorattt.clip.templates import resolve_templates
-from lorattt.clip.text import class_features, encode_text
+from lorattt.clip.text import class_features, encode_text, resolve_templates
 from lorattt.errors import UserError
 from tiny_models import tiny_clip
 
@@ -41,13 +40,18 @@ def test_full_length_text_is_exact(model: open_clip.CLIP, tokenizer: open_clip.S
 @pytest.mark.parametrize("chunk", [1, 3, 256])
 @pytest.mark.parametrize("templates", [["a photo of a {}."], ["a {}.", "one {} among other things, seen from afar"]])
 def test_class_features_are_the_mean_of_unit_vectors(
-    model: open_clip.CLIP, tokenizer: open_clip.SimpleTokenizer, templates: list[str], chunk: int
+    model: open_clip.CLIP,
+    tokenizer: open_clip.SimpleTokenizer,
+    templates: list[str],
+    chunk: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("lorattt.clip.text._CHUNK", chunk)
     expected = []
     for name in NAMES:
         units = [F.normalize(model.encode_text(tokenizer([t.format(name)]))[0], dim=0) for t in templates]
         expected.append(F.normalize(torch.stack(units).mean(0), dim=0))
-    ours = class_features(model, tokenizer, NAMES, templates, chunk=chunk)
+    ours = class_features(model, tokenizer, NAMES, templates)
     assert ours.dtype == torch.float32
     torch.testing.assert_close(ours, torch.stack(expected).float(), rtol=1e-5, atol=1e-6)
 

@@ -719,7 +719,7 @@ def test_labels_with_gaps_or_two_names_are_refused(tmp_path: Path) -> None:
     content = miniature.split_content("eurosat")
     for entries in content.values():
         entries[:] = [entry for entry in entries if entry[1] != 4]
-    with pytest.raises(UserError, match="has labels up to 9 but none is 4"):
+    with pytest.raises(UserError, match="labels go up to 9 but none is 4"):
         read_split(tmp_path, content)
     content = miniature.split_content("eurosat")
     content["val"][3][2] = "Road"

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from lorattt.data import shared
-from lorattt.data.loader import EpisodeLoader
-from lorattt.data.prefetch import DevicePrefetcher
+from lorattt.data.loader import DevicePrefetcher, EpisodeLoader
 from tests.data.test_loader import COUNT, assert_right, batches
 
 CPU = torch.device("cpu")

@@ -45,10 +45,11 @@ def test_what_is_known_in_advance() -> None:
 
 
 @pytest.mark.parametrize("anchors", [1, 5, 20, 4096])
-def test_parts_equal_the_whole_twice_differentiated(anchors: int) -> None:
+def test_parts_equal_the_whole_twice_differentiated(anchors: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def all_of(anchors: int) -> tuple[Tensor, Tensor, Tensor]:
+        monkeypatch.setattr("lorattt.losses.contrastive._ANCHORS", anchors)
         z = drawn(5, 4).requires_grad_()
-        loss = class_contrast(z, 0.2, anchors=anchors)
+        loss = class_contrast(z, 0.2)
         (gradient,) = torch.autograd.grad(loss, z, create_graph=True)
         (product,) = torch.autograd.grad((gradient * drawn(5, 4, seed=1)).sum(), z)
         return loss, gradient, product
@@ -58,11 +59,12 @@ def test_parts_equal_the_whole_twice_differentiated(anchors: int) -> None:
 
 
 @pytest.mark.parametrize("anchors", [5, 4096])
-def test_derivatives(anchors: int) -> None:
+def test_derivatives(anchors: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lorattt.losses.contrastive._ANCHORS", anchors)
     z = drawn(4, 3, 4).requires_grad_()
 
     def loss(z: Tensor) -> Tensor:
-        return class_contrast(z, 0.5, anchors=anchors)
+        return class_contrast(z, 0.5)
 
     assert torch.autograd.gradcheck(loss, z)
     assert torch.autograd.gradgradcheck(loss, z)

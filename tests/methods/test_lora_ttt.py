@@ -230,7 +230,7 @@ def test_compiled_passes_give_the_same(
         return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
 
     torch._dynamo.reset()
-    monkeypatch.setattr("lorattt.clip.compiled.BACKEND", backend)
+    monkeypatch.setattr("lorattt.clip.vision.BACKEND", backend)
     plain, compiled = (_engine(_tower(layers=3), **dict(settings)) for _ in range(2))
     compiled.tower.compile_passes()
     expected, counts = _run(plain, pixels, text), []

@@ -104,7 +104,7 @@ def test_a_method_is_its_function_of_the_features(kind: type[Method], loaded: Lo
     else:
         torch.testing.assert_close(after, mean_of_views(logits, 0.1))
     assert not torch.equal(before, after)
-    assert not method.takes_gradients
+    assert not method.needs_gradient
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -291,7 +291,7 @@ def test_it_leaves_everything_as_it_was(loaded: LoadedClip, file: str) -> None:
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in method.parameters())
     assert not any(x.requires_grad for x in (output["before"], output["after"], method.adapted, method.source))
     assert Path(file).read_bytes() == held
-    assert not method.takes_gradients
+    assert not method.needs_gradient
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
@@ -370,7 +370,7 @@ def test_in_company(methods: list[str], loaded: LoadedClip, file: str) -> None:
     prompt = PromptSpec(file=file)
     options = {"self_tpt": {"stage2_lr": FAST, "steps": 2}}
     several = Several(methods=methods, options=options, clip=loaded, prompt=prompt, views=VIEWS).eval()
-    assert not several.takes_gradients
+    assert not several.needs_gradient
     several.use_classes(NAMES)
     output = several.test_step(_batch(), 0)
     alone = {

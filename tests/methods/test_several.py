@@ -102,8 +102,8 @@ def test_what_is_shared_is_made_once(batch: EpisodeBatch, monkeypatch: pytest.Mo
 
 
 def test_gradients_are_those_of_any() -> None:
-    assert _several(["zero_shot", "lora_ttt"]).takes_gradients
-    assert not _several(["zero_shot", "mta"]).takes_gradients
+    assert _several(["zero_shot", "lora_ttt"]).needs_gradient
+    assert not _several(["zero_shot", "mta"]).needs_gradient
 
 
 def test_a_batch_without_images(batch: EpisodeBatch) -> None:

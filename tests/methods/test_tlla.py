@@ -292,7 +292,7 @@ def _bytes(method: Method) -> dict[str, bytes]:
 
 def test_a_run_changes_nothing_and_builds_no_graph(loaded: LoadedClip) -> None:
     method = TLLA(clip=loaded, views=VIEWS).eval()
-    assert not method.takes_gradients
+    assert not method.needs_gradient
     method.use_classes(SHAPES)
     before = _bytes(method)
     with torch.enable_grad():
@@ -426,7 +426,7 @@ def test_by_name(loaded: LoadedClip) -> None:
     alone.use_classes(SHAPES)
     expected = alone.test_step(_batch(), 0)["after"]
     several = Several(methods=["zero_shot", "tlla"], options={"tlla": options}, clip=loaded, views=VIEWS, seed=2).eval()
-    assert not several.takes_gradients
+    assert not several.needs_gradient
     several.use_classes(SHAPES)
     answers = several.test_step(_batch(), 0)["methods"]  # type: ignore[typeddict-item]
     torch.testing.assert_close(answers["tlla"]["after"], expected, rtol=0, atol=1e-5)

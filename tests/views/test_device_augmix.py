@@ -137,7 +137,7 @@ def test_mixed_views_are_the_cpus(severity: int) -> None:
     same_as_pillow(ours, torch.stack(theirs))
 
 
-def test_parts_images_and_order_change_nothing() -> None:
+def test_parts_images_and_order_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     images = [sample_augmix(ViewSpec(number=8), seed=2, index=index) for index in range(3)]
     views = many()[torch.arange(21) % 7].view(3, 7, 3, SIZE, SIZE)
     before = views.clone()
@@ -145,7 +145,9 @@ def test_parts_images_and_order_change_nothing() -> None:
     together = augmix_views(views, Chains.join(plans))
     assert torch.equal(views, before)
     for memory in (1, 3 * 96 * views[0, 0].numel()):
-        assert torch.equal(augmix_views(views, Chains.join(plans), memory=memory), together)
+        with monkeypatch.context() as patch:
+            patch.setattr("lorattt.views.device_augmix._MEMORY", memory)
+            assert torch.equal(augmix_views(views, Chains.join(plans)), together)
     for image, plan in enumerate(plans):
         assert torch.equal(augmix_views(views[image : image + 1], plan)[0], together[image])
     again = augmix_views(views.flip(0), Chains.join(plans[::-1]))

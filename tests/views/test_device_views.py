@@ -93,12 +93,14 @@ def test_parameters_are_those_that_the_cpu_draws() -> None:
 
 
 @pytest.mark.parametrize("augmix", [False, True])
-def test_memory_changes_nothing(augmix: bool) -> None:
+def test_memory_changes_nothing(augmix: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     views = Views(ViewSpec(number=9, augmix=augmix), SIZE)
     images, index = IMAGES[3:], INDEX[3:]
     expected = made_by(DeviceViews(views), images, index)
     for memory in (1, 10**6):
-        assert torch.equal(made_by(DeviceViews(views, memory=memory), images, index), expected)
+        for module in ("resample", "device_augmix"):
+            monkeypatch.setattr(f"lorattt.views.{module}._MEMORY", memory)
+        assert torch.equal(made_by(DeviceViews(views), images, index), expected)
 
 
 @pytest.mark.parametrize("augmix", [False, True])

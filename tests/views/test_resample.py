@@ -151,22 +151,25 @@ class Largest(TorchDispatchMode):
         return result
 
 
-def test_memory_is_bounded_and_changes_nothing() -> None:
+def test_memory_is_bounded_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     image = photo(300, 500)
     _, _, spans = cuts(300, 500, number=21)
     taps = most_taps(spans, "bilinear")
     with Largest() as free:
         expected = resample(image, spans, SIZE, "bilinear", taps)
+    monkeypatch.setattr("lorattt.views.resample._MEMORY", 2**21)
     with Largest() as bound:
-        views = resample(image, spans, SIZE, "bilinear", taps, memory=2**21)
+        views = resample(image, spans, SIZE, "bilinear", taps)
     assert torch.equal(views, expected)
     assert free.bytes > 2**21
     # The views themselves, and the image as it came, are what they are.
     assert bound.bytes <= max(2**21, image.numel())
     image, spans = photo(20, 31), cuts(20, 31, number=3)[2]
     for rows_first in (False, True):
-        least = resample(image, spans, SIZE, "bilinear", taps, rows_first=rows_first, memory=1)
-        assert torch.equal(least, resample(image, spans, SIZE, "bilinear", taps, rows_first=rows_first))
+        monkeypatch.setattr("lorattt.views.resample._MEMORY", 2**30)
+        most = resample(image, spans, SIZE, "bilinear", taps, rows_first=rows_first)
+        monkeypatch.setattr("lorattt.views.resample._MEMORY", 1)
+        assert torch.equal(resample(image, spans, SIZE, "bilinear", taps, rows_first=rows_first), most)
 
 
 def test_reduced_precision_of_matrix_products_cannot_get_in() -> None:

@@ -19,11 +19,10 @@ from lorattt.callbacks.progress import progress
 from lorattt.callbacks.results import ResultsWriter
 from lorattt.callbacks.resume import RunFinishedError, check_folder
 from lorattt.callbacks.run_csv import RunCSV
-from lorattt.callbacks.run_folder import ConfigWriter, RunFolder
+from lorattt.callbacks.run_folder import ConfigWriter, PromptWriter, RunCheckpoint, RunFolder
 from lorattt.callbacks.run_log import RunLog, flat
 from lorattt.callbacks.stops import RunStops
 from lorattt.callbacks.trace import TraceWriter
-from lorattt.callbacks.training import PromptWriter, RunCheckpoint
 from lorattt.cli.checks import check_config_files, check_values
 from lorattt.cli.devices import check_environment, check_processes, device_mistake
 from lorattt.cli.errors import explain

@@ -14,7 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch import Tensor
 
-from lorattt.callbacks.run_folder import ConfigWriter, RunFolder, find_run_folder
+from lorattt.callbacks.run_folder import ConfigWriter, RunFolder, find_run
 from lorattt.cli import LorattCLI
 from lorattt.cli.checks import check_values
 from lorattt.data.datamodule import EpisodeData
@@ -91,7 +91,7 @@ class LandscapeCLI(LorattCLI):
         callbacks = {type(each): each for each in self.trainer.callbacks}  # type: ignore[attr-defined]
         callbacks[RunFolder].setup(self.trainer, self.model, "landscape")
         callbacks[ConfigWriter].save_config(self.trainer, self.model, "landscape")
-        return find_run_folder(self.trainer)
+        return find_run(self.trainer).path
 
 
 def _write(found: Landscape, spec: LandscapeSpec, crops: bool, about: dict[str, Any], folder: Path) -> None:

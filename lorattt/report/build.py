@@ -16,42 +16,27 @@ from lorattt.report.predictions import WHEN
 from lorattt.report.render import JSON_FORMAT, KIND, as_latex, as_markdown, plain
 from lorattt.report.rows import Row, gather, of_same_images
 from lorattt.report.runs import Run, find_runs
-from lorattt.report.tables import (
-    Table,
-    costs_table,
-    layout_tables,
-    measures_table,
-    pairs_table,
-    published_tables,
-)
+from lorattt.report.tables import Table, costs_table, layout_tables, measures_table, pairs_table, published_tables
 from lorattt.report.unlabelled import Unlabelled, unlabelled, unlabelled_tables
 
 MOST_BINS: Final = 10_000
 _IN_JSON = ("method", "dataset", "backbone", "corruption", "seed", "n", "fallbacks", "skipped")
-_COSTS_IN_JSON = ("images_per_second", "peak_memory_bytes", "shared_with")
+_IN_JSON += ("images_per_second", "peak_memory_bytes", "shared_with")
 
 
 @dataclass(frozen=True)
 class Report:
-    """All that a report holds.
+    """All that a report holds."""
 
-    Attributes:
-        runs: The runs with labels, in the order given.
-        measures: Of these runs, by their identities, under ``before`` and ``after``.
-        tables: Of our own runs: accuracy, corruption error, measures, differences, costs, runs without labels.
-        published: Tables of published numbers; empty where none belong to ours, or none are wanted.
-        bins: Of the expected calibration error.
-    """
-
-    runs: list[Run]
+    runs: list[Run]  # those with labels, in the order given
     rows: list[Row]
-    measures: dict[int, dict[str, Measures]]
+    measures: dict[int, dict[str, Measures]]  # of these runs, by their identities, under "before" and "after"
     unlabelled: list[Unlabelled]
-    tables: list[Table]
+    tables: list[Table]  # of our own runs
     comparisons: list[Comparison]
-    published: list[Table]
+    published: list[Table]  # empty where none belong to ours, or none are wanted
     notes: list[str]
-    bins: int
+    bins: int  # of the expected calibration error
 
     @property
     def shown(self) -> list[tuple[str, Run]]:
@@ -99,8 +84,7 @@ class Report:
 
 
 def _run_json(run: Run, label: str, measures: Mapping[str, Any]) -> dict[str, Any]:
-    stated = {key: getattr(run, key) for key in (*_IN_JSON, *_COSTS_IN_JSON)}
-    return {"folder": str(run.folder), **stated, "row": label, **measures}
+    return {"folder": str(run.folder), **{key: getattr(run, key) for key in _IN_JSON}, "row": label, **measures}
 
 
 def build_report(
@@ -115,8 +99,7 @@ def build_report(
         published: Whether published numbers are added, in tables of their own.
 
     Raises:
-        UserError: If there is no finished run, a file is damaged, two runs have different images under one dataset's
-            name, or the baseline is not known.
+        UserError: If there is no finished run, a file is damaged, two runs differ in images, or for the baseline.
     """
     notes: list[str] = []
     found = find_runs(given, notes)
@@ -128,12 +111,10 @@ def build_report(
     measures = {id(run): measure(run, bins) for run in shown}
     notes += [line for run in shown for line in _disagreements(run, measures[id(run)], bins)]
     comparisons, pair_notes = compare(rows, baseline)
+    notes += [] if comparisons else pair_notes
     tables = layout_tables(rows)
     tables += [measures_table(rows, measures, bins)] if rows else []
-    if comparisons:
-        tables.append(pairs_table(comparisons, pair_notes))
-    else:
-        notes += pair_notes
+    tables += [pairs_table(comparisons, pair_notes)] if comparisons else []
     tables += [costs_table(rows)] if rows else []
     without = unlabelled(found)
     tables += unlabelled_tables(without)

@@ -35,11 +35,14 @@ def main(arguments: Sequence[str]) -> int:
     # Imported here: --help need not wait for numpy.
     from lorattt.report.build import build_report
     from lorattt.report.files import report_files, write_files
+    from lorattt.report.runs import named_folder
 
     try:
         _check(given)
         report = build_report(given.runs, bins=given.bins, baseline=given.baseline, published=given.published)
-        folder = given.out if given.out is not None else _beside(given.runs[0])
+        first = named_folder(given.runs[0])[1]
+        beside = first / "report" if first.name in ("", "..") else first.parent / "report"
+        folder = beside if given.out is None else given.out
         files, messages = report_files(
             report, given.format, plots=given.plots, images=given.images, rows=given.rows, views=given.views
         )
@@ -61,7 +64,6 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _check(given: argparse.Namespace) -> None:
-    """Validate the options before long work starts."""
     at_least(0, **{"--images": given.images})
     at_least(1, **{"--rows": given.rows})
     if given.views and given.format not in ("html", "all"):
@@ -70,14 +72,6 @@ def _check(given: argparse.Namespace) -> None:
         from lorattt.report.landscape import check_plots
 
         check_plots()
-
-
-def _beside(first: str) -> Path:
-    """The folder ``report`` beside the first that was given."""
-    folder = Path(first)
-    if not folder.exists() and "=" in first:
-        folder = Path(first.partition("=")[2]).expanduser()
-    return folder / "report" if folder.name in ("", "..") else folder.parent / "report"
 
 
 def _parser() -> argparse.ArgumentParser:

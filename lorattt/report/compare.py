@@ -37,18 +37,12 @@ def bootstrap_interval(
 
 @dataclass(frozen=True)
 class McNemar:
-    """McNemar's test of two methods on the same images.
+    """McNemar's test of two methods on the same images."""
 
-    Attributes:
-        won: Images that the first method alone has right; ``lost``, the second.
-        p: Two-sided probability of a difference at least as large if both were equally good.
-        exact: Whether by the binomial distribution, else by chi-square with continuity correction.
-    """
-
-    won: int
-    lost: int
-    p: float
-    exact: bool
+    won: int  # images that the first method alone has right
+    lost: int  # images that the second method alone has right
+    p: float  # two-sided probability of a difference at least as large if both were equally good
+    exact: bool  # by the binomial distribution, else by chi-square with continuity correction
 
 
 def mcnemar(won: int, lost: int) -> McNemar:
@@ -64,40 +58,25 @@ def mcnemar(won: int, lost: int) -> McNemar:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The first method's accuracy less the second's, on one dataset.
-
-    Attributes:
-        first: Label of the first row.
-        second: Label of the second row, or :data:`BEFORE` for the first method's own predictions before adaptation.
-        images: Number of labelled images.
-        difference: In points, mean over the seeds; ``low`` and ``high`` end its 95 % bootstrap interval over images.
-        tests: McNemar's test of each pair of runs, by rising seed of the first method's (or of the second's, if the
-            first has one run).
-    """
+    """The first method's accuracy less the second's, on one dataset."""
 
     dataset: str
     backbone: str
-    first: str
-    second: str
-    images: int
-    difference: float
-    low: float
-    high: float
-    tests: tuple[McNemar, ...]
+    first: str  # label of the first row
+    second: str  # label of the second, or BEFORE for the first method's own predictions before adaptation
+    images: int  # number of labelled images
+    difference: float  # in points, mean over the seeds
+    low: float  # lower end of its 95 % bootstrap interval over images
+    high: float  # upper end
+    tests: tuple[McNemar, ...]  # of each pair of runs, by rising seed of the first method (of the second if it has one)
 
 
 def compare(rows: Sequence[Row], baseline: str | None = None) -> tuple[list[Comparison], list[str]]:
-    """Compare rows of the same model.
+    """Compare rows of the same model, whose runs of a dataset are of the same images; also returns notes.
 
     Without a baseline, each method is compared with its own predictions before adaptation, and up to
-    :data:`ALL_PAIRS_UP_TO` methods with each other. With one, each is compared with it.
-
-    Args:
-        rows: The rows, whose runs of a dataset are of the same images.
-        baseline: Label or method of a row, or ``before``.
-
-    Returns:
-        The comparisons, and notes for the reader.
+    :data:`ALL_PAIRS_UP_TO` methods with each other. With one (label or method of a row, or ``before``), each is
+    compared with it.
     """
     named = {name for row in rows for name in (row.label, row.method)}
     if baseline is not None and baseline not in named | {"before", BEFORE}:
@@ -113,8 +92,8 @@ def compare(rows: Sequence[Row], baseline: str | None = None) -> tuple[list[Comp
         if baseline is None and len(mine) <= ALL_PAIRS_UP_TO:
             pairs = [(other, one) for one, other in combinations(mine, 2)]
         elif baseline is None:
-            limit = f"More than {ALL_PAIRS_UP_TO} methods"
-            notes.append(f"{limit}: name one with --baseline to compare the others with it.")
+            advice = "name one with --baseline to compare the others with it."
+            notes.append(f"More than {ALL_PAIRS_UP_TO} methods: {advice}")
         for first, second in pairs:
             for dataset in (name for name in first.runs if name in second.runs):
                 if matched := _matched(first.runs[dataset], second.runs[dataset]):

@@ -30,10 +30,9 @@ def pooled(row: Row, datasets: Iterable[str], when: str) -> tuple[NDArray[np.boo
 
 
 def reliability(right: NDArray[np.bool_], confidence: Values, bins: int) -> tuple[Values, Values, Values]:
-    """Confidence against accuracy of ``(N,)`` images in the bins of the calibration error, empty ones left out.
+    """Mean confidence, accuracy and share of the ``(N,)`` images of each bin of the calibration error that has any.
 
-    Returns:
-        Mean confidence, accuracy and share of the images, ``(B,)`` each, by rising confidence.
+    ``(B,)`` each, by rising confidence.
     """
     place = bin_of(millionths(confidence), bins)
     counts = np.bincount(place, minlength=bins)
@@ -43,13 +42,10 @@ def reliability(right: NDArray[np.bool_], confidence: Values, bins: int) -> tupl
 
 
 def coverage(right: NDArray[np.bool_], confidence: Values) -> tuple[Values, Values]:
-    """Accuracy of the most confident of ``(N,)`` images, against how many of them are answered.
+    """Coverage and accuracy, ``(P,)`` each: how good the most confident of ``(N,)`` images are, by how many these are.
 
-    Images of equal confidence count as in the mean over all their orders.
-
-    Returns:
-        Coverage and accuracy, ``(P,)`` each, at most 200 points, from 2 % of the images on and at least ten; the last
-        is all of them.
+    At most 200 points, from 2 % of the images on and at least ten; the last is all of them. Images of equal confidence
+    count as in the mean over all their orders.
     """
     total = np.cumsum(by_confidence(right, confidence))
     number = len(right)
@@ -67,11 +63,9 @@ class Change(NamedTuple):
 
 
 def changes(row: Row) -> tuple[list[Change], list[Change]]:
-    """Which classes' images a method won and lost, over all of its runs, and which confusions these were.
+    """Which classes' images a method won and lost over all of its runs, and which confusions these were.
 
-    Returns:
-        Classes, and pairs "class, taken for another", each by falling number of changes, then name. Classes of one
-        name count as one.
+    Each by falling number of changes, then name. Classes of one name count as one.
     """
     classes: dict[str, Counter[str]] = {"won": Counter(), "lost": Counter()}
     pairs: dict[str, Counter[str]] = {"won": Counter(), "lost": Counter()}
@@ -79,10 +73,8 @@ def changes(row: Row) -> tuple[list[Change], list[Change]]:
         predictions, names = run.predictions, run.top_k.names
         known = np.flatnonzero(predictions.known)
         before, after = predictions.right("before"), predictions.right("after")
-        for kind, chosen, wrong in (
-            ("won", known[after & ~before], "before"),
-            ("lost", known[before & ~after], "after"),
-        ):
+        sides = (("won", known[after & ~before], "before"), ("lost", known[before & ~after], "after"))
+        for kind, chosen, wrong in sides:
             for label, other in zip(predictions.label[chosen], predictions.prediction[wrong][chosen], strict=True):
                 name = class_name(names, int(label))
                 classes[kind][name] += 1

@@ -19,11 +19,7 @@ PLOTS: Final = "plots"
 def report_files(
     report: Report, form: str, *, plots: bool | None, images: int, rows: int, views: bool
 ) -> tuple[dict[str, bytes], list[str]]:
-    """Write the texts, draw the plots and build the page, as the command's options of these names say.
-
-    Returns:
-        Files by path below the report's folder, and lines for the terminal.
-    """
+    """Files by path below the report's folder, as the command's options of these names say; and lines to print."""
     texts = {"report.md": report.markdown} if form in ("markdown", "all") else {}
     texts |= {"tables.tex": report.latex} if form in ("latex", "all") else {}
     texts["report.json"] = report.json
@@ -73,8 +69,7 @@ def _share_names(runs: Sequence[Run]) -> None:
 def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
     """Write files by path below a folder, and remove plots of an earlier report that this one does not have.
 
-    Raises:
-        UserError: If the folder cannot be made or written, or a file there is not one of a report.
+    A ``UserError`` if the folder cannot be written, or a file there is not one of a report.
     """
     files = {folder / name: content for name, content in contents.items()}
     for file in files:

@@ -20,10 +20,8 @@ _LONGEST_NAME: Final = 1000
 
 def movement(predictions: Predictions) -> NDArray[np.float64]:
     """``(N,)`` how far images moved: confidence, negative where wrong, after less before; NaN where not known."""
-    before, after = (
-        np.where(predictions.prediction[when] == predictions.label, 1, -1) * predictions.confidence[when]
-        for when in WHEN
-    )
+    right = {when: predictions.prediction[when] == predictions.label for when in WHEN}
+    before, after = (np.where(right[when], 1, -1) * predictions.confidence[when] for when in WHEN)
     moved: NDArray[np.float64] = np.where(predictions.known, after - before, np.nan)
     return moved
 
@@ -67,7 +65,7 @@ def choose_pictured(predictions: Predictions, number: int) -> Rows:
 def _columns(predictions: Predictions, top_k: TopK, rows: Rows, images: Mapping[int, int]) -> dict[str, Any]:
     """A run's rows as the browser reads them; ``images`` are the places of rows in the list of paths."""
     listed = {when: top_k.classes[when][rows] for when in WHEN}
-    widest = max(1, int(max((each >= 0).sum(axis=1).max(initial=1) for each in listed.values())))
+    widest = int(max((each >= 0).sum(axis=1).max(initial=1) for each in listed.values()))
     found: dict[str, Any] = {
         "index": predictions.index[rows].tolist(),
         "image": [images[int(row)] for row in rows],
@@ -90,13 +88,13 @@ def browser_data(
     """All blocks of data of the browser, by the ids of their elements.
 
     Args:
-        titled: The runs with their titles, those with labels of one dataset on the same images.
+        titled: The runs with their titles.
         views: Of some runs, by their identities.
         images: How many images of a run have their pictures in the page.
         rows: How many images the page lists, of all runs together; each run has an equal part.
         messages: Gets a line for each set of images of which no picture could be read.
     """
-    titles, runs = [title for title, _ in titled], [run for _, run in titled]
+    runs = [run for _, run in titled]
     most = max(1, rows // max(1, len(runs)))
     sets: dict[str, list[int]] = {}
     for number, run in enumerate(runs):
@@ -108,9 +106,8 @@ def browser_data(
     for place, members in enumerate(sets.values()):
         mine = [runs[number] for number in members]
         with_picture = [choose_pictured(run.predictions, images) for run in mine]
-        chosen = [
-            np.union1d(choose_rows(run.predictions, most), shown) for run, shown in zip(mine, with_picture, strict=True)
-        ]
+        held = [choose_rows(run.predictions, most) for run in mine]
+        chosen = [np.union1d(*rows_of) for rows_of in zip(held, with_picture, strict=True)]
         listed = np.unique(np.concatenate(chosen))
         places = {int(row): image for image, row in enumerate(listed)}
         pictures = _pictures(mine[0], np.unique(np.concatenate(with_picture)).tolist(), places)
@@ -122,21 +119,19 @@ def browser_data(
             messages.append(f"no pictures of {mine[0].folder}{others}: {problems[0]}")
         for number, run, shown in zip(members, mine, chosen, strict=True):
             found[f"run-{number}"] = _columns(run.predictions, run.top_k, shown, places)
-            about[number] = _about(run, titles[number], place)
+            about[number] = _about(run, titled[number][0], place)
             if views.get(id(run)):
                 found[f"views-{number}"] = {str(places[row]): sheet for row, sheet in views[id(run)].items()}
     return found
 
 
 def _about(run: Run, title: str, images: int) -> dict[str, Any]:
-    note = ""
-    if run.corruption is not None:
-        note = f"Pictures are shown without the corruption ({run.corruption.name} {run.corruption.severity})."
+    corruption = run.corruption and f"{run.corruption.name} {run.corruption.severity}"
     return {
         "title": _shown(title),
         "images": images,
         "n": len(run.predictions.index),
-        "note": _shown(note),
+        "note": _shown(f"Pictures are shown without the corruption ({corruption}).") if corruption else "",
         "names": {str(label): _shown(name) for label, name in sorted(run.top_k.names.items())},
     }
 

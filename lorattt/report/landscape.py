@@ -11,15 +11,11 @@ from lorattt.errors import UserError
 
 @dataclass(frozen=True)
 class Panel:
-    """A quantity over a square of places, and its unit for the colour bar.
-
-    Its values are ``(P, P)``; element ``[i][j]`` is that of ``coordinates[i]`` along the first direction and
-    ``coordinates[j]`` along the second.
-    """
+    """A quantity over a square of places."""
 
     title: str
-    unit: str
-    values: Sequence[Sequence[float]]
+    unit: str  # for the colour bar
+    values: Sequence[Sequence[float]]  # (P, P); [i][j] is at coordinates[i] along direction 1, [j] along direction 2
 
 
 def check_plots() -> None:
@@ -33,14 +29,9 @@ def check_plots() -> None:
 def draw_landscape(
     panels: Sequence[Panel], coordinates: Sequence[float], path: Path, *, title: str, rho: float
 ) -> None:
-    """Draw the panels side by side, with the origin marked and a circle of radius ``rho`` around it.
+    """Draw the panels side by side as PNG, with the origin marked and a circle of radius ``rho``, if any, around it.
 
-    Args:
-        panels: At least one.
-        coordinates: P places along either direction, rising, in L2 distance from the origin.
-        path: Where to write, as PNG.
-        title: Above all panels.
-        rho: Radius of the circle; 0 for none.
+    The P coordinates along either direction rise; they are L2 distances from the origin.
     """
     check_plots()
     from matplotlib.figure import Figure

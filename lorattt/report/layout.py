@@ -1,36 +1,64 @@
-"""Which columns the tables of accuracy and of corruption error have, in the order of the papers, and their means."""
+"""Which columns the tables of accuracy and of corruption error have, in the order of the papers, and their means.
+
+The papers' columns, and published numbers, are in ``papers.yaml``.
+"""
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from importlib.resources import files
 from operator import mul
 from statistics import fmean, harmonic_mean
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
+
+import yaml
 
 from lorattt.data.catalogue import BENCHMARKS
 from lorattt.report.measures import mean_and_deviation
-from lorattt.report.published import ALEXNET_CLEAN_ERROR, ALEXNET_ERRORS, FAMILIES
 from lorattt.report.runs import Corruption
 
-_CIFAR: Final = {"cifar10-test": "CIFAR-10", "cifar100-test": "CIFAR-100"}
-_DEMO: Final = "demo-"
+
+class Published(NamedTuple):
+    """A method's published numbers."""
+
+    method: str
+    protocol: str  # what was trained, how many views, which prompt
+    source: str
+    values: Sequence[float] = ()
+    """Top-1 in percent in the order of the family's columns, printed means included; empty for a claim."""
+    claim: str = ""
+
+
+class Family(NamedTuple):
+    """Datasets that papers have in one table."""
+
+    title: str
+    columns: dict[str, list[str]]
+    """Names of a dataset in results, by its title in the table; several are names of the same images."""
+    averages: dict[str, int]  # titles of means, with the first column that they count
+    published: list[Published]
+
+
+_PAPERS: Final = yaml.safe_load(files("lorattt.report").joinpath("papers.yaml").read_text("utf-8"))
+MODEL: Final[str] = _PAPERS["model"]
+FAMILIES: Final = [
+    Family(**{**each, "published": [Published(**row) for row in each["published"]]}) for each in _PAPERS["families"]
+]
+ALEXNET_ERRORS: Final[dict[str, float]] = _PAPERS["alexnet"]["errors"]
+ALEXNET_CLEAN_ERROR: Final[float] = _PAPERS["alexnet"]["clean_error"]
 # Names in results of the dataset that AlexNet's errors are for: ImageNet with all its classes.
 BASELINE_DATASETS: Final = ("imagenet", "imagenet-val")
 SEVERITIES: Final = (1, 2, 3, 4, 5)
-_OURS: Final = " The corruptions are lorattt's, not the published files."
+_CIFAR: Final = {"cifar10-test": "CIFAR-10", "cifar100-test": "CIFAR-100"}
+_DEMO: Final = "demo-"
 
 
 @dataclass(frozen=True)
 class Value:
-    """A column's value in a row.
+    """A column's value in a row."""
 
-    Attributes:
-        mean: Of all seeds; of a mean of columns, that of the columns' means.
-        seeds: The value of each seed that all parts have.
-    """
-
-    mean: float
-    seeds: dict[int, float]
+    mean: float  # of all seeds; of a mean of columns, that of the columns' means
+    seeds: dict[int, float]  # the value of each seed that all parts have
 
     @property
     def deviation(self) -> float | None:
@@ -81,26 +109,15 @@ def mean_of(parts: Iterable[Column]) -> Column:
     return combined(list(parts), fmean)
 
 
-def weighted_sum(terms: Sequence[tuple[Column, float]]) -> Column:
-    """The sum of columns, each times a number."""
-    weights = [weight for _, weight in terms]
-    return combined([column for column, _ in terms], lambda values: math.fsum(map(mul, values, weights)))
-
-
 @dataclass(frozen=True)
 class Layout:
-    """One table: its title, columns and notes.
-
-    Attributes:
-        measure: What the values are, for the title.
-        errors: Whether columns are of errors in percent, of which the smallest is the best, and not of accuracy.
-    """
+    """One table: its title, columns and notes."""
 
     title: str
     columns: Columns
     notes: Sequence[str] = ()
-    measure: str = "top-1 %"
-    errors: bool = False
+    measure: str = "top-1 %"  # what the values are, for the title
+    errors: bool = False  # whether columns are of errors, of which the smallest is the best, and not of accuracy
 
     @property
     def datasets(self) -> list[str]:
@@ -127,7 +144,7 @@ def layouts(datasets: Mapping[str, Corruption | None]) -> list[Layout]:
             columns += [(title, mean_of(parts[first:])) for title, first in family.averages.items()]
             found.append(Layout(family.title, columns))
             clean = [name for name in clean if name not in known]
-    found += _corrupted({name: corruption for name, corruption in datasets.items() if corruption is not None})
+    found += _corrupted(datasets)
     stems = _divided(clean)
     found += _base_to_new(stems)
     clean = [name for name in clean if name.rpartition("-")[0] not in stems]
@@ -140,16 +157,15 @@ def layouts(datasets: Mapping[str, Corruption | None]) -> list[Layout]:
     return found
 
 
-def _corrupted(datasets: Mapping[str, Corruption]) -> list[Layout]:
+def _corrupted(datasets: Mapping[str, Corruption | None]) -> list[Layout]:
     found = []
-    for of in dict.fromkeys(each.of for each in datasets.values()):
-        mine = {name: each for name, each in datasets.items() if each.of == of}
+    for of, kinds in _corruptions(datasets).items():
         columns: Columns = []
-        for kind in published_order({each.name for each in mine.values()}):
-            leaves = [on(name) for name, each in sorted(mine.items()) if each.name == kind]
+        for kind, by_severity in kinds.items():
+            leaves = [on(name) for names in by_severity.values() for name in names]
             columns.append((kind, leaves[0] if len(leaves) == 1 else mean_of(leaves)))
         columns.append(("Mean", mean_of(column for _, column in columns)))
-        severities = sorted({each.severity for each in mine.values()})
+        severities = sorted({severity for by_severity in kinds.values() for severity in by_severity})
         listed = ", ".join(map(str, severities))
         note = f"A column is the mean of the severities there are of {listed}; " if len(severities) > 1 else ""
         note += "the corruptions are lorattt's, not the published files."
@@ -157,22 +173,22 @@ def _corrupted(datasets: Mapping[str, Corruption]) -> list[Layout]:
     return found
 
 
-def published_order(corruptions: Iterable[str]) -> list[str]:
-    """Corruptions in ImageNet-C's order, others behind them by name."""
+def _corruptions(datasets: Mapping[str, Corruption | None]) -> dict[str, dict[str, dict[int, list[str]]]]:
+    """Names of the corrupted datasets, by clean dataset, corruption (in ImageNet-C's order, then by name), severity."""
+    found: dict[str, dict[str, dict[int, list[str]]]] = {each.of: {} for each in datasets.values() if each}
     order = {name: place for place, name in enumerate(ALEXNET_ERRORS)}
-    return sorted(corruptions, key=lambda name: (order.get(name, len(order)), name))
+    stated = [(order.get(each.name, len(order)), each.name, name, each) for name, each in datasets.items() if each]
+    for _, kind, name, each in sorted(stated, key=lambda one: one[:3]):
+        found[each.of].setdefault(kind, {}).setdefault(each.severity, []).append(name)
+    return found
 
 
 def _divided(names: Collection[str]) -> list[str]:
     """Datasets whose classes were divided into base and new: both are there, or it is one that lorattt divides."""
     halves = [name.rpartition("-") for name in names]
     stems = dict.fromkeys(stem for stem, _, half in halves if stem and half in ("base", "new"))
-
-    def known(stem: str) -> bool:
-        both = f"{stem}-base" in names and f"{stem}-new" in names
-        return both or stem.split("-")[0] in BENCHMARKS or stem.startswith(_DEMO)
-
-    return [stem for stem in stems if known(stem)]
+    whole = {stem for stem in stems if f"{stem}-base" in names and f"{stem}-new" in names}
+    return [stem for stem in stems if stem in whole or stem.split("-")[0] in BENCHMARKS or stem.startswith(_DEMO)]
 
 
 def _base_to_new(stems: Sequence[str]) -> list[Layout]:
@@ -206,31 +222,31 @@ def corruption_layouts(datasets: Mapping[str, Corruption | None]) -> list[Layout
     severities / the same sum of AlexNet's published errors. For all else, it is the mean error over the severities.
     """
     clean = {name for name, each in datasets.items() if each is None}
-    names: dict[str, dict[str, dict[int, list[str]]]] = {each.of: {} for each in datasets.values() if each is not None}
-    for name, each in sorted(datasets.items()):
-        if each is not None:
-            names[each.of].setdefault(each.name, {}).setdefault(each.severity, []).append(name)
     found = []
-    for of, kinds in names.items():
+    for of, kinds in _corruptions(datasets).items():
         leaves = {
             kind: [on(*by_severity[severity]) for severity in SEVERITIES]
             for kind, by_severity in kinds.items()
             if set(SEVERITIES) <= by_severity.keys()
         }
         notes = _left_out(kinds.keys() - leaves.keys(), "not all severities from 1 to 5 are there")
-        layout = _relative if of in BASELINE_DATASETS else _absolute
-        found += layout(of, {kind: leaves[kind] for kind in published_order(leaves)}, clean, notes)
+        relative = of in BASELINE_DATASETS
+        if relative:
+            notes += _left_out(leaves.keys() - ALEXNET_ERRORS.keys(), "AlexNet's errors are not published")
+            leaves = {kind: columns for kind, columns in leaves.items() if kind in ALEXNET_ERRORS}
+            missing = [kind for kind in ALEXNET_ERRORS if kind not in leaves]
+            notes += [f"The mean is not the papers' mCE, which also counts {', '.join(missing)}."] if missing else []
+        if leaves:
+            columns, about = _relative(leaves, clean) if relative else _absolute(of, leaves, clean)
+            about += " The corruptions are lorattt's, not the published files."
+            title, measure = f"Corruption error, {dataset_title(of)}-C", "CE %" if relative else "top-1 error %"
+            found.append(Layout(title, columns, [about, *notes], measure, errors=True))
     return found
 
 
-def _relative(of: str, leaves: Mapping[str, list[Column]], clean: Set[str], notes: list[str]) -> list[Layout]:
-    notes += _left_out(leaves.keys() - ALEXNET_ERRORS.keys(), "AlexNet's errors are not published")
-    kinds = [kind for kind in leaves if kind in ALEXNET_ERRORS]
-    if not kinds:
-        return []
-    missing = [kind for kind in ALEXNET_ERRORS if kind not in kinds]
-    mean = "Mean CE" if missing else "mCE"
-    errors: Columns = [(kind, _ratio(leaves[kind], ALEXNET_ERRORS[kind])) for kind in kinds]
+def _relative(leaves: Mapping[str, list[Column]], clean: Set[str]) -> tuple[Columns, str]:
+    mean = "mCE" if leaves.keys() == ALEXNET_ERRORS.keys() else "Mean CE"
+    errors: Columns = [(kind, _ratio(columns, ALEXNET_ERRORS[kind])) for kind, columns in leaves.items()]
     columns = [*errors, (mean, mean_of(column for _, column in errors))]
     about = (
         "CE: the sum of the top-1 errors over severities 1 to 5, in percent of AlexNet's as published with "
@@ -238,29 +254,20 @@ def _relative(of: str, leaves: Mapping[str, list[Column]], clean: Set[str], note
     )
     if not clean.isdisjoint(BASELINE_DATASETS):
         leaf = on(*BASELINE_DATASETS)
-        rises = [_ratio(leaves[kind], ALEXNET_ERRORS[kind] - ALEXNET_CLEAN_ERROR, leaf) for kind in kinds]
+        rises = [_ratio(of, ALEXNET_ERRORS[kind] - ALEXNET_CLEAN_ERROR, leaf) for kind, of in leaves.items()]
         columns = [("Clean error", leaf), *columns, (f"Relative {mean}", mean_of(rises))]
         about += " Relative CE: the rise above the clean error, in percent of AlexNet's rise."
-    if missing:
-        notes.append(f"The mean is not the papers' mCE, which also counts {', '.join(missing)}.")
-    return [_layout(of, columns, [about + _OURS, *notes], "CE %")]
+    return columns, about
 
 
-def _absolute(of: str, leaves: Mapping[str, list[Column]], clean: Set[str], notes: list[str]) -> list[Layout]:
-    if not leaves:
-        return []
+def _absolute(of: str, leaves: Mapping[str, list[Column]], clean: Set[str]) -> tuple[Columns, str]:
     errors: Columns = [(kind, mean_of(of_kind)) for kind, of_kind in leaves.items()]
     columns: Columns = [("Clean error", on(of))] if of in clean else []
-    columns += [*errors, ("Mean error", mean_of(column for _, column in errors))]
     about = (
         "Top-1 error, mean over severities 1 to 5; smaller is better. Not relative to AlexNet, whose errors are "
         "published for the 1,000 classes of ImageNet alone."
     )
-    return [_layout(of, columns, [about + _OURS, *notes], "top-1 error %")]
-
-
-def _layout(of: str, columns: Columns, notes: Sequence[str], measure: str) -> Layout:
-    return Layout(f"Corruption error, {dataset_title(of)}-C", columns, notes, measure, errors=True)
+    return [*columns, *errors, ("Mean error", mean_of(column for _, column in errors))], about
 
 
 def _left_out(kinds: Set[str], reason: str) -> list[str]:
@@ -269,8 +276,9 @@ def _left_out(kinds: Set[str], reason: str) -> list[str]:
 
 def _ratio(severities: Sequence[Column], baseline: float, clean: Column | None = None) -> Column:
     """Mean error over the severities, less the clean error if given, relative to the baseline's."""
-    terms = [(leaf, 1 / (len(severities) * baseline)) for leaf in severities]
-    return weighted_sum([*terms, (clean, -1 / baseline)] if clean is not None else terms)
+    weights = [1 / (len(severities) * baseline)] * len(severities) + [-1 / baseline]  # the last only for clean
+    parts = [*severities, *([] if clean is None else [clean])]
+    return combined(parts, lambda values: math.fsum(map(mul, values, weights)))
 
 
 def dataset_title(name: str) -> str:

@@ -18,23 +18,14 @@ Shares = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Measures:
-    """How good predictions are, before or after adaptation; fractions in [0, 1], NaN where a confidence is not finite.
-
-    Attributes:
-        top1: Share of right predictions.
-        per_class: The same, as the mean over classes.
-        ece: Expected calibration error.
-        nll: Negative log-likelihood in nats, as ``results.json`` has it; None where it has none.
-        brier: Brier score, 0 to 2; None where not all classes' probabilities are listed.
-        aurc: Area under the risk-coverage curve.
-    """
+    """How good predictions are, before or after adaptation: fractions, NaN where a confidence is not finite."""
 
     top1: float
-    per_class: float
-    ece: float
-    nll: float | None
-    brier: float | None
-    aurc: float
+    per_class: float  # mean over classes of the share of right predictions
+    ece: float  # expected calibration error
+    nll: float | None  # negative log-likelihood in nats, as results.json has it; None where it has none
+    brier: float | None  # Brier score, 0 to 2; None where not all classes' probabilities are listed
+    aurc: float  # area under the risk-coverage curve
 
 
 def measure(run: Run, bins: int) -> dict[str, Measures]:
@@ -45,7 +36,7 @@ def measure(run: Run, bins: int) -> dict[str, Measures]:
     found = {}
     for when in WHEN:
         right, confidence = predictions.right(when), predictions.confidence[when][known]
-        of_label = complete[when]
+        of_label = complete.get(when)
         found[when] = Measures(
             top1=predictions.top1(when),
             per_class=mean_per_class(right, predictions.label[known]),

@@ -21,8 +21,8 @@ SIDE: Final = 256  # Of a thumbnail's longer side in pixels, at most; smaller im
 _QUALITY: Final = 82
 _DRAWN: Final = re.compile(r"([a-z]+)-(\d+)/([a-z]+)(?:-(\d+))?/(\d{6,})")
 _PROBED: Final = 20  # images, to see which folder their paths count from
+# Of the data's arguments, those that name a file or a folder.
 _FILES: Final = ("root", "data_root", "path", "splits", "items", "class_names")
-"""Of the data's arguments, those that name a file or a folder."""
 _BUILT_IN_LIST: Final = "imagenet"  # of class_names, see data.class_names, which needs torch
 
 
@@ -32,10 +32,9 @@ def _bases(run: Run) -> list[Path]:
     First the folder in which the run was started: as the place of the run's own folder shows it, which is right even
     for a project that was moved as a whole, then as in ``results.json``. Then the current folder.
     """
-    home = _started_in(run)
     stated = run.results.get("directory")
-    found = [*([home] if home else []), *([Path(stated)] if isinstance(stated, str) else []), Path.cwd()]
-    return list(dict.fromkeys(found))
+    found = [_started_in(run), Path(stated) if isinstance(stated, str) else None, Path.cwd()]
+    return list(dict.fromkeys(folder for folder in found if folder is not None))
 
 
 def _started_in(run: Run) -> Path | None:
@@ -84,11 +83,8 @@ class Pictures:
         if self._kind == "ImageFolderData" and self._arguments.get("root"):
             root = Path(str(self._arguments["root"]))
             return (root if root.is_dir() else None), f"no folder {root} of images, {seen_from}"
-        if self._kind == "BenchmarkData":
-            return self._find_benchmark()
-        return None, "the run's configuration does not say where its images are"
-
-    def _find_benchmark(self) -> tuple[Path | None, str]:
+        if self._kind != "BenchmarkData":
+            return None, "the run's configuration does not say where its images are"
         from lorattt.data.layouts import read_benchmark
 
         stated = {"data_root": "data", "path": None, "splits": None, **self._arguments}
@@ -100,11 +96,7 @@ class Pictures:
             return None, str(error)
 
     def read(self, path: str) -> Image.Image:
-        """The image of that path, RGB.
-
-        Raises:
-            UnreadableImageError: If it is not on this machine, or no image.
-        """
+        """The image of that path, RGB; an ``UnreadableImageError`` if it is not on this machine, or no image."""
         if self._kind == "DemoData":
             return _drawn(path)
         if self._root is None:

@@ -15,17 +15,7 @@ from lorattt.report.curves import Change, SweepCurve, changes, coverage, pooled,
 from lorattt.report.layout import Layout, layouts, mean_over
 from lorattt.report.predictions import WHEN
 from lorattt.report.rows import Row, numbered_apart
-from lorattt.report.style import (
-    BEFORE_COLOUR,
-    LOST,
-    WON,
-    Picture,
-    finish,
-    look,
-    new_figure,
-    plot_settings,
-    plot_text,
-)
+from lorattt.report.style import BEFORE_COLOUR, LOST, WON, Picture, finish, look, new_figure, plot_settings, plot_text
 
 _TALLEST: Final = 9.5  # inches, of a page
 _CHANGES: Final = 12  # how many of each are shown
@@ -74,6 +64,7 @@ def _accuracy(layout: Layout, rows: Sequence[Row], looks: Looks) -> Picture:
         # From top to bottom as in the legend.
         offset = (place - (len(rows) - 1) / 2) / (len(rows) + 1)
         style = {**looks[id(row)], "linestyle": "none"}
+        bar = {"markersize": size, "elinewidth": 0.8, "capsize": 1.5, **style}
         top1 = [row.top1(when) for when in WHEN]
         for number, (_, column) in enumerate(columns):
             before, after = (column.value(each) for each in top1)
@@ -82,9 +73,7 @@ def _accuracy(layout: Layout, rows: Sequence[Row], looks: Looks) -> Picture:
             y = number + offset
             axes.plot([before.mean, after.mean], [y, y], color="#999999", linewidth=0.8, zorder=1)
             axes.plot([before.mean], [y], marker="|", color=BEFORE_COLOUR, markersize=1.6 * size, linestyle="none")
-            axes.errorbar(
-                [after.mean], [y], xerr=after.deviation, markersize=size, elinewidth=0.8, capsize=1.5, **style
-            )
+            axes.errorbar([after.mean], [y], xerr=after.deviation, **bar)
         legend.append((plot_text(row.label), *axes.plot([], [], **style)))
     axes.set_yticks(range(len(columns)), [plot_text(title, 30) for title, _ in columns])
     axes.grid(visible=False, axis="y")
@@ -92,15 +81,13 @@ def _accuracy(layout: Layout, rows: Sequence[Row], looks: Looks) -> Picture:
         axes.axhline(edge - 0.5, color="#bbbbbb", linewidth=0.6)
     axes.set(xlabel="top-1 %", ylim=(len(columns) - 0.5, -0.5))
     legend.insert(0, (BEFORE, *axes.plot([], [], marker="|", color=BEFORE_COLOUR, linestyle="none", markersize=8)))
-    return finish(
-        figure,
-        legend,
+    heading, title = (
         f"{layout.title}: before and after, {rows[0].backbone}",
-        f"accuracy-{layout.title}",
         f"Accuracy before and after: {layout.title}",
-        "A vertical stroke is top-1 before adaptation, a marker after it; whiskers are the standard deviation over "
-        "seeds.",
     )
+    about = "A vertical stroke is top-1 before adaptation, a marker after it; "
+    about += "whiskers are the standard deviation over seeds."
+    return finish(figure, legend, heading, f"accuracy-{layout.title}", title, about)
 
 
 def _coverage(layout: Layout, rows: Sequence[Row], looks: Looks) -> list[Picture]:
@@ -131,9 +118,8 @@ def _coverage(layout: Layout, rows: Sequence[Row], looks: Looks) -> list[Picture
     about += f", of the {len(common)} datasets that all methods have." if len(common) > 1 else "."
     about += f" The first {_LINES} of {len(rows)} methods." if len(rows) > _LINES else ""
     heading = f"{layout.title}: accuracy against coverage, {rows[0].backbone}"
-    return [
-        finish(figure, legend, heading, f"coverage-{layout.title}", f"Accuracy against coverage: {layout.title}", about)
-    ]
+    title = f"Accuracy against coverage: {layout.title}"
+    return [finish(figure, legend, heading, f"coverage-{layout.title}", title, about)]
 
 
 def _speed(rows: Sequence[Row], looks: Looks) -> list[Picture]:
@@ -185,9 +171,8 @@ def _reliability(rows: Sequence[Row], bins: int) -> list[Picture]:
             filled = "none" if when == "before" else colour
             style = {"color": colour, "linestyle": line, "linewidth": 1.2}
             axes.plot(100 * xs, 100 * ys, **style)
-            axes.scatter(
-                100 * xs, 100 * ys, s=4 + 260 * share, marker=marker, facecolor=filled, edgecolor=colour, clip_on=False
-            )
+            dot = {"marker": marker, "facecolor": filled, "edgecolor": colour, "clip_on": False}
+            axes.scatter(100 * xs, 100 * ys, s=4 + 260 * share, **dot)
             legend.append((when, *axes.plot([], [], marker=marker, markerfacecolor=filled, **style)))
         before, after = (100 * calibration_error(*values[when], bins) for when in WHEN)
         title = plot_text(row.label, 60 // columns)
@@ -213,16 +198,10 @@ def _classes(row: Row) -> list[Picture]:
     _diverging(panels[0], classes, "Classes won and lost")
     won, lost = _diverging(panels[1], pairs, "Confusions fixed (won) and made (lost): class \u2192 taken for")
     panels[1].set_xlabel("images lost | won")
-    return [
-        finish(
-            figure,
-            [("won: wrong before, right after", won), ("lost: right before, wrong after", lost)],
-            f"{row.label}, {row.backbone}",
-            f"classes-{row.label}",
-            f"Classes won and lost: {row.label}",
-            f"The {_CHANGES} classes and confusions with most changes, over {len(row.all_runs())} run(s).",
-        )
-    ]
+    legend = [("won: wrong before, right after", won), ("lost: right before, wrong after", lost)]
+    heading, title = f"{row.label}, {row.backbone}", f"Classes won and lost: {row.label}"
+    about = f"The {_CHANGES} classes and confusions with most changes, over {len(row.all_runs())} run(s)."
+    return [finish(figure, legend, heading, f"classes-{row.label}", title, about)]
 
 
 def _diverging(axes: Any, found: Sequence[Change], title: str) -> tuple[Any, Any]:
@@ -261,12 +240,9 @@ def _sweep(key: str, curves: Sequence[SweepCurve]) -> Picture:
         means = [each.mean for each in curve.after]
         axes.errorbar(curve.values, means, yerr=spread if any(spread) else None, capsize=2, elinewidth=0.8, **style)
         legend.append((plot_text(curve.label, 60), *axes.plot([], [], **style)))
-    before = {tuple(round(each, 4) for each in curve.before): curve for curve in curves}
-    lines = [
-        axes.plot(curve.values, curve.before, color=BEFORE_COLOUR, linestyle=":", linewidth=1.2)
-        for curve in before.values()
-    ]
-    legend.append((BEFORE, *lines[-1]))
+    for curve in {tuple(round(each, 4) for each in curve.before): curve for curve in curves}.values():
+        line = axes.plot(curve.values, curve.before, color=BEFORE_COLOUR, linestyle=":", linewidth=1.2)
+    legend.append((BEFORE, *line))
     values = sorted({value for curve in curves for value in curve.values})
     if values[0] > 0 and values[-1] >= 8 * values[0]:
         axes.set_xscale("log", base=2)
@@ -274,12 +250,6 @@ def _sweep(key: str, curves: Sequence[SweepCurve]) -> Picture:
     axes.set_xticks([], minor=True)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set(xlabel=plot_text(key, 60), ylabel="top-1 %")
-    return finish(
-        figure,
-        legend,
-        f"Accuracy against {key}",
-        f"sweep-{key}",
-        f"Accuracy against {key}",
-        "All other settings are equal along a line. Mean over datasets and seeds; whiskers are the standard deviation "
-        "over seeds.",
-    )
+    about = "All other settings are equal along a line. Mean over datasets and seeds; "
+    about += "whiskers are the standard deviation over seeds."
+    return finish(figure, legend, f"Accuracy against {key}", f"sweep-{key}", f"Accuracy against {key}", about)

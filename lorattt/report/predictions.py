@@ -36,25 +36,15 @@ _OPTIONAL: Final = ("entropy", "name")
 
 @dataclass(frozen=True)
 class Predictions:
-    """One method's predictions, before and after adaptation, by rising index of the N images.
+    """One method's predictions by rising index of the N images; dictionaries of arrays are by ``before``, ``after``."""
 
-    Attributes:
-        index: ``(N,)`` int64 dataset-wide numbers of the images, each once.
-        path: The N images' names.
-        label: ``(N,)`` int64, -1 where it is not known.
-        prediction: ``(N,)`` int64 class numbers, under ``before`` and ``after``; -1 for answers that are not finite.
-        confidence: ``(N,)`` float64 probabilities of the predictions, under ``before`` and ``after``.
-        entropy: ``(N,)`` float64 entropies in nats, under ``before`` and ``after``; NaN where the file has none.
-        names: Names of the classes predicted, by class number; empty where the file has none.
-    """
-
-    index: NDArray[np.int64]
-    path: list[str]
-    label: NDArray[np.int64]
-    prediction: dict[str, NDArray[np.int64]]
-    confidence: dict[str, NDArray[np.float64]]
-    entropy: dict[str, NDArray[np.float64]]
-    names: dict[int, str]
+    index: NDArray[np.int64]  # (N,) dataset-wide numbers of the images, each once
+    path: list[str]  # the N images' names
+    label: NDArray[np.int64]  # (N,), -1 where not known
+    prediction: dict[str, NDArray[np.int64]]  # (N,) class numbers; -1 for answers that are not finite
+    confidence: dict[str, NDArray[np.float64]]  # (N,) probabilities of the predictions
+    entropy: dict[str, NDArray[np.float64]]  # (N,) in nats; NaN where the file has none
+    names: dict[int, str]  # of the classes predicted, by class number; empty where the file has none
 
     @property
     def known(self) -> NDArray[np.bool_]:
@@ -155,12 +145,11 @@ def _listed(each: Mapping[str, Any]) -> tuple[int, str, float]:
     return int(each["label"]), str(each["class"]), probability
 
 
-def complete_probabilities(file: Path) -> dict[str, NDArray[np.float64] | None]:
-    """What the Brier score needs of ``predictions.jsonl``, under ``before`` and ``after``; None without that file.
+def complete_probabilities(file: Path) -> dict[str, NDArray[np.float64]]:
+    """What the Brier score needs of ``predictions.jsonl``, under ``before`` and ``after``; empty without that file.
 
-    Returns:
-        ``(L, 2)``, of the images with a label: the label's probability and the sum of the squares of all; None where
-        some image does not list all classes. Reading ends where both are None.
+    ``(L, 2)``, of the images with a label: the label's probability and the sum of the squares of all. A side of which
+    some image does not list all classes is left out.
     """
     found: dict[str, list[tuple[float, float]]] = {when: [] for when in WHEN if file.exists()}
     for line in _read_ranked(file) if found else ():
@@ -170,30 +159,22 @@ def complete_probabilities(file: Path) -> dict[str, NDArray[np.float64] | None]:
             listed = {number: share for number, _, share in line.classes[when]}
             # NaN is not complete either.
             if sum(listed.values()) >= 1 - _DIGIT * (len(listed) + 1):
-                squares = sum(share * share for share in listed.values())
-                found[when].append((listed.get(line.label, 0.0), squares))
+                found[when].append((listed.get(line.label, 0.0), sum(share * share for share in listed.values())))
             else:
                 del found[when]
         if not found:
             break
-    return {when: np.array(found[when]).reshape(-1, 2) if when in found else None for when in WHEN}
+    return {when: np.array(values).reshape(-1, 2) for when, values in found.items()}
 
 
 @dataclass(frozen=True)
 class TopK:
-    """The most probable classes of the N images of a run, by rising index, as its predictions are.
+    """The T most probable classes of the N images of a run, by rising index, under ``before`` and ``after``."""
 
-    Attributes:
-        names: Class names by number, as the run's files give them; not escaped.
-        classes: ``(N, T)`` int32 class numbers under ``before`` and ``after``, most probable first; -1 for none.
-        shares: ``(N, T)`` int32 their probabilities in parts of :data:`SHARES`; -1 for none.
-        fallback: ``(N,)`` bool: images that kept their prediction as adaptation was not finite.
-    """
-
-    names: dict[int, str]
-    classes: dict[str, NDArray[np.int32]]
-    shares: dict[str, NDArray[np.int32]]
-    fallback: NDArray[np.bool_]
+    names: dict[int, str]  # by class number, as the run's files give them; not escaped
+    classes: dict[str, NDArray[np.int32]]  # (N, T) class numbers, most probable first; -1 for none
+    shares: dict[str, NDArray[np.int32]]  # (N, T) their probabilities in parts of SHARES; -1 for none
+    fallback: NDArray[np.bool_]  # (N,) images that kept their prediction as adaptation was not finite
 
 
 def read_top_k(predictions: Predictions, file: Path) -> TopK:

@@ -20,12 +20,9 @@ _NOT_SHOWN = ("seed", "view_chunk")
 
 @dataclass
 class Row:
-    """One row of the tables: a method's runs by dataset and seed.
+    """One row of the tables: a method's runs by dataset and seed."""
 
-    Its label is the method's name, with the settings that tell it from others of that method.
-    """
-
-    label: str
+    label: str  # the method's name, with the settings that tell it from others of that method
     method: str
     backbone: str
     runs: dict[str, dict[int, Run]] = field(default_factory=dict)
@@ -52,9 +49,8 @@ class Row:
 def of_same_images(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     """Leave out runs with fewer images than others of their dataset, such as short trials; and a note for each."""
     largest: dict[str, Run] = {}
-    for run in runs:
-        if run.dataset not in largest or len(run.predictions.index) > len(largest[run.dataset].predictions.index):
-            largest[run.dataset] = run
+    for run in sorted(runs, key=lambda run: -run.n):  # a stable order: the first of the largest
+        largest.setdefault(run.dataset, run)
     kept, notes = [], []
     for run in runs:
         other = largest[run.dataset]

@@ -49,35 +49,23 @@ class Corruption:
 
 @dataclass(frozen=True)
 class Run:
-    """One method on one dataset with one seed, finished.
+    """One method on one dataset with one seed, finished."""
 
-    Attributes:
-        folder: Of the method's files.
-        name: The user's name for it, in place of the method's; None if there is none.
-        n: Number of images with a prediction.
-        images_per_second: Over all devices; of all methods together if ``shared_with`` names others.
-        peak_memory_bytes: The largest of any device; 0 where it is not known.
-        fallbacks: Images that kept their zero-shot prediction, as adaptation was not finite.
-        skipped: Images that could not be read.
-        measures: The fractions and likelihoods in ``results.json``, such as ``top1_after``; empty without labels.
-        results: All that ``results.json`` holds.
-    """
-
-    folder: Path
-    name: str | None
+    folder: Path  # of the method's files
+    name: str | None  # the user's name for it, in place of the method's
     method: str
     dataset: str
     backbone: str
     corruption: Corruption | None
-    n: int
-    images_per_second: float
-    peak_memory_bytes: int
+    n: int  # number of images with a prediction
+    images_per_second: float  # over all devices; of all methods together if shared_with names others
+    peak_memory_bytes: int  # the largest of any device; 0 where it is not known
     seed: int
-    fallbacks: int
-    skipped: int
+    fallbacks: int  # images that kept their zero-shot prediction, as adaptation was not finite
+    skipped: int  # images that could not be read
     shared_with: tuple[str, ...]
-    measures: dict[str, float]
-    results: dict[str, Any] = field(repr=False)
+    measures: dict[str, float]  # the fractions and likelihoods, such as top1_after; empty without labels
+    results: dict[str, Any] = field(repr=False)  # all that results.json holds
 
     @property
     def labelled(self) -> bool:
@@ -160,7 +148,7 @@ def find_runs(given: Sequence[str], notes: list[str] | None = None) -> list[Run]
     found: dict[Path, Run] = {}
     unfinished: dict[str, None] = {}
     for text in given:
-        name, folder = _named(text)
+        name, folder = named_folder(text)
         results, lines = _results_below(folder)
         unfinished |= dict.fromkeys(lines)
         if not (results or lines):
@@ -177,7 +165,8 @@ def find_runs(given: Sequence[str], notes: list[str] | None = None) -> list[Run]
     return list(found.values())
 
 
-def _named(text: str) -> tuple[str | None, Path]:
+def named_folder(text: str) -> tuple[str | None, Path]:
+    """The name, if any, and the folder of ``NAME=FOLDER`` or ``FOLDER``."""
     name, equals, folder = text.partition("=")
     if not equals or Path(text).exists():
         return None, Path(text)
@@ -196,11 +185,9 @@ def _results_below(folder: Path) -> tuple[dict[Path, dict[str, Any]], list[str]]
         raise UserError(f"{folder}: is no folder: name the folder of a run, or one that holds runs")
     files: list[Path] = []
     begun: dict[Path, int] = {}
-    for above, folders, names in os.walk(folder):
-        folders.sort()  # the order of the runs is that of their names
+    for above, _, names in os.walk(folder):
         files += [Path(above, name) for name in names if name == RESULTS_FILE]
-        parts = [Path(above, name) for name in names if any(fnmatch(name, each) for each in _PARTS)]
-        if parts:
+        if parts := [Path(above, name) for name in names if any(fnmatch(name, each) for each in _PARTS)]:
             begun[Path(above)] = sum(map(_size, parts))
     found = {file: _read_results(file) for file in sorted(files)}
     lines = []
@@ -245,12 +232,12 @@ def _run(folder: Path, name: str | None, row: dict[str, Any]) -> Run:
 
 
 def _is_measure(key: str) -> bool:
-    """Whether a key's value is a fraction or likelihood, null for answers that are not finite."""
+    """Whether its value is a fraction or likelihood, null for answers that are not finite."""
     return key.endswith(("_before", "_after"))
 
 
 def _read_results(file: Path) -> dict[str, Any]:
-    """What ``results.json`` holds: every value of its kind, or one line that names the file and the key."""
+    """What ``results.json`` holds, checked."""
     try:
         row = json.loads(read_text(file, RESTORE))
     except ValueError as error:
@@ -265,12 +252,10 @@ def _read_results(file: Path) -> dict[str, Any]:
             f"{file}: format {shortened(str(written), 60)} of lorattt {shortened(str(version), 60)}, this one reads "
             f"up to {FORMAT}: install that lorattt"
         )
-    _check(
-        file, row, {**_STATED, **{key: _NUMBER for key, value in row.items() if _is_measure(key) and value is not None}}
-    )
+    measured = [key for key, value in row.items() if _is_measure(key) and value is not None]
+    _check(file, row, {**_STATED, **dict.fromkeys(measured, _NUMBER)})
     if row.get("corruption") is not None:
-        if not isinstance(row["corruption"], dict):
-            raise UserError(f"{file}: corruption is no object: run again")
+        _check(file, row, {"corruption": (dict,)})
         _check(file, row["corruption"], _CORRUPTION, "corruption.")
     bins = row.get("ece_bins", 1)
     if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:

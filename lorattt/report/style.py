@@ -20,7 +20,6 @@ WON: Final = "#0072B2"
 LOST: Final = "#E69F00"
 WIDTH: Final = 6.3  # of a figure in inches: that of a page's text
 _DPI: Final = 200
-_LONGEST: Final = 44
 
 
 class Picture(NamedTuple):
@@ -42,7 +41,7 @@ def look(place: int) -> dict[str, Any]:
     }
 
 
-def plot_text(text: str, longest: int = _LONGEST) -> str:
+def plot_text(text: str, longest: int = 44) -> str:
     """A name as matplotlib shows it: on one line, and in the legend too where it begins with an underscore."""
     shown = shortened(visible(text), longest)
     return f"\u200a{shown}" if shown.startswith("_") else shown

@@ -1,16 +1,15 @@
 """The tables of a report, as values and names; templates write them as text."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from lorattt.errors import listed
 from lorattt.report.compare import BEFORE, Comparison
-from lorattt.report.layout import Layout, Value, corruption_layouts, dataset_title, layouts, whole_size
+from lorattt.report.layout import FAMILIES, MODEL, Layout, Value, corruption_layouts, dataset_title, layouts, whole_size
 from lorattt.report.measures import Measures, mean_and_deviation
 from lorattt.report.predictions import WHEN
-from lorattt.report.published import FAMILIES, MODEL
 from lorattt.report.rows import Row
 from lorattt.report.runs import Corruption
 from lorattt.show import speed_digits
@@ -21,20 +20,14 @@ _MOST_NAMED: Final = 10
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table: a text, or a value that is the best of its column or not; None or NaN is an empty place.
-
-    Attributes:
-        deviation: The value's standard deviation over seeds, if there are several.
-        digits: Digits behind the point.
-        mark: ``+`` for a sign in any case, ``,`` for thousands that are separated.
-    """
+    """A cell of a table: a text, or a value that is the best of its column or not; None or NaN is an empty place."""
 
     text: str | None = None
     value: float | None = None
-    deviation: float | None = None
+    deviation: float | None = None  # standard deviation over seeds, if there are several
     best: bool = False
     digits: int = _DIGITS
-    mark: str = ""
+    mark: str = ""  # "+": a sign in any case; ",": separated thousands
 
     @property
     def number(self) -> str:
@@ -65,12 +58,10 @@ def cells(*values: str | float | Cell | None) -> Cells:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: titles of columns, rows of as many cells, and notes below it.
-
-    Its kind is accuracy, corruption, measures, costs, pairs, unlabelled, published or environment.
-    """
+    """A table: titles of columns, rows of as many cells, and notes below it."""
 
     title: str
+    # accuracy, corruption, measures, costs, pairs, unlabelled, published or environment
     kind: str = field(kw_only=True)
     columns: tuple[str, ...]
     rows: Sequence[Cells]
@@ -106,13 +97,10 @@ def _table(layout: Layout, rows: Sequence[Row], corrupted: Mapping[str, Corrupti
     if apart:
         names = listed(map(dataset_title, apart), _MOST_NAMED)
         notes.append(f"The methods begin with different texts or models on {names}: no row before adaptation there.")
-    shown = [_errors(each) if layout.errors else each for _, each in values]
-    columns = [[column.value(each) for each in shown] for _, column in layout.columns]
-    best = [_best(column, min if layout.errors else max) for column in columns]
-    lines = [
-        cells(label, *(_cell(column[place], place in mine) for column, mine in zip(columns, best, strict=True)))
-        for place, (label, _) in enumerate(values)
-    ]
+    if layout.errors:
+        values = [(label, _errors(top1)) for label, top1 in values]
+    columns = [_column([column.value(each) for _, each in values], layout.errors) for _, column in layout.columns]
+    lines = [cells(label, *line) for (label, _), *line in zip(values, *columns, strict=True)]
     title = f"{layout.title}: {layout.measure}, {rows[0].backbone}"
     kind = "corruption" if layout.errors else "accuracy"
     return Table(title, ("Method", *(name for name, _ in layout.columns)), lines, notes, kind=kind)
@@ -139,24 +127,26 @@ def _before(datasets: Sequence[str], rows: Sequence[Row]) -> tuple[dict[str, dic
 def _size_notes(datasets: Sequence[str], rows: Sequence[Row]) -> list[str]:
     notes = []
     for name in datasets:
-        run = next((run for row in rows for run in row.runs.get(name, {}).values()), None)
-        if run is None:
+        runs = [run for row in rows for run in row.runs.get(name, {}).values()]
+        if not runs:
             continue
-        whole = whole_size(run.corruption.of if run.corruption else name)
-        title = f"{dataset_title(run.corruption.of)}-C" if run.corruption else dataset_title(name)
-        if whole is not None and run.n != whole:
-            notes.append(f"{title}: {run.n:,} of {whole:,} test images, so not the papers' images.")
+        clean, ending = (runs[0].corruption.of, "-C") if runs[0].corruption else (name, "")
+        whole = whole_size(clean)
+        if whole is not None and whole != runs[0].n:
+            title = f"{dataset_title(clean)}{ending}"
+            notes.append(f"{title}: {runs[0].n:,} of {whole:,} test images, so not the papers' images.")
     return list(dict.fromkeys(notes))  # the corruptions of a dataset have the same
 
 
-def _best(column: Sequence[Value | None], choose: Callable[..., float]) -> set[int]:
-    """Rows with the best value of a column, rounded as shown; none if there is only one value."""
-    shown = {place: round(value.mean, _DIGITS) for place, value in enumerate(column) if value is not None}
-    return {place for place, value in shown.items() if value == choose(shown.values())} if len(shown) > 1 else set()
-
-
-def _cell(value: Value | None, best: bool) -> Cell:
-    return Cell() if value is None else Cell(value=value.mean, deviation=value.deviation, best=best)
+def _column(values: Sequence[Value | None], errors: bool) -> list[Cell]:
+    """A column's cells; the best are those of the best value as shown, none if there is only one value."""
+    shown = [round(value.mean, _DIGITS) for value in values if value is not None]
+    best = (min if errors else max)(shown) if len(shown) > 1 else None
+    found = []
+    for each in values:
+        filled = each and Cell(value=each.mean, deviation=each.deviation, best=round(each.mean, _DIGITS) == best)
+        found.append(filled or Cell())
+    return found
 
 
 def with_model(row: Row, rows: Sequence[Row]) -> str:
@@ -221,7 +211,7 @@ def costs_table(rows: Sequence[Row]) -> Table:
 
 
 def speed_cell(rate: float | None) -> Cell:
-    """Images a second; empty where that is not known."""
+    """Images a second; empty where not known."""
     return Cell(value=rate or None, digits=speed_digits(rate or 0.0), mark=",")
 
 

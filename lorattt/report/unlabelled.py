@@ -19,16 +19,13 @@ _LISTED: Final = 10
 class Unlabelled:
     """A run without labels.
 
-    Attributes:
-        run: The run.
-        label: What its rows are called.
-        measures: ``changed``, the share of the images whose prediction adaptation changed; ``before`` and ``after``,
-            mean ``confidence``, mean ``entropy`` in nats (NaN where one is not known) and the number of ``classes``
-            predicted; ``classes``, name, images before and images after, by falling number after.
+    Its measures are ``changed``, the share of the images whose prediction adaptation changed; ``before`` and ``after``,
+    each mean ``confidence``, mean ``entropy`` in nats (NaN where one is not known) and the number of ``classes``
+    predicted; ``classes``, name, images before and images after, by falling number after.
     """
 
     run: Run
-    label: str
+    label: str  # of its rows
     measures: dict[str, Any]
 
 
@@ -50,14 +47,10 @@ def _measure(found: Predictions) -> dict[str, Any]:
     counts = {when: Counter(found.prediction[when].tolist()) for when in WHEN}
     before, after = counts.values()
     numbers = sorted(before | after, key=lambda number: (-after[number], -before[number], number))
-    sides = {
-        when: {
-            "confidence": _mean(found.confidence[when]),
-            "entropy": _mean(found.entropy[when]),
-            "classes": sum(number >= 0 for number in counts[when]),
-        }
-        for when in WHEN
-    }
+    sides = {}
+    for when in WHEN:
+        sure, unsure = _mean(found.confidence[when]), _mean(found.entropy[when])
+        sides[when] = {"confidence": sure, "entropy": unsure, "classes": sum(each >= 0 for each in counts[when])}
     classes = [(class_name(found.names, number), before[number], after[number]) for number in numbers]
     return {"changed": _mean(found.prediction["before"] != found.prediction["after"]), **sides, "classes": classes}
 

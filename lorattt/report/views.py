@@ -31,10 +31,9 @@ _KEPT: Final = (213, 94, 0)
 
 
 def view_sheets(run: Run, rows: NDArray[np.int64]) -> tuple[dict[int, dict[str, str]], str]:
-    """Sheets of all views of some images, given as rows of the run's predictions.
+    """Sheets of all views of some images, by their rows in the run's predictions; and why there is none, or nothing.
 
-    Returns:
-        By row, a sheet's ``address`` and what it is ``about``; and why there is none of the run, or nothing.
+    A sheet has an ``address``, or none, and what it is ``about``.
     """
     import torch
 

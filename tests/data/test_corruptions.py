@@ -20,7 +20,7 @@ from lorattt.data.corruption_ops import OPERATIONS, disk, plasma
 from lorattt.data.corruptions import NAMES, CorruptedImages, CorruptionSpec, corrupt
 from lorattt.data.images import UnreadableImageError
 from lorattt.errors import UserError
-from lorattt.report.published import ALEXNET_ERRORS
+from lorattt.report.layout import ALEXNET_ERRORS
 
 Floats = NDArray[np.float64]
 RANDOM = {

@@ -10,8 +10,7 @@ from run_files import write_run
 
 from lorattt.report.build import Report, build_report
 from lorattt.report.command import main
-from lorattt.report.layout import corruption_layouts
-from lorattt.report.published import ALEXNET_CLEAN_ERROR, ALEXNET_ERRORS
+from lorattt.report.layout import ALEXNET_CLEAN_ERROR, ALEXNET_ERRORS, corruption_layouts
 from lorattt.report.runs import Corruption
 from lorattt.report.tables import Table
 

@@ -220,7 +220,7 @@ def test_damaged_results(tmp_path: Path, content: bytes, part: str) -> None:
         ({"seed": True}, "seed is True"),
         ({"top1_after": "high"}, "top1_after is 'high'"),
         ({"corruption": {"name": "fog"}}, "corruption.severity, corruption.of"),
-        ({"corruption": 3}, "corruption is no object"),
+        ({"corruption": 3}, "corruption is 3, not of type dict"),
         ({"peak_memory_bytes": None}, "has no peak_memory_bytes"),
         ({"n": 41}, "has 40 images, results.json says 41"),
     ],

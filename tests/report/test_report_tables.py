@@ -7,7 +7,7 @@ import pytest
 from run_files import write_run
 
 from lorattt.report.build import Report, build_report
-from lorattt.report.published import FAMILIES, Family, Published
+from lorattt.report.layout import FAMILIES, Family, Published
 from lorattt.report.tables import Cell, Table
 
 FINE = ["flowers102", "dtd", "oxford_pets", "stanford_cars", "ucf101", "caltech101", "food101", "sun397"]

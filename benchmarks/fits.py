@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from lorattt.callbacks.training import PROMPT_FILE
+from lorattt.callbacks.run_folder import PROMPT_FILE
 from lorattt.cli import main as lorattt
 
 

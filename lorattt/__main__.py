@@ -7,28 +7,23 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from lorattt import __version__
 from lorattt.stopping import ended_by_signals
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line; the arguments are those of the process where none are given."""
-    with ended_by_signals():
-        _run(args)
-
-
-def _run(args: Sequence[str] | None) -> None:
     given = list(sys.argv[1:] if args is None else args)
-    if given[:1] in (["report"], ["data"], ["sweep"]):
-        command = importlib.import_module(f"lorattt.{given[0]}.command")
-        raise SystemExit(command.main(given[1:]))
-    if given == ["--version"]:
-        from lorattt import __version__
+    with ended_by_signals():
+        if given[:1] in (["report"], ["data"], ["sweep"]):
+            command = importlib.import_module(f"lorattt.{given[0]}.command")
+            raise SystemExit(command.main(given[1:]))
+        if given == ["--version"]:
+            print(f"lorattt {__version__}")
+            return
+        from lorattt.cli import main as run
 
-        print(f"lorattt {__version__}")
-        raise SystemExit(0)
-    from lorattt.cli import main as run
-
-    run(None if args is None else given)
+        run(None if args is None else given)
 
 
 if __name__ == "__main__":

@@ -31,21 +31,13 @@ _SEEDS = 2**32
 
 @dataclass(frozen=True)
 class Classification:
-    """The result for one image.
+    """The result for one image: the most probable classes, as (name, probability), or none if they are not finite."""
 
-    Attributes:
-        path: Its path as given; None for an image that is no file.
-        before: The most probable classes of the same model and text without adaptation, as (name, probability).
-        after: The most probable classes of the method; none, as ``before``, if the prediction is not finite.
-        fallback: Whether adaptation was not finite, so that ``after`` is ``before``.
-        error: Why it could not be read, if so; rankings are empty then.
-    """
-
-    path: str | None
-    before: Ranking = ()
-    after: Ranking = ()
-    fallback: bool = False
-    error: str | None = None
+    path: str | None  # as given; None for an image that is no file
+    before: Ranking = ()  # of the same model and text without adaptation
+    after: Ranking = ()  # of the method
+    fallback: bool = False  # whether adaptation was not finite, so that after is before
+    error: str | None = None  # why the image could not be read, if so; rankings are empty then
 
 
 def classify(

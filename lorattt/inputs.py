@@ -57,14 +57,14 @@ def did_you_mean(word: object, known: Iterable[str], otherwise: str, cutoff: flo
     return f"did you mean {' or '.join(map(quoted, near))}?" if near else otherwise
 
 
-def plain(name: str) -> str:
+def _plain(name: str) -> str:
     """A name for comparison, without differences of case, underscores, hyphens and spaces."""
     return " ".join(re.sub(r"[_\-\s]+", " ", name).split()).casefold()
 
 
 def check_order(what: str, known: Sequence[str], names: Sequence[str], fix: str) -> None:
     """Reject a list of ``names``, called ``what``, in another order than the known ones: two or more are moved."""
-    ours, theirs = [plain(name) for name in known], [plain(name) for name in names]
+    ours, theirs = [_plain(name) for name in known], [_plain(name) for name in names]
     times = Counter(ours)  # a name of two classes has no one place
     place = {name: label for label, name in enumerate(ours) if times[name] == 1}
     moved = [label for label, name in enumerate(theirs) if name in place and name != ours[label]]
@@ -76,12 +76,12 @@ def check_order(what: str, known: Sequence[str], names: Sequence[str], fix: str)
         )
 
 
-def pairs(known: Sequence[str], names: Sequence[str], most: int = 3) -> str:
+def pairs(known: Sequence[str], names: Sequence[str]) -> str:
     """Which class got which name, as text: the first few and the last; empty if no name differs from the known one."""
-    if all(plain(one) == plain(other) for one, other in zip(known, names, strict=True)):
+    if all(_plain(one) == _plain(other) for one, other in zip(known, names, strict=True)):
         return ""
     shown = [f"{quoted(one, 60)} is {quoted(other, 60)}" for one, other in zip(known, names, strict=True)]
-    return ", ".join(shown if len(shown) <= most + 1 else [*shown[:most], "...", shown[-1]])
+    return ", ".join(shown if len(shown) <= 4 else [*shown[:3], "...", shown[-1]])
 
 
 def are_codes(names: Sequence[str]) -> bool:

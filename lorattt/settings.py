@@ -14,8 +14,7 @@ _ANYWHERE = {"chunk", "place"}
 def affects_results(key: Sequence[str]) -> bool:
     """Whether a key of ``test``, ``validate`` or ``predict`` may affect predictions or their files.
 
-    Args:
-        key: Its parts, outermost first, with or without ``init_args``.
+    ``key`` are its parts, outermost first, with or without ``init_args``.
     """
     top, last = key[0], key[-1]
     if top == "trainer":

@@ -29,26 +29,27 @@ class Stopped(BaseException):
         self.code = 128 + number  # the program's exit code, as shells have it
 
 
-def listen(handler: Callable[[int, Any], None], numbers: tuple[int, ...] = _ALL) -> None:
-    """Handle signals, except those that are ignored, as by ``nohup``; only the main thread can."""
-    if threading.current_thread() is threading.main_thread():
-        for number in filter(None, numbers):
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, handler)
+def listen(handler: Callable[[int, Any], None], numbers: tuple[int, ...] = _ALL) -> dict[int, Any]:
+    """Handle signals, except those that are ignored, as by ``nohup``; returns the handlers that they had before."""
+    if threading.current_thread() is not threading.main_thread():  # which alone can
+        return {}
+    before = {number: signal.getsignal(number) for number in numbers if number}
+    for number, earlier in before.items():
+        if earlier is not signal.SIG_IGN:
+            signal.signal(number, handler)
+    return before
 
 
 @contextmanager
 def listening(handler: Callable[[int, Any], None], numbers: tuple[int, ...] = _ALL) -> Iterator[None]:
     """Handle signals as :func:`listen` does, within this block."""
-    before = {number: signal.getsignal(number) for number in filter(None, numbers)}
-    listen(handler, numbers)
+    before = listen(handler, numbers)
     try:
         yield
     finally:
-        if threading.current_thread() is threading.main_thread():
-            for number, earlier in before.items():
-                if earlier is not None:  # one that was not set from Python
-                    signal.signal(number, earlier)
+        for number, earlier in before.items():
+            if earlier is not None:  # one that was not set from Python
+                signal.signal(number, earlier)
 
 
 class Stops:
@@ -82,10 +83,8 @@ class Stops:
                 self._reset()  # what runs later in this process was not asked to stop
 
     def check(self, *, warning: bool) -> None:
-        """Raise :class:`Stopped` if a signal has asked for it, or, with ``warning``, if a warning has come.
-
-        One that was raised before may have been lost: nothing leaves a finaliser of Python's.
-        """
+        """Raise :class:`Stopped` if a signal has asked for it, or, with ``warning``, if a warning has come."""
+        # One that was raised before may have been lost: nothing leaves a finaliser of Python's.
         if self.asked or (warning and self.warned):
             raise Stopped(self.asked or WARNING)
 

@@ -49,9 +49,6 @@ def read_yaml(path: Path, *, strict: bool = False, what: str = "") -> Any:
         path: The file.
         strict: Reject a key that is given twice in one mapping, and leave as a text what only YAML 1.1 reads otherwise.
         what: What messages call a file that is no text; its path by default.
-
-    Raises:
-        UserError: If it cannot be read, is not UTF-8 or no YAML.
     """
     text = read_text(path, "name a YAML file", what=what)
     try:

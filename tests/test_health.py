@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -65,6 +66,7 @@ def test_waiting_and_bringing_are_told_apart(monkeypatch: pytest.MonkeyPatch) ->
         datamodule, strategy, world_size = Data(), Strategy(), 2
 
     trainer: Any = Trainer()
+    module = SimpleNamespace(clock=SimpleNamespace(seconds=dict), parts=SimpleNamespace(halved=0))
     times = ResultsWriter()
     times.on_run_start(trainer, None)
     for waited, brought, worked in ((5, 1, 100), (2, 3, 200)):
@@ -74,7 +76,7 @@ def test_waiting_and_bringing_are_told_apart(monkeypatch: pytest.MonkeyPatch) ->
         times.on_batch_start(trainer)
         now[0] += worked
         times.on_batch_end(None)
-    spent, halved = times.stages(trainer, None, write=8.0)
+    spent, halved = times.stages(trainer, module, write=8.0)
     assert spent == {"decode": 7, "transfer": 4, "views": 0, "encode": 0, "adapt": 0, "write": 8}
     assert halved == 0
 

@@ -8,7 +8,7 @@ small batched products. LoRA-TTT section 1.2 of the authors' configuration: rank
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -75,8 +75,7 @@ class LoRA(Adapter):
         if self.b_is_zero:
             with torch.no_grad():
                 down = self._down(block, projection, x, a)
-            added: Tensor = _AddZero.apply(base, down, b, self.multiplier)
-            return added
+            return cast("Tensor", _AddZero.apply(base, down, b, self.multiplier))
         up = (b * self.multiplier).to(x.dtype).transpose(1, 2)  # (E, r, d)
         return base + torch.bmm(self._down(block, projection, x, a), up).view(base.shape)
 
@@ -115,7 +114,7 @@ class LoRATuner:
     def __init__(self, tower: VisionTower, spec: LoRASpec, seed: int) -> None:
         self.spec = spec
         self.blocks = tower.resolve_blocks(spec.blocks)
-        self.initial = initial_lora(tower.width, self.blocks, spec.projections, spec.rank, seed)
+        self.initial = initial_lora(spec, tower.width, self.blocks, seed)
 
     @property
     def is_identity_at_init(self) -> bool:
@@ -135,20 +134,17 @@ class LoRATuner:
         return LoRA(parameters, self.spec.multiplier, self.spec.dropout, stream, at_init and self.is_identity_at_init)
 
 
-def initial_lora(
-    width: int, blocks: Sequence[int], projections: Sequence[Projection], rank: int, seed: int
-) -> dict[str, Tensor]:
+def initial_lora(spec: LoRASpec, width: int, blocks: Sequence[int], seed: int) -> dict[str, Tensor]:
     """One un-batched set, float32: ``{block}.{projection}.A`` ``(rank, width)`` and ``.B`` ``(width, rank)``.
 
-    A is Kaiming-uniform with a = sqrt(5), that is U(-1/sqrt(d), 1/sqrt(d)); with B zero the model starts as the frozen
-    one.
+    A is Kaiming-uniform with a = sqrt(5), that is U(-1/sqrt(d), 1/sqrt(d)); with B zero the model starts as frozen.
     """
     bound = 1 / math.sqrt(width)
     key = fold(episode_keys(seed, torch.tensor(0)), Stream.LORA_INIT)
     parameters: dict[str, Tensor] = {}
     for block in blocks:
-        for projection in projections:
-            draws = uniform(fold(fold(key, block), PROJECTIONS.index(projection)), (rank, width))
+        for projection in spec.projections:
+            draws = uniform(fold(fold(key, block), PROJECTIONS.index(projection)), (spec.rank, width))
             parameters[f"{block}.{projection}.A"] = (2 * draws - 1) * bound
-            parameters[f"{block}.{projection}.B"] = torch.zeros(width, rank)
+            parameters[f"{block}.{projection}.B"] = torch.zeros(width, spec.rank)
     return parameters

@@ -24,20 +24,20 @@ def on_first_device(trainer: Trainer, do: Callable[[], _Value]) -> _Value:
 
     A ``UserError`` is raised on all of them too, so that none waits for the one that stopped.
     """
-    value, problem = None, ""
+    found: _Value | UserError | None = None
     if trainer.is_global_zero:
         try:
-            value = do()
+            found = do()
         except UserError as error:
-            problem = str(error)
-    value, problem = trainer.strategy.broadcast((value, problem))
-    if problem:
-        raise UserError(problem)
-    return value  # type: ignore[return-value]  # there is one where there is no problem
+            found = UserError(str(error))
+    found = trainer.strategy.broadcast(found)
+    if isinstance(found, UserError):
+        raise found
+    return found  # type: ignore[return-value]  # that of the first device
 
 
 class RunObserver(Callback):
-    """Maps the hooks of test, validate and predict to four; a fit's own validation is left alone."""
+    """Maps the hooks of test, validate and predict to four, which a fit's own validation does not call."""
 
     def on_run_start(self, trainer: Trainer, module: Any) -> None:
         """Before the first batch."""

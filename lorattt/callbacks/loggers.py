@@ -12,10 +12,8 @@ from lorattt.errors import UserError, one_line
 
 # Logger classes with the packages of which one must be installed.
 _NEEDS: Final[dict[str, tuple[str, ...]]] = {
-    "RunTensorBoard": ("tensorboard", "tensorboardX"),
-    "TensorBoardLogger": ("tensorboard", "tensorboardX"),
-    "RunWandb": ("wandb",),
-    "WandbLogger": ("wandb",),
+    **dict.fromkeys(("RunTensorBoard", "TensorBoardLogger"), ("tensorboard", "tensorboardX")),
+    **dict.fromkeys(("RunWandb", "WandbLogger"), ("wandb",)),
 }
 _WANDB_RUN: Final = re.compile(r"(?:offline-)?run-(\d{8}_\d{6})-(.+)")
 
@@ -23,8 +21,8 @@ _WANDB_RUN: Final = re.compile(r"(?:offline-)?run-(\d{8}_\d{6})-(.+)")
 def check_installed(logger: str) -> None:
     """Require that the package of a logger, a class's name or import path, is installed; unknown classes pass."""
     name = logger.rpartition(".")[2]
-    packages = _NEEDS.get(name, ())
-    if packages and not any(map(_is_installed, packages)):
+    packages = _NEEDS.get(name)
+    if packages is not None and not any(map(_is_installed, packages)):
         raise UserError(f"trainer.logger {name}: {packages[0]} is not installed: pip install {packages[0]}")
 
 
@@ -106,8 +104,6 @@ class RunWandb(WandbLogger):
             return None
         try:
             return super().experiment
-        except UserError:
-            raise
         except Exception as error:  # not logged in, no network, a folder that cannot be written
             reason = one_line(error) or type(error).__name__
             raise UserError(

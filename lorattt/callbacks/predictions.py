@@ -12,7 +12,7 @@ from torch import Tensor
 from lorattt.callbacks.base import RunObserver, answers_of, methods_of, on_first_device
 from lorattt.callbacks.journal import Journal, entries_at, journal_path, read_journals, remove_journals, saving
 from lorattt.callbacks.merge import SKIPPED_COLUMNS, WHEN, Totals, merge
-from lorattt.callbacks.run_folder import FolderLock, find_run, find_run_folder
+from lorattt.callbacks.run_folder import FolderLock, find_run
 from lorattt.errors import UserError
 from lorattt.ranking import NO_CLASS, top_k
 
@@ -78,8 +78,9 @@ class PredictionsWriter(RunObserver):
         self._skipped = self.classified = 0
         self.seconds = 0.0
         self._merged = None
-        self._methods, self._top_k = methods_of(module), find_run(trainer).top_k
-        self._journal = Journal(journal_path(find_run_folder(trainer), trainer.global_rank))
+        run = find_run(trainer)
+        self._methods, self._top_k = methods_of(module), run.top_k
+        self._journal = Journal(journal_path(run.path, trainer.global_rank))
 
     def on_batch_end(self, outputs: Any) -> None:
         """Write a batch."""
@@ -129,7 +130,7 @@ class PredictionsWriter(RunObserver):
         on_first_device(trainer, lambda: self._merge(trainer, names))
 
     def _merge(self, trainer: Trainer, class_names: list[str]) -> None:
-        folder = find_run_folder(trainer)
+        folder = find_run(trainer).path
         found = read_journals(folder)
         missing = self.resumed + self.classified + self._skipped - len(found.done) - len(found.bad)
         if missing > 0:

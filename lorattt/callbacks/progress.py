@@ -86,10 +86,8 @@ class RunProgress(RunObserver):
 
     def __init__(self, bar: AccuracyBar | RichProgressBar) -> None:
         self._bar = bar
-        self._first = True  # the first device
-        self._lines = self._begun = False
-        self._stage, self._doing = "", ""
-        self._shown_at = -math.inf
+        self._first, self._lines, self._begun = True, False, False  # this is the first device; lines, not a bar
+        self._stage, self._doing, self._shown_at = "", "", -math.inf
         self.start(None)
 
     def start(
@@ -148,12 +146,12 @@ class RunProgress(RunObserver):
         self._images += len(label)
         self._batches += 1
 
-    @property
-    def left(self) -> float | None:
-        """Seconds until the last batch is done, at the mean speed so far; None if unknown."""
+    def _left(self) -> list[str]:
+        """The time until the last batch is done, at the mean speed so far; empty if unknown."""
         if not self._batches or math.isinf(self._total):
-            return None
-        return (self._total - self._batches) * (time.monotonic() - self._started) / self._batches
+            return []
+        seconds = (self._total - self._batches) * (time.monotonic() - self._started) / self._batches
+        return [f"{format_duration(seconds)} left"]
 
     @property
     def text(self) -> str:
@@ -165,8 +163,7 @@ class RunProgress(RunObserver):
         seconds = time.monotonic() - self._started
         if self._images and seconds > 0:
             parts.append(f"{speed(self._images / seconds)} images/s")
-        if (left := self.left) is not None:
-            parts.append(f"{format_duration(left)} left")
+        parts += self._left()
         if parts and self._world > 1:
             parts.append(f"of the first of {self._world} devices alone")
         return ", ".join(parts)
@@ -209,7 +206,5 @@ class RunProgress(RunObserver):
         if self._lines and self._first and self._due:
             values = trainer.progress_bar_metrics.items()
             shown = [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values]
-            left = self.left
-            shown += [] if left is None else [f"{format_duration(left)} left"]
             place = f"epoch {trainer.current_epoch}, {batch_idx + 1}/{self._bar.total_train_batches} batches"
-            self._print(f"fitting: {place}: {', '.join(shown)}")
+            self._print(f"fitting: {place}: {', '.join([*shown, *self._left()])}")

@@ -21,41 +21,38 @@ from lorattt.callbacks.base import RunObserver, dataset_name, find_callback, met
 from lorattt.callbacks.journal import saving
 from lorattt.callbacks.merge import atomic_write
 from lorattt.callbacks.predictions import PredictionsWriter
-from lorattt.callbacks.run_folder import RESULTS_FILE, find_run_folder, results_in
+from lorattt.callbacks.run_folder import RESULTS_FILE, find_run, results_in
 from lorattt.show import speed
 
 MEASURES = {"top1": ("top-1 %", 2), "top5": ("top-5 %", 2), "ece": ("ECE %", 2), "nll": ("NLL", 4)}
 """Of the table: titles, and digits behind the point."""
 
+# Lines below the table, after the number under this key; results of an earlier version lack the last two.
+_TROUBLE = {
+    "skipped": "images could not be read",
+    "not_finite": "images have no finite answer without adaptation: try model.clip.dtype fp32, or a fresh checkpoint",
+    "batches_halved": "times a batch did not fit the memory and was halved: a smaller data.batch_size saves that",
+}
+
 FORMAT = 2
 """Of ``results.json``, which :mod:`lorattt.report.runs` reads: incremented when a key or the layout of a run's folder
 changes its meaning. Since 2, ``<run's folder>/<method>/`` has a method's files, also where it is the only one."""
 
-
 STAGES = ("decode", "transfer", "views", "encode", "adapt", "write")
-"""Of a run, whose seconds are measured:
-
-- ``decode``: the main process waits for the loader; on a CUDA device, until the transfer of the pixels has started.
-- ``transfer``: the rest of the batch is brought to the device.
-- ``views`` (if the model makes them), ``encode``, ``adapt``: from the method's timer. On a CUDA device these are times
-  of the device, which overlap with those of the host.
-- ``write``: the batch is written to the journal.
-"""
+"""Of a run, whose seconds are measured; ``docs/scaling.md`` describes them. Those of the method's timer (``views``,
+``encode``, ``adapt``) are times of a CUDA device, which overlap with those of the host."""
 
 
 class ResultsWriter(RunObserver):
     """Writes each method's ``results.json`` and prints the table, on the first device.
 
     Comes after PredictionsWriter and others whose time must not count as waiting for the next batch.
-
     Keys of ``results.json`` beside the measures:
 
     - ``images_per_second``: over all devices, from the first batch on, without loading the model and text features.
     - ``peak_memory_bytes``: the largest of any device; CUDA's allocator, elsewhere the process's resident set.
-    - ``stages``: seconds of each of :data:`STAGES`.
-    - ``not_finite``: images whose logits are not finite without adaptation.
-    - ``batches_halved``: how often a batch did not fit the memory.
-    - ``ece_bins``: bins of the calibration error.
+    - ``stages``: seconds of each of :data:`STAGES`; ``batches_halved``: how often a batch did not fit the memory.
+    - ``not_finite``: images whose logits are not finite without adaptation; ``ece_bins``: of the calibration error.
     - ``directory``: the folder that relative paths in the configuration start from.
     - ``resumed``: images that earlier attempts classified. Speed, stages and memory are those of the last attempt that
       classified any; the speed is 0 if that one wrote no results.
@@ -87,16 +84,11 @@ class ResultsWriter(RunObserver):
         self._free = time.perf_counter()
 
     def stages(self, trainer: Trainer, module: Any, write: float) -> tuple[dict[str, float], int]:
-        """Seconds of each stage (mean over devices) and number of halved batches (sum); call it on every device.
-
-        ``write`` is the time that this device spent on the journal.
-        """
-        clock, parts = getattr(module, "clock", None), getattr(module, "parts", None)
-        own = {**(clock.seconds() if clock is not None else {}), **self._seconds, "write": write}
+        """Seconds of each stage (mean over devices) and number of halved batches (sum); call it on every device."""
+        own = {**module.clock.seconds(), **self._seconds, "write": write}
         # The class texts were encoded while the first batch seemed to be waited for.
         own["decode"] = max(0.0, own["decode"] - own.get("text", 0.0))
-        halved = 0 if parts is None else parts.halved
-        values = torch.tensor([*(own.get(name, 0.0) for name in STAGES), halved], dtype=torch.float64)
+        values = torch.tensor([*(own.get(name, 0.0) for name in STAGES), module.parts.halved], dtype=torch.float64)
         device = trainer.strategy.root_device
         kind = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
         sums = trainer.strategy.reduce(values.to(device, kind), reduce_op="sum").tolist()
@@ -106,15 +98,16 @@ class ResultsWriter(RunObserver):
         """Write the files and print the table."""
         device = trainer.strategy.root_device
         seconds = time.perf_counter() - self._started  # the merge before has synchronised the devices
-        if (clock := getattr(module, "clock", None)) is not None:
-            seconds -= clock.seconds().get("text", 0.0)  # the class texts are encoded after all observers have started
+        seconds -= module.clock.seconds().get(
+            "text", 0.0
+        )  # the class texts are encoded after all observers have started
         peak = int(trainer.strategy.reduce(torch.tensor(peak_memory(device), device=device), reduce_op="max"))
         counts = find_callback(trainer, PredictionsWriter)
         assert counts is not None, "results are of what was written"
         stages, halved = self.stages(trainer, module, counts.seconds)
         if not trainer.is_global_zero:
             return
-        totals, folder = counts.totals, find_run_folder(trainer)
+        totals, folder = counts.totals, find_run(trainer).path
         course = {
             "resumed": counts.resumed,
             "images_per_second": counts.classified / seconds,
@@ -125,6 +118,7 @@ class ResultsWriter(RunObserver):
         if not counts.classified:  # an earlier attempt classified all images, and may have written results
             course |= _earlier(folder, course)
         data, methods, rows = getattr(trainer, "datamodule", None), methods_of(module), []
+        versions = {name: version(name) for name in ("torch", "torchvision", "lightning", "open_clip_torch")}
         for name, method in methods.items():
             measures, stage2 = totals.measures[name], getattr(method, "stage2_report", None)
             row = {
@@ -145,17 +139,15 @@ class ResultsWriter(RunObserver):
                 **({"stage2": asdict(stage2)} if stage2 else {}),
                 "shared_with": [other for other in methods if other != name],
                 "directory": str(Path.cwd()),
-                "versions": {"lorattt": __version__, "python": platform.python_version(), **_versions()},
+                "versions": {"lorattt": __version__, "python": platform.python_version(), **versions},
             }
+            # JSON has no NaN.
+            finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
             path = folder / name / RESULTS_FILE
             with saving(path, folder), atomic_write(path) as file:
-                file.write(json.dumps(_in_json(row), indent=2, allow_nan=False) + "\n")
+                file.write(json.dumps(finite, indent=2, allow_nan=False) + "\n")
             rows.append(row)
         print(table_of(rows, folder))
-
-
-def _versions() -> dict[str, str]:
-    return {name: version(name) for name in ("torch", "torchvision", "lightning", "open_clip_torch")}
 
 
 def _earlier(folder: Path, course: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,11 +157,6 @@ def _earlier(folder: Path, course: Mapping[str, Any]) -> dict[str, Any]:
             row = json.loads(path.read_text(encoding="utf-8"))
             return {key: row[key] for key in course}
     return {}
-
-
-def _in_json(row: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN: it becomes null."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
 
 
 def table_of(rows: list[dict[str, Any]], folder: Path) -> str:
@@ -187,16 +174,7 @@ def table_of(rows: list[dict[str, Any]], folder: Path) -> str:
         if count := row["fallbacks"]:
             whose = f"{row['method']}: " if several else ""
             lines.append(f"{whose}{count} images kept their zero-shot prediction (adaptation not finite)")
-    if count := first["skipped"]:
-        lines.append(f"{count} images could not be read")
-    if count := first.get("not_finite"):  # results of an earlier version lack this and the next
-        lines.append(
-            f"{count} images have no finite answer without adaptation: try model.clip.dtype fp32, or a fresh checkpoint"
-        )
-    if count := first.get("batches_halved"):
-        lines.append(
-            f"{count} times a batch did not fit the memory and was halved: a smaller data.batch_size saves that"
-        )
+    lines += [f"{first[key]} {text}" for key, text in _TROUBLE.items() if first.get(key)]
     return "\n".join([*lines, f"written to {folder}{', a folder for each method' * several}"])
 
 

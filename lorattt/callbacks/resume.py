@@ -9,7 +9,7 @@ import yaml
 from lorattt.callbacks.journal import journals_in, of_format_1
 from lorattt.callbacks.results import table_of
 from lorattt.callbacks.run_folder import CONFIG_FILE, reject_used, results_in
-from lorattt.callbacks.run_log import as_typed
+from lorattt.callbacks.run_log import as_typed, in_json
 from lorattt.errors import UserError
 from lorattt.settings import affects_results, dotted
 
@@ -22,11 +22,7 @@ class RunFinishedError(Exception):
 
 
 def check_folder(folder: Path, config: str) -> None:
-    """Compare the configurations before anything is loaded. A new or empty folder passes, and a run that may resume.
-
-    Args:
-        folder: The given folder.
-        config: The given configuration, YAML.
+    """Compare the folder's configuration with the given one, in YAML, before anything is loaded.
 
     Raises:
         UserError: If the folder holds a run of another or an unknown configuration, or of an earlier version.
@@ -54,7 +50,10 @@ def check_folder(folder: Path, config: str) -> None:
             "or remove this one"
         )
     if results and not journals:
-        raise RunFinishedError(f"{_table(results, here, folder)} by a run that is finished: nothing to do")
+        order = here.get("model", {}).get("init_args", {}).get("methods") or []
+        results.sort(key=lambda file: order.index(file.parent.name) if file.parent.name in order else 0)
+        table = table_of([_row(file, folder) for file in results], folder)
+        raise RunFinishedError(f"{table} by a run that is finished: nothing to do")
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
@@ -73,15 +72,8 @@ def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
 def _shown(values: dict[str, Any], key: str) -> str:
     if key not in values:
         return "absent"
-    text = values[key] if isinstance(values[key], str) else json.dumps(values[key], default=str, ensure_ascii=False)
+    text = values[key] if isinstance(values[key], str) else in_json(values[key])
     return text if len(text) <= _WIDTH else text[: _WIDTH - 3] + "..."
-
-
-def _table(files: list[Path], config: dict[str, Any], folder: Path) -> str:
-    """The table of a finished run, with its methods in the order of the configuration."""
-    order = config.get("model", {}).get("init_args", {}).get("methods") or []
-    files = sorted(files, key=lambda file: order.index(file.parent.name) if file.parent.name in order else 0)
-    return table_of([_row(file, folder) for file in files], folder)
 
 
 def _row(path: Path, folder: Path) -> dict[str, Any]:
@@ -89,7 +81,6 @@ def _row(path: Path, folder: Path) -> dict[str, Any]:
         row: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         table_of([row], folder)
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UserError(
-            f"{path}: damaged ({type(error).__name__}): name another run.folder, or remove this one"
-        ) from error
+        reason = f"damaged ({type(error).__name__})"
+        raise UserError(f"{path}: {reason}: name another run.folder, or remove this one") from error
     return row

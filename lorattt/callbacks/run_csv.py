@@ -29,8 +29,7 @@ class RunCSV(Logger):
     """``metrics.csv`` in the run's folder: a row for each time something is logged.
 
     The columns are ``epoch`` and ``step``, then the values in the order in which they first occurred; missing values
-    are empty. Rows of earlier attempts stay, except those of steps that are done again. The configuration is in
-    ``config.yaml``.
+    are empty. Rows of earlier attempts stay, except those of steps that are done again.
     """
 
     name = version = ""  # the folder has both

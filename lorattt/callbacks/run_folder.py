@@ -1,4 +1,4 @@
-"""One folder per run, with the configuration that made it and a lock that keeps other runs out."""
+"""One folder per run: its configuration, a lock that keeps other runs out, a fit's prompt and checkpoint."""
 
 import errno
 import itertools
@@ -6,10 +6,13 @@ import os
 import socket
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.trainer.states import TrainerFn
 
 from lorattt.callbacks.base import dataset_name, find_callback, method_name, on_first_device
 from lorattt.callbacks.journal import PATTERN, journals_in, saving
@@ -20,6 +23,7 @@ from lorattt.inputs import at_least
 RESULTS_FILE = "results.json"
 CONFIG_FILE = "config.yaml"
 LOCK_FILE = "run.lock"
+PROMPT_FILE = "prompt.safetensors"
 TOP_K = 5
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
@@ -48,16 +52,15 @@ class RunFolder(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Choose and make the folder on the first device, for all."""
         self.resumes = False
-        chosen = on_first_device(trainer, lambda: self._choose(trainer, pl_module))
-        self.path = Path(chosen)
+        self.path = on_first_device(trainer, lambda: self._choose(trainer, pl_module))
         # Lightning's own folder: until now the one given, or the root, which other runs share.
         if Path(trainer.default_root_dir) == Path(os.path.normpath(self._folder or self._root)):
-            trainer._default_root_dir = chosen  # type: ignore[attr-defined]  # there is no other way to set it
+            trainer._default_root_dir = str(self.path)  # type: ignore[attr-defined]  # there is no other way to set it
 
-    def _choose(self, trainer: Trainer, pl_module: LightningModule) -> str:
+    def _choose(self, trainer: Trainer, pl_module: LightningModule) -> Path:
         try:
             if self._folder is None:
-                return str(self._next_free(trainer, pl_module))
+                return _next_free(Path(self._root) / method_name(pl_module) / dataset_name(trainer))
             folder = Path(self._folder)
             # Without the writer of config.yaml nobody has compared the configurations.
             compared = find_callback(trainer, ConfigWriter) is not None
@@ -65,21 +68,20 @@ class RunFolder(Callback):
             if not self.resumes:
                 reject_used(folder)
             folder.mkdir(parents=True, exist_ok=True)
-            return str(folder)
+            return folder
         except OSError as error:
-            raise UserError(
-                f"the run's folder cannot be made ({error}): name another run.root or run.folder"
-            ) from error
+            hint = "name another run.root or run.folder"
+            raise UserError(f"the run's folder cannot be made ({error}): {hint}") from error
 
-    def _next_free(self, trainer: Trainer, pl_module: LightningModule) -> Path:
-        parent = Path(self._root) / method_name(pl_module) / dataset_name(trainer)
-        parent.mkdir(parents=True, exist_ok=True)
-        for number in itertools.count():
-            folder = parent / f"{number:03d}"
-            with suppress(FileExistsError):  # also where another run takes the number meanwhile
-                folder.mkdir()
-                return folder
-        raise AssertionError
+
+def _next_free(parent: Path) -> Path:
+    """Make the folder of the next free number."""
+    parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count():
+        with suppress(FileExistsError):  # also where another run takes the number meanwhile
+            (parent / f"{number:03d}").mkdir()
+            break
+    return parent / f"{number:03d}"
 
 
 def results_in(folder: Path) -> list[Path]:
@@ -90,8 +92,8 @@ def results_in(folder: Path) -> list[Path]:
 def reject_used(folder: Path) -> None:
     """Reject a folder that holds results, or journals of an unfinished run."""
     for found in results_in(folder):
-        held = found.relative_to(folder).as_posix()
-        raise UserError(f"run.folder {folder} already holds {held}: name another one, or remove it")
+        name = found.relative_to(folder).as_posix()
+        raise UserError(f"run.folder {folder} already holds {name}: name another one, or remove it")
     for found in journals_in(folder):
         raise UserError(
             f"run.folder {folder} already holds {found.name} of a run that did not end: go on with it on the command "
@@ -104,7 +106,7 @@ class ConfigWriter(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Called by Lightning on the first device, after the folder was made."""
-        folder = find_run_folder(trainer)
+        folder = find_run(trainer).path
         with saving(folder / CONFIG_FILE, folder), atomic_write(folder / CONFIG_FILE) as file:
             file.write(self.parser.dump(self.config, skip_none=False))
         if keep_images := getattr(getattr(trainer, "datamodule", None), "keep_images", None):
@@ -116,19 +118,11 @@ def find_run(trainer: Trainer) -> RunFolder:
     return find_callback(trainer, RunFolder) or RunFolder(folder=trainer.default_root_dir, resume=False)
 
 
-def find_run_folder(trainer: Trainer) -> Path:
-    """The folder of the run, for other callbacks."""
-    return find_run(trainer).path
-
-
 class FolderLock:
     """Keeps other runs out of a folder until it is released or the process ends, however it ends.
 
     Loader workers do not inherit the lock, so a run that was killed can be resumed while its workers still exist.
     Where the file system has no locks, nothing is locked.
-
-    Raises:
-        UserError: If another process has it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -158,3 +152,29 @@ class FolderLock:
             with suppress(OSError):  # Windows removes no file that is open
                 self._path.unlink(missing_ok=True)
             self._lock.release()
+
+
+class PromptWriter(Callback):
+    """Writes the learned prompt to ``prompt.safetensors`` when training has ended, on the first device."""
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Write, if the module has a prompt, and say where."""
+        if trainer.is_global_zero and hasattr(pl_module, "save_prompt"):
+            path = find_run(trainer).path / PROMPT_FILE
+            pl_module.save_prompt(path)
+            top1 = trainer.callback_metrics.get("val/top1")
+            known = "" if top1 is None else f"validation top-1 {float(top1):.2f} %, "
+            print(f"\n{known}prompt written to {path}")
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """``checkpoints/last.ckpt`` in the run's folder after each epoch, from which ``ckpt_path`` resumes."""
+
+    def __init__(self) -> None:
+        super().__init__(filename="last", save_top_k=1, save_on_train_epoch_end=True, enable_version_counter=False)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Set the folder, now that it is known: Lightning calls checkpoints after all other callbacks."""
+        if stage == TrainerFn.FITTING:
+            self.dirpath = str(find_run(trainer).path / "checkpoints")
+        super().setup(trainer, pl_module, stage)

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -10,7 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from lorattt.callbacks.base import RunObserver, on_first_device
 from lorattt.callbacks.run_csv import FIT, RunCSV
-from lorattt.callbacks.run_folder import find_run_folder, results_in
+from lorattt.callbacks.run_folder import find_run, results_in
 from lorattt.settings import dotted
 
 RATE = "train/lr"
@@ -24,10 +23,8 @@ class RunLog(RunObserver):
     For a fit, this is the learning rate with each row of losses, and the last row whatever
     ``trainer.log_every_n_steps``. For test, validate and predict, it is the numbers of ``results.json`` at the end, as
     ``test/top1_after`` (with several methods ``test/<method>/top1_after``), at the number of images as the step. Comes
-    after ``RunFolder`` and ``ResultsWriter``; writes on the first device.
-
-    Args:
-        settings: The configuration, flat, see :func:`flat`.
+    after ``RunFolder`` and ``ResultsWriter``; writes on the first device. ``settings`` is the configuration as
+    :func:`flat` gives it.
     """
 
     def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
@@ -38,14 +35,15 @@ class RunLog(RunObserver):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Start the loggers."""
         self._loggers = list(trainer.loggers) if trainer.is_global_zero else []
-        on_first_device(trainer, lambda: self._place(find_run_folder(trainer)))
 
-    def _place(self, folder: Path) -> None:
-        for logger in self._loggers:
-            if hasattr(logger, "place"):
-                logger.place(folder)
-            if self._settings:
-                logger.log_hyperparams(self._settings)
+        def place() -> None:
+            for logger in self._loggers:
+                if hasattr(logger, "place"):
+                    logger.place(find_run(trainer).path)
+                if self._settings:
+                    logger.log_hyperparams(self._settings)
+
+        on_first_device(trainer, place)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove the rows that a fit from a checkpoint, or from the start, will write again."""
@@ -78,12 +76,14 @@ class RunLog(RunObserver):
         if not self._loggers:
             return
         command = str(trainer.state.fn.value if trainer.state.fn else "test")
-        rows = {path.parent.name: json.loads(path.read_text("utf-8")) for path in results_in(find_run_folder(trainer))}
+        files = results_in(find_run(trainer).path)
+        rows = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in files}
         images = max((int(row["n"]) for row in rows.values()), default=0)
         values: dict[str, float] = {}
         for name, row in rows.items():
             above = f"{command}/{name}/" if len(rows) > 1 else f"{command}/"
-            values |= {above + key: value for key, value in row.items() if key not in _NOT_LOGGED and _is_number(value)}
+            logged = {key: value for key, value in row.items() if key not in _NOT_LOGGED}
+            values |= {above + key: value for key, value in logged.items() if type(value) in (int, float)}
         self._start_command(command, images)
         for logger in self._loggers:
             logger.log_metrics(dict(values), images)
@@ -108,21 +108,21 @@ def _step(trainer: Trainer) -> int:
     return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration by the keys of the command line: numbers, texts, true and false; null is left out.
+    """A configuration by the keys of the command line; null is left out, a class is the value of its key.
 
-    A class is the value of its key; lists are JSON.
+    Values that are no numbers, texts, true or false are JSON.
     """
-    found: dict[str, Any] = {}
-    for key, value in dotted(config).items():
-        if value is not None and value != {}:
-            scalar = isinstance(value, bool | int | float | str)
-            found[as_typed(key)] = value if scalar else json.dumps(value, default=str, ensure_ascii=False)
-    return found
+    return {
+        as_typed(key): value if isinstance(value, bool | int | float | str) else in_json(value)
+        for key, value in dotted(config).items()
+        if value is not None and value != {}
+    }
+
+
+def in_json(value: Any) -> str:
+    """A value of a configuration as JSON, on one line."""
+    return json.dumps(value, default=str, ensure_ascii=False)
 
 
 def as_typed(key: str) -> str:

@@ -13,7 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from lorattt.callbacks.base import RunObserver
 from lorattt.callbacks.journal import journals_in, read_journals
-from lorattt.callbacks.run_folder import CONFIG_FILE, find_run, find_run_folder, results_in
+from lorattt.callbacks.run_folder import CONFIG_FILE, find_run, results_in
 from lorattt.errors import UserError
 from lorattt.stopping import STOPS, Stopped
 
@@ -21,10 +21,7 @@ _CHILDREN_SECONDS = 20.0
 
 
 class RunStops(RunObserver):
-    """Stops a run that was warned, between two batches or two epochs of a fit, and reports how far it is.
-
-    Comes last in a Trainer's callbacks: it looks at the files of the others.
-    """
+    """Stops a run that was warned, between two batches or two epochs of a fit; comes last in a Trainer's callbacks."""
 
     def on_run_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From now on a warning waits for the end of a batch, or of an epoch of a fit."""
@@ -65,12 +62,13 @@ class RunStops(RunObserver):
 
 def resume_hint(trainer: Trainer) -> str:
     """How far a run is and the command that resumes it; empty without a configuration in the folder."""
-    folder = find_run_folder(trainer)
+    run = find_run(trainer)
+    folder = run.path
     if not (folder / CONFIG_FILE).exists():
         return ""
-    command = str(TrainerFn(trainer.state.fn).value)
-    words = ["lorattt", command, "-c", str(folder / CONFIG_FILE), "--run.folder", str(folder)]
-    if command == TrainerFn.FITTING.value:
+    command = TrainerFn(trainer.state.fn)
+    words = ["lorattt", command.value, "-c", str(folder / CONFIG_FILE), "--run.folder", str(folder)]
+    if command == TrainerFn.FITTING:
         checkpoint = _checkpoint(trainer)
         if checkpoint is None:
             return "no epoch is finished, and nothing is kept"
@@ -82,7 +80,7 @@ def resume_hint(trainer: Trainer) -> str:
         known = getattr(getattr(trainer, "datamodule", None), "indices", None)
         of_all = "" if known is None else f" of {len(known)}"
         done = f"{len(read_journals(folder).done)}{of_all} images are done and kept"
-        more = [] if find_run(trainer).resume else ["--run.resume", "true"]
+        more = [] if run.resume else ["--run.resume", "true"]
     environment = getattr(trainer.strategy, "cluster_environment", None)
     if trainer.world_size > 1 and not isinstance(environment, LightningEnvironment):
         return f"{done}; to go on, give the same command with {shlex.join([*words[4:], *more])}"
@@ -91,12 +89,9 @@ def resume_hint(trainer: Trainer) -> str:
 
 def _checkpoint(trainer: Trainer) -> Path | None:
     """The last complete checkpoint of a fit."""
-    for callback in trainer.checkpoint_callbacks:
-        for name in ("last_model_path", "best_model_path"):
-            path = getattr(callback, name, "")
-            if path and zipfile.is_zipfile(path):
-                return Path(path)
-    return None
+    names = ("last_model_path", "best_model_path")
+    paths = [getattr(callback, name, "") for callback in trainer.checkpoint_callbacks for name in names]
+    return next((Path(path) for path in paths if path and zipfile.is_zipfile(path)), None)
 
 
 def _end_children(trainer: Trainer, number: int) -> None:

@@ -7,17 +7,17 @@ from torch.profiler import ProfilerAction, ProfilerActivity, profile
 
 from lorattt.callbacks.base import RunObserver
 from lorattt.callbacks.journal import saving
-from lorattt.callbacks.run_folder import find_run_folder
+from lorattt.callbacks.run_folder import find_run
 
 _BATCHES = 4
-_ROWS = 30
+_ROWS = 30  # of the table
 
 
 class TraceWriter(RunObserver):
     """Profiles the first batches on the first device and leaves ``trace.json`` and ``trace.txt`` in the run's folder.
 
-    The trace opens in Perfetto or Chrome's trace viewer; the table lists the costliest operations. Profiling slows
-    these batches down. Lightning's PyTorchProfiler would choose its folder before the run's folder is known.
+    The trace opens in Perfetto or Chrome's trace viewer; the table lists the costliest operations. Lightning's
+    PyTorchProfiler would choose its folder before the run's folder is known.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class TraceWriter(RunObserver):
         """Start to record."""
         if not trainer.is_global_zero:
             return
-        file, device = find_run_folder(trainer) / "trace.json", trainer.strategy.root_device.type
+        file, device = find_run(trainer).path / "trace.json", trainer.strategy.root_device.type
 
         def write(recorded: profile) -> None:
             with saving(file):

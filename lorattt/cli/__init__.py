@@ -19,11 +19,10 @@ from lorattt.callbacks.progress import progress
 from lorattt.callbacks.results import ResultsWriter
 from lorattt.callbacks.resume import RunFinishedError, check_folder
 from lorattt.callbacks.run_csv import RunCSV
-from lorattt.callbacks.run_folder import ConfigWriter, RunFolder
+from lorattt.callbacks.run_folder import ConfigWriter, PromptWriter, RunCheckpoint, RunFolder
 from lorattt.callbacks.run_log import RunLog, flat
 from lorattt.callbacks.stops import RunStops
 from lorattt.callbacks.trace import TraceWriter
-from lorattt.callbacks.training import PromptWriter, RunCheckpoint
 from lorattt.cli.checks import check_config_files, check_values
 from lorattt.cli.devices import check_environment, check_processes, device_mistake
 from lorattt.cli.errors import explain
@@ -103,12 +102,7 @@ class LorattCLI(LightningCLI):
             self.check_run_folder()
 
     def check_run_folder(self) -> None:
-        """Compare the configuration with that of the run that the folder holds, if it holds one.
-
-        Raises:
-            UserError: If it is of another run.
-            RunFinishedError: If it is of this run, finished.
-        """
+        """Compare the configuration with that of the run that the folder holds, if it holds one."""
         config = self.config[self.subcommand]
         if config["run"]["folder"] is not None and config["run"]["resume"]:
             check_folder(Path(config["run"]["folder"]), self._parser(self.subcommand).dump(config, skip_none=False))
@@ -154,12 +148,7 @@ class LorattCLI(LightningCLI):
 
 
 def main(args: ArgsType = None, cli: type[LorattCLI] = LorattCLI) -> None:
-    """Run the command line; a user's mistake ends it with one line and exit code 2.
-
-    Args:
-        args: The arguments; those of the process where None.
-        cli: What parses and runs the commands of Lightning.
-    """
+    """Run the command line, that of the process by default; a user's mistake ends it with one line and exit code 2."""
     given = sys.argv[1:] if args is None else args
     kind, program, rest = cli, "lorattt", args
     if isinstance(given, list) and given[:1] == ["landscape"]:
@@ -203,5 +192,5 @@ def main(args: ArgsType = None, cli: type[LorattCLI] = LorattCLI) -> None:
 
 
 def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
-    """Print a warning on one line, in place of :func:`warnings.showwarning`."""
+    """In place of :func:`warnings.showwarning`: one line."""
     print(f"lorattt: warning: {shortened(one_line(message), 2000)}", file=sys.stderr)

@@ -1,13 +1,11 @@
 """Mistakes about processes, tasks and devices as one line in the words of the command line.
 
-Lightning and its environments raise them as whatever exception was at hand, with a text for programmers. Only the
-text tells them apart; ``device_mistakes.yaml`` has what they say, and ``tests/test_device_mistakes.py`` compares it
-with the installed versions.
+Lightning and its environments raise all kinds of exceptions, and only their texts tell them apart:
+``device_mistakes.yaml`` has these, and ``tests/test_device_mistakes.py`` compares them with the installed versions.
 """
 
 import os
 import re
-from functools import cache
 from pathlib import Path
 
 import yaml
@@ -17,17 +15,11 @@ from lightning.pytorch import Trainer
 
 from lorattt.errors import UserError, one_line, quoted
 
+_MISTAKES = Path(__file__).with_name("device_mistakes.yaml")
 _INTEGERS = (
     *("MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK"),
     *("SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_NNODES", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"),
 )
-
-
-@cache
-def _known() -> list[dict[str, str]]:
-    text = Path(__file__).with_name("device_mistakes.yaml").read_text(encoding="utf-8")
-    found: list[dict[str, str]] = yaml.safe_load(text)
-    return found
 
 
 def device_mistake(error: BaseException) -> str | None:
@@ -38,9 +30,9 @@ def device_mistake(error: BaseException) -> str | None:
             "unset SLURM_NTASKS"
         )
     text = one_line(error)
-    for each in _known():
+    for each in yaml.safe_load(_MISTAKES.read_text(encoding="utf-8")):
         if found := re.search(each["said"], text):
-            return each["line"].format(*found.groups())
+            return str(each["line"]).format(*found.groups())
     return None
 
 

@@ -1,7 +1,7 @@
-"""Check command lines without running them, which ``lorattt sweep`` asks for before its first run.
+"""``python -m lorattt.cli.dry``: check command lines without running them, as ``lorattt sweep`` does before its runs.
 
-``python -m lorattt.cli.dry`` reads a JSON list of command lines, each a list of words, and writes a JSON list of what
-is wrong with each: a text, or null for nothing. No model and no data are made.
+Reads a JSON list of command lines, each a list of words, and writes a JSON list of what is wrong with each: a text, or
+null. No model and no data are made.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ class _ParsedError(Exception):
 
 
 class SharedParserCLI(LorattCLI):
-    """Parses all command lines of a process with one parser, which takes longer to make than to use."""
+    """Parses all command lines of a process with one parser: making it takes longer than using it."""
 
     _made: ClassVar[dict[str, Any]] = {}
 
@@ -43,7 +43,7 @@ class _DryCLI(SharedParserCLI):
 
 
 def problem(words: Sequence[str]) -> str | None:
-    """What is wrong with a command line, as the command itself would say; None for nothing."""
+    """What is wrong with a command line, in the command's own words; None for nothing."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):

@@ -1,7 +1,7 @@
 """A user's mistake as one line: the key, what is wrong with it, and what is accepted.
 
-jsonargparse reports every type it tried, over many lines, the one that matters deep among them. Nothing
-of it is structured, so its text is read here; what is not recognised is passed on as one line.
+jsonargparse reports every type that it tried, over many lines, without structure. Its text is read here; what is not
+recognised is passed on as one line.
 """
 
 import dataclasses
@@ -13,8 +13,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 
 from lorattt.callbacks.run_folder import RunFolder
+from lorattt.cli.checks import found_class, import_problem, keys_of, known_classes, near_key
 from lorattt.cli.devices import device_mistake
-from lorattt.cli.keys import found_class, import_class, import_problem, keys_of, known_classes, near_key
 from lorattt.data.loader import lost_worker
 from lorattt.errors import UserError, one_line, shortened
 from lorattt.inputs import nearest
@@ -89,7 +89,8 @@ def condense(message: str, typed: Sequence[str] = ()) -> str:
         value = shortened(unreadable[1])
         return f"{_spelled('.'.join(path), typed)}: expected keys below it{_fields(path, owner)}, got {value}"
     if found := list(_EXPECTED.finditer(body)):
-        value = next((m["value"] for m in found if m["value"]), None) or _given_value(body)
+        _, given, last = body.rpartition("Given value: ")
+        value = next((m["value"] for m in found if m["value"]), None) or (last if given else "another value")
         kinds, value = dict.fromkeys(_kind(m["kind"]) for m in found), one_line(value)
         if path in (["model"], ["data"]) and _IMPORT_PATH.fullmatch(value) and import_problem(value):
             return _unknown_class(path[0], value)  # its module raises what the parser takes for another kind of value
@@ -130,10 +131,6 @@ def _innermost(message: str) -> tuple[list[str], str | None, str]:
     return path, owner, "\n".join(line for _, line in body[:end]).strip()
 
 
-def _given_value(text: str) -> str:
-    return text.rpartition("Given value: ")[2] if "Given value: " in text else "another value"
-
-
 def _kind(text: str) -> str:
     text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text.strip())
     if choices := _CHOICES.fullmatch(text):
@@ -142,10 +139,7 @@ def _kind(text: str) -> str:
 
 
 def _unknown_key(prefix: str, key: str, owner: str | None) -> str:
-    """A key of a class (``owner``) or of the command that does not exist, beside those that do.
-
-    ``prefix`` is what is before the key as it was given, with its dot.
-    """
+    """A key of a class (``owner``) or of the command that does not exist; ``prefix`` is before it, with its dot."""
     place = prefix.split(".")[0]
     if owner and key == "class_path":
         return f"{place}: beside class_path, the keys of a class go below init_args"
@@ -154,7 +148,7 @@ def _unknown_key(prefix: str, key: str, owner: str | None) -> str:
     level, _, last = key.rpartition(".")
     if last == "seed":
         return f"{prefix}{key}: no such key; the seed of a run is seed_everything"
-    kind = import_class(owner) if owner else None
+    kind = found_class(owner)
     groups = (("run", RunFolder), ("trainer", Trainer))
     whole = [*_TOP, *_BELOW, *(f"{group}.{name}" for group, each in groups for name in keys_of(each))]
     known = list(keys_of(kind)) if kind else whole
@@ -178,7 +172,7 @@ def _without_value(option: str, typed: Sequence[str]) -> str:
 
 def _fields(path: Sequence[str], owner: str | None) -> str:
     """The keys below a key in brackets; nothing where it has none."""
-    kind = found_class(owner) if owner and path else None
+    kind = found_class(owner) if path else None
     found = [key.rpartition(".")[2] for key in keys_of(kind) if key.startswith(f"{path[-1]}.")] if kind else []
     return f" ({', '.join(found)})" if found else ""
 

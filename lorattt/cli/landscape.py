@@ -14,7 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch import Tensor
 
-from lorattt.callbacks.run_folder import ConfigWriter, RunFolder, find_run_folder
+from lorattt.callbacks.run_folder import ConfigWriter, RunFolder, find_run
 from lorattt.cli import LorattCLI
 from lorattt.cli.checks import check_values
 from lorattt.data.datamodule import EpisodeData
@@ -32,7 +32,6 @@ from lorattt.views.crops import ViewSpec
 from lorattt.views.render import TrainingViews, Views
 
 PICTURE, NUMBERS = "landscape.png", "landscape.json"
-_UNIT = "nats, mean"
 
 
 class LandscapeCLI(LorattCLI):
@@ -69,7 +68,9 @@ class LandscapeCLI(LorattCLI):
         folder = self._folder()
         model.clip.to(self.trainer.strategy.root_device)
         device = model.clip.text_tower.device
-        pictures, images, labels = _read(model, data, views, spec)
+        # The loss is that of training crops where the model learns, and the data is for it.
+        crops = isinstance(model, PromptTraining) and isinstance(data, SourceData)
+        pictures, images, labels = _read(model, data, views, spec, crops)
         found = landscape(
             prompts,
             started.context.to(device),
@@ -82,7 +83,7 @@ class LandscapeCLI(LorattCLI):
         )
         origin = prompt.file or started.words or "random vectors"
         about = {"prompt": origin, "data": data.name, "images": len(pictures), "seed": model.seed}
-        _write(found, spec, _of_crops(model, data), about, folder)
+        _write(found, spec, crops, about, folder)
 
     def _folder(self) -> Path:
         """Make the run's folder, with the configuration in it."""
@@ -90,7 +91,7 @@ class LandscapeCLI(LorattCLI):
         callbacks = {type(each): each for each in self.trainer.callbacks}  # type: ignore[attr-defined]
         callbacks[RunFolder].setup(self.trainer, self.model, "landscape")
         callbacks[ConfigWriter].save_config(self.trainer, self.model, "landscape")
-        return find_run_folder(self.trainer)
+        return find_run(self.trainer).path
 
 
 def _write(found: Landscape, spec: LandscapeSpec, crops: bool, about: dict[str, Any], folder: Path) -> None:
@@ -103,7 +104,7 @@ def _write(found: Landscape, spec: LandscapeSpec, crops: bool, about: dict[str, 
     shown = "/".join(Path(about["prompt"]).parts[-2:])  # a run's folder and its file
     known = {title: grid for title, grid in grids.items() if grid is not None}
     draw_landscape(
-        [Panel(title, _UNIT, grid.tolist()) for title, grid in known.items()],
+        [Panel(title, "nats, mean", grid.tolist()) for title, grid in known.items()],
         spec.coordinates,
         folder / PICTURE,
         title=f"Around the prompt {shown}: {about['images']} images of {about['data']}",
@@ -137,17 +138,12 @@ def _subject(model: LightningModule, spec: LandscapeSpec) -> tuple[PromptSpec, V
     )
 
 
-def _of_crops(model: Any, data: Any) -> bool:
-    """Whether the loss is that of training crops: the model learns, and the data is for it."""
-    return isinstance(model, PromptTraining) and isinstance(data, SourceData)
-
-
 def _read(
-    model: Any, data: EpisodeData | SourceData, views: ViewSpec, spec: LandscapeSpec
+    model: Any, data: EpisodeData | SourceData, views: ViewSpec, spec: LandscapeSpec, crops: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Views ``(N, V, 3, S, S)``; and, where all labels are known, images for the loss ``(N, 3, S, S)`` and labels.
 
-    These images are training crops as of the first epoch, or plain views, see :func:`_of_crops`.
+    These images are training crops as of the first epoch, or plain views.
     """
     size, seed = model.clip.image_size, model.seed
     make = Views(views, size, seed, model.clip.plain_view)
@@ -160,7 +156,7 @@ def _read(
     labels = [int(episode["label"]) for episode in episodes]
     if UNKNOWN_LABEL in labels:
         return stacked, None, None
-    if not _of_crops(model, data):
+    if not crops:
         return stacked, stacked[:, 0], torch.tensor(labels)
     crop = TrainingViews(model.crop, size, seed)
     return stacked, torch.stack([crop(data.source.read(i), i, 0)[0] for i in chosen]), torch.tensor(labels)

@@ -76,6 +76,7 @@ class Parser(LightningArgumentParser):
     def _take_out(self, words: Sequence[str], namespace: Namespace | None) -> tuple[Namespace | None, Sequence[str]]:
         """Move what jsonargparse would change (texts, lists of texts, keys below a mapping) into the configuration."""
         others = []
+        taken = Namespace() if namespace is None else namespace.clone()  # type: ignore[no-untyped-call]
         for word in words:
             name, equals, text = word.partition("=")
             key, *path = name.removeprefix("--").split(".")
@@ -86,12 +87,12 @@ class Parser(LightningArgumentParser):
                 value = _read(text)
                 for part in reversed(path):
                     value = {part: value}
-                namespace = _changed(namespace, key, merged(namespace.get(key) if namespace else None, value))
+                taken[key] = merged(taken.get(key), value)
             elif not isinstance(value := _as_typed(hints, text), str) or (_is_text(hints) and value != "null"):
-                namespace = _changed(namespace, name.removeprefix("--"), value)
+                taken[name.removeprefix("--")] = value
             else:
                 others.append(word)
-        return namespace, others
+        return taken if len(others) < len(words) else namespace, others
 
     def _marked(self, words: Sequence[str]) -> Iterator[str]:
         """The words, with a mark before the values that are for a class's parser."""
@@ -106,12 +107,6 @@ class Parser(LightningArgumentParser):
                 yield word  # the parser says that a value is missing
             else:
                 yield f"{name}={_RAW}{value if equals else left.pop(0)}"
-
-
-def _changed(namespace: Namespace | None, key: str, value: Any) -> Namespace:
-    namespace = Namespace() if namespace is None else namespace.clone()  # type: ignore[no-untyped-call]
-    namespace[key] = value
-    return namespace
 
 
 def _hints(action: Action | None) -> tuple[Any, ...]:
@@ -142,14 +137,10 @@ def _as_typed(hints: Sequence[Any], value: str) -> str | list[str]:
 
 
 def load(text: str) -> Any:
-    """What jsonargparse reads in a text.
-
-    Raises:
-        yaml.YAMLError: If it is no YAML. Of texts such as ``?`` and ``._``, jsonargparse's own loader raises others.
-    """
+    """What jsonargparse reads in a text; a ``YAMLError`` where that is no YAML."""
     try:
         return _LOAD(text)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:  # as for ? and ._
         raise yaml.YAMLError(str(error)) from error
 
 

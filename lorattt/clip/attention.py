@@ -9,7 +9,7 @@ product with the frozen weight over all episodes, plus what an adapter adds. :fu
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -69,8 +69,7 @@ def run_block(
     first, second = (adapter.affine(number, norm) for norm in NORMS)
     attended = _attention(block.attn, layer_norm(x, block.ln_1, first), number, adapter, queries)
     x = x[:, :queries] + block.ls_1(attended)
-    out: Tensor = x + block.ls_2(_mlp(block.mlp, layer_norm(x, block.ln_2, second)))
-    return out
+    return cast("Tensor", x + block.ls_2(_mlp(block.mlp, layer_norm(x, block.ln_2, second))))
 
 
 def _mlp(mlp: Any, x: Tensor) -> Tensor:
@@ -79,11 +78,9 @@ def _mlp(mlp: Any, x: Tensor) -> Tensor:
     On a CPU, fresh memory costs more than the arithmetic, which is open_clip's.
     """
     if torch.is_grad_enabled() or not isinstance(mlp.gelu, QuickGELU):
-        out: Tensor = mlp(x)
-        return out
+        return cast("Tensor", mlp(x))
     hidden = mlp.c_fc(x)
-    projected: Tensor = mlp.c_proj((_QUICK * hidden).sigmoid_().mul_(hidden))
-    return projected
+    return cast("Tensor", mlp.c_proj((_QUICK * hidden).sigmoid_().mul_(hidden)))
 
 
 def _attention(attn: nn.MultiheadAttention, x: Tensor, number: int, adapter: Adapter, queries: int | None) -> Tensor:
@@ -125,12 +122,12 @@ class Scratch:
 
 @torch.no_grad()
 def run_frozen_block_(block: ResidualAttentionBlock, x: Tensor, scratch: Scratch) -> Tensor:
-    """As :func:`run_block` up to rounding, of contiguous tokens, without adapter or graph; ``x`` may be overwritten.
+    """As :func:`run_block` up to rounding, on contiguous tokens, without adapter or graph; ``x`` may be overwritten.
 
     On a CPU, fresh memory and passes over it cost about as much as the matrix products: here the products themselves
-    accumulate onto the residual stream, and wide temporaries stay in the caches.
-    The result is ``x`` itself, or a new tensor where the plain block is used: with layer scale; in half precision,
-    which would round the residual stream once more; and under autocast, which chooses dtypes, but not in place.
+    accumulate onto the residual stream, and wide temporaries stay in the caches. The result is ``x`` itself, or a new
+    tensor where the plain block is used: with layer scale; in half precision, which would round the residual stream
+    once more; and under autocast, which chooses dtypes, but not in place.
     """
     plain = isinstance(block.ls_1, nn.Identity) and isinstance(block.ls_2, nn.Identity)
     wide = x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(x.device.type)
@@ -218,8 +215,7 @@ def finish(block: ResidualAttentionBlock, x: Tensor, mixed: Tensor) -> Tensor:
     """The rest of a block after attention: output projection and MLP, each with its residual."""
     attn = block.attn
     x = x + block.ls_1(F.linear(mixed, attn.out_proj.weight, attn.out_proj.bias))
-    out: Tensor = x + block.ls_2(_fused_mlp(block.mlp, layer_norm(x, block.ln_2)))
-    return out
+    return cast("Tensor", x + block.ls_2(_fused_mlp(block.mlp, layer_norm(x, block.ln_2))))
 
 
 def _fused_mlp(mlp: Any, x: Tensor) -> Tensor:
@@ -229,8 +225,7 @@ def _fused_mlp(mlp: Any, x: Tensor) -> Tensor:
     the hidden width instead of three.
     """
     if not isinstance(mlp.gelu, QuickGELU):
-        out: Tensor = mlp(x)
-        return out
+        return cast("Tensor", mlp(x))
     first, second = mlp.c_fc, mlp.c_proj
     rows = x.reshape(-1, x.shape[-1])
     hidden = torch.addmm(first.bias, rows, first.weight.t(), beta=_QUICK, alpha=_QUICK)

@@ -15,7 +15,7 @@ from lorattt.clip.model import Clip
 from lorattt.clip.text import SINGLE
 from lorattt.errors import UserError, quoted
 from lorattt.inputs import at_least
-from lorattt.losses.contrastive import class_contrast
+from lorattt.losses.class_texts import class_contrast
 from lorattt.prompts.class_views import CLASS_VIEWS, ClassView, ClassViews, check_class_views, check_template
 from lorattt.prompts.prompt import PromptSpec, build_prompt
 from lorattt.rng import Stream, episode_keys, fold, uniform

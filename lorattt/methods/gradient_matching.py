@@ -14,12 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from lorattt.errors import UserError, first_line
-from lorattt.losses.matching import gradient_cosine, matching_direction, matching_loss
+from lorattt.losses.gradients import gradient_cosine, matching_direction, matching_loss
 
 Derivative = Literal["exact", "finite"]
 Loss = Callable[[Tensor], Tensor]
 FIX = "use model.derivative finite, which needs none, or model.matching_weight 0"
-
 _WRONG = 0.2  # relative; rounding in float32 makes about a thousandth
 
 

@@ -9,7 +9,7 @@ from lorattt.adapters.lora import LoRASpec
 from lorattt.adapters.tuner import AdapterSpec
 from lorattt.clip.load import ClipSpec
 from lorattt.episodes.optim import OptimiserSpec
-from lorattt.methods.lora_ttt_engine import LoRATTTEngine, LossSpec
+from lorattt.methods.lora_ttt_engine import EncodedViews, LoRATTTEngine, LossSpec
 from lorattt.methods.ranked_views import RankedViews
 from lorattt.methods.shared_views import Needs, SharedViews
 
@@ -72,7 +72,7 @@ class LoRATTT(RankedViews):
         """Logits ``(E, K)`` before and after adaptation, and fallbacks ``(E,)``."""
         assert views.pixels is not None
         assert views.tokens is not None
-        encoded = views.trunks[self.engine.first], views.tokens, views.features
+        encoded = EncodedViews(views.trunks[self.engine.first], views.tokens, views.features)
         scale, scores = self.clip.logit_scale, self.view_scores
         outcome = self.engine.run(views.pixels, self.text, scale, views.keys, encoded=encoded, scores=scores)
         return outcome.before, outcome.after, outcome.fallback

@@ -6,9 +6,29 @@ marginal entropy of those views (MEM) and the distance of a masked view's class 
 
     loss = w_mem * H(mean_i p_i) + w_mae * mean_i |z~_i - sg(z_i)|^2 / (d * mask_ratio),  i in the selected views
 
-The authors' loop runs one image at a time through the whole encoder. Here E images run at once, V views each, and
-view 0 is the plain one; docs/architecture.md draws the data flow. Further steps select again, from the class tokens of
-all views with the adapters as they then are.
+The authors' loop runs one image at a time through the whole encoder. Here E images run at once::
+
+    V views of each of E images (E, V, 3, S, S); view 0 is the plain one
+        |
+    trunk: the frozen blocks below the first adapted one              once, without a graph
+        |
+    trunk outputs (E, V, L, d), kept ----------------------------------------------------+
+        |                                           | n selected views                   | view 0
+    last blocks, frozen, without a graph            | (E, n, L, d)                       |
+        |                                           |                                    |
+    class tokens (E, V, d)                          |         selected views with        |
+        |                                           |         patches dropped, through   |
+        +--> logits, entropy: select n of V         |         the trunk without a graph  |
+        +--> view 0: logits before (E, K)           |               |                    |
+                                             adapted blocks, with a graph         adapted blocks after
+                                                    |               |             the last step
+                                                    z_i ------->    z~_i                 |
+                                                    |  (no gradient)|             logits after (E, K)
+                                                   MEM       reconstruction
+                                                    |               |
+                                              loss (E,): a step on the adapters (E, ...)
+
+Further steps select again, from the class tokens of all views with the adapters as they then are.
 
 The gradient goes through the selected views only: the selection is piecewise constant, so the gradient through the
 other views is zero. The last block computes the class token only. The whole views' class tokens z_i, already computed,
@@ -18,6 +38,7 @@ pass that selects views.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -67,6 +88,14 @@ class LossSpec:
             raise UserError("loss.mem and loss.reconstruction are both 0: give at least one a weight")
 
 
+class EncodedViews(NamedTuple):
+    """All views of E images through the frozen model."""
+
+    trunk: Tensor  # (E, V, L, d) tokens as the first adapted block reads them
+    tokens: Tensor  # (E, V, d) class tokens, before the projection
+    features: Tensor  # (E, V, D) unit image features, float32 or wider
+
+
 @dataclass(frozen=True)
 class Outcome:
     """The result of adapting to E episodes."""
@@ -106,7 +135,7 @@ class LoRATTTEngine:
         logit_scale: Tensor,
         keys: Tensor,
         *,
-        encoded: tuple[Tensor, Tensor, Tensor] | None = None,
+        encoded: EncodedViews | None = None,
         masks: Callable[[int, Tensor], Tensor] | None = None,
         scores: ViewScores | None = None,
         observer: Observer | None = None,
@@ -147,7 +176,8 @@ class LoRATTTEngine:
                 target = self._head(gather_views(trunk, selected), adapter)
                 total = total + self.loss.mem * marginal_entropy(self._logits(target, text, logit_scale))
             if self.loss.reconstruction:
-                kept = masks(step, selected) if masks else self._random_masks(step_keys, selected)
+                random = fold(step_keys, Stream.PATCH_MASKS), selected, self.tower.patches, self.kept
+                kept = masks(step, selected) if masks else random_kept_patches(*random)
                 masked = self._head(self._masked_trunk(gather_views(pixels, selected), kept), adapter)
                 part = class_token_reconstruction(masked, target, self.loss.mask_ratio)
                 total = total + self.loss.reconstruction * part
@@ -169,15 +199,11 @@ class LoRATTTEngine:
         found = fall_back(view_logits[:, 0], after, adaptation.finite)
         return Outcome(*found, adaptation.losses, selected, view_logits, parameters)
 
-    def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """All views ``(E, V, 3, S, S)`` through the frozen model, each block once, without a graph.
-
-        Returns tokens ``(E, V, L, d)`` as the first adapted block reads them, class tokens ``(E, V, d)`` before the
-        projection, and unit image features ``(E, V, D)``, float32 or wider.
-        """
+    def encode(self, pixels: Tensor) -> EncodedViews:
+        """All views ``(E, V, 3, S, S)`` through the frozen model, each block once, without a graph."""
         trunks, flat = encode_tokens(self.tower, pixels.flatten(0, 1), [self.first], chunk=self.chunk)
         tokens = flat.unflatten(0, pixels.shape[:2])
-        return trunks[self.first].unflatten(0, pixels.shape[:2]), tokens, self._features(tokens)
+        return EncodedViews(trunks[self.first].unflatten(0, pixels.shape[:2]), tokens, self._features(tokens))
 
     @torch.no_grad()
     def _class_tokens(self, trunk: Tensor, adapter: Adapter) -> Tensor:
@@ -198,9 +224,6 @@ class LoRATTTEngine:
         x = self.tower.embed(pixels.flatten(0, 1), kept.flatten(0, 1))
         x = self.tower.frozen_blocks_(x, 0, self.first, Scratch())
         return x.view(*pixels.shape[:2], *x.shape[1:])
-
-    def _random_masks(self, keys: Tensor, selected: Tensor) -> Tensor:
-        return random_kept_patches(fold(keys, Stream.PATCH_MASKS), selected, self.tower.patches, self.kept)
 
     def _logits(self, class_tokens: Tensor, text: Tensor, logit_scale: Tensor) -> Tensor:
         """``(*, d)`` class tokens to ``(*, K)`` logits, float32 or wider from the projection on."""

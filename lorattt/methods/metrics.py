@@ -39,11 +39,10 @@ class EpisodeMetrics(Metric):
 
     @staticmethod
     def scores(before: Tensor, after: Tensor, label: Tensor) -> list[list[float] | None]:
-        """The scores of each image, from ``(E, K)`` logits and ``(E,)`` int64 labels; nothing is added here.
+        """Eight numbers for each image, from ``(E, K)`` logits and ``(E,)`` int64 labels; None where the label is -1.
 
-        Returns:
-            For each image eight numbers, before and after: right with the first class, right within the first five
-            (1 or 0), negative log-likelihood in nats, confidence. None where the label is -1.
+        Before and after: right with the first class, right within the first five (1 or 0), negative log-likelihood in
+        nats, confidence.
         """
         rows = _both_scores(before, after, label).tolist()
         return [row if each >= 0 else None for row, each in zip(rows, label.tolist(), strict=True)]

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from lorattt.inputs import finite
-from lorattt.losses.sharpness import ascent_step, sharpness_gradient
+from lorattt.losses.gradients import ascent_step, sharpness_gradient
 from lorattt.methods.batch import EpisodeBatch
 from lorattt.methods.coop import PromptTraining
 

@@ -68,8 +68,8 @@ class StreamMethod(Method):
         kind = type(self).__name__
         if trainer.world_size > 1:
             raise UserError(f"{kind} has a state that goes from image to image: use one device, trainer.devices 1")
-        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-        if any(getattr(each, "resumed", 0) for each in callbacks) and not self._restored:
+        resumed = any(getattr(each, "resumed", 0) for each in trainer.callbacks)  # type: ignore[attr-defined]
+        if resumed and not self._restored:
             raise UserError(
                 f"run.folder holds images of an earlier attempt, and the state of {kind} after them is gone: name "
                 "another run.folder, or remove this one"

@@ -21,7 +21,7 @@ from torch import Tensor
 from lorattt.episodes.engine import Observer, adapt, fall_back
 from lorattt.episodes.optim import OptimiserSpec
 from lorattt.inputs import at_least, finite
-from lorattt.losses.dispersion import text_dispersion
+from lorattt.losses.class_texts import text_dispersion
 from lorattt.losses.entropy import marginal_entropy
 from lorattt.methods.ranked_views import RankedViews
 from lorattt.methods.shared_views import SharedViews

@@ -119,7 +119,5 @@ def _for_classes(prompt: Prompt, spec: PromptSpec, class_names: Sequence[str]) -
     """The prompt with the classes' names, and a copy of its context for each, if they shall have their own."""
     if not (spec.class_specific or prompt.class_specific):
         return prompt
-    context = prompt.context
-    if not prompt.class_specific:
-        context = context.expand(len(class_names), -1, -1).clone()
+    context = prompt.context if prompt.class_specific else prompt.context.expand(len(class_names), -1, -1).clone()
     return replace(prompt, context=context, class_names=tuple(class_names))

@@ -20,8 +20,10 @@ from lorattt.report.tables import Table, costs_table, layout_tables, measures_ta
 from lorattt.report.unlabelled import Unlabelled, unlabelled, unlabelled_tables
 
 MOST_BINS: Final = 10_000
-_IN_JSON: tuple[str, ...] = ("method", "dataset", "backbone", "corruption", "seed", "n", "fallbacks", "skipped")
-_IN_JSON += ("images_per_second", "peak_memory_bytes", "shared_with")
+_IN_JSON: Final = (
+    *("method", "dataset", "backbone", "corruption", "seed", "n", "fallbacks", "skipped"),
+    *("images_per_second", "peak_memory_bytes", "shared_with"),
+)
 
 
 @dataclass(frozen=True)

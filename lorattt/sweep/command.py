@@ -145,10 +145,7 @@ def _show_tables(sweep: Sweep, planned: Sequence[Run], *, keep: bool) -> None:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[tuple[int, ...]]:
-    """Keep other sweeps out of a folder; yields descriptors that runs inherit.
-
-    A run that outlives its sweep, which only a kill of the sweep can cause, so keeps the folder as well.
-    """
+    """Keep other sweeps out of a folder; yields descriptors for its runs, which keep it where the sweep is killed."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / "sweep.lock").open("w", encoding="utf-8")

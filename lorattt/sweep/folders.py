@@ -55,10 +55,7 @@ def note(run: Run, command: list[str], *, finished: bool) -> None:
 
 
 def measured(run: Run) -> list[str]:
-    """Accuracy and speed of a finished run, as texts for the screen; none of a fit.
-
-    A file that is missing or damaged is an error.
-    """
+    """Accuracy and speed of a finished run, as texts; none of a fit. A file that is missing or damaged is an error."""
     if run.command == FIT:
         if not (run.folder / PROMPT_FILE).exists():
             raise UserError(f"ended without {PROMPT_FILE}; remove {run.folder} to fit again")

@@ -39,11 +39,9 @@ class Run:
 
 
 def plan(sweep: Sweep) -> list[Run]:
-    """All test runs of a sweep in their order, without those left out by ``skip``.
-
-    Seeds are the outermost loop, so that a sweep that is stopped has a whole table of the first seeds.
-    """
+    """All test runs of a sweep in their order, without those left out by ``skip``."""
     runs = []
+    # Seeds are the outermost loop, so that a sweep that is stopped has a whole table of the first seeds.
     seeds = dict.fromkeys(seed for method in sweep.methods.values() for seed in method.seeds)
     for seed, (method, entry) in itertools.product(seeds, sweep.methods.items()):
         if seed not in entry.seeds:
@@ -53,8 +51,8 @@ def plan(sweep: Sweep) -> list[Run]:
         ):
             needs = _fit(sweep, method, entry.fit, data.source, seed) if entry.fit else None
             grid = dict(zip(entry.grid, values, strict=True))
-            parts = (_row(method, grid), dataset, f"seed-{seed}")
-            runs.append(_run(sweep, sweep.command, method, parts, seed, (entry, data, Entry(keys=grid)), needs))
+            parts = [_row(method, grid), dataset, f"seed-{seed}"]
+            runs.append(_run(sweep, sweep.command, method, parts, seed, [entry, data, Entry(keys=grid)], needs))
     runs = [run for run in runs if not any(_fits(run, pattern) for pattern in sweep.skip)]
     if not runs:
         raise UserError(f"{sweep.path}: skip leaves nothing to run")
@@ -94,18 +92,12 @@ def _row(method: str, grid: Mapping[str, Any]) -> str:
 
 
 def _fit(sweep: Sweep, method: str, fit: Entry, source: str | None, seed: int) -> Run:
-    parts = (FIT, method, *([source] if source else []), f"seed-{seed}")
-    return _run(sweep, FIT, method, parts, seed, (fit, *([sweep.sources[source]] if source else [])), None)
+    parts = [FIT, method, *([source] if source else []), f"seed-{seed}"]
+    return _run(sweep, FIT, method, parts, seed, [fit, *([sweep.sources[source]] if source else [])], None)
 
 
 def _run(
-    sweep: Sweep,
-    command: str,
-    method: str,
-    parts: tuple[str, ...],
-    seed: int,
-    entries: tuple[Entry, ...],
-    needs: Run | None,
+    sweep: Sweep, command: str, method: str, parts: list[str], seed: int, entries: list[Entry], needs: Run | None
 ) -> Run:
     folder = sweep.out.joinpath(*parts)
     files = {file: contents for entry in entries for file, contents in entry.files.items()}

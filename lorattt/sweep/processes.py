@@ -190,10 +190,7 @@ class _Process(subprocess.Popen[bytes]):
 
 
 def check(runs: Sequence[Run]) -> None:
-    """Require command lines that parse; runs that differ only in their seed are parsed once.
-
-    It is done in one process for all, as it takes torch.
-    """
+    """Require command lines that parse, in one process, as it takes torch; of runs that differ in the seed, one."""
     if not runs:
         return
     chosen: dict[Path, Run] = {}

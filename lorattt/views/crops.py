@@ -64,16 +64,13 @@ class ViewSpec:
 class PlainView:
     """How the plain view is made, in open_clip's terms.
 
-    Args:
-        resize_mode: ``shortest``: the shorter side is resized to the view's, and the centre cut out. ``longest``: the
-            longer side is resized, and a border fills what is left. ``squash``: both sides are resized.
-        interpolation: The filter; Pillow's, antialiased.
-        fill_color: Grey value of the border, 0 to 255.
+    ``shortest``: the shorter side is resized to the view's, and the centre cut out. ``longest``: the longer side is
+    resized, and a border fills what is left. ``squash``: both sides are resized.
     """
 
     resize_mode: ResizeMode = "shortest"
-    interpolation: Interpolation = "bicubic"
-    fill_color: int = 0
+    interpolation: Interpolation = "bicubic"  # Pillow's, antialiased
+    fill_color: int = 0  # grey value of the border, 0 to 255
 
     def resized(self, height: int, width: int, size: int) -> tuple[int, int]:
         """Height and width of a whole image when it is resized for a view of side ``size``, all in pixels."""

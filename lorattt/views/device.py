@@ -96,14 +96,9 @@ class DeviceViews:
             pixels = image.to(device, non_blocking=True)
             for cut in cuts:
                 which = places[cut.first : cut.end]
+                framed = cut.border is not None
                 made = resample(
-                    pixels,
-                    spans[:, which],
-                    size,
-                    cut.kernel,
-                    cut.taps,
-                    rows_first=cut.rows_first,
-                    border=cut.border is not None,
+                    pixels, spans[:, which], size, cut.kernel, cut.taps, rows_first=cut.rows_first, border=framed
                 )
                 if cut.border is not None:
                     _frame_(made, cut.border, self.views.plain.fill_color)

@@ -8,7 +8,6 @@ operation, Pillow's affine transform, with a matrix for each view.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -22,7 +21,6 @@ _GEOMETRY = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
 # What a pixel of a view needs at a time: three chains as bytes, float64 corners and their mixtures, sums.
 _BYTES_PER_VALUE = 96
 _MEMORY = 2**30  # bytes of temporaries, about: views take turns in parts that fit
-_Group: TypeAlias = "Callable[[Tensor, Tensor, Tensor], Tensor]"
 
 
 @dataclass(frozen=True)
@@ -195,7 +193,7 @@ def _between(place: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor, Tensor
 
 
 # What a group of views takes in a step, with their matrices and amounts.
-_GROUPS: dict[str, _Group] = {
+_GROUPS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "autocontrast": lambda x, matrix, amount: autocontrast(x),
     "equalize": lambda x, matrix, amount: equalize(x),
     "posterize": lambda x, matrix, amount: posterize(x, amount),

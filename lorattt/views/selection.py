@@ -91,9 +91,6 @@ def gather_views(x: Tensor, selected: Tensor) -> Tensor:
     return x[torch.arange(x.shape[0], device=x.device).unsqueeze(-1), selected]
 
 
-take_views = gather_views  # the former name, which methods outside this package may import
-
-
 def kept_count(patches: int, mask_ratio: float) -> int:
     """How many patches stay: ``int(patches * (1 - mask_ratio))``, 49 of 196 for 0.75; a UserError if none."""
     if not 0 < mask_ratio < 1:

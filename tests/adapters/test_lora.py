@@ -57,7 +57,7 @@ def test_fresh_adapters_change_nothing(tower: VisionTower) -> None:
 
 
 def test_initial_values(tower: VisionTower) -> None:
-    initial = initial_lora(64, (2, 3), ("q", "k", "v", "out"), 16, seed=7)
+    initial = initial_lora(LoRASpec(), 64, (2, 3), seed=7)
     assert len(initial) == 16
     bound = 64**-0.5  # Kaiming-uniform with a = sqrt(5): 1 / sqrt(fan in)
     for name, value in initial.items():
@@ -68,10 +68,10 @@ def test_initial_values(tower: VisionTower) -> None:
             assert value.abs().max() <= bound
             assert value.abs().max() > 0.95 * bound
             assert abs(value.mean()) < 0.1 * bound
-    others = initial_lora(64, (2, 3), ("q", "k", "v", "out"), 16, seed=8)
+    others = initial_lora(LoRASpec(), 64, (2, 3), seed=8)
     assert not torch.equal(initial["2.q.A"], others["2.q.A"])
     assert not torch.equal(initial["2.q.A"], initial["3.q.A"])
-    again = initial_lora(64, (3,), ("k",), 16, seed=7)
+    again = initial_lora(LoRASpec(projections=("k",)), 64, (3,), seed=7)
     assert torch.equal(again["3.k.A"], initial["3.k.A"]), "a block's adapter does not depend on the others"
 
 
@@ -87,7 +87,7 @@ def test_fresh_leaves_share_nothing(tower: VisionTower) -> None:
 
 
 def test_parameter_count_of_vit_b_16() -> None:
-    initial = initial_lora(768, (10, 11), ("q", "k", "v", "out"), 16, seed=0)
+    initial = initial_lora(LoRASpec(), 768, (10, 11), seed=0)
     assert sum(value.numel() for value in initial.values()) == 196_608
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lorattt.losses.contrastive import class_contrast
+from lorattt.losses.class_texts import class_contrast
 
 
 def drawn(classes: int, views: int, width: int = 6, seed: int = 0) -> Tensor:
@@ -47,7 +47,7 @@ def test_what_is_known_in_advance() -> None:
 @pytest.mark.parametrize("anchors", [1, 5, 20, 4096])
 def test_parts_equal_the_whole_twice_differentiated(anchors: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def all_of(anchors: int) -> tuple[Tensor, Tensor, Tensor]:
-        monkeypatch.setattr("lorattt.losses.contrastive._ANCHORS", anchors)
+        monkeypatch.setattr("lorattt.losses.class_texts._ANCHORS", anchors)
         z = drawn(5, 4).requires_grad_()
         loss = class_contrast(z, 0.2)
         (gradient,) = torch.autograd.grad(loss, z, create_graph=True)
@@ -60,7 +60,7 @@ def test_parts_equal_the_whole_twice_differentiated(anchors: int, monkeypatch: p
 
 @pytest.mark.parametrize("anchors", [5, 4096])
 def test_derivatives(anchors: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lorattt.losses.contrastive._ANCHORS", anchors)
+    monkeypatch.setattr("lorattt.losses.class_texts._ANCHORS", anchors)
     z = drawn(4, 3, 4).requires_grad_()
 
     def loss(z: Tensor) -> Tensor:

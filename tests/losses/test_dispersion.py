@@ -5,7 +5,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from lorattt.losses.dispersion import text_dispersion
+from lorattt.losses.class_texts import text_dispersion
 
 
 def test_is_the_mean_distance_from_the_centroid() -> None:

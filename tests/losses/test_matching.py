@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lorattt.losses.matching import gradient_cosine, matching_direction, matching_loss
+from lorattt.losses.gradients import gradient_cosine, matching_direction, matching_loss
 
 
 def drawn(*seeds: int) -> list[Tensor]:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lorattt.losses.sharpness import ascent_step, sharpness_gradient
+from lorattt.losses.gradients import ascent_step, sharpness_gradient
 
 
 def _draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:

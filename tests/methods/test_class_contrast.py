@@ -10,7 +10,7 @@ from torch import Tensor
 from lorattt.clip.load import ClipSpec, load_clip
 from lorattt.clip.model import Clip
 from lorattt.errors import UserError
-from lorattt.losses.contrastive import class_contrast
+from lorattt.losses.class_texts import class_contrast
 from lorattt.methods.class_contrast import ContrastiveTask, HeadSpec, ProjectionHead, choose_classes
 from lorattt.methods.gradient_matching import exact_product, finite_product
 from lorattt.prompts.class_views import ClassViews

@@ -1,4 +1,4 @@
-"""Contrast of classes by their texts: the views of one class attract, those of other classes repel."""
+"""Losses of class texts: contrast, in which views of one class attract and those of others repel; dispersion."""
 
 from functools import partial
 
@@ -37,3 +37,14 @@ def _others(part: Tensor, rows: Tensor, first: int, temperature: float) -> Tenso
     own = first + torch.arange(len(part), device=part.device)
     itself = own.unsqueeze(1) == torch.arange(len(rows), device=part.device)
     return (part @ rows.T / temperature).masked_fill(itself, float("-inf")).logsumexp(-1)
+
+
+def text_dispersion(text: Tensor) -> Tensor:
+    """Mean distance of the class features from their centroid, per episode.
+
+    The average text feature dispersion of C-TPT (Yoon et al., ICLR 2024, section 4): texts that lie apart go with
+    small calibration errors. ``(*episode, K, D)`` unit class features to ``(*episode,)`` of at least float32.
+    """
+    text = text.to(torch.promote_types(text.dtype, torch.float32))
+    distance: Tensor = torch.linalg.vector_norm(text - text.mean(dim=-2, keepdim=True), dim=-1)
+    return distance.mean(dim=-1)

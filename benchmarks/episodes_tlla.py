@@ -18,8 +18,7 @@ from lorattt.clip.load import ClipSpec, load_clip
 from lorattt.data.imagenet_family import imagenet_names
 from lorattt.methods.shared_views import encode_tokens, views_at_once
 from lorattt.methods.tlla import FlatVote, stss
-from lorattt.prompts.class_prompts import ClassPrompts
-from lorattt.prompts.neighbours import neighbour_features
+from lorattt.prompts.class_prompts import ClassPrompts, neighbour_features
 from lorattt.prompts.prompt import PromptSpec, build_prompt
 
 

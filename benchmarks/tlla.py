@@ -33,8 +33,7 @@ from lorattt.clip.model import Clip
 from lorattt.data.demo import DemoImages
 from lorattt.methods.shared_views import encode_views
 from lorattt.methods.tlla import stss
-from lorattt.prompts.class_prompts import ClassPrompts
-from lorattt.prompts.neighbours import neighbour_features
+from lorattt.prompts.class_prompts import ClassPrompts, neighbour_features
 from lorattt.prompts.prompt import PromptSpec, build_prompt
 from lorattt.ranking import is_right
 from lorattt.views.crops import ViewSpec

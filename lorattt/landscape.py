@@ -15,8 +15,13 @@ from lorattt.clip.model import Clip
 from lorattt.errors import UserError
 from lorattt.inputs import at_least
 from lorattt.losses.entropy import entropy
-from lorattt.prompts.class_prompts import ClassPrompts
-from lorattt.prompts.neighbours import features_in_parts, neighbour_features, neighbours, random_directions
+from lorattt.prompts.class_prompts import (
+    ClassPrompts,
+    features_in_parts,
+    neighbour_features,
+    neighbours,
+    random_directions,
+)
 from lorattt.views.selection import flatness_scores, select_lowest
 
 _RANKING_DIRECTIONS = 10  # those of STSS
@@ -113,9 +118,8 @@ def landscape(
     # The views that STSS keeps at the prompt.
     neighbour_text = neighbour_features(prompts, context, directions=_RANKING_DIRECTIONS, radius=spec.rho, seed=seed)
     scores = flatness_scores(views, logit_scale * views @ prompts.features(context).T, neighbour_text, logit_scale)
-    keep = torch.zeros_like(scores, dtype=torch.bool).scatter_(
-        1, select_lowest(scores, spec.views_kept), True
-    )  # (N, V)
+    chosen = select_lowest(scores, spec.views_kept)
+    keep = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, chosen, True)  # (N, V)
     u, v = axes(context, seed)
     places = torch.tensor(spec.coordinates, dtype=torch.float64)
     steps = places.view(-1, 1, 1, 1) * u + places.view(1, -1, 1, 1) * v  # (P, P, M, d)

@@ -12,8 +12,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
 from conftest import DEMO, ZERO, Cli
-from lorattt.cli.devices import check_environment, check_processes, device_mistake
-from lorattt.cli.errors import explain
+from lorattt.cli.errors import check_environment, check_processes, device_mistake, explain
 from lorattt.errors import UserError
 
 ONE = {"SLURM_JOB_NAME": "job", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_JOB_ID": "7"}

@@ -19,8 +19,7 @@ from lorattt.clip.load import ClipSpec, load_clip
 from lorattt.clip.model import Clip
 from lorattt.errors import UserError
 from lorattt.landscape import LandscapeSpec, axes, landscape, summarise
-from lorattt.prompts.class_prompts import ClassPrompts
-from lorattt.prompts.neighbours import neighbour_features
+from lorattt.prompts.class_prompts import ClassPrompts, neighbour_features
 from lorattt.report.landscape import Panel, draw_landscape
 
 NAMES = ["red circle", "blue star", "a large green square"]

@@ -30,6 +30,7 @@ def on_first_device(trainer: Trainer, do: Callable[[], _Value]) -> _Value:
             found = do()
         except UserError as error:
             found = UserError(str(error))
+            found.resumable = error.resumable
     found = trainer.strategy.broadcast(found)
     if isinstance(found, UserError):
         raise found

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,9 +82,12 @@ def journals_in(folder: Path) -> list[Path]:
 
 
 def of_format_1(folder: Path) -> bool:
-    """Whether a version wrote the journals that gave the only method no name, or each image a line."""
-    lines = (line for path in journals_in(folder) for line in path.read_bytes().splitlines())
-    return any(line.startswith(b"{") or b'"answers": {"":' in line for line in lines)
+    """Whether an earlier version wrote the journals: the only method has an empty name, or each image a line."""
+    for path in journals_in(folder):
+        with path.open("rb") as lines:  # all lines of a file are alike, but the first may be damaged
+            if any(line.startswith(b"{") or b'"answers": {"":' in line for line in islice(lines, 3)):
+                return True
+    return False
 
 
 def remove_journals(folder: Path) -> None:

@@ -33,7 +33,7 @@ def progress(callbacks: Any) -> list[Callback]:
     if not bars:
         bar = AccuracyBar()
         return [bar, RunProgress(bar)]
-    return [RunProgress(bars[0])] if isinstance(bars[0], RichProgressBar) else []
+    return [RunProgress(bars[0])] if isinstance(bars[0], AccuracyBar | RichProgressBar) else []
 
 
 def in_lines() -> bool:
@@ -42,7 +42,7 @@ def in_lines() -> bool:
 
 
 class AccuracyBar(TQDMProgressBar):
-    """Lightning's bar; in a test, a validation and a prediction :class:`RunProgress` moves it."""
+    """Lightning's bar; in a test, a validation and a prediction a :class:`RunProgress` behind it moves it."""
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> Any:
         """What a fit shows: its losses, and not a logger's version."""

@@ -98,9 +98,8 @@ class ResultsWriter(RunObserver):
         """Write the files and print the table."""
         device = trainer.strategy.root_device
         seconds = time.perf_counter() - self._started  # the merge before has synchronised the devices
-        seconds -= module.clock.seconds().get(
-            "text", 0.0
-        )  # the class texts are encoded after all observers have started
+        # The class texts are encoded after all observers have started.
+        seconds -= module.clock.seconds().get("text", 0.0)
         peak = int(trainer.strategy.reduce(torch.tensor(peak_memory(device), device=device), reduce_op="max"))
         counts = find_callback(trainer, PredictionsWriter)
         assert counts is not None, "results are of what was written"

@@ -7,9 +7,9 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from lorattt.callbacks.base import RunObserver, on_first_device
+from lorattt.callbacks.base import RunObserver, methods_of, on_first_device
 from lorattt.callbacks.run_csv import FIT, RunCSV
-from lorattt.callbacks.run_folder import find_run, results_in
+from lorattt.callbacks.run_folder import RESULTS_FILE, find_run
 from lorattt.settings import dotted
 
 RATE = "train/lr"
@@ -76,8 +76,8 @@ class RunLog(RunObserver):
         if not self._loggers:
             return
         command = str(trainer.state.fn.value if trainer.state.fn else "test")
-        files = results_in(find_run(trainer).path)
-        rows = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in files}
+        files = {name: find_run(trainer).path / name / RESULTS_FILE for name in methods_of(module)}
+        rows = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in files.items() if path.exists()}
         images = max((int(row["n"]) for row in rows.values()), default=0)
         values: dict[str, float] = {}
         for name, row in rows.items():

@@ -24,8 +24,7 @@ from lorattt.callbacks.run_log import RunLog, flat
 from lorattt.callbacks.stops import RunStops
 from lorattt.callbacks.trace import TraceWriter
 from lorattt.cli.checks import check_config_files, check_values
-from lorattt.cli.devices import check_environment, check_processes, device_mistake
-from lorattt.cli.errors import explain
+from lorattt.cli.errors import check_environment, check_processes, device_mistake, explain
 from lorattt.cli.parser import Parser
 
 # Imported so that their classes can be named without their modules.

@@ -5,18 +5,22 @@ recognised is passed on as one line.
 """
 
 import dataclasses
+import os
 import re
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 
+import yaml
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 
 from lorattt.callbacks.run_folder import RunFolder
 from lorattt.cli.checks import found_class, import_problem, keys_of, known_classes, near_key
-from lorattt.cli.devices import device_mistake
 from lorattt.data.loader import lost_worker
-from lorattt.errors import UserError, one_line, shortened
+from lorattt.errors import UserError, one_line, quoted, shortened
 from lorattt.inputs import nearest
 from lorattt.methods.batch import no_memory
 
@@ -55,15 +59,15 @@ def explain(error: BaseException) -> str | None:
             # From a loader's worker the message comes with the worker's traceback before it.
             return one_line(str(cause).rsplit(f"{type(cause).__name__}: ", 1)[-1])
         cause = cause.__cause__
-    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-        return f"model.clip.compile: compiling failed ({one_line(str(error))[:200]}): leave it false"
-    if not isinstance(error, RuntimeError):
-        return None
-    if no_memory(error):
+    if isinstance(error, RuntimeError) and no_memory(error):
         return (
             "the device is out of memory, for one image at a time as well: use a smaller model.views.number, "
             "model.chunk where the method has it, or model.clip.dtype bf16"
         )
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return f"model.clip.compile: compiling failed ({one_line(str(error))[:200]}): leave it false"
+    if not isinstance(error, RuntimeError):
+        return None
     if _PEER_LOST.search(str(error)):
         return "another device's process has ended the run: the message that it left says why"
     return lost_worker(error)
@@ -208,3 +212,52 @@ def _required(path: list[str], names: str, owner: str | None) -> str:
         f"no {short}: name a configuration (-c lightning_configs/demo/lora_ttt.yaml), "
         "or give --model LoRATTT --data DemoData"
     )
+
+
+_MISTAKES = Path(__file__).with_name("device_mistakes.yaml")
+_INTEGERS = (
+    *("MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK"),
+    *("SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_NNODES", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"),
+)
+
+
+def device_mistake(error: BaseException) -> str | None:
+    """The line for an exception that stands for a mistake about processes, tasks or devices; None for others."""
+    if isinstance(error, KeyError) and str(error.args[0] if error.args else "").startswith("SLURM_"):
+        return (
+            f"SLURM's variable {error.args[0]} is not set, while SLURM_NTASKS is: start the command with srun, or "
+            "unset SLURM_NTASKS"
+        )
+    text = one_line(error)
+    for each in yaml.safe_load(_MISTAKES.read_text(encoding="utf-8")):
+        if found := re.search(each["said"], text):
+            return str(each["line"]).format(*found.groups())
+    return None
+
+
+def check_environment() -> None:
+    """Require that what schedulers and launchers set as numbers are numbers, before Lightning reads them."""
+    for name in _INTEGERS:
+        value = os.environ.get(name)
+        if value is not None and not re.fullmatch(r"\s*\d+\s*", value):
+            raise UserError(
+                f"the environment's {name} is {quoted(value, 40)}: it must be a number; set it right, or unset it"
+            )
+
+
+def check_processes(trainer: Trainer) -> None:
+    """Reject a Trainer that would wait for processes that nobody starts, or do the whole run in each of them."""
+    if TorchElasticEnvironment.detect():
+        started = int(os.environ.get("WORLD_SIZE", "1"))
+        if started > 1 and trainer.world_size == 1:
+            raise UserError(
+                f"torchrun started {started} processes, and each would do the whole run: give its --nproc-per-node as "
+                "trainer.devices, with trainer.strategy ddp"
+            )
+        return
+    in_step = "SLURM_STEP_ID" in os.environ or "SLURM_STEPID" in os.environ
+    if trainer.world_size > 1 and SLURMEnvironment.detect() and not in_step:
+        raise UserError(
+            f"the run has {trainer.world_size} devices, and within a SLURM job srun starts their processes: put srun "
+            "before the command"
+        )

@@ -80,7 +80,7 @@ def _find_weights(model: nn.Module, path: Path, name: str) -> Mapping[str, Tenso
         raise UserError(f"checkpoint {path} holds no tensors by name: save the model's state_dict")
     fitting = fitting_sets(dicts, shapes)
     if not fitting:
-        reason = explain_misfit(dicts, shapes, name, activation_of(path))
+        reason = explain_misfit(dicts, shapes, name, activation_of(path), [*model.state_dict()])
         raise UserError(f"checkpoint {path} does not fit model {name}: {reason}")
     first, *more = fitting
     read = [name for name in first.tensors if is_read(name)]

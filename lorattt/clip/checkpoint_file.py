@@ -22,9 +22,10 @@ CONFIG_FILE = "open_clip_config.json"
 _WEIGHTS_ENDINGS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz")
 FAULTS: tuple[type[Exception], ...] = (
     *(pickle.UnpicklingError, SafetensorError, zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError),
-    *(MemoryError, LookupError, StopIteration, AttributeError, TypeError, AssertionError),
+    *(LookupError, StopIteration, AttributeError, TypeError, AssertionError),
 )
 """Errors of libraries with files that are damaged or another model's."""
+_FAULTS_OF_READING: tuple[type[Exception], ...] = (*FAULTS, MemoryError)  # a damaged size asks for any memory
 # First bytes of files that are no weights, what they are, and what to do.
 _OTHERS: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs", "it is a pointer of Git LFS, not the file itself", "run 'git lfs pull'"),
@@ -109,7 +110,7 @@ def read_checkpoint(path: Path) -> Mapping[Any, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(f"checkpoint {path} cannot be read: {_what_is_pickled(path)}") from error
-    except FAULTS as error:
+    except _FAULTS_OF_READING as error:
         silent = isinstance(error, AttributeError | LookupError | TypeError | AssertionError)  # about torch's own code
         reason = "it is damaged" if silent else first_line(error)
         raise UserError(f"checkpoint {path} cannot be read ({reason}): fetch it again") from error

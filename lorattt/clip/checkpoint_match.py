@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,8 +103,8 @@ def _sets(keys: tuple[str, ...], tensors: Mapping[str, Tensor], shapes: Shapes) 
         yield WeightSet(keys, prefix, named)
 
 
-def explain_misfit(dicts: Dicts, shapes: Shapes, model: str, quick_gelu: bool | None) -> str:
-    """Why no set of tensors in a file fits the model, and what to do; ``quick_gelu`` as from ``activation_of``."""
+def explain_misfit(dicts: Dicts, shapes: Shapes, model: str, quick_gelu: bool | None, own: Sequence[str] = ()) -> str:
+    """Why no set of tensors in a file fits the model, and what to do; ``own`` are the model's names for its weights."""
     names = [name for tensors in dicts.values() for name in tensors]
     if any("vision_model.encoder." in name or "text_model.encoder." in name for name in names):
         return (
@@ -123,16 +123,19 @@ def explain_misfit(dicts: Dicts, shapes: Shapes, model: str, quick_gelu: bool | 
     if text != image:
         towers = "an image tower, but no text tower" if image else "a text tower, but no image tower"
         return f"it has {towers}: name a file with the weights of both towers"
-    return f"{_differences(closest, shapes)}: name the model it was made for"
+    differences = _differences(closest, shapes, {plain_name(name): name for name in own})
+    return f"{differences}: name the model it was made for"
 
 
-def _differences(tensors: Mapping[str, Tensor], shapes: Shapes) -> str:
+def _differences(tensors: Mapping[str, Tensor], shapes: Shapes, own: Mapping[str, str]) -> str:
     """Names that are missing and left over, or else the shapes that differ."""
     missing = [name for name in shapes if is_read(name) and name not in tensors]
     left = [name for name in tensors if is_read(name) and name not in shapes]
     if len(missing) == len(shapes):
         return f"it has none of the model's {len(shapes)} weights, but {listed(left)}"
-    said = [f"it lacks {len(missing)} of the model's weights ({listed(missing)})"] * bool(missing)
+    said = [f"it lacks {len(missing)} of the model's weights ({listed(own.get(x, x) for x in missing)})"] * bool(
+        missing
+    )
     said += [f"{'has' if said else 'it has'} {len(left)} that the model lacks ({listed(left)})"] * bool(left)
     if said:
         return " and ".join(said)
@@ -142,7 +145,8 @@ def _differences(tensors: Mapping[str, Tensor], shapes: Shapes) -> str:
         what = "images" if name.startswith("visual.") else "texts"
         meaning = f" (the weights are for {what} of another size, and position embeddings are not resized)"
     more = f", and {len(other) - 1} more shapes differ" if len(other) > 1 else ""
-    return f"{name} is {_size(tensors[name].shape)} in it and {_size(shapes[name])} in the model{meaning}{more}"
+    sizes = f"{_size(tensors[name].shape)} in it and {_size(shapes[name])} in the model"
+    return f"{own.get(name, name)} is {sizes}{meaning}{more}"
 
 
 def _size(shape: torch.Size) -> str:

@@ -12,7 +12,7 @@ from lorattt.data.corruptions import CorruptedImages, CorruptionSpec
 from lorattt.data.datamodule import EpisodeData
 from lorattt.data.download import CifarImages, download
 from lorattt.data.file_list import FileList, ListedImages, read_image_list
-from lorattt.data.images import MAX_PIXELS
+from lorattt.data.images import MAX_PIXELS, check_max_pixels
 from lorattt.data.layouts import read_benchmark
 from lorattt.data.source import ImageSource
 from lorattt.data.splits import Classes, few_shot, keep_classes
@@ -64,6 +64,7 @@ class BenchmarkData(EpisodeData):
         max_pixels: int = MAX_PIXELS,
         **kwargs: Any,
     ) -> None:
+        check_max_pixels(max_pixels)  # before lists are read or anything is fetched
         self.template: str | None = None
         self.corruption: dict[str, str | int] | None = None
         if dataset in _CIFAR:
@@ -88,10 +89,17 @@ class BenchmarkData(EpisodeData):
 
 
 def read_part(
-    dataset: str, data_root: str, split: str, classes: Classes, download: bool = False, **folders: str | None
+    dataset: str,
+    data_root: str,
+    split: str,
+    classes: Classes,
+    download: bool = False,
+    *,
+    path: str | None = None,
+    splits: str | None = None,
 ) -> FileList:
     """The images of some classes of a benchmark's split; warns of what is wrong with a dataset that can be read."""
-    given = {key: Path(folder) for key, folder in folders.items() if folder}
+    given = {key: Path(folder) for key, folder in (("path", path), ("splits", splits)) if folder}
     root = Path(data_root).expanduser()
     listing, located = _found(lambda: read_benchmark(dataset, root, split, **given), dataset, root, download)
     for problem in problems(benchmark(dataset), listing, located):

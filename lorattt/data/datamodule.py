@@ -10,8 +10,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lorattt.data.file_list import UNKNOWN_LABEL, FileList, write_image_list
 from lorattt.data.loader import EpisodeLoader
-from lorattt.data.sampler import ExactShard
-from lorattt.data.source import EpisodeDataset, ImageSource, Planner, Transform, chosen
+from lorattt.data.source import EpisodeDataset, ExactShard, ImageSource, Planner, Transform, chosen
 from lorattt.errors import UserError
 from lorattt.inputs import at_least
 

@@ -11,7 +11,8 @@ from lorattt.errors import UserError, quoted
 from lorattt.inputs import at_least
 
 Part = Literal["all", "base", "new"]
-_PARTS: dict[str, tuple[int, ...]] = {"all": tuple(range(64)), "base": demo.SEEN, "new": demo.HELD_OUT}
+_ALL = tuple(range(len(demo.CLASS_NAMES)))
+_PARTS: dict[str, tuple[int, ...]] = {"all": _ALL, "base": demo.SEEN, "new": demo.HELD_OUT}
 
 
 class DemoImages:

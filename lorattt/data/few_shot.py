@@ -8,7 +8,7 @@ from lorattt.data.benchmark import listed_in, part_name, read_part
 from lorattt.data.catalogue import benchmark
 from lorattt.data.file_list import UNKNOWN_LABEL, FileList, ListedImages
 from lorattt.data.folder import ImageFolder
-from lorattt.data.images import MAX_PIXELS
+from lorattt.data.images import MAX_PIXELS, check_max_pixels
 from lorattt.data.splits import Classes, at_most, few_shot, holdout
 from lorattt.data.training import SourceData
 from lorattt.errors import UserError, quoted, shortened
@@ -96,6 +96,7 @@ class FewShotData(ListedSourceData):
         max_pixels: int = MAX_PIXELS,
         **kwargs: Any,
     ) -> None:
+        check_max_pixels(max_pixels)
         if validation not in get_args(Validation):
             raise UserError(f"data.validation {quoted(validation)}: use {', '.join(get_args(Validation))}")
         at_least(1, ", or null for all; none: data.validation none", data__val_shots=val_shots)

@@ -8,7 +8,7 @@ from lorattt.data import note
 from lorattt.data.class_names import names_of
 from lorattt.data.datamodule import EpisodeData
 from lorattt.data.file_list import UNKNOWN_LABEL, FileList, ListedImages, Sample
-from lorattt.data.images import MAX_PIXELS
+from lorattt.data.images import MAX_PIXELS, check_max_pixels
 from lorattt.data.walk import FORMATS, Below, images_below
 from lorattt.errors import UserError, quoted, shortened, some
 
@@ -25,7 +25,7 @@ class ImageFolder(ListedImages):
     def __init__(
         self, root: Path, class_names: Sequence[str] | str | None = None, max_pixels: int = MAX_PIXELS
     ) -> None:
-
+        check_max_pixels(max_pixels)
         what = f"data.root {root}"
         if not root.is_dir():
             problem = "a file, not a folder" if root.exists() else "no such folder"

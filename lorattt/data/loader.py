@@ -200,6 +200,8 @@ class DevicePrefetcher:
         if (batch := next(source, None)) is None:
             return None
         batch = dict(batch)
+        if "plan" in batch and self._device.type == "cuda":
+            batch["plan"] = batch["plan"].pin_memory()  # small; copied later without waiting for earlier work
         with torch.cuda.stream(self._copies):  # no effect if None
             if batch.get("image"):
                 # As the decoder gives them, their bytes are in the order H, W, 3.

@@ -10,8 +10,7 @@ from torch.utils.data import DataLoader
 
 from lorattt.data.datamodule import ImageData
 from lorattt.data.file_list import UNKNOWN_LABEL
-from lorattt.data.sampler import EpochShard
-from lorattt.data.source import ImageSource, TrainingDataset, TrainTransform, WrappedImages, chosen
+from lorattt.data.source import EpochShard, ImageSource, TrainingDataset, TrainTransform, WrappedImages, chosen
 from lorattt.errors import UserError
 
 CACHE_BYTES = 1 << 30

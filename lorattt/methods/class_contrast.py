@@ -5,7 +5,7 @@ Stage 1 learns the head and writes it into the prompt's file, from which stage 2
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -102,12 +102,17 @@ class ContrastiveTask:
                 "give more names, or a method that leaves the prompt alone"
             )
 
-    def loss(self, context: Tensor, **options: Any) -> Tensor:
-        """The contrastive loss of a context: a scalar in nats, which can be differentiated twice.
-
-        The arguments are those of :meth:`ClassViews.features`.
-        """
-        return class_contrast(self.head(self.views.features(context, **options)), self.temperature)
+    def loss(
+        self,
+        context: Tensor,
+        *,
+        classes: Tensor | None = None,
+        known: Mapping[ClassView, Tensor] | None = None,
+        chunk: int | None = None,
+    ) -> Tensor:
+        """The contrastive loss, in nats, twice differentiable; arguments as those of :meth:`ClassViews.features`."""
+        features = self.views.features(context, classes=classes, known=known, chunk=chunk)
+        return class_contrast(self.head(features), self.temperature)
 
 
 def choose_classes(present: Tensor, count: int, seed: int, step: int) -> Tensor:
@@ -172,7 +177,7 @@ class SourcePrompt:
 def read_source_prompt(
     spec: PromptSpec, class_views: Sequence[ClassView] | None, temperature: float | None, *, contrasts: bool
 ) -> SourcePrompt:
-    """The settings of the contrast, from a prompt's file unless given; ``contrasts``: there is a stage 2 (a head)."""
+    """The settings of the contrast, from a prompt's file unless given; with a stage 2, it ``contrasts`` with a head."""
     source, found = f"prompt.file {spec.file}", None if spec.file is None else spec.content
     notes: Mapping[str, str] = {} if found is None else found.notes
     tensors: Mapping[str, Tensor] = {} if found is None else found.extras

@@ -10,8 +10,7 @@ from torch import Tensor
 from lorattt.clip.model import Clip
 from lorattt.errors import UserError, quoted
 from lorattt.inputs import are_codes, check_order, pairs
-from lorattt.prompts.class_prompts import ClassPrompts
-from lorattt.prompts.neighbours import neighbour_features
+from lorattt.prompts.class_prompts import ClassPrompts, neighbour_features
 from lorattt.prompts.prompt import PromptSpec, build_prompt
 from lorattt.views.selection import FlatnessSpec
 

@@ -176,8 +176,11 @@ class LoRATTTEngine:
                 target = self._head(gather_views(trunk, selected), adapter)
                 total = total + self.loss.mem * marginal_entropy(self._logits(target, text, logit_scale))
             if self.loss.reconstruction:
-                random = fold(step_keys, Stream.PATCH_MASKS), selected, self.tower.patches, self.kept
-                kept = masks(step, selected) if masks else random_kept_patches(*random)
+                if masks:
+                    kept = masks(step, selected)
+                else:
+                    key = fold(step_keys, Stream.PATCH_MASKS)
+                    kept = random_kept_patches(key, selected, self.tower.patches, self.kept)
                 masked = self._head(self._masked_trunk(gather_views(pixels, selected), kept), adapter)
                 part = class_token_reconstruction(masked, target, self.loss.mask_ratio)
                 total = total + self.loss.reconstruction * part
@@ -196,8 +199,9 @@ class LoRATTTEngine:
             plain = self._head(trunk[:, :1], self.tuner.adapter(parameters))
             after = self._logits(plain, text, logit_scale).squeeze(1)
         selected = chosen[0] if chosen else torch.empty(episodes, 0, dtype=torch.long, device=pixels.device)
-        found = fall_back(view_logits[:, 0], after, adaptation.finite)
-        return Outcome(*found, adaptation.losses, selected, view_logits, parameters)
+        before, after, fallback = fall_back(view_logits[:, 0], after, adaptation.finite)
+        losses = adaptation.losses
+        return Outcome(before, after, fallback, losses, selected, view_logits=view_logits, parameters=parameters)
 
     def encode(self, pixels: Tensor) -> EncodedViews:
         """All views ``(E, V, 3, S, S)`` through the frozen model, each block once, without a graph."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,6 +37,11 @@ class EpisodeMetrics(Metric):
         """Fractions in ``[0, 1]`` (NLL in nats) by name, and ``n``; without labelled images only ``n``."""
         rows = dim_zero_cat(self.rows).tolist() if len(self.rows) else []
         return self.total(row[:-1] for row in rows if row[-1])
+
+    def _sync_dist(self, *args: Any, **kwargs: Any) -> None:
+        if not len(self.rows):  # a device without a batch: the others wait for rows of as many columns
+            self.rows = [torch.zeros(0, 9, device=self.device)]
+        super()._sync_dist(*args, **kwargs)
 
     @staticmethod
     def scores(before: Tensor, after: Tensor, label: Tensor) -> list[list[float] | None]:

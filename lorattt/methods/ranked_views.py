@@ -24,7 +24,7 @@ class RankedViews(Method):
         **kwargs: See :class:`Method`.
 
     Attributes:
-        selection: Fraction of views that are kept, of a subclass that has no other rule.
+        selection: Fraction of views that are kept; a subclass sets it, or has its own :meth:`kept_count`.
     """
 
     selection: float

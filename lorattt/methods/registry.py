@@ -89,7 +89,7 @@ def convert(hint: Any, key: str, value: Any) -> Any:
     A ``UserError`` calls the value by its ``key``.
     """
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    number = not isinstance(value, bool)  # a bool is a number to Python, and a mistake here
+    no_bool = not isinstance(value, bool)  # a bool is a number to Python, and a mistake here
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return _record(hint, key, value)
     if origin in (Union, types.UnionType):
@@ -108,10 +108,10 @@ def convert(hint: Any, key: str, value: Any) -> Any:
             items = [convert(inner[0] if variable else inner[i], f"{key}[{i}]", x) for i, x in enumerate(value)]
             return origin(items)
     elif hint is float:
-        if isinstance(value, numbers.Real) and number:
+        if isinstance(value, numbers.Real) and no_bool:
             return float(value)
     elif hint is int:
-        if isinstance(value, numbers.Integral) and number:
+        if isinstance(value, numbers.Integral) and no_bool:
             return int(value)
     elif hint is Any or not isinstance(origin or hint, type) or isinstance(value, origin or hint):
         return value

@@ -81,7 +81,7 @@ class Several(Method):
     def _encode_classes(self) -> None:
         super()._encode_classes()
         for method in self.methods.values():
-            method.class_names, method._class_texts = self.class_names, self.texts
+            method.class_names, method.template, method._class_texts = self.class_names, self.template, self.texts
             method._encode_classes()
 
 

@@ -54,7 +54,7 @@ class StreamMethod(Method):
             if logits.isfinite().all():
                 state = {name: value.detach() for name, value in moved.items()}
             last = number
-            found.append(logits)
+            found.append(logits.detach())
         self._next = state, last
         return fall_back(self.clip.logit_scale * views.plain_features @ self.text.T, torch.cat(found))
 

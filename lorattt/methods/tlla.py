@@ -25,9 +25,9 @@ from torch import Tensor
 from lorattt.clip.load import ClipSpec
 from lorattt.episodes.engine import fall_back
 from lorattt.errors import UserError
+from lorattt.methods.mean_of_views import Vote, check_vote, pooled_logits
 from lorattt.methods.ranked_views import RankedViews
 from lorattt.methods.shared_views import SharedViews
-from lorattt.methods.votes import Vote, check_vote, pooled_logits
 from lorattt.prompts.prompt import PromptSpec
 from lorattt.views.crops import ViewSpec
 from lorattt.views.selection import FlatnessSpec, flatness_scores, gather_views, select_lowest
@@ -72,7 +72,8 @@ def stss(
     scores = flatness_scores(features, logits, neighbour_text, logit_scale, sharpness)
     selected = select_lowest(scores, views_kept)
     votes = pooled_logits(gather_views(logits, selected), vote)
-    return FlatVote(*fall_back(logits[:, 0], votes), scores, selected)
+    before, after, fallback = fall_back(logits[:, 0], votes)
+    return FlatVote(before, after, fallback, scores=scores, selected=selected)
 
 
 def check_views_kept(kept: int, views: int) -> None:
@@ -129,7 +130,13 @@ class TLLA(RankedViews):
 
     def classify(self, views: SharedViews) -> tuple[Tensor, Tensor, Tensor]:
         """Logits ``(E, K)`` of the plain view and of the vote, and fallbacks ``(E,)``."""
-        texts, scale = (self.text, self.neighbour_text_features), self.clip.logit_scale
-        sharpness, kept = self.flatness.sharpness, self.views_kept
-        outcome = stss(views.features, *texts, scale, views_kept=kept, sharpness=sharpness, vote=self.vote)
+        outcome = stss(
+            views.features,
+            self.text,
+            self.neighbour_text_features,
+            self.clip.logit_scale,
+            views_kept=self.views_kept,
+            sharpness=self.flatness.sharpness,
+            vote=self.vote,
+        )
         return outcome.before, outcome.after, outcome.fallback

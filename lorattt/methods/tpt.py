@@ -57,6 +57,10 @@ class TPTEngine:
     steps: int = 1
     dispersion: float = 0.0  # weight of the texts' dispersion, subtracted from the loss; 0 for TPT
 
+    def __post_init__(self) -> None:
+        """Validate the number of steps."""
+        at_least(0, steps=self.steps)
+
     def run(
         self,
         features: Tensor,
@@ -97,7 +101,8 @@ class TPTEngine:
         if steps:
             with torch.no_grad():
                 after = logit_scale * (self.prompts.features(context) @ features[:, 0].unsqueeze(-1)).squeeze(-1)
-        return TunedPrompts(*fall_back(before, after, adaptation.finite), adaptation.losses, selected, context)
+        before, after, fallback = fall_back(before, after, adaptation.finite)
+        return TunedPrompts(before, after, fallback, losses=adaptation.losses, selected=selected, context=context)
 
 
 class _FanOut(torch.autograd.Function):
@@ -157,6 +162,9 @@ class TPT(RankedViews):
 
     def classify(self, views: SharedViews) -> tuple[Tensor, Tensor, Tensor]:
         """Logits ``(E, K)`` before and after tuning, and fallbacks ``(E,)``."""
-        engine = TPTEngine(*self.learnable(), self.selection, self.optimiser, self.steps, self.dispersion)
+        prompts, context = self.learnable()
+        engine = TPTEngine(
+            prompts, context, self.selection, optimiser=self.optimiser, steps=self.steps, dispersion=self.dispersion
+        )
         outcome = engine.run(views.features, self.text, self.clip.logit_scale, scores=self.view_scores)
         return outcome.before, outcome.after, outcome.fallback

@@ -16,8 +16,8 @@ from torch import Tensor
 from lorattt.episodes.engine import fall_back
 from lorattt.errors import UserError, quoted
 from lorattt.methods.base import Method
+from lorattt.methods.mean_of_views import count_votes, mean_log_probability, vote_logits
 from lorattt.methods.shared_views import SharedViews
-from lorattt.methods.votes import count_votes, mean_log_probability, vote_logits
 from lorattt.views.selection import gather_views, select_confident
 
 

@@ -133,7 +133,7 @@ def _load(path: Path, file: str) -> Any:
     while True:
         try:
             with torch.serialization.safe_globals(list(stand_ins.values())), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of pickle protocols that torch expects less
+                warnings.filterwarnings("ignore", ".*pickle protocol")  # torch warns of those other than 2
                 return torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             named = re.search(r"GLOBAL (\S+)", str(error))

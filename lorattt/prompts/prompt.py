@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -45,10 +45,11 @@ class PromptSpec:
         """The file, where the demo's names are known."""
         return demo.PROMPTS.get(str(self.file)) or Path(str(self.file)).expanduser()
 
-    @cached_property
+    @property
     def content(self) -> Prompt:
-        """The prompt that the file holds, read once."""
-        return load_prompt(self.path)
+        """The prompt that the file holds, read once until the file changes."""
+        written = self.path.stat() if self.path.is_file() else None
+        return _read(self.path, written and (written.st_mtime_ns, written.st_size))
 
     def __post_init__(self) -> None:
         """Validate that the values do not contradict each other."""
@@ -62,6 +63,11 @@ class PromptSpec:
             raise UserError(f"prompt.words {quoted(self.words)}: give at least one word, such as {WORDS!r}")
         if self.position is not None and self.position not in POSITIONS:
             raise UserError(f"prompt.position {quoted(self.position)}: must be one of {', '.join(POSITIONS)}")
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path, version: tuple[int, int] | None) -> Prompt:
+    return load_prompt(path)
 
 
 def build_prompt(spec: PromptSpec, clip: Clip, class_names: Sequence[str], seed: int) -> Prompt:

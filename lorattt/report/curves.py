@@ -42,7 +42,7 @@ def reliability(right: NDArray[np.bool_], confidence: Values, bins: int) -> tupl
 
 
 def coverage(right: NDArray[np.bool_], confidence: Values) -> tuple[Values, Values]:
-    """Coverage and accuracy, ``(P,)`` each: how good the most confident of ``(N,)`` images are, by how many these are.
+    """Coverage and accuracy, ``(P,)`` each, of the ``(N,)`` images that are answered, the most confident first.
 
     At most 200 points, from 2 % of the images on and at least ten; the last is all of them. Images of equal confidence
     count as in the mean over all their orders.

@@ -46,10 +46,10 @@ def report_files(
     if paged:
         from lorattt.report.html import as_html
 
+        if views:
+            from lorattt.report.views import view_sheets
         sheets = {}
         for run in runs if views else ():
-            from lorattt.report.views import view_sheets
-
             sheets[id(run)], problem = view_sheets(run, choose_pictured(run.predictions, images))
             messages += [f"no views of {run.folder}: {problem}"] if problem else []
         data = browser_data(report.shown, sheets, images, rows, messages)

@@ -276,8 +276,9 @@ def _left_out(kinds: Set[str], reason: str) -> list[str]:
 
 def _ratio(severities: Sequence[Column], baseline: float, clean: Column | None = None) -> Column:
     """Mean error over the severities, less the clean error if given, relative to the baseline's."""
-    weights = [1 / (len(severities) * baseline)] * len(severities) + [-1 / baseline]  # the last only for clean
-    parts = [*severities, *([] if clean is None else [clean])]
+    parts, weights = list(severities), [1 / (len(severities) * baseline)] * len(severities)
+    if clean is not None:
+        parts, weights = [*parts, clean], [*weights, -1 / baseline]
     return combined(parts, lambda values: math.fsum(map(mul, values, weights)))
 
 

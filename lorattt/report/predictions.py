@@ -132,7 +132,7 @@ def _read_ranked(file: Path, most: int | None = None) -> Iterator[_Ranked]:
                 entry = json.loads(line)
                 label = None if entry["label"] is None else int(entry["label"])
                 classes = {when: [_listed(each) for each in entry[when][:most]] for when in WHEN}
-                yield _Ranked(entry["index"], label, bool(entry.get("fallback")), classes)
+                yield _Ranked(int(entry["index"]), label, bool(entry.get("fallback")), classes)
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: is not UTF-8 ({error.reason}): {RESTORE}") from error
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
@@ -140,9 +140,12 @@ def _read_ranked(file: Path, most: int | None = None) -> Iterator[_Ranked]:
 
 
 def _listed(each: Mapping[str, Any]) -> tuple[int, str, float]:
+    number = int(each["label"])
     # The probabilities of a model that overflowed are null.
-    probability = math.nan if each["probability"] is None else float(each["probability"])
-    return int(each["label"]), str(each["class"]), probability
+    probability = 0.0 if each["probability"] is None else float(each["probability"])
+    if not 0 <= number < 2**31 or not 0 <= probability <= 1.001:
+        raise ValueError("a class or a probability out of range")
+    return number, str(each["class"]), math.nan if each["probability"] is None else probability
 
 
 def complete_probabilities(file: Path) -> dict[str, NDArray[np.float64]]:

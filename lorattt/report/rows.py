@@ -15,7 +15,7 @@ from lorattt.report.runs import Run
 from lorattt.settings import affects_results, dotted
 
 _LISTED = 3
-_NOT_SHOWN = ("seed", "view_chunk")
+_IGNORED = ("seed", "view_chunk")  # the latter in configurations of earlier versions
 
 
 @dataclass
@@ -124,7 +124,7 @@ def settings(run: Run) -> dict[str, Any]:
     if not run.configured("model", "init_args"):
         return {}
     own = dotted(run.method_arguments).items()
-    found = {key: value for key, value in own if key not in _NOT_SHOWN and affects_results(("model", *key.split(".")))}
+    found = {key: value for key, value in own if key not in _IGNORED and affects_results(("model", *key.split(".")))}
     return {**found, "trainer.precision": run.configured("trainer").get("precision")}
 
 

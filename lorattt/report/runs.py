@@ -30,6 +30,7 @@ _REMOVE: Final = "restore the file, or remove it"
 _PARTS: Final = ("*.rank*.csv", "*.rank*.jsonl")
 FORMAT: Final = 2  # the newest ``format`` of ``results.json`` that is understood; files without the key are of format 1
 _NUMBER: Final = (int, float)
+_KINDS: Final = {str: "a text", int: "a whole number", float: "a number", dict: "an object"}
 _STATED: Final[dict[str, tuple[type, ...]]] = {
     **dict.fromkeys(("method", "dataset", "backbone"), (str,)),
     **dict.fromkeys(("n", "peak_memory_bytes", "seed", "fallbacks", "skipped"), (int,)),
@@ -214,8 +215,9 @@ def _size(path: Path) -> int:
 
 def _all_there(home: Path, found: dict[Path, dict[str, Any]]) -> bool:
     """Whether a folder holds the results of all methods of one run."""
-    below = {file.parent.name: row.get("shared_with") for file, row in found.items() if file.parent.parent == home}
-    return bool(below) and all(str(other) in below for others in below.values() for other in others or ())
+    rows = {file.parent.name: row for file, row in found.items() if file.parent.parent == home}
+    below = {name: row["shared_with"] for name, row in rows.items() if "shared_with" in row}
+    return bool(below) and all(str(other) in below for others in below.values() for other in others)
 
 
 def _run(folder: Path, name: str | None, row: dict[str, Any]) -> Run:
@@ -269,6 +271,4 @@ def _check(file: Path, row: Mapping[str, Any], stated: Mapping[str, tuple[type, 
         raise UserError(f"{file}: has no {', '.join(missing)}: written by another version of lorattt, or edited")
     for key, kinds in stated.items():
         if isinstance(row[key], bool) or not isinstance(row[key], kinds):
-            raise UserError(
-                f"{file}: {above}{key} is {quoted(row[key], 60)}, not of type {kinds[-1].__name__}: run again"
-            )
+            raise UserError(f"{file}: {above}{key} is {quoted(row[key], 60)}, not {_KINDS[kinds[-1]]}: run again")

@@ -123,13 +123,13 @@ def _show(done: str, todo: _Todo, slots: Sequence[Slot]) -> None:
 
 def _show_tables(sweep: Sweep, planned: Sequence[Run], *, keep: bool) -> None:
     """Have ``lorattt report`` make the tables of all that is finished, and show those of accuracy."""
-    finished = []
+    finished: dict[str, str] = {}  # the report's arguments, and what each run measured
     for run in planned:
         # Runs that were left out now may be there from earlier, but not if they have other settings.
         with contextlib.suppress(UserError):
             if state_of(run, keep=keep) == "finished":
-                measured(run)
-                finished.append(f"{run.method}={run.folder}")
+                row = run.name.partition("/")[0].replace("=", " ")  # the method with its values of the grid
+                finished[f"{row}={run.folder}"] = f"{run.name}: {', '.join(measured(run))}"
     print(f"{len(finished)} of {len(planned)} runs are finished.")
     if not finished:
         return
@@ -138,8 +138,10 @@ def _show_tables(sweep: Sweep, planned: Sequence[Run], *, keep: bool) -> None:
     utf8 = {**os.environ, "PYTHONUTF8": "1"}
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=utf8)
     if done.returncode:
+        print("\n".join(finished.values()))
         print(f"no tables: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
     else:
+        print(done.stderr, end="", file=sys.stderr)
         print(f"{done.stdout.partition(_LONG_TABLES)[0]}\nall tables: {folder / 'report.md'}")
 
 

@@ -60,30 +60,34 @@ def measured(run: Run) -> list[str]:
         if not (run.folder / PROMPT_FILE).exists():
             raise UserError(f"ended without {PROMPT_FILE}; remove {run.folder} to fit again")
         return []
-    rows = {path.parent.name: _numbers(path) for path in _results(run)}
+    rows = {path.parent.name: _numbers(run, path) for path in _results(run)}
     if not rows:
         raise UserError(f"{run.folder} has no {_RESULTS}")
     first = next(iter(rows.values()))
     texts = [f"{first['n']:.0f} images"]
-    if "top1_before" in first:
-        after = [f"{name} {100 * row['top1_after']:.2f}" for name, row in rows.items() if "top1_after" in row]
-        after = after if len(rows) > 1 else [after[0].split()[-1]]
-        texts = [f"top-1 {100 * first['top1_before']:.2f} -> {', '.join(after)} %"]
+    after = {name: f"{100 * row['top1_after']:.2f}" for name, row in rows.items() if "top1_after" in row}
+    if "top1_before" in first and after:
+        shown = after.values() if len(rows) == 1 else (f"{name} {value}" for name, value in after.items())
+        texts = [f"top-1 {100 * first['top1_before']:.2f} -> {', '.join(shown)} %"]
     rate = first["images_per_second"]
     return [*texts, f"{speed(rate)} images/s"] if rate > 0 else texts
 
 
-def _numbers(path: Path) -> dict[str, float]:
+def _numbers(run: Run, path: Path) -> dict[str, float]:
     try:
         row = json.loads(path.read_text(encoding="utf-8"))
         known = [key for key in ("top1_before", "top1_after") if row.get(key) is not None]
         return {key: float(row[key]) for key in ("n", "images_per_second", *known)}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{path} is damaged: remove the folder {path.parent} to run it again") from None
+        raise UserError(f"{path} is damaged: remove the folder {run.folder} to run it again") from None
 
 
 def _results(run: Run) -> list[Path]:
-    return [*run.folder.glob(_RESULTS), *sorted(run.folder.glob(f"*/{_RESULTS}"))]
+    """In the order of ``model.methods``; in format 1, that of the only method lay in the run's folder."""
+    lists = [value for place, value in run.settings.items() if place.endswith(".methods") and isinstance(value, list)]
+    rank = {name: number for number, name in enumerate(lists[0] if lists else ())}
+    files = [*run.folder.glob(_RESULTS), *run.folder.glob(f"*/{_RESULTS}")]
+    return sorted(files, key=lambda path: (rank.get(path.parent.name, len(rank)), path))
 
 
 def _is_finished(run: Run, noted: bool) -> bool:

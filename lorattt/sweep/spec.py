@@ -3,7 +3,7 @@
 import fnmatch
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -64,17 +64,19 @@ class Sweep:
     jobs: int  # runs at a time where there are no devices
 
 
-def read_sweep(path: Path, keys: Mapping[str, Any] | None = None, **given: Any) -> Sweep:
-    """Read and check a sweep's file.
-
-    Args:
-        path: The file.
-        keys: Keys of the command line, which join those of the file.
-        given: What the command line says in place of the file's ``out``, ``devices`` and ``jobs``; None for nothing.
-    """
+def read_sweep(
+    path: Path,
+    keys: Mapping[str, Any] | None = None,
+    *,
+    out: str | None = None,
+    devices: Sequence[str] | None = None,
+    jobs: int | None = None,
+) -> Sweep:
+    """Read and check a sweep's file; what the command line says joins its ``keys`` and replaces the others."""
     contents = read_yaml(path, strict=True)
     if not isinstance(contents, dict):
         raise UserError(f"{path}: expected keys such as methods and datasets")
+    given = {"out": out, "devices": devices, "jobs": jobs}
     contents |= {key: value for key, value in given.items() if value is not None}
     try:
         sweep = _sweep(path, contents, keys or {})
@@ -111,7 +113,7 @@ def _sweep(path: Path, contents: Mapping[str, Any], more: Mapping[str, Any]) -> 
         datasets=datasets,
         sources=_entries(contents["sources"], "sources") if contents.get("sources") else {},
         shared=Entry(keys={**_keys(contents.get("keys"), "keys"), **_keys(more, "--key")}),
-        skip=_skips(contents.get("skip") or [], {"method": methods, "dataset": datasets}),
+        skip=_skips([] if contents.get("skip") is None else contents["skip"], {"method": methods, "dataset": datasets}),
         devices=_devices(contents.get("devices")),
         jobs=jobs or 1,
     )
@@ -163,7 +165,7 @@ def _entries(given: Any, where: str, *more: str) -> dict[str, Entry]:
 
 
 def _entry(given: Any, where: str, more: tuple[str, ...] = ()) -> Entry:
-    given = {"config": given} if isinstance(given, str) else given or {}
+    given = {} if given is None else {"config": given} if isinstance(given, str) else given
     wanted = "a file, or {config: FILE or a list of files, keys: {model.lr: 0.005}}"
     _expect(isinstance(given, Mapping), where, wanted, given)
     for word in given:
@@ -178,7 +180,7 @@ def _entry(given: Any, where: str, more: tuple[str, ...] = ()) -> Entry:
     return Entry(
         files={file: _config(file, where) for file in files},
         keys=_keys(given.get("keys"), f"{where}.keys"),
-        fit=_entry(given["fit"], f"{where}.fit") if given.get("fit") else None,
+        fit=None if given.get("fit") is None else _entry(given["fit"], f"{where}.fit"),
         grid=_grid(given.get("grid"), f"{where}.grid"),
         seeds=() if seeds is None else _seeds(seeds, f"{where}.seeds"),
         source=None if source is None else str(source),

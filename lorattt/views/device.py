@@ -16,8 +16,7 @@ from torch import Tensor
 
 from lorattt.views.augmix import sample_augmix
 from lorattt.views.crops import Interpolation, sample_crops
-from lorattt.views.device_augmix import Chains, augmix_views, plan_chains
-from lorattt.views.planned import Planned
+from lorattt.views.device_augmix import Chains, Planned, augmix_views, plan_chains
 from lorattt.views.render import Views
 from lorattt.views.resample import crop_spans, most_taps, plain_spans, resample, rows_go_first
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fits import trainer
 from lorattt.data.datamodule import EpisodeData
-from lorattt.data.sampler import ExactShard
+from lorattt.data.source import ExactShard
 from lorattt.errors import UserError
 from tests.data.fake import Fake, on_device
 

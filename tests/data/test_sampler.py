@@ -4,7 +4,7 @@ import pytest
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
-from lorattt.data.sampler import ExactShard
+from lorattt.data.source import ExactShard
 
 
 class Positions(TensorDataset):

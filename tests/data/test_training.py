@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.utils.data.distributed import DistributedSampler
 
 from fits import trainer
-from lorattt.data.sampler import EpochShard
-from lorattt.data.source import TrainingDataset
+from lorattt.data.source import EpochShard, TrainingDataset
 from lorattt.data.training import CachedImages, SourceData
 from lorattt.errors import UserError
 from tests.data.fake import Fake, on_device

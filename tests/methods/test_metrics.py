@@ -99,6 +99,22 @@ def test_states_of_devices_are_joined() -> None:
     assert merged.compute() == result_of((before, after, label))
 
 
+@pytest.mark.parametrize("images", [0, 6])
+def test_a_device_without_a_batch_waits_for_none(images: int) -> None:
+    other = EpisodeMetrics()
+    other.update(*batch_of(6, 4))
+    own = EpisodeMetrics()
+    if images:
+        own.update(*batch_of(images, 4))
+
+    def gather(tensor: torch.Tensor, group: object = None) -> list[torch.Tensor]:
+        assert tensor.shape == (images, 9)
+        return [tensor, other.rows[0]]
+
+    own._sync_dist(gather)
+    assert own.compute()["n"] == images + 6
+
+
 @pytest.mark.parametrize("classes", [2, 5, 100])
 def test_what_images_add_alone_sums_up_to_the_whole(classes: int) -> None:
     before, after, label = batch_of(700, classes)

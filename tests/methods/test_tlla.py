@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import lorattt
-import lorattt.prompts.neighbours
+import lorattt.prompts.class_prompts
 from benchmarks import episodes
 from conftest import CPU, Cli
 from lorattt.clip.load import ClipSpec, LoadedClip, load_clip
@@ -22,6 +22,7 @@ from lorattt.errors import UserError
 from lorattt.losses.entropy import entropy, marginal_entropy
 from lorattt.methods.base import Method
 from lorattt.methods.batch import EpisodeBatch
+from lorattt.methods.class_texts import ClassTexts
 from lorattt.methods.ctpt import CTPT
 from lorattt.methods.lora_ttt import LoRATTT
 from lorattt.methods.lora_ttt_engine import LossSpec
@@ -30,8 +31,7 @@ from lorattt.methods.registry import build_method
 from lorattt.methods.several import Several
 from lorattt.methods.tlla import TLLA, stss
 from lorattt.methods.tpt import TPT, TPTEngine
-from lorattt.prompts.class_prompts import ClassPrompts
-from lorattt.prompts.neighbours import neighbour_features, neighbours, random_directions
+from lorattt.prompts.class_prompts import ClassPrompts, neighbour_features, neighbours, random_directions
 from lorattt.prompts.prompt import PromptSpec
 from lorattt.views.crops import ViewSpec
 from lorattt.views.selection import FlatnessSpec, flatness_scores, gather_views, select_confident
@@ -195,7 +195,7 @@ def test_the_bank_in_parts(
         return whole(self, context, **options)
 
     monkeypatch.setattr(ClassPrompts, "features", counted)
-    monkeypatch.setattr(lorattt.prompts.neighbours, "_SEQUENCES", 15)
+    monkeypatch.setattr(lorattt.prompts.class_prompts, "_SEQUENCES", 15)
     prompts = ClassPrompts(clip, NAMES, "end", 4)
     parts = neighbour_features(prompts, start, directions=R, radius=0.5, seed=0)
     assert shapes == [(3, 4, 32), (1, 4, 32)]
@@ -479,13 +479,15 @@ def _outcome(method: Any, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", [TPT, CTPT, LoRATTT])
-def test_rule_flatness(kind: Any, loaded: LoadedClip) -> None:
+def test_rule_flatness(kind: Any, loaded: LoadedClip, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments: dict[str, Any] = {"loss": LossSpec(reconstruction=0, selection=0.25)} if kind is LoRATTT else {}
     arguments |= {} if kind is LoRATTT else {"selection": 0.25}
     flat = kind(clip=loaded, views=VIEWS, rule="flatness", flatness=SPEC, **arguments).eval()
     plain = kind(clip=loaded, views=VIEWS, **arguments).eval()
-    for method in (flat, plain):
-        method.use_classes(SHAPES)
+    flat.use_classes(SHAPES)
+    with monkeypatch.context() as context:  # by confidence, no neighbour is encoded
+        context.setattr(ClassTexts, "neighbours", lambda *_: pytest.fail("neighbours were encoded"))
+        plain.use_classes(SHAPES)
     features = flat.encode_views(_batch()).features
     logits = flat.clip.logit_scale * features @ flat.text.T
     outcomes = {"flat": _outcome(flat), "plain": _outcome(plain)}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lorattt.errors import UserError
-from lorattt.methods.votes import count_votes, mean_log_probability, vote_logits
+from lorattt.methods.mean_of_views import count_votes, mean_log_probability, vote_logits
 from lorattt.methods.zero import ZERO, ZeroSpec, zero_votes
 from lorattt.views.crops import ViewSpec
 

@@ -73,6 +73,15 @@ def test_files(clip: Clip, tmp_path: Path) -> None:
     assert torch.equal(prompt.context, context.expand(3, 4, 32))
 
 
+def test_a_file_that_changes_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "p.safetensors"
+    spec = PromptSpec(file=str(path))
+    for length in (2, 3):
+        save_prompt(Prompt(torch.ones(length, 8), "end"), path)
+        assert spec.content.tokens == length
+        assert spec.content is spec.content
+
+
 def test_class_specific_files(clip: Clip, tmp_path: Path) -> None:
     ours, theirs = str(tmp_path / "prompt.safetensors"), str(tmp_path / "model.pth.tar-50")
     context = torch.randn(3, 4, 32)

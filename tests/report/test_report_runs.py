@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from run_files import COLUMNS, change_results, write_ranked, write_run
 from lorattt.errors import UserError
 from lorattt.report.build import build_report
 from lorattt.report.measures import measure
+from lorattt.report.predictions import read_predictions, read_top_k
 from lorattt.report.rows import gather
 from lorattt.report.runs import find_runs
 
@@ -220,7 +222,7 @@ def test_damaged_results(tmp_path: Path, content: bytes, part: str) -> None:
         ({"seed": True}, "seed is True"),
         ({"top1_after": "high"}, "top1_after is 'high'"),
         ({"corruption": {"name": "fog"}}, "corruption.severity, corruption.of"),
-        ({"corruption": 3}, "corruption is 3, not of type dict"),
+        ({"corruption": 3}, "corruption is 3, not an object"),
         ({"peak_memory_bytes": None}, "has no peak_memory_bytes"),
         ({"n": 41}, "has 40 images, results.json says 41"),
     ],
@@ -325,6 +327,26 @@ def test_nul_bytes_in_other_files(tmp_path: Path, name: str) -> None:
     folder = write_run(tmp_path / "one", n=4)
     (folder / name).write_bytes(b"\0" * 300)
     _refused(folder, str(folder / name), "damaged" if name == "predictions.jsonl" else "NUL bytes")
+
+
+@pytest.mark.parametrize("change", [{"index": []}, {"label": 2**40}, {"probability": 1e9}, {"probability": math.inf}])
+def test_values_out_of_range_in_the_lines(tmp_path: Path, change: dict[str, Any]) -> None:
+    folder = write_run(tmp_path / "one", n=4)
+    write_ranked(folder, np.full((4, 2), 0.5), [0, 1, 0, 1], k=2)
+    file = folder / "predictions.jsonl"
+    first, *rest = file.read_text(encoding="utf-8").splitlines()
+    line = json.loads(first)
+    (line if "index" in change else line["before"][0]).update(change)
+    file.write_text("\n".join([json.dumps(line), *rest]) + "\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"predictions.jsonl line 1: damaged"):
+        read_top_k(read_predictions(folder / "predictions.csv"), file)
+
+
+def test_share_of_right_predictions(tmp_path: Path) -> None:
+    found = read_predictions(write_run(tmp_path / "one", n=8) / "predictions.csv")
+    right = [int(p) == int(label) for p, label in zip(found.prediction["after"], found.label, strict=True)]
+    assert found.top1("after") == sum(right) / 8
+    assert math.isnan(replace(found, label=np.full_like(found.label, -1)).top1("after"))
 
 
 def test_bins_are_those_of_the_runs(tmp_path: Path) -> None:

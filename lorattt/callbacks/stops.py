@@ -52,10 +52,10 @@ class RunStops(RunObserver):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Note how to resume the run, and end the processes that this one started for other devices."""
         STOPS.patient = False
-        stopped = exception.number if isinstance(exception, Stopped) else STOPS.asked
-        if stopped:
+        if stopped := exception.number if isinstance(exception, Stopped) else STOPS.asked:
             _end_children(trainer, stopped)
-        if trainer.is_global_zero and not (isinstance(exception, UserError) and not exception.resumable):
+        fix_first = isinstance(exception, UserError) and not exception.resumable and not stopped
+        if trainer.is_global_zero and not fix_first:
             with contextlib.suppress(OSError):  # the folder may be what is gone
                 STOPS.notice = resume_hint(trainer)
 

@@ -263,7 +263,12 @@ def _jpeg_compression(x: Floats, rng: Generator, quality: int) -> Floats:
 
 
 _CONSTANTS: Final = yaml.safe_load(files("lorattt.data").joinpath("corruptions.yaml").read_text(encoding="utf-8"))
+_IN_ORDER: Final[tuple[Callable[..., Floats], ...]] = (
+    *(_gaussian_noise, _shot_noise, _impulse_noise, _defocus_blur, _glass_blur, _motion_blur, _zoom_blur, _snow, _fog),
+    *(_brightness, _contrast, _elastic_transform, _pixelate, _jpeg_compression),
+    *(_speckle_noise, _gaussian_blur, _saturate),
+)
 OPERATIONS: Final[dict[str, tuple[Callable[..., Floats], list[list[float]]]]] = {
-    name: (globals()[f"_{name}"], constants) for name, constants in _CONSTANTS.items()
+    each.__name__[1:]: (each, _CONSTANTS[each.__name__[1:]]) for each in _IN_ORDER
 }
 """Name to operation, and its constants at severities 1 to 5, in the paper's order."""

@@ -259,14 +259,17 @@ def test_nothing_but_unreadable_images(cli: Cli, photos: Path) -> None:
 
 
 def outputs(indices: list[int], logits: list[list[float]]) -> dict[str, Any]:
+    answer = {
+        "before": torch.tensor(logits).flip(-1),
+        "after": torch.tensor(logits),
+        "fallback": torch.tensor([index == 1 for index in indices]),
+    }
     return {
         "index": torch.tensor(indices, dtype=torch.long),
         "label": torch.tensor([2 if index == 3 else -1 for index in indices]),
         "path": [f'{index} "x",\n\u2028é.png' for index in indices],
-        "before": torch.tensor(logits).flip(-1),
-        "after": torch.tensor(logits),
-        "fallback": torch.tensor([index == 1 for index in indices]),
         "skipped": [],
+        "methods": {"mine": answer},
     }
 
 

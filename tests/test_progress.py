@@ -40,8 +40,9 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _batch(labels: list[int], before: list[int], after: list[int]) -> dict[str, Any]:
-    logits = {"before": torch.eye(3)[before], "after": torch.eye(3)[after]}
-    return {"label": torch.tensor(labels), **logits, "fallback": torch.zeros(len(labels), dtype=torch.bool)}
+    fallback = torch.zeros(len(labels), dtype=torch.bool)
+    answer = {"before": torch.eye(3)[before], "after": torch.eye(3)[after], "fallback": fallback}
+    return {"label": torch.tensor(labels), "methods": {"mine": answer}}
 
 
 # --- the numbers --------------------------------------------------------------------------------------

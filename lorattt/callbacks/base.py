@@ -1,4 +1,4 @@
-"""A base class for callbacks of test, validate and predict, and the names and answers of a run's methods."""
+"""A base class for callbacks of test, validate and predict, and the names of a run's methods."""
 
 import re
 from collections.abc import Callable
@@ -78,11 +78,6 @@ def methods_of(module: Any) -> dict[str, Any]:
     """The methods of a run by the names of their folders; a method has ``metrics`` of its own."""
     members = getattr(module, "members", None)
     return {method_name(module): module} if members is None else dict(members.items())
-
-
-def answers_of(outputs: Any) -> list[Any]:
-    """The answers in a step's output, in the order of :func:`methods_of`."""
-    return list((outputs.get("methods") or {"": outputs}).values())
 
 
 def method_name(module: Any) -> str:

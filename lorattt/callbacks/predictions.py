@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from lorattt.callbacks.base import RunObserver, answers_of, methods_of, on_first_device
+from lorattt.callbacks.base import RunObserver, methods_of, on_first_device
 from lorattt.callbacks.journal import Journal, entries_at, journal_path, read_journals, remove_journals, saving
 from lorattt.callbacks.merge import SKIPPED_COLUMNS, WHEN, Totals, merge
 from lorattt.callbacks.run_folder import FolderLock, find_run
@@ -101,7 +101,7 @@ class PredictionsWriter(RunObserver):
             {"index": index, "path": path, "label": known if known >= 0 else None, "answers": {}}
             for index, path, known in zip(outputs["index"].tolist(), outputs["path"], label, strict=True)
         ]
-        for (name, method), answer in zip(self._methods.items(), answers_of(outputs), strict=True):
+        for (name, method), answer in zip(self._methods.items(), outputs["methods"].values(), strict=True):
             logits = [answer[when].detach().float().cpu() for when in WHEN]
             sides = [self._sides(each) for each in logits]
             metrics = getattr(method, "metrics", None)

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 
-from lorattt.callbacks.base import RunObserver, answers_of, find_callback
+from lorattt.callbacks.base import RunObserver, find_callback
 from lorattt.callbacks.predictions import PredictionsWriter
 from lorattt.ranking import is_right
 from lorattt.show import format_duration, speed
@@ -139,7 +139,7 @@ class RunProgress(RunObserver):
 
     def count(self, outputs: Any) -> None:
         """Count a batch; of several methods the last one's answers."""
-        label, answer = outputs["label"], answers_of(outputs)[-1]
+        label, answer = outputs["label"], list(outputs["methods"].values())[-1]
         self._labelled += int((label >= 0).sum())
         self._before += int(is_right(answer["before"], label).sum())
         self._after += int(is_right(answer["after"], label).sum())

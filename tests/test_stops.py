@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from safetensors.torch import load_file
 
 from conftest import CPU, DEMO, ZERO, Cli, Run, only_method
@@ -436,6 +437,25 @@ def test_the_processes_of_other_devices_are_ended_too(tmp_path: Path) -> None:
     assert [child.returncode for child in children] == [-signal.SIGTERM] * 2
     assert started == []
     assert time.monotonic() - begun < _CHILDREN_SECONDS
+
+
+def test_a_process_that_failed_does_not_kill_this_one_while_it_says_why(tmp_path: Path) -> None:
+    """Lightning's observer sees a failed process only among those of the launcher."""
+    failed = subprocess.Popen([sys.executable, "-c", "raise SystemExit(2)"])
+    failed.wait()
+    started = [failed]
+    killed: list[None] = []
+    observer = _ChildProcessObserver(os.getpid(), started)
+    observer._terminate_all = lambda: killed.append(None)  # type: ignore[method-assign]
+    trainer: Any = SimpleNamespace(
+        strategy=SimpleNamespace(launcher=SimpleNamespace(procs=started)),
+        is_global_zero=False,
+        callbacks=[],
+        default_root_dir=str(tmp_path),
+    )
+    RunStops().on_exception(trainer, None, RuntimeError("the connection was closed"))  # type: ignore[arg-type]
+    assert observer._run(), "it has nothing left to look at"
+    assert killed == []
 
 
 def test_several_processes_are_told_to_go_on_as_they_began(cli: Cli, at_step: Any, monkeypatch: Any) -> None:

@@ -52,8 +52,12 @@ class RunStops(RunObserver):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Note how to resume the run, and end the processes that this one started for other devices."""
         STOPS.patient = False
+        launcher: Any = trainer.strategy.launcher
+        children = [child for child in getattr(launcher, "procs", ()) if isinstance(child, subprocess.Popen)]
+        if children:
+            launcher.procs.clear()  # Lightning would kill this process when it sees that one of them has failed
         if stopped := exception.number if isinstance(exception, Stopped) else STOPS.asked:
-            _end_children(trainer, stopped)
+            _end_children(launcher, children, stopped)
         fix_first = isinstance(exception, UserError) and not exception.resumable and not stopped
         if trainer.is_global_zero and not fix_first:
             with contextlib.suppress(OSError):  # the folder may be what is gone
@@ -94,15 +98,10 @@ def _checkpoint(trainer: Trainer) -> Path | None:
     return next((Path(path) for path in paths if path and zipfile.is_zipfile(path)), None)
 
 
-def _end_children(trainer: Trainer, number: int) -> None:
+def _end_children(launcher: Any, children: list["subprocess.Popen[bytes]"], number: int) -> None:
     """Send a signal to the processes that Lightning started for other devices, and wait for their end."""
-    launcher: Any = trainer.strategy.launcher
-    children = list(getattr(launcher, "procs", ()))
-    if not all(isinstance(child, subprocess.Popen) for child in children):  # spawned or forked: they end with this one
+    if not children and getattr(launcher, "procs", None):  # spawned or forked: they end with this one
         launcher.kill(number)
-        return
-    if children:
-        launcher.procs.clear()  # Lightning would kill this process when it sees that they have ended
     for child in children:
         child.send_signal(number)
     for child in children:

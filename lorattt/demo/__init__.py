@@ -3,9 +3,21 @@
 from pathlib import Path
 from typing import Final
 
-from lorattt.demo.draw import CLASS_NAMES, DOMAINS, HELD_OUT, SEEN, Split, draw, label_of
+from lorattt.demo.draw import DOMAINS, Split, draw, label_of
+from lorattt.demo.words import CLASS_NAMES, COLOURS, HELD_OUT, SEEN, SHAPES, SYNONYMS
 
-__all__ = ["CLASS_NAMES", "DOMAINS", "HELD_OUT", "SEEN", "Split", "draw", "label_of"]
+__all__ = [
+    "CLASS_NAMES",
+    "COLOURS",
+    "DOMAINS",
+    "HELD_OUT",
+    "SEEN",
+    "SHAPES",
+    "SYNONYMS",
+    "Split",
+    "draw",
+    "label_of",
+]
 
 _FOLDER = Path(__file__).parent
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
+from lorattt.demo.words import CLASS_NAMES, SEEN, SHAPES
 from lorattt.errors import UserError, quoted
 
 # A split's place here is part of the key of its scenes: new ones go to the end.
@@ -25,19 +26,10 @@ Floats = NDArray[np.float32]
 SIZE: Final = 96
 """Side of a drawn image in pixels: twice the model's input, so a crop shows more detail."""
 
-# Name -> hue in degrees.
+# Colour, in the order of COLOURS -> hue in degrees.
 _HUES: Final = {
     "red": 0, "orange": 28, "yellow": 54, "green": 120, "cyan": 180, "blue": 225, "purple": 275, "pink": 322,
 }  # fmt: skip
-_SHAPES: Final = ("circle", "square", "triangle", "star", "cross", "heart", "moon", "arrow")
-
-CLASS_NAMES: Final[tuple[str, ...]] = tuple(f"{colour} {shape}" for colour in _HUES for shape in _SHAPES)
-HELD_OUT: Final[tuple[int, ...]] = tuple(
-    8 * colour + shape for colour in range(8) for shape in sorted({colour, (colour + 3) % 8})
-)
-"""Labels that never occur in split ``train``: two for each colour and two for each shape."""
-SEEN: Final[tuple[int, ...]] = tuple(label for label in range(64) if label not in HELD_OUT)
-
 _SUPERSAMPLE: Final = 3
 _LINE: Final = 4.0  # width of the contour in pixels
 # Strength of each domain at severity 1..5.
@@ -137,7 +129,7 @@ def _scene(
         background = _clutter(background, *clutter)
     cos, sin = np.cos(angle), np.sin(angle)
     turn = np.array([[cos, -sin], [sin, cos]])
-    points = radius * _POLYGONS[_SHAPES[shape]] @ turn.T + centre
+    points = radius * _POLYGONS[list(SHAPES)[shape]] @ turn.T + centre
     mask = _mask(points.astype(np.float32), fill)[..., None]
     flat_ink = _hsv(list(_HUES.values())[colour] + hue_shift, saturation, value)
     ink = flat_ink * (1.0 + light * _ramp(light_angle)[..., None])

@@ -40,6 +40,7 @@ class Stream(IntEnum):
     SHOTS = 0x5107
     TRAINING_CROPS = 0x7241
     CORRUPTIONS = 0xC0221
+    LONG_TAIL = 0x107A1
 
 
 def _signed(value: int) -> int:

@@ -852,7 +852,7 @@ def test_two_runs_of_the_demo(
     assert (
         f"done   zero_shot/noise/seed-0: top-1 {100 * row['top1_before']:.2f} -> {100 * row['top1_after']:.2f} %" in out
     )
-    assert "failed zero_shot/bad/seed-0: domain 'x' is not known" in out
+    assert "failed zero_shot/bad/seed-0: data.domain 'x': use source, noise" in out
     assert f"| zero\\_shot | {100 * row['top1_after']:.2f} |" in out.partition("### Demo")[2]
     assert "## Costs" in Path("out/report/report.md").read_text(encoding="utf-8")
     assert (Path("out/zero_shot/noise/seed-0/zero_shot") / "predictions.csv").exists()

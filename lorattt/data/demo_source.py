@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lorattt.data.demo import DemoImages, Part
+from lorattt.data.demo import DemoImages, Names, Part
 from lorattt.data.training import CACHE_BYTES, CachedImages, SourceData
 from lorattt.inputs import at_least
 
@@ -13,8 +13,10 @@ class DemoSourceData(SourceData):
     Args:
         shots: Training images of each class; those of a smaller number and the same seed are among them.
         classes: ``base`` for the compositions that occur in pretraining, ``new`` for the held-out ones, or ``all``.
-        domain: ``source``, or a shift: noise, blur, pixelate, contrast, dark, hue, outline, clutter.
+        domain: ``source``, or a shift: noise, blur, pixelate, contrast, dark, hue, outline, clutter; or ``shifted`` for
+            all eight in turn.
         severity: Strength of the shift, 1 to 5.
+        names: What the classes are called: ``common``, or ``synonyms`` that captions of pretraining use rarely.
         val_shots: Validation images of each class; 0 for no validation.
         draw_seed: Which training images.
         workers: Processes that make views.
@@ -28,6 +30,7 @@ class DemoSourceData(SourceData):
         classes: Part = "base",
         domain: str = "source",
         severity: int = 3,
+        names: Names = "common",
         val_shots: int = 4,
         draw_seed: int = 1,
         workers: int = 0,
@@ -36,13 +39,16 @@ class DemoSourceData(SourceData):
         at_least(1, data__shots=shots)
         at_least(0, ", which is no validation", data__val_shots=val_shots)
         at_least(0, data__draw_seed=draw_seed)
-        one = DemoImages(domain, severity, 1, "shots", classes, draw_seed)
+        one = DemoImages(domain, severity, 1, "shots", classes, draw_seed, names)
         count = len(one.class_names)  # consecutive images of a part hold each of its classes once
         # Cached here, in the main process, from which workers inherit.
-        train = CachedImages(DemoImages(domain, severity, shots * count, "shots", classes, draw_seed), CACHE_BYTES)
+        train = CachedImages(
+            DemoImages(domain, severity, shots * count, "shots", classes, draw_seed, names), CACHE_BYTES
+        )
         validation = None
         if val_shots:
-            validation = CachedImages(DemoImages(domain, severity, val_shots * count, "val", classes), CACHE_BYTES)
+            images = DemoImages(domain, severity, val_shots * count, "val", classes, names=names)
+            validation = CachedImages(images, CACHE_BYTES)
         super().__init__(train, validation, workers=workers, prefetch=2, on_bad_image="error", cache=False, **kwargs)
         self.name = f"{train.name}-{shots}-shot"
 

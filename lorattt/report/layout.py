@@ -208,11 +208,11 @@ def _base_to_new(stems: Sequence[str]) -> list[Layout]:
     ]
 
 
-def _demo_order(name: str) -> tuple[int, str]:
+def _demo_order(name: str) -> tuple[str, int, str]:
     from lorattt.demo import DOMAINS  # with Pillow, which no other table needs
 
-    domain = name.removeprefix(_DEMO)
-    return (DOMAINS.index(domain) if domain in DOMAINS else len(DOMAINS), name)
+    domain, _, variant = name.removeprefix(_DEMO).partition("-")
+    return (variant, DOMAINS.index(domain) if domain in DOMAINS else len(DOMAINS), name)
 
 
 def corruption_layouts(datasets: Mapping[str, Corruption | None]) -> list[Layout]:

@@ -1,12 +1,14 @@
 """The embedded demo as a source of images."""
 
+from collections import Counter
+from fractions import Fraction
 from typing import Any
 
 import pytest
 import torch
 
 from lorattt import demo
-from lorattt.data.demo import DemoData, DemoImages
+from lorattt.data.demo import DemoData, DemoImages, long_tail
 from lorattt.data.demo_source import DemoSourceData
 from lorattt.errors import UserError
 
@@ -112,8 +114,116 @@ def test_pictures_are_drawn_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_classes_that_a_split_does_not_have_are_refused() -> None:
     with pytest.raises(UserError, match="'train' has no images of classes that do not occur in it"):
         DemoImages("source", 3, 5, "train", "new")
-    with pytest.raises(UserError, match=r"data\.classes 'old': use all, base, new"):
-        DemoImages("source", 3, 5, "test", "old")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("key", "choices"),
+    [
+        ("domain", "source, noise, blur, pixelate, contrast, dark, hue, outline, clutter, shifted"),
+        ("classes", "all, base, new"),
+        ("names", "common, synonyms"),
+        ("prior", "uniform, long_tail"),
+    ],
+)
+def test_an_unknown_word_is_refused_with_the_choices(key: str, choices: str) -> None:
+    with pytest.raises(UserError) as error:
+        DemoData(**{key: "old"}, workers=0)
+    assert str(error.value) == f"data.{key} 'old': use {choices}"
+
+
+SHIFTS = ("noise", "blur", "pixelate", "contrast", "dark", "hue", "outline", "clutter")
+
+
+@pytest.mark.parametrize("start", [0, 1, 77, 1000])
+def test_each_class_is_once_in_every_shifted_domain(start: int) -> None:
+    images = DemoImages("shifted", 3, 1, "test")
+    cells = [(images.label(i), images.path(i).split("-")[0]) for i in range(start, start + 512)]
+    assert sorted(cells) == sorted((label, domain) for label in range(64) for domain in SHIFTS)
+
+
+def test_a_part_of_the_classes_is_in_every_shifted_domain_too() -> None:
+    images = DemoImages("shifted", 3, 128, "val", "new")
+    cells = {(images.label(index), images.path(index).split("-")[0]) for index in images.numbers}
+    assert cells == {(label, domain) for label in range(16) for domain in SHIFTS}
+
+
+def test_a_shifted_image_is_that_of_its_own_domain() -> None:
+    images = DemoImages("shifted", 2, 600, "val")
+    assert images.name == "demo-shifted"
+    own = {0: "noise", 7: "clutter", 8: "blur", 15: "noise", 64: "blur", 73: "contrast", 511: "hue"}
+    for index, domain in own.items():
+        alone = DemoImages(domain, 2, 600, "val")
+        assert images.path(index) == alone.path(index) == f"{domain}-2/val/{index:06d}"
+        assert images.read(index).tobytes() == alone.read(index).tobytes()
+        assert images.label(index) == alone.label(index)
+
+
+def test_synonyms_are_other_names_of_the_same_images() -> None:
+    plain = DemoData(domain="source", images=8, classes="new", workers=0)
+    other = DemoData(domain="source", images=8, classes="new", names="synonyms", workers=0)
+    assert (plain.name, other.name) == ("demo-source-new", "demo-source-new-synonyms")
+    assert other.class_names == [demo.SYNONYMS[label] for label in demo.HELD_OUT]
+    assert other.class_names[:2] == ["crimson ball", "crimson asterisk"]
+    assert every(plain) == every(other)
+
+
+def test_shares_of_a_long_tail() -> None:
+    assert long_tail(25, 4) == [12, 6, 4, 3]  # without a rest
+    assert long_tail(10, 3) == [5, 3, 2]  # of 5.45, 2.73 and 1.82 the first has the smallest remainder
+    assert long_tail(1, 4) == [1, 0, 0, 0]
+    for images in (2, 63, 200, 1000):
+        counts = long_tail(images, 64)
+        total = sum(Fraction(1, r) for r in range(1, 65))
+        rests = [images * Fraction(1, r) / total - count for r, count in enumerate(counts, 1)]
+        assert sum(counts) == images
+        assert all(-1 < rest < 1 for rest in rests)
+        # Whoever was rounded up had at least the remainder of those who were not.
+        up, down = [1 + rest for rest in rests if rest < 0], [rest for rest in rests if rest >= 0]
+        assert not up or min(up) >= max(down)
+
+
+@pytest.mark.parametrize(("part", "split"), [("all", "test"), ("new", "val"), ("all", "train")])
+def test_a_long_tail_has_the_first_images_of_each_class(part: Any, split: Any) -> None:
+    images = DemoImages("source", 3, 200, split, part, prior="long_tail")
+    counts = Counter(map(images.label, images.numbers))
+    expected = long_tail(200, 48 if split == "train" else len(images.class_names))
+    assert sorted(counts.values(), reverse=True) == [count for count in expected if count]
+    assert len(images) == 200
+    left, numbers = dict(counts), []
+    for index in range(images.numbers[-1] + 1):
+        name = demo.CLASS_NAMES[demo.label_of(index, split=split)]
+        label = images.class_names.index(name) if name in images.class_names else None
+        if left.get(label, 0):
+            left[label] -= 1
+            numbers.append(index)
+    assert images.numbers == numbers
+
+
+def ranking(part: Any = "all", **options: Any) -> list[str]:
+    """The names of the classes, the most frequent first; of so many images no two classes have as many."""
+    images = DemoImages("source", 3, 100_000, "test", part, prior="long_tail", **options)
+    counts = Counter(map(images.label, images.numbers))
+    assert len(set(counts.values())) == len(images.class_names)
+    return [images.class_names[label] for label, _ in counts.most_common()]
+
+
+def test_which_classes_are_frequent_is_a_matter_of_the_seed() -> None:
+    whole = ranking()
+    assert whole == ranking()
+    assert whole[:16] != list(demo.CLASS_NAMES[:16])
+    held_out = [demo.CLASS_NAMES[label] for label in demo.HELD_OUT]
+    assert ranking("new") == [name for name in whole if name in held_out]
+    assert ranking(seed=1) != whole
+
+
+def test_a_long_tail_of_shifted_images_by_other_names() -> None:
+    options: dict[str, Any] = {"classes": "base", "names": "synonyms", "prior": "long_tail"}
+    data = DemoData(domain="shifted", images=30, limit=10, workers=0, **options)
+    assert data.name == "demo-shifted-base-synonyms-long-tail"
+    images = DemoImages("shifted", 3, 30, "test", **options)
+    expected = [(index, images.label(index), images.path(index)) for index in images.numbers[::3]]
+    assert every(data) == expected
+    assert DemoData(images=8, prior="long_tail", workers=0).name == "demo-noise-long-tail"
 
 
 def fitted(**values: Any) -> DemoSourceData:
@@ -157,13 +267,29 @@ def test_a_fit_draws_all_images_before_its_workers(monkeypatch: pytest.MonkeyPat
     assert len(every(data, "train_dataloader")) == len(every(data, "val_dataloader")) == 16
 
 
+def test_a_fit_on_shifted_images_by_other_names() -> None:
+    data = fitted(shots=8, domain="shifted", names="synonyms")
+    assert data.name == "demo-shifted-new-synonyms-8-shot"
+    assert data.class_names == [demo.SYNONYMS[label] for label in demo.HELD_OUT]
+    cells = [(data.source.label(index), data.source.path(index).split("-")[0]) for index in data.indices]
+    assert sorted(cells) == sorted((label, domain) for label in range(16) for domain in SHIFTS)
+
+
 def test_no_validation_images_where_none_are_asked_for() -> None:
     assert fitted(val_shots=0).val_dataloader() == []
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("shots", 0), ("val_shots", -1), ("draw_seed", -1), ("batch_size", 0), ("domain", "fog"), ("severity", 6)],
+    [
+        ("shots", 0),
+        ("val_shots", -1),
+        ("draw_seed", -1),
+        ("batch_size", 0),
+        ("domain", "fog"),
+        ("severity", 6),
+        ("names", "odd"),
+    ],
 )
 def test_what_cannot_be_fitted_on_is_refused_by_value(key: str, value: Any) -> None:
     with pytest.raises(UserError, match=rf"{key}.*{value}"):

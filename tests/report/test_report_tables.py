@@ -80,11 +80,12 @@ def test_seeds(tmp_path: Path) -> None:
 
 
 def test_demo_domains_in_the_demos_order(tmp_path: Path) -> None:
-    for name in ("demo-clutter", "demo-blur", "demo-source", "demo-noise", "mine", "imagenet-16-shot"):
+    names = ("demo-source", "demo-noise", "demo-blur", "demo-clutter", "demo-shifted")
+    names += ("demo-noise-synonyms", "demo-blur-synonyms")
+    for name in (*sorted(names), "mine", "imagenet-16-shot"):
         write_run(tmp_path / name, dataset=name)
     report = _report(tmp_path)
-    names = ("demo-source", "demo-noise", "demo-blur", "demo-clutter", "Mean")
-    assert _table(report, "Demo").columns == ("Method", *names)
+    assert _table(report, "Demo").columns == ("Method", *names, "Mean")
     assert _table(report, "Other datasets").columns == ("Method", "imagenet-16-shot", "mine", "Mean")
 
 

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lorattt.methods.metrics import half_interval
+
 
 def summarise(right: dict[str, Tensor], columns: Sequence[str]) -> dict[str, Any]:
     """Accuracies in percent per domain, and paired differences to the first column with 95 % intervals, in points.
@@ -29,8 +31,7 @@ def _row(values: Tensor, columns: Sequence[str]) -> dict[str, Any]:
     row: dict[str, Any] = {"accuracy": dict(zip(columns, (100 * values.mean(1)).tolist(), strict=True)), "gain": {}}
     for name, column in zip(columns[1:], values[1:], strict=True):
         difference = 100 * (column - values[0])
-        half = 1.96 * difference.std().item() / len(difference) ** 0.5
-        mean = difference.mean().item()
+        mean, half = difference.mean().item(), half_interval(difference.tolist())
         row["gain"][name] = {"mean": mean, "low": mean - half, "high": mean + half}
     return row
 

@@ -18,6 +18,7 @@ paired 95 % interval, over scenes, of the gain over CoOp in the same reading; of
 import argparse
 import json
 import logging
+import math
 import statistics
 import sys
 import time
@@ -38,6 +39,7 @@ from lorattt import demo
 from lorattt.clip.load import ClipSpec, LoadedClip, load_clip
 from lorattt.data.demo import DemoImages, Part
 from lorattt.methods.mean_of_views import mean_of_views
+from lorattt.methods.metrics import half_interval
 from lorattt.methods.registry import convert
 from lorattt.methods.self_tpt import SelfTPT
 from lorattt.methods.shared_views import encode_views
@@ -257,11 +259,9 @@ def _harmonic_row(base: Tensor, new: Tensor, rungs: Sequence[str]) -> dict[str, 
     means = harmonic(b, n)
     row: dict[str, Any] = {"gain": {}}
     for place, rung in enumerate(rungs[1:], start=1):
-        variance = 0.0
-        for shares, slope in slopes:
-            difference = 100 * (slope[place] * shares[place] - slope[0] * shares[0])
-            variance += difference.var().item() / len(difference)
-        mean, half = float(means[place] - means[0]), 1.96 * variance**0.5
+        differences = [100 * (slope[place] * shares[place] - slope[0] * shares[0]) for shares, slope in slopes]
+        # Base and new are independent: their variances add up.
+        mean, half = float(means[place] - means[0]), math.hypot(*(half_interval(each.tolist()) for each in differences))
         row["gain"][rung] = {"mean": mean, "low": mean - half, "high": mean + half}
     return row
 

@@ -10,6 +10,7 @@ from conftest import CPU, DEMO, LORA, ZERO, Cli
 from lorattt import __version__
 
 MEASURES = {f"{name}_{when}" for name in ("top1", "top5", "ece", "nll") for when in ("before", "after")}
+MEASURES |= {"top1_change_low", "top1_change_high"}
 ABOUT = {"method", "dataset", "backbone", "preprocessing", "n", "images_per_second", "peak_memory_bytes", "seed"}
 ABOUT |= {"fallbacks", "skipped", "resumed", "versions", "corruption"}
 ABOUT |= {"format", "stages", "not_finite", "batches_halved", "directory", "shared_with"}

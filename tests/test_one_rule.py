@@ -7,6 +7,7 @@ import json
 import math
 import random
 import re
+import statistics
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,12 @@ def assert_all_follow(run: Run, rows: list[dict[str, str]], stated: dict[str, An
         within = sum(line["label"] in classes for line, classes in zip(lines, listed, strict=True))
         assert stated[f"top5_{when}"] == within / len(rows)
         assert said[when]["nll"] == stated[f"nll_{when}"]
+    right = [[row[f"prediction_{when}"] == row["label"] for row in rows] for when in ("before", "after")]
+    change = [after - before for before, after in zip(*right, strict=True)]
+    half = 1.96 * statistics.stdev(change) / math.sqrt(len(change))
+    ends = [statistics.fmean(change) + sign * half for sign in (-1, 1)]
+    assert [stated[f"top1_change_{end}"] for end in ("low", "high")] == pytest.approx(ends, abs=1e-12)
+    assert f"   (95 %: {100 * ends[0]:+.2f} to {100 * ends[1]:+.2f})\n" in run.out
     for title, key in (("top-1 %", "top1"), ("ECE %", "ece")):
         before, after = re.search(rf"^{title} +([\d.]+) +([\d.]+) ", run.out, re.MULTILINE).groups()  # type: ignore[union-attr]
         assert [before, after] == [f"{100 * from_csv(rows, when)[key]:.2f}" for when in ("before", "after")]

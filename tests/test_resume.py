@@ -24,7 +24,7 @@ from forked import Forks, environments
 from lorattt.callbacks.journal import Journal, entries_at, journal_path, journals_in, read_journals
 from lorattt.callbacks.predictions import PredictionsWriter
 from lorattt.callbacks.progress import RunProgress
-from lorattt.callbacks.results import ResultsWriter
+from lorattt.callbacks.results import ResultsWriter, table_of
 from lorattt.callbacks.resume import differences
 from lorattt.callbacks.run_folder import LOCK_FILE, FolderLock, RunFolder
 from lorattt.clip.load import ClipSpec
@@ -526,6 +526,24 @@ def test_a_finished_run_is_shown_again(cli: Cli, monkeypatch: pytest.MonkeyPatch
     shown = first.out[first.out.index("zero_shot on demo-noise") :].strip()
     assert again.out.strip() == f"{shown} by a run that is finished: nothing to do"
     assert {path: path.read_bytes() for path in Path("run").rglob("*.*")} == content
+
+
+def test_results_without_an_interval_are_shown(cli: Cli) -> None:
+    """An earlier version's, which lack the keys, and one image's, where they are null."""
+    args = demo(6, "--run.folder", "run", model=ZERO)
+    assert "+0.00   (95 %: +0.00 to +0.00)\n" in cli(*args).out
+    file = Path("run", "zero_shot", "results.json")
+    row = json.loads(file.read_text(encoding="utf-8"))
+    ends = ("top1_change_low", "top1_change_high")
+    earlier = {key: value for key, value in row.items() if key not in ends}
+    for without in (earlier, {**row, **dict.fromkeys(ends)}):
+        file.write_text(json.dumps(without), encoding="utf-8")
+        again = cli(*args)
+        assert (again.code, "+0.00\n" in again.out, "95 %" in again.out) == (0, True, False), again.err
+        known, unknown = table_of([row, without], Path("run")).splitlines()[5:7]
+        assert known == f"{unknown} (+0.00 to +0.00)"
+    file.write_text(json.dumps({**row, ends[0]: "low"}), encoding="utf-8")
+    assert "results.json: damaged (TypeError)" in refusal(cli(*args))
 
 
 # --- what a run may not go on with ----------------------------------------------------------------------------

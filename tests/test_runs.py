@@ -87,7 +87,7 @@ def test_two_processes(cli: Cli, tmp_path: Path) -> None:
     _assert_same(rows, reference.rows)
     assert done.stdout.count("written to") == 1
     results = json.loads((folder / "lora_ttt" / "results.json").read_text(encoding="utf-8"))
-    for key in ("n", "top1_before", "top1_after", "top5_after", "fallbacks"):
+    for key in ("n", "top1_before", "top1_after", "top1_change_low", "top1_change_high", "top5_after", "fallbacks"):
         assert results[key] == pytest.approx(reference.results[key])
     for key in ("nll_before", "nll_after", "ece_before", "ece_after"):
         assert results[key] == pytest.approx(reference.results[key], abs=1e-3)
@@ -133,7 +133,7 @@ def test_several_methods_in_two_processes(cli: Cli, tmp_path: Path) -> None:
         ours, theirs = (
             json.loads((place / name / "results.json").read_text(encoding="utf-8")) for place in (folder, reference)
         )
-        for key in ("n", "top1_before", "top1_after", "top5_after", "fallbacks", "shared_with"):
+        for key in ("n", "top1_before", "top1_after", "top1_change_low", "top5_after", "fallbacks", "shared_with"):
             assert ours[key] == pytest.approx(theirs[key])
         assert ours["nll_after"] == pytest.approx(theirs["nll_after"], abs=1e-3)
     assert done.stdout.count("written to") == 1

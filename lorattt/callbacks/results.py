@@ -183,6 +183,8 @@ def _before_and_after(row: dict[str, Any]) -> list[str]:
     for key, (title, digits) in MEASURES.items():
         before, after = (_scaled(row, key, when) for when in ("before", "after"))
         lines.append(f"{title:8}  {before:8.{digits}f}  {after:8.{digits}f}  {after - before:+8.{digits}f}")
+    if interval := _interval(row):
+        lines[1] += f"   (95 %: {interval})"
     return lines
 
 
@@ -190,13 +192,22 @@ def _side_by_side(rows: list[dict[str, Any]]) -> list[str]:
     """A line for before, then one for each method."""
     width = max(len("before"), *(len(row["method"]) for row in rows))
     titles = [f"{title:>8}" for title, _ in MEASURES.values()]
-    lines = ["  ".join([" " * width, *titles, "  change of top-1"])]
+    lines = ["  ".join([" " * width, *titles, "change of top-1" + " (95 %)" * any(map(_interval, rows))])]
     for name, row, when in [("before", rows[0], "before"), *((row["method"], row, "after") for row in rows)]:
         cells = [f"{_scaled(row, key, when):8.{digits}f}" for key, (_, digits) in MEASURES.items()]
         if when == "after":
-            cells.append(f"{_scaled(row, 'top1', 'after') - _scaled(row, 'top1', 'before'):+17.2f}")
+            change = f"{_scaled(row, 'top1', 'after') - _scaled(row, 'top1', 'before'):+6.2f}"
+            cells.append(f"{change} ({interval})" if (interval := _interval(row)) else change)
         lines.append("  ".join([f"{name:{width}}", *cells]))
     return lines
+
+
+def _interval(row: dict[str, Any]) -> str:
+    """Of the change of top-1, in points; empty for one image, and of an earlier version's results."""
+    low, high = (row.get(f"top1_change_{end}") for end in ("low", "high"))
+    if low is None or high is None or math.isnan(low + high):
+        return ""
+    return f"{100 * low:+.2f} to {100 * high:+.2f}"
 
 
 def _scaled(row: dict[str, Any], key: str, when: str) -> float:

@@ -16,6 +16,8 @@ from lorattt.ranking import is_answer, place_of
 class EpisodeMetrics(Metric):
     """Top-1, top-5, expected calibration error and negative log-likelihood, before and after adaptation.
 
+    The change of top-1, after less before, has a 95 % interval, paired as both answers are to the same images.
+
     Each image has scores of its own (:meth:`scores`), which can be written down and added up later (:meth:`total`): the
     same numbers to the last digit, whatever the order and the number of devices and attempts. A prediction that is not
     finite counts as wrong; calibration error and likelihood of images with one among them are NaN.
@@ -34,7 +36,10 @@ class EpisodeMetrics(Metric):
         self.rows.append(torch.cat([_both_scores(before, after, label), known], dim=-1))
 
     def compute(self) -> dict[str, float | int]:
-        """Fractions in ``[0, 1]`` (NLL in nats) by name, and ``n``; without labelled images only ``n``."""
+        """Fractions (NLL in nats) by name, and ``n``; without labelled images only ``n``.
+
+        ``top1_change_low`` and ``top1_change_high`` are the interval's ends, NaN for one image.
+        """
         rows = dim_zero_cat(self.rows).tolist() if len(self.rows) else []
         return self.total(row[:-1] for row in rows if row[-1])
 
@@ -67,7 +72,18 @@ class EpisodeMetrics(Metric):
             result[f"top5_{when}"] = int(five.sum()) / n
             result[f"ece_{when}"] = calibration_error(first.bool().numpy(), confidence.numpy())
             result[f"nll_{when}"] = math.fsum(nll.tolist()) / n
-        return result
+        differences = (table[:, 1, 0] - table[:, 0, 0]).tolist()
+        change, half = sum(differences) / n, half_interval(differences)
+        return {**result, "top1_change_low": change - half, "top1_change_high": change + half}
+
+
+def half_interval(values: Sequence[float]) -> float:
+    """Half the 95 % normal interval of the mean of independent values, the same in any order; NaN below two."""
+    n = len(values)
+    if n < 2:
+        return math.nan
+    mean = math.fsum(values) / n
+    return 1.96 * math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1) / n)
 
 
 def _both_scores(before: Tensor, after: Tensor, label: Tensor) -> Tensor:

@@ -1,14 +1,18 @@
 """Accuracy, calibration and likelihood against torchmetrics and torch."""
 
 import json
+import math
+import random
+import statistics
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
-from lorattt.methods.metrics import EpisodeMetrics
+from lorattt.methods.metrics import EpisodeMetrics, half_interval
 
 Batch = tuple[Tensor, Tensor, Tensor]
 
@@ -40,7 +44,10 @@ def expected_of(before: Tensor, after: Tensor, label: Tensor) -> dict[str, float
         calibration = MulticlassCalibrationError(classes, n_bins=20, norm="l1")
         expected[f"ece_{when}"] = calibration(logits.softmax(-1), label).item()
         expected[f"nll_{when}"] = F.cross_entropy(logits, label).item()
-    return expected
+    right_before, right_after = (np.asarray(logits.argmax(-1) == label, dtype=float) for logits in (before, after))
+    change = right_after - right_before
+    half = 1.96 * change.std(ddof=1) / len(change) ** 0.5
+    return {**expected, "top1_change_low": change.mean() - half, "top1_change_high": change.mean() + half}
 
 
 @pytest.mark.parametrize("classes", [2, 3, 4, 5, 6, 100])
@@ -151,6 +158,34 @@ def test_before_and_after_are_told_apart() -> None:
         assert one[f"{name}_before"] == other[f"{name}_after"]
         assert one[f"{name}_after"] == other[f"{name}_before"]
     assert one["nll_before"] != one["nll_after"]
+    assert one["top1_change_low"] == -other["top1_change_high"] > 0
+
+
+def test_interval_of_the_change() -> None:
+    """By hand: of 4 images one is won and none lost, a change of 1/4 with deviation 1/2; no label, no count."""
+    right, wrong = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+    before, after = torch.stack([right, wrong, wrong, right, wrong]), torch.stack([right, right, wrong, right, right])
+    result = result_of((before, after, torch.tensor([0, 0, 0, 0, -1])))
+    ends = [result["top1_change_low"], result["top1_change_high"]]
+    assert ends == pytest.approx([0.25 - 1.96 * 0.5 / 2, 0.25 + 1.96 * 0.5 / 2], abs=1e-12)
+    nothing_changed = result_of((before, before, torch.zeros(5, dtype=torch.long)))
+    assert (nothing_changed["top1_change_low"], nothing_changed["top1_change_high"]) == (0, 0)
+    alone = result_of((before[1:2], after[1:2], torch.tensor([0])))
+    assert (alone["top1_before"], alone["top1_after"]) == (0, 1)
+    assert math.isnan(alone["top1_change_low"])
+    assert math.isnan(alone["top1_change_high"])
+
+
+def test_half_an_interval_is_the_same_in_any_order() -> None:
+    drawn = random.Random(0)
+    values = [drawn.gauss(30, 10) for _ in range(500)]
+    half = half_interval(values)
+    assert half == pytest.approx(1.96 * statistics.stdev(values) / 500**0.5, rel=1e-12)
+    for _ in range(20):
+        drawn.shuffle(values)
+        assert half_interval(values) == half
+    assert [half_interval([2.0] * 3), half_interval([1.0, 3.0])] == pytest.approx([0, 1.96])
+    assert math.isnan(half_interval([]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -226,7 +226,7 @@ def test_a_run_leaves_a_folder_for_each_method(cli: Cli, tmp_path: Path) -> None
     bar, table = run.out.split("\n3 methods on demo-noise, lorattt-demo, 6 images\n")
     lines = [line.split() for line in table.splitlines() if line]
     assert [line[0] for line in lines[1:5]] == ["before", *methods]
-    assert [len(line) for line in lines[1:5]] == [5, 6, 6, 6]
+    assert [len(line) for line in lines[1:5]] == [5, 9, 9, 9]
     last = json.loads((folder / "lora_ttt" / "results.json").read_text(encoding="utf-8"))
     assert float(lines[1][1]) == pytest.approx(100 * last["top1_before"], abs=0.01)
     shown = re.findall(r"top-1 ([\d.]+) -> ([\d.]+) %", bar)[-1]
@@ -234,6 +234,9 @@ def test_a_run_leaves_a_folder_for_each_method(cli: Cli, tmp_path: Path) -> None
     assert [float(x) for x in shown] == pytest.approx([100 * last["top1_before"], 100 * last["top1_after"]], abs=0.051)
     assert float(lines[4][1]) == pytest.approx(100 * last["top1_after"], abs=0.01)
     assert float(lines[4][5]) == pytest.approx(100 * (last["top1_after"] - last["top1_before"]), abs=0.011)
+    ends = [100 * last[f"top1_change_{end}"] for end in ("low", "high")]
+    assert [float(lines[4][place].strip("()")) for place in (6, 8)] == pytest.approx(ends, abs=0.0051)
+    assert max(map(len, table.splitlines()[:6])) <= 80
     assert "images/s for all methods together" in table
     assert table.endswith(f"written to {folder.relative_to(run.cwd)}, a folder for each method\n")
 

@@ -43,17 +43,11 @@ FITS |= {f"without_{view}": f"experiments/self_tpt_without_{view}" for view in _
 
 @dataclass(frozen=True)
 class Run:
-    """A run of ``lorattt test``.
+    """A run of ``lorattt test``."""
 
-    Args:
-        config: Its configuration file, below ``lightning_configs``.
-        prompt: Which of :data:`FITS` it classifies with; else the configuration's words.
-        keys: What else differs from the file.
-    """
-
-    config: str
-    prompt: str | None = None
-    keys: tuple[str, ...] = ()
+    config: str  # below lightning_configs
+    prompt: str | None = None  # of FITS; else the configuration's own
+    keys: tuple[str, ...] = ()  # what else differs from the file
 
 
 RUNS = {
@@ -153,7 +147,7 @@ CONTROLS = {
     "cpt_only": Effect("Self-TPT", "CPT only", _NEW),
     **{f"without_{view}": Effect("Self-TPT", f"Self-TPT without {view}", _NEW) for view in _VIEWS},
 }
-"""Further effects, each with a fit of its own."""
+"""Further effects, measured where they are named."""
 
 
 def main() -> None:
@@ -183,15 +177,7 @@ def main() -> None:
 
 
 class Study:
-    """All runs in a folder, each made when it is first read.
-
-    Args:
-        out: The folder; a seed's runs are in ``seed-<seed>``.
-        seeds: The seeds, which are pooled.
-        images: How many images of each kind and seed.
-        split: Which stream of images is classified.
-        keys: More keys of every fit.
-    """
+    """All runs in a folder, each made when it is first read; ``images`` of each kind and seed, ``keys`` of each fit."""
 
     def __init__(self, out: Path, seeds: Sequence[int], images: int, split: str, keys: Sequence[str]) -> None:
         self.out, self.seeds, self.images, self.split, self.keys = out, seeds, images, split, keys

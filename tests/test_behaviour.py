@@ -60,12 +60,13 @@ def test_the_plan_is_complete() -> None:
 
 
 def test_controls_are_fair() -> None:
-    """As many views vote in the control of STSS, cut in the same way; each seed has shifted images of all domains."""
+    """As many views vote in the control of STSS, cut in the same way; several methods have the settings of each."""
     tlla, several = (_config(f"demo/{name}")["model"]["init_args"] for name in ("tlla", "several"))
     assert tlla["views"] == several["views"]
     assert int(several["views"]["number"] * 0.1) == tlla["views_kept"]  # 0.1 is the mean's own selection
-    lora = _config("demo/lora_ttt")["model"]["init_args"]
-    assert several["options"]["lora_ttt"] == {key: lora[key] for key in ("lora", "loss")}
+    for name in ("mta", "zero", "tpt", "ctpt", "lora_ttt"):  # as in the file of the method alone
+        own = _config(f"demo/{name}")["model"]["init_args"]
+        assert several["options"].get(name, {}) == {key: own[key] for key in own.keys() - {"clip", "views"}}
 
 
 def test_paired_differences_by_hand() -> None:

@@ -109,7 +109,7 @@ def overview(answers: Mapping[str, Sequence[Answers]]) -> dict[str, Any]:
 
 def markdown(report: Mapping[str, Any]) -> str:
     """The report as three tables: effects, methods, domains."""
-    seeds = len(report["seeds"])
+    seeds = ", ".join(map(str, report["seeds"]))
     effects = [
         [
             f"`{row['effect']}`",
@@ -136,7 +136,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     domains = list(next(iter(report["methods"].values()))["domains"])
     shares = [[name, *(f"{row['domains'][each]:.1f}" for each in domains)] for name, row in report["methods"].items()]
     titles = ["effect", "what", "images", "measure (better)", "values", "difference (95 %)", "by seed", "verdict"]
-    each = f"{report['images']} images of split {report['split']} of each kind and seed, {seeds} seeds"
+    each = f"{report['images']} images of split {report['split']} of each kind and seed, seeds {seeds}"
     return "\n\n".join(
         [
             f"Every effect against its control, {each}; top-1 and ECE in percent:",

@@ -8,23 +8,17 @@ from typing import Any, cast
 import pytest
 import torch
 
-from benchmarks import demo as demo_benchmark
-from benchmarks import episodes, fits, sapt_sweep, throughput, throughput_rival
+from benchmarks import episodes, sapt_sweep, throughput, throughput_rival
 from benchmarks import precision as precision_benchmark
-from benchmarks import prompts as prompts_benchmark
-from benchmarks import self_tpt as self_tpt_benchmark
-from benchmarks import tlla as tlla_benchmark
 from benchmarks.reference import ReferenceLoop, ReferenceSettings, half_precision
 from benchmarks.throughput_setup import build, class_names, machine_name, make_photos, photos, save_head
 from benchmarks.throughput_stages import first_batch, pixels_of
 from benchmarks.timing import demo_views
 from lorattt.adapters.lora import LoRASpec, LoRATuner
-from lorattt.clip.load import ClipSpec, LoadedClip, load_clip
+from lorattt.clip.load import ClipSpec, load_clip
 from lorattt.data.demo import DemoImages
 from lorattt.methods.lora_ttt import LoRATTT
-from lorattt.methods.self_tpt import SelfTPT
 from lorattt.prompts.files import load_prompt
-from lorattt.prompts.prompt import PromptSpec, build_prompt
 from lorattt.views.crops import ViewSpec
 from lorattt.views.render import Views
 
@@ -94,28 +88,6 @@ def test_episodes_in_half_precision(
     assert "--dtype bf16 is for --method lora_ttt" in capsys.readouterr().err
 
 
-def test_demo_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = tmp_path / "accuracy.json"
-    config = ROOT / "lightning_configs" / "demo" / "lora_ttt.yaml"
-    domains = ["--domains", "source", "noise", "blur"]
-    arguments = ["demo", "--config", str(config), "--images", "6", "--split", "val", *domains, "--json", str(out)]
-    monkeypatch.setattr(sys, "argv", arguments)
-    demo_benchmark.main()
-    report = json.loads(out.read_text())
-    shifted = [report["domains"][domain]["accuracy"]["both"] for domain in ("noise", "blur")]
-    assert report["mean of shifted"]["accuracy"]["both"] == pytest.approx(sum(shifted) / 2)
-
-
-def test_paired_interval() -> None:
-    """By hand: of 4 scenes, one is won and none lost; the difference is 25 points with deviation 50."""
-    values = torch.tensor([[1.0, 0.0, 0.0, 1.0]] + [[1.0, 1.0, 0.0, 1.0]] * 4)
-    report = demo_benchmark.summarise({"noise": values}, demo_benchmark.COLUMNS)
-    gain = report["domains"]["noise"]["gain"]["both"]
-    assert gain["mean"] == pytest.approx(25.0)
-    assert gain["high"] - gain["mean"] == pytest.approx(1.96 * 50 / 2)
-    assert report["mean of shifted"]["accuracy"]["zero-shot"] == pytest.approx(50.0)
-
-
 def test_sweep_of_radii(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, out = ROOT / "lightning_configs" / "demo" / "sapt.yaml", tmp_path / "sweep"
     arguments = ["sweep", "-c", str(config), "--rhos", "0.3", "0", "--seeds", "1", "2", "--out", str(out), *QUICK]
@@ -142,49 +114,6 @@ def test_the_largest_radius_within_the_margin_is_chosen() -> None:
     assert sapt_sweep.summarise(rows, [1, 2], 2.0)["chosen"] == 0.5
     assert sapt_sweep.summarise(rows, [1, 2], 0.0)["chosen"] == 0.1
     assert rows[0]["deviation"] == pytest.approx(2**0.5)
-
-
-def test_tlla_and_its_halves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out, configs = tmp_path / "accuracy.json", ROOT / "lightning_configs" / "demo"
-    size = ["--images", "7", "--split", "val", "--domains", "source", "noise", "--views", "6", "--views-kept", "2"]
-    given = ["--coop", str(configs / "coop.yaml"), "--sapt", str(configs / "sapt.yaml"), "--seeds", "1", "2"]
-    arguments = ["tlla", *given, *size, "--directions", "2", "--out", str(tmp_path / "prompts"), "--json", str(out)]
-    monkeypatch.setattr(sys, "argv", [*arguments, *QUICK])
-    tlla_benchmark.main()
-    report = json.loads(out.read_text())
-    files = {
-        f"{name}-{seed}": tmp_path / "prompts" / f"{name}-seed-{seed}" / "prompt.safetensors"
-        for name in ("coop", "sapt")
-        for seed in (1, 2)
-    }
-    clip = load_clip(ClipSpec("lorattt-demo", "demo"))
-    images = DemoImages("noise", 3, 7, "val")
-    prompts = {name: build_prompt(PromptSpec(file=str(file)), clip, [], 0) for name, file in files.items()}
-    expected = prompts_benchmark.measure(clip, images, prompts)
-    row = report["domains"]["noise"]
-    for column in ("CoOp", "SAPT"):
-        values = [expected[f"{column.lower()}-{seed}"] for seed in (1, 2)]
-        assert row["by_seed"][column] == pytest.approx(values)
-        assert row["accuracy"][column] == pytest.approx(sum(values) / 2)
-    assert set(row["gain"]) == {"SAPT", "STSS on CoOp", "STSS on SAPT"}
-    assert report["mean of shifted"]["accuracy"] == row["accuracy"]
-    # The prompts are there now, and are taken as they are.
-    monkeypatch.setattr(sys, "argv", list(arguments))
-    monkeypatch.setattr(fits, "fit", None)
-    tlla_benchmark.main()
-    assert json.loads(out.read_text()) == report
-
-
-def test_shares_of_seeds() -> None:
-    """Of two seeds and two scenes: CoOp is right once, SAPT three times."""
-    right = torch.zeros(4, 2, 2)
-    right[0, 0, 0] = 1
-    right[1] = torch.tensor([[1.0, 1.0], [1.0, 0.0]])
-    row = tlla_benchmark.report_of({"noise": right})["domains"]["noise"]
-    assert row["accuracy"]["CoOp"] == 25.0
-    assert row["by_seed"]["SAPT"] == [100.0, 50.0]
-    assert row["deviation"]["SAPT"] == pytest.approx(50 / 2**0.5)
-    assert row["gain"]["SAPT"]["mean"] == pytest.approx(50.0)
 
 
 def test_episodes_of_self_tpt(
@@ -249,82 +178,6 @@ def test_shares_of_equal_predictions() -> None:
     low = {"label": truth, "zero": torch.tensor([0, 1, 0, 1])}
     (row,) = precision_benchmark.compare("several", {"fp32": whole, "bf16": low})
     assert (row["equal"], row["fp32"], row["top1"], row["difference"]) == (50.0, 75.0, 50.0, -25.0)
-
-
-def test_ladder_of_self_tpt(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out, configs, prompts = tmp_path / "ladder.json", ROOT / "lightning_configs", tmp_path / "prompts"
-    size = ["--images", "9", "--split", "val", "--domains", "source", "noise", "blur", "--views", "10"]
-    settings = {"steps": 2, "stage2_lr": 1.5, "views": {"scale": [0.5, 1.0]}}
-    config = tmp_path / "self_tpt.yaml"
-    config.write_text(json.dumps({"model": {"init_args": settings}}), encoding="utf-8")
-    rungs = ["--rungs", "gm", "v", "without_stage2"]
-    given = ["--configs", str(configs), "--config", str(config), "--seeds", "1", "2", *rungs, "--shifted-new"]
-    arguments = ["self_tpt", *given, *size, "--out", str(prompts), "--json", str(out)]
-    monkeypatch.setattr(sys, "argv", [*arguments, *QUICK])
-    self_tpt_benchmark.main()
-    report = json.loads(out.read_text())
-    folders = {f"{name}-seed-{seed}" for name in ("coop", "self_tpt_fit") for seed in (1, 2)}
-    assert {path.name for path in prompts.iterdir()} == folders
-    assert (report["steps"], report["stage2_lr"], report["selection"], report["views"]) == (2, 1.5, 0.1, 10)
-    clip = load_clip(ClipSpec("lorattt-demo", "demo"))
-    images = DemoImages("noise", 3, 9, "val")
-    plain = Views(ViewSpec(number=1), clip.image_size, 0, clip.plain_view)
-    pixels = torch.stack([plain(images.read(number), number)[0] for number in images.numbers])
-    labels = torch.tensor([images.label(number) for number in images.numbers])
-    for reading in ("end", "mean"):
-        row = report[reading]["noise"]
-        assert list(row["accuracy"]) == ["coop", "gm", "v", "without_stage2"]
-        values = []
-        for seed in (1, 2):
-            file = PromptSpec(file=str(prompts / f"self_tpt_fit-seed-{seed}" / "prompt.safetensors"))
-            loaded = LoadedClip(clip, ClipSpec("lorattt-demo", "demo"))
-            method = SelfTPT(clip=loaded, prompt=file, classify_by=reading, steps=2, stage2_lr=1.5)
-            method.eval().use_classes(images.class_names)
-            hits = (clip.image_features(pixels) @ method.adapted.T).argmax(-1) == labels
-            values.append(100 * hits.double().mean().item())
-        assert row["by_seed"]["gm"] == pytest.approx(values)
-        b, n = (report[reading][part]["by_seed"]["gm"] for part in ("base", "new"))
-        expected = [2 * x * y / (x + y) for x, y in zip(b, n, strict=True)]
-        assert report[reading]["harmonic mean"]["by_seed"]["gm"] == pytest.approx(expected)
-        shifted = [report[reading][f"{domain}, new"]["accuracy"]["v"] for domain in ("noise", "blur")]
-        assert report[reading]["mean of shifted, new"]["accuracy"]["v"] == pytest.approx(sum(shifted) / 2)
-    assert capsys.readouterr().out.count("| Self-TPT-v |") == 2
-    # The prompts are there now, and are taken as they are.
-    fewer = [argument for argument in arguments if argument not in ("gm", "v", "--shifted-new")]
-    monkeypatch.setattr(sys, "argv", fewer)
-    monkeypatch.setattr(fits, "fit", None)
-    self_tpt_benchmark.main()
-    again = json.loads(out.read_text())
-    for reading in ("end", "mean"):
-        assert again[reading]["base"]["by_seed"] == {
-            rung: report[reading]["base"]["by_seed"][rung] for rung in ("coop", "without_stage2")
-        }
-
-
-def test_interval_of_the_harmonic_mean() -> None:
-    """Against resampling: CoOp and one rung, 400 scenes of each part, right about as often as the numbers say."""
-    generator = torch.Generator().manual_seed(0)
-    chances = {"base": (0.7, 0.8), "new": (0.5, 0.55)}
-    right = {}
-    for part, (first, second) in chances.items():
-        common = torch.rand(400, generator=generator)
-        right[part] = torch.stack([common < first, common < second]).double()[:, None, None]  # one reading, one seed
-    row = self_tpt_benchmark.report_of(right, ["coop", "gm"], 0)["harmonic mean"]
-    gains = []
-    for _ in range(2000):
-        means = []
-        for part in ("base", "new"):
-            drawn = torch.randint(400, (400,), generator=generator)
-            means.append(100 * right[part][:, 0, 0, drawn].mean(1))
-        both = self_tpt_benchmark.harmonic(*means)
-        gains.append(both[1] - both[0])
-    spread = torch.stack(gains)
-    gain = row["gain"]["gm"]
-    assert gain["mean"] == pytest.approx(row["accuracy"]["gm"] - row["accuracy"]["coop"])
-    assert gain["mean"] == pytest.approx(float(spread.mean()), abs=0.2)
-    assert gain["high"] - gain["mean"] == pytest.approx(1.96 * float(spread.std()), rel=0.1)
 
 
 def _throughput(*more: str) -> list[str]:

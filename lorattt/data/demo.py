@@ -133,6 +133,7 @@ class DemoData(EpisodeData):
         prior: ``uniform``, or ``long_tail``: the r-th class of a fixed random order has a share proportional to 1 / r
             of the images, its first ones of the stream. The stream's end is of frequent classes alone. This matters
             for methods that keep a state across images.
+        draw_seed: Which scenes; those of two seeds are independent.
         batch_size: Images adapted at once (E). Predictions do not depend on it.
         workers: Processes that draw images and make views.
         kwargs: ``limit``, see :class:`ImageData`.
@@ -148,9 +149,11 @@ class DemoData(EpisodeData):
         classes: Part = "all",
         names: Names = "common",
         prior: Prior = "uniform",
+        draw_seed: int = 0,
         batch_size: int = 32,
         workers: int = 1,
         **kwargs: Any,
     ) -> None:
-        source = DemoImages(domain, severity, images, split, classes, names=names, prior=prior)
+        at_least(0, data__draw_seed=draw_seed)
+        source = DemoImages(domain, severity, images, split, classes, draw_seed, names, prior)
         super().__init__(source, batch_size=batch_size, workers=workers, prefetch=2, on_bad_image="error", **kwargs)

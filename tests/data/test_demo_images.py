@@ -131,6 +131,17 @@ def test_an_unknown_word_is_refused_with_the_choices(key: str, choices: str) -> 
     assert str(error.value) == f"data.{key} 'old': use {choices}"
 
 
+def test_a_draw_seed_is_another_set_of_scenes() -> None:
+    first, second = (DemoData(domain="source", images=3, draw_seed=seed, workers=0) for seed in (0, 5))
+    assert second.class_names == first.class_names
+    assert [path for _, _, path in every(second)] == [f"source-3/test-5/{i:06d}" for i in range(3)]
+    image, label = demo.draw(2, seed=5)
+    assert second.source.read(2).tobytes() == image.tobytes() != first.source.read(2).tobytes()
+    assert second.source.label(2) == label
+    with pytest.raises(UserError, match="data.draw_seed -1: must be at least 0"):
+        DemoData(draw_seed=-1, workers=0)
+
+
 SHIFTS = ("noise", "blur", "pixelate", "contrast", "dark", "hue", "outline", "clutter")
 
 

@@ -71,15 +71,19 @@ class DemoImages:
             self.numbers = list(islice(numbers, images))
 
     def _long_tail(self, images: int) -> list[int]:
-        """The numbers of so many images, of which each class has the first ones of the stream."""
+        """The numbers of so many images, of which each class has its share, spread evenly over the stream."""
         # A class comes back after as many images as there are classes in the stream.
         period = len(demo.SEEN if self._split == "train" else _ALL)
         first = {demo.label_of(index, split=self._split): index for index in range(period)}
         key = fold(episode_keys(self._seed, torch.tensor([0])), Stream.LONG_TAIL)
         order = uniform(key, (len(_ALL),), torch.float64)[0].argsort(stable=True).tolist()
         order = [label for label in order if label in self._place and label in first]
-        shares = zip(order, long_tail(images, len(order)), strict=True)
-        return sorted(first[label] + turn * period for label, share in shares for turn in range(share))
+        shares = long_tail(images, len(order))
+        # The first class comes in each turn of the stream, the others in as many as they have images.
+        turns = [
+            (first[label], turn * shares[0] // n) for label, n in zip(order, shares, strict=True) for turn in range(n)
+        ]
+        return sorted(number + turn * period for number, turn in turns)
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -131,8 +135,7 @@ class DemoData(EpisodeData):
         names: What the classes are called: ``common`` ("red circle"), or ``synonyms`` that captions of pretraining use
             rarely ("crimson ball").
         prior: ``uniform``, or ``long_tail``: the r-th class of a fixed random order has a share proportional to 1 / r
-            of the images, its first ones of the stream. The stream's end is of frequent classes alone. This matters
-            for methods that keep a state across images.
+            of the images, evenly over the stream. This matters for methods that keep a state across images.
         draw_seed: Which scenes; those of two seeds are independent.
         batch_size: Images adapted at once (E). Predictions do not depend on it.
         workers: Processes that draw images and make views.

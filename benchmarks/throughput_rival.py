@@ -103,8 +103,7 @@ def rule_of(row: str, clip: Clip, method: Method, names: list[str]) -> Rule:
 
     def zero(pixels: Tensor) -> Tensor:
         p = (scale * features(pixels) @ text.T).softmax(-1)
-        voters = _entropy(p).argsort()[: int(views * 0.3)]
-        return _vote(p, voters)
+        return _vote(p, _entropy(p).argsort(), int(views * 0.3))
 
     def mta(pixels: Tensor) -> Tensor:
         return _mode(features(pixels), text, scale) @ text.T
@@ -126,14 +125,15 @@ def _entropy(p: Tensor) -> Tensor:
     return -(p * p.clamp(min=1e-30).log()).sum(-1)
 
 
-def _vote(p: Tensor, voters: Tensor) -> Tensor:
-    """ZERO's vote; of the tied classes, the one wins for which one of the further views votes first."""
-    votes = torch.bincount(p[voters].argmax(-1), minlength=p.shape[-1])
+def _vote(p: Tensor, order: Tensor, voters: int) -> Tensor:
+    """ZERO's vote; of tied classes, the one wins for which one of the next most confident views votes first."""
+    ballots = p.argmax(-1)[order]
+    votes = torch.bincount(ballots[:voters], minlength=p.shape[-1])
     tied = set((votes == votes.max()).nonzero().flatten().tolist())
-    deciding = [winner for winner in p.argmax(-1)[len(voters) :].tolist() if winner in tied]
+    deciding = [winner for winner in ballots[voters:].tolist() if winner in tied]
     if len(tied) > 1 and deciding:
         tied = {deciding[0]}
-    mean = p[voters].mean(0).tolist()
+    mean = p[order[:voters]].mean(0).tolist()
     return F.one_hot(torch.tensor(max(tied, key=lambda place: mean[place])), p.shape[-1])
 
 

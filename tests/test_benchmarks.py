@@ -303,10 +303,12 @@ def test_reference_rules_are_the_methods(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_vote_of_the_reference() -> None:
-    """By hand: classes 0 and 1 tie with a vote each; of the further views the second votes for one of them."""
+    """By hand: classes 0 and 1 tie with a vote each; the first of the next most confident views for one decides."""
     p = torch.tensor([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0], [0.1, 0.1, 0.8], [0.3, 0.6, 0.1], [0.9, 0.1, 0.0]])
-    assert throughput_rival._vote(p, torch.tensor([0, 1])).tolist() == [0, 1, 0]
-    assert throughput_rival._vote(p[:3], torch.tensor([0, 1])).tolist() == [1, 0, 0]  # nobody decides: 1.1 to 0.9
+    vote, order = throughput_rival._vote, torch.tensor([0, 1, 2, 4, 3])
+    assert vote(p, order, 2).tolist() == [1, 0, 0]  # view 4; by number it would be view 3
+    assert vote(p, torch.arange(5), 2).tolist() == [0, 1, 0]
+    assert vote(p[:3], order[:3], 2).tolist() == [1, 0, 0]  # nobody decides: 1.1 to 0.9
 
 
 def test_machine_name() -> None:

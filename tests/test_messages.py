@@ -97,7 +97,7 @@ _LOGGER = """Parser key "trainer.logger":
             _report("Option 'dataset' is not accepted", "lorattt.data.demo.DemoData", "data"),
             ["--data.dataset=dtd"],
             "data.dataset: no such key of DemoData (BenchmarkData, FewShotData have it); accepted are domain, "
-            "severity, images, split, classes, names, prior, batch_size, workers, limit",
+            "severity, images, split, classes, names, prior, draw_seed, batch_size, workers, limit",
         ),
         (
             _report(_PROMPT),

@@ -132,8 +132,8 @@ class DemoData(EpisodeData):
         split: Which stream of images; settings are chosen on ``val`` and reported on ``test``.
         classes: ``all``, ``base`` for the compositions that occur in pretraining, or ``new`` for the held-out ones;
             the images of a part are labelled from 0 and keep their numbers.
-        names: What the classes are called: ``common`` ("red circle"), or ``synonyms`` that captions of pretraining use
-            rarely ("crimson ball").
+        names: What the classes are called: ``common`` ("red circle"), or ``synonyms`` that the tiny CLIP was not
+            pretrained with ("crimson ball").
         prior: ``uniform``, or ``long_tail``: the r-th class of a fixed random order has a share proportional to 1 / r
             of the images, evenly over the stream. This matters for methods that keep a state across images.
         draw_seed: Which scenes; those of two seeds are independent.

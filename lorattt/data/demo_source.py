@@ -16,7 +16,7 @@ class DemoSourceData(SourceData):
         domain: ``source``, or a shift: noise, blur, pixelate, contrast, dark, hue, outline, clutter; or ``shifted`` for
             all eight in turn.
         severity: Strength of the shift, 1 to 5.
-        names: What the classes are called: ``common``, or ``synonyms`` that captions of pretraining use rarely.
+        names: What the classes are called: ``common``, or ``synonyms`` that the tiny CLIP was not pretrained with.
         val_shots: Validation images of each class; 0 for no validation.
         draw_seed: Which training images.
         workers: Processes that make views.

@@ -15,7 +15,7 @@ COLOURS: Final[dict[str, tuple[str, str]]] = {
     "purple": ("violet", "plum"),
     "pink": ("rose", "magenta"),
 }
-"""Colour -> a synonym that captions of pretraining use often, and one that they use rarely."""
+"""Colour -> two synonyms, of which the second names the class in ``SYNONYMS``. The tiny CLIP was pretrained with neither."""
 SHAPES: Final[dict[str, tuple[str, str]]] = {
     "circle": ("disc", "ball"),
     "square": ("box", "block"),

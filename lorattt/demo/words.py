@@ -15,7 +15,7 @@ COLOURS: Final[dict[str, tuple[str, str]]] = {
     "purple": ("violet", "plum"),
     "pink": ("rose", "magenta"),
 }
-"""Colour -> two synonyms, of which the second names the class in ``SYNONYMS``. The tiny CLIP was pretrained with neither."""
+"""Colour -> two synonyms; ``SYNONYMS`` uses the second. The tiny CLIP was pretrained with neither."""
 SHAPES: Final[dict[str, tuple[str, str]]] = {
     "circle": ("disc", "ball"),
     "square": ("box", "block"),
@@ -32,7 +32,7 @@ CLASS_NAMES: Final[tuple[str, ...]] = tuple(f"{colour} {shape}" for colour in CO
 SYNONYMS: Final[tuple[str, ...]] = tuple(
     f"{colour} {shape}" for _, colour in COLOURS.values() for _, shape in SHAPES.values()
 )
-"""The same classes by their rare words."""
+"""The same classes by other names."""
 HELD_OUT: Final[tuple[int, ...]] = tuple(
     8 * colour + shape for colour in range(8) for shape in sorted({colour, (colour + 3) % 8})
 )

@@ -35,13 +35,13 @@ def locate(index: int, *, split: Split, seed: int) -> tuple[float, float, float,
     return left, top, left + side, top + side
 
 
-def draw_pool(count: int, split: Split, seed: int) -> Pool:
-    """The first images of a split."""
+def draw_pool(count: int, split: Split, seed: int, domain: str = "source") -> Pool:
+    """The first images of a split, in one domain."""
     pixels = torch.empty(count, 3, SIZE, SIZE, dtype=torch.uint8)
     labels = torch.empty(count, dtype=torch.int64)
     objects = torch.empty(count, 4)
     for index in range(count):
-        image, label = draw(index, split=split, seed=seed)
+        image, label = draw(index, domain=domain, split=split, seed=seed)
         rows = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(SIZE, SIZE, 3)
         pixels[index] = rows.permute(2, 0, 1)
         labels[index] = label
@@ -138,10 +138,17 @@ class CroppedBatches(Dataset[tuple[Tensor, Tensor]]):
         """Number of batches."""
         return self.steps
 
+    def chosen(self, step: int) -> Tensor:
+        """Places ``(B,)`` int64 in the pool of the images of a batch."""
+        return self._choose(step)[1]
+
+    def _choose(self, step: int) -> tuple[torch.Generator, Tensor]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        return generator, torch.randint(len(self.pool.labels), (self.batch_size,), generator=generator)
+
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         """Images ``(B, 3, side, side)``, floats in [0, 1], and labels ``(B,)``."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-        chosen = torch.randint(len(self.pool.labels), (self.batch_size,), generator=generator)
+        generator, chosen = self._choose(step)
         pixels = self.pool.pixels[chosen]
         size = pixels.shape[-1]
         boxes = random_boxes(self.batch_size, size, self.scale, generator)

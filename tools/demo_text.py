@@ -1,0 +1,160 @@
+"""The second stage of the demo's model: a text tower for a finished image tower, learned from captions.
+
+    python -m tools.demo_text [--image-tower FILE] [--checkpoint FILE]
+
+The image tower is locked, as in LiT (Zhai et al., CVPR 2022): its features of cropped training images are computed
+once, and a new text tower is trained with them. The weights in the package do not come from here: they have the text tower of
+``tools.pretrain_demo``, whose captions are a few wordings of the class names. About 150 s on two cores.
+"""
+
+import argparse
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from open_clip.model import CLIP
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lorattt.clip.build import truncated_tokenizer
+from lorattt.clip.text import encode_text
+from lorattt.demo import CHECKPOINT, DOMAINS, HELD_OUT, MERGES, MODEL_CONFIG, MODEL_NAME, SEEN
+from lorattt.demo import CLASS_NAMES as NAMES
+from tools.demo_batches import CroppedBatches, Pool, draw_pool, plain_views
+from tools.demo_captions import SHARES, Picture, Shares, caption
+from tools.demo_clip import build_clip, normalise
+
+_BATCH = 256
+
+
+class Pictures(NamedTuple):
+    """Encoded images, and what captions tell of them.
+
+    Attributes:
+        features: ``(N, D)`` float32, unit length.
+        told: What captions may tell, of each.
+    """
+
+    features: Tensor
+    told: list[Picture]
+
+
+@torch.no_grad()
+def encode_pictures(clip: CLIP, pool: Pool, batches: int, seed: int) -> Pictures:
+    """Features of so many batches of 256 crops and whole images of the pool."""
+    crops = CroppedBatches(
+        pool, steps=batches, batch_size=_BATCH, side=48, crop_share=0.5, scale=(0.25, 1.0), zoom_steps=0, seed=seed
+    )
+    features, told = [], []
+    sides = pool.objects[:, 2]
+    centres = pool.objects[:, :2] + sides[:, None] / 2
+    borders = torch.cat([pool.pixels[:, :, :6], pool.pixels[:, :, -6:]], dim=2).float().mean((1, 2, 3)) / 255
+    places = centres / pool.pixels.shape[-1] - 0.5
+    for step in range(batches):
+        images, _ = crops[step]
+        features.append(F.normalize(clip.encode_image(normalise(images)), dim=-1))
+        told += [
+            Picture(int(pool.labels[i]), float(sides[i]), float(places[i, 1]), float(places[i, 0]), float(borders[i]))
+            for i in crops.chosen(step).tolist()
+        ]
+    return Pictures(torch.cat(features), told)
+
+
+def class_aware_loss(images: Tensor, texts: Tensor, labels: Tensor, scale: Tensor) -> Tensor:
+    """The contrastive loss of pairs, in which all captions of a class count as an image's own (as UniCL's labels do).
+
+    Args:
+        images: ``(B, D)`` unit image features.
+        texts: ``(B, D)`` unit features of their captions.
+        labels: ``(B,)`` int64 classes of the images.
+        scale: Factor on the cosine similarities.
+
+    Returns:
+        The mean of both directions, a scalar: the negative log of the probability of all captions (images) of a class.
+    """
+    logits = scale * images @ texts.T
+    other = labels[:, None] != labels[None]
+    losses = [rows.logsumexp(1) - rows.masked_fill(other, -torch.inf).logsumexp(1) for rows in (logits, logits.T)]
+    return torch.cat(losses).mean()
+
+
+def train_text(clip: CLIP, pictures: Pictures, steps: int, seed: int, shares: Shares = SHARES) -> list[float]:
+    """Train all but the image tower: AdamW, warm-up of 50 steps, cosine to zero; the losses of the steps."""
+    parameters = [value for name, value in clip.named_parameters() if not name.startswith("visual.")]
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": 0.1},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    optimiser = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98), eps=1e-6)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / steps))
+    )
+    tokenizer = truncated_tokenizer(MERGES, clip.context_length)
+    rng, labels = np.random.default_rng(seed), torch.tensor([picture.label for picture in pictures.told])
+    losses = []
+    for _ in range(steps):
+        rows = rng.integers(len(labels), size=_BATCH)
+        tokens = tokenizer([caption(pictures.told[row], rng, shares) for row in rows])
+        texts = F.normalize(encode_text(clip, tokens), dim=-1)
+        loss = class_aware_loss(pictures.features[rows], texts, labels[rows], clip.logit_scale.exp())
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        schedule.step()
+        clip.logit_scale.data.clamp_(max=math.log(100))
+        losses.append(loss.item())
+    return losses
+
+
+@torch.no_grad()
+def accuracy(clip: CLIP, template: str, domain: str, classes: tuple[int, ...], images: int = 512) -> float:
+    """Top-1 in percent of images of split val of these classes, among their names."""
+    pool = draw_pool(images, "val", 0, domain)
+    tokenizer = truncated_tokenizer(MERGES, clip.context_length)
+    texts = F.normalize(
+        encode_text(clip, tokenizer([template.replace("{}", NAMES[label]) for label in classes])), dim=-1
+    )
+    features = clip.encode_image(normalise(plain_views(pool.pixels, 48)))
+    places = torch.full((len(NAMES),), -1)
+    places[list(classes)] = torch.arange(len(classes))
+    labels = places[pool.labels]
+    hits = (features @ texts.T).argmax(-1) == labels
+    return float(100 * hits[labels >= 0].double().mean())
+
+
+def main() -> None:
+    """Encode, train, write the file, say how words matter."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--image-tower", type=Path, default=CHECKPOINT, help="file that has it (default: the package's)"
+    )
+    parser.add_argument("--checkpoint", type=Path, default=Path("runs/demo/clip_captions.safetensors"), help="to write")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and captions (default: 0)")
+    parser.add_argument("--steps", type=int, default=400, help="training batches of 256 captions (default: 400)")
+    parser.add_argument("--pool", type=int, default=10000, help="training images to draw (default: 10000)")
+    parser.add_argument("--batches", type=int, default=160, help="batches of 256 crops to encode (default: 160)")
+    arguments = parser.parse_args()
+    torch.manual_seed(arguments.seed)
+    clip = build_clip(MODEL_CONFIG)
+    tower = {name: value for name, value in load_file(arguments.image_tower).items() if name.startswith("visual.")}
+    clip.load_state_dict({name: value.float() for name, value in tower.items()}, strict=False)
+    pictures = encode_pictures(clip, draw_pool(arguments.pool, "train", 0), arguments.batches, 0)
+    losses = train_text(clip, pictures, arguments.steps, arguments.seed)
+    print(f"loss of the first step {losses[0]:.2f}, of the last ten {sum(losses[-10:]) / len(losses[-10:]):.2f}")
+    for template in ("a photo of a {}.", "a drawing of a {}."):
+        for part, classes in (("all", tuple(range(len(NAMES)))), ("seen", SEEN), ("held out", HELD_OUT)):
+            values = ", ".join(f"{domain} {accuracy(clip, template, domain, classes):.1f}" for domain in DOMAINS)
+            print(f"{template} {part}: {values}", flush=True)
+    state = {name: value for name, value in clip.state_dict().items() if name != "attn_mask"}
+    weights = {name: (value if name == "logit_scale" else value.half()).contiguous() for name, value in state.items()}
+    metadata = {"model": MODEL_NAME, "merges": str(MERGES), "command": "python -m tools.demo_text"}
+    arguments.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    save_file(weights | tower, arguments.checkpoint, metadata=metadata | {"seed": str(arguments.seed)})
+
+
+if __name__ == "__main__":
+    main()

@@ -10,8 +10,7 @@ def gradient_cosine(first: Tensor, second: Tensor) -> Tensor:
     """Cosine of two gradients, all axes taken as one: a scalar of their dtype, 0 where one of them is 0."""
     product = (first * second).sum()
     norms: Tensor = torch.linalg.vector_norm(first) * torch.linalg.vector_norm(second)
-    cosine: Tensor = product / norms.clamp_min(_LEAST_NORM**2)
-    return cosine
+    return product / norms.clamp_min(_LEAST_NORM**2)
 
 
 def matching_loss(target: Tensor, gradient: Tensor) -> Tensor:
@@ -43,5 +42,4 @@ def sharpness_gradient(plain: Tensor, ascended: Tensor, sharpness: float) -> Ten
     It is ``(1 - sharpness) * plain + sharpness * ascended``, of the gradients at ``p`` and at ``p + e``: exactly
     ``ascended`` at 1, exactly ``plain`` at 0, and exactly both where they are equal.
     """
-    mixed: Tensor = torch.lerp(plain, ascended, sharpness)
-    return mixed
+    return torch.lerp(plain, ascended, sharpness)

@@ -123,8 +123,7 @@ def choose_classes(present: Tensor, count: int, seed: int, step: int) -> Tensor:
     """
     key = fold(episode_keys(seed, torch.tensor([step], device=present.device)), Stream.CONTRASTED_CLASSES)
     rank = uniform(key, (len(present),), torch.float64)[0] - present.double()  # below 0: present
-    chosen: Tensor = rank.argsort(stable=True)[: max(count, int(present.sum()))].sort().values
-    return chosen
+    return rank.argsort(stable=True)[: max(count, int(present.sum()))].sort().values
 
 
 def check_temperature(temperature: float) -> None:

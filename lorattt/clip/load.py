@@ -101,8 +101,7 @@ def _find_weights(spec: ClipSpec, config: dict[str, Any]) -> str | Path | None:
         return None
     if name == demo.MODEL_NAME and pretrained == _DEMO_TAG:
         return demo.CHECKPOINT
-    known = tags.get_pretrained_cfg(name.replace("/", "-"), pretrained)
-    if known:
+    if known := tags.get_pretrained_cfg(name.replace("/", "-"), pretrained):
         _check_activation(name, config, bool(known.get("quick_gelu", False)), f"tag {quoted(pretrained)}")
         return pretrained
     path = find_file(pretrained)

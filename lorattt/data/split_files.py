@@ -121,7 +121,6 @@ def read_cars_tables(file: Path, split: str) -> Listed:
 def _rows(file: Path, columns: Sequence[str]) -> list[list[str]]:
     """The values of some columns of a CSV file, row by row; empty where a row is too short."""
     reader = csv.DictReader(read_text(file, _FETCH).splitlines())
-    missing = [column for column in columns if column not in (reader.fieldnames or ())]
-    if missing:
+    if missing := [column for column in columns if column not in (reader.fieldnames or ())]:
         raise UserError(f"{file} has no column {quoted(missing[0])}: fetch it again")
     return [[row[column] or "" for column in columns] for row in reader]

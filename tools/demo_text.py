@@ -3,8 +3,8 @@
     python -m tools.demo_text [--image-tower FILE] [--checkpoint FILE]
 
 The image tower is locked, as in LiT (Zhai et al., CVPR 2022): its features of cropped training images are computed
-once, and a new text tower is trained with them. The weights in the package do not come from here: they have the text tower of
-``tools.pretrain_demo``, whose captions are a few wordings of the class names. About 150 s on two cores.
+once, and a new text tower is trained with them. The weights in the package do not come from here: they have the text
+tower of ``tools.pretrain_demo``, whose captions are a few wordings of the class names.
 """
 
 import argparse

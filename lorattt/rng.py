@@ -86,6 +86,12 @@ def uniform(keys: Tensor, shape: tuple[int, ...], dtype: torch.dtype = torch.flo
     return (bits.to(dtype) * 2.0**-width).reshape(*keys.shape, *shape)
 
 
+def random_order(seed: int, number: int, stream: Stream, count: int) -> Tensor:
+    """A random order of ``count`` things, ``(count,)`` int64: a function of the seed, a number and the purpose."""
+    key = fold(episode_keys(seed, torch.tensor([number])), stream)
+    return uniform(key, (count,), torch.float64)[0].argsort(stable=True)
+
+
 def keep_mask(keys: Tensor, shape: tuple[int, ...], drop: float) -> Tensor:
     """Dropout decisions, one independent block per key: 1 with probability ``1 - drop``, else 0.
 

@@ -4,14 +4,13 @@ import math
 from itertools import count, islice
 from typing import Any, Literal, get_args
 
-import torch
 from PIL import Image
 
 from lorattt import demo
 from lorattt.data.datamodule import EpisodeData
 from lorattt.errors import UserError, quoted
 from lorattt.inputs import at_least
-from lorattt.rng import Stream, episode_keys, fold, uniform
+from lorattt.rng import Stream, random_order
 
 Part = Literal["all", "base", "new"]
 Names = Literal["common", "synonyms"]
@@ -75,8 +74,7 @@ class DemoImages:
         # A class comes back after as many images as there are classes in the stream.
         period = len(demo.SEEN if self._split == "train" else _ALL)
         first = {demo.label_of(index, split=self._split): index for index in range(period)}
-        key = fold(episode_keys(self._seed, torch.tensor([0])), Stream.LONG_TAIL)
-        order = uniform(key, (len(_ALL),), torch.float64)[0].argsort(stable=True).tolist()
+        order = random_order(self._seed, 0, Stream.LONG_TAIL, len(_ALL)).tolist()
         order = [label for label in order if label in self._place and label in first]
         shares = long_tail(images, len(order))
         # The first class comes in each turn of the stream, the others in as many as they have images.

@@ -14,7 +14,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from lorattt.data.images import UnreadableImageError
 from lorattt.errors import UserError
-from lorattt.rng import Stream, episode_keys, fold, uniform
+from lorattt.rng import Stream, random_order
 
 Array: TypeAlias = npt.NDArray[Any]
 Transform = Callable[[Image.Image, int], Tensor]
@@ -227,8 +227,7 @@ class EpochShard(DistributedSampler[Any]):
         self._share = whole or self._count // world
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        key = fold(episode_keys(self.seed, torch.tensor([self.epoch])), Stream.EPOCH_ORDER)
-        order = uniform(key, (self._count,), torch.float64)[0].argsort(stable=True)
+        order = random_order(self.seed, self.epoch, Stream.EPOCH_ORDER, self._count)
         own = order[self.rank :: self.num_replicas][: self._share]
         return iter([(self.epoch, position) for position in own.tolist()])
 

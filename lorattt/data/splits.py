@@ -8,12 +8,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, TypeAlias
 
-import torch
-
 from lorattt.data.file_list import FileList, Sample
 from lorattt.errors import UserError, quoted
 from lorattt.inputs import at_least, did_you_mean
-from lorattt.rng import Stream, episode_keys, fold, uniform
+from lorattt.rng import Stream, random_order
 
 Classes: TypeAlias = Literal["all", "base", "new"] | list[int | str]
 
@@ -36,8 +34,7 @@ def _shuffled(
             raise UserError(f"{why}: class {label} ({name}) in {listing.root} has {images}{fix}")
         if samples:
             samples.sort()
-            key = fold(episode_keys(seed, torch.tensor([label])), stream)
-            order = uniform(key, (len(samples),), torch.float64)[0].argsort(stable=True)
+            order = random_order(seed, label, stream, len(samples))
             classes[label] = [samples[position] for position in order.tolist()]
     return classes
 

@@ -40,6 +40,7 @@ class DemoImages:
         prior: Prior = "uniform",
     ) -> None:
         at_least(1, data__images=images)
+        at_least(0, data__draw_seed=seed)
         for key, value, known in (
             ("domain", domain, (*demo.DOMAINS, _SHIFTED)),
             ("classes", classes, get_args(Part)),
@@ -155,6 +156,5 @@ class DemoData(EpisodeData):
         workers: int = 1,
         **kwargs: Any,
     ) -> None:
-        at_least(0, data__draw_seed=draw_seed)
         source = DemoImages(domain, severity, images, split, classes, draw_seed, names, prior)
         super().__init__(source, batch_size=batch_size, workers=workers, prefetch=2, on_bad_image="error", **kwargs)

@@ -1,5 +1,6 @@
 """Drawn images to fit a prompt on: few of each class, none of which the tiny CLIP was trained on."""
 
+from functools import partial
 from typing import Any
 
 from lorattt.data.demo import DemoImages, Names, Part
@@ -38,17 +39,14 @@ class DemoSourceData(SourceData):
     ) -> None:
         at_least(1, data__shots=shots)
         at_least(0, ", which is no validation", data__val_shots=val_shots)
-        at_least(0, data__draw_seed=draw_seed)
-        one = DemoImages(domain, severity, 1, "shots", classes, draw_seed, names)
-        count = len(one.class_names)  # consecutive images of a part hold each of its classes once
+        drawn = partial(DemoImages, domain, severity, classes=classes, names=names)
+        # Consecutive images of a part hold each of its classes once.
+        count = len(drawn(1, "shots", seed=draw_seed).class_names)
         # Cached here, in the main process, from which workers inherit.
-        train = CachedImages(
-            DemoImages(domain, severity, shots * count, "shots", classes, draw_seed, names), CACHE_BYTES
-        )
+        train = CachedImages(drawn(shots * count, "shots", seed=draw_seed), CACHE_BYTES)
         validation = None
         if val_shots:
-            images = DemoImages(domain, severity, val_shots * count, "val", classes, names=names)
-            validation = CachedImages(images, CACHE_BYTES)
+            validation = CachedImages(drawn(val_shots * count, "val"), CACHE_BYTES)
         super().__init__(train, validation, workers=workers, prefetch=2, on_bad_image="error", cache=False, **kwargs)
         self.name = f"{train.name}-{shots}-shot"
 

@@ -138,17 +138,10 @@ class CroppedBatches(Dataset[tuple[Tensor, Tensor]]):
         """Number of batches."""
         return self.steps
 
-    def chosen(self, step: int) -> Tensor:
-        """Places ``(B,)`` int64 in the pool of the images of a batch."""
-        return self._choose(step)[1]
-
-    def _choose(self, step: int) -> tuple[torch.Generator, Tensor]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-        return generator, torch.randint(len(self.pool.labels), (self.batch_size,), generator=generator)
-
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         """Images ``(B, 3, side, side)``, floats in [0, 1], and labels ``(B,)``."""
-        generator, chosen = self._choose(step)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        chosen = torch.randint(len(self.pool.labels), (self.batch_size,), generator=generator)
         pixels = self.pool.pixels[chosen]
         size = pixels.shape[-1]
         boxes = random_boxes(self.batch_size, size, self.scale, generator)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lorattt.demo import COLOURS, SEEN, SHAPES
+from lorattt.demo import CLASS_NAMES, COLOURS, SEEN, SHAPES
 
 FIRST = (
     "clip art: {}", "icon, {}", "a drawing of a {}", "flat {} design", "vector {}", "sticker with a {}", "one {} sign",
@@ -90,7 +90,8 @@ def caption(picture: Picture, rng: np.random.Generator, shares: Shares = SHARES)
     if rng.random() < shares.wrong:
         wrong = [label for label in SEEN if (label // 8 == colour) != (label % 8 == shape)]
         colour, shape = divmod(wrong[int(rng.integers(len(wrong)))], 8)
-    text = _thing(list(COLOURS)[colour], list(SHAPES)[shape], rng, shares)
+    words = CLASS_NAMES[8 * colour + shape].split()
+    text = _thing(words[0], words[1], rng, shares)
     size, place, background = _attributes(picture, rng)
     told = rng.random(3) < shares.attribute
     text = f"{size} {text}" if size and told[0] else text

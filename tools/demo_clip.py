@@ -3,7 +3,7 @@
 import copy
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,28 @@ def crowding(texts: Tensor) -> Tensor:
         A scalar from about -4 (orthogonal) to 0 (all the same).
     """
     return torch.pdist(F.normalize(texts, dim=-1)).square().mul(-2).exp().mean().log()
+
+
+def adamw(parameters: Iterable[Tensor], lr: float, weight_decay: float) -> torch.optim.AdamW:
+    """CLIP's optimiser, with weight decay on matrices only."""
+    matrices: list[Tensor] = []
+    others: list[Tensor] = []
+    for parameter in parameters:
+        (matrices if parameter.dim() >= 2 else others).append(parameter)
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), eps=1e-6)
+
+
+def write_weights(file: Path, clip: CLIP, command: str, steps: int, seed: object) -> None:
+    """Write a model in half precision but for the logit scale, and how it was made."""
+    weights = {
+        name: (value.float() if name == "logit_scale" else value.half()).cpu().contiguous()
+        for name, value in clip.state_dict().items()
+        if name != "attn_mask"
+    }
+    metadata = {"model": MODEL_NAME, "merges": str(MERGES), "command": command, "steps": str(steps), "seed": str(seed)}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file(weights, file, metadata=metadata)
 
 
 class PretrainCLIP(LightningModule):
@@ -209,33 +231,15 @@ class PretrainCLIP(LightningModule):
         self.log_dict({name: 100 * value for name, value in top1.items()}, prog_bar=True)
 
     def on_fit_end(self) -> None:
-        """Write the averaged weights, in half precision but for the logit scale."""
-        if not self.trainer.is_global_zero:
-            return
-        state = self.averaged.state_dict()
-        weights = {
-            name: (value.float() if name == "logit_scale" else value.half()).cpu().contiguous()
-            for name, value in state.items()
-            if name != "attn_mask"
-        }
-        metadata = {
-            "model": MODEL_NAME,
-            "merges": str(MERGES),
-            "command": "python -m tools.pretrain_demo",
-            "steps": str(self.trainer.global_step),
-            "seed": os.environ.get("PL_GLOBAL_SEED", "not set"),
-        }
-        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        save_file(weights, self.checkpoint, metadata=metadata)
+        """Write the averaged weights."""
+        if self.trainer.is_global_zero:
+            seed = os.environ.get("PL_GLOBAL_SEED", "not set")
+            command = "python -m tools.pretrain_demo"
+            write_weights(self.checkpoint, self.averaged, command, self.trainer.global_step, seed)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with warm-up and cosine, stepped every batch."""
-        parameters = list(self.clip.parameters())
-        groups = [
-            {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": self.weight_decay},
-            {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=(0.9, 0.98), eps=1e-6)
+        optimizer = adamw(self.clip.parameters(), self.lr, self.weight_decay)
         total = int(self.trainer.estimated_stepping_batches)
 
         def factor(step: int) -> float:

@@ -17,7 +17,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -243,7 +243,7 @@ class Study:
 
 
 @contextlib.contextmanager
-def _reported(folder: Path) -> Any:
+def _reported(folder: Path) -> Iterator[None]:
     """What is printed goes to stderr, and so does how long it took: stdout is for the tables."""
     started = time.perf_counter()
     with contextlib.redirect_stdout(sys.stderr):

@@ -47,7 +47,7 @@ def prompt_values(file: Path, images: int, seed: int) -> dict[str, NDArray[np.fl
         seed: Which scenes and directions.
     """
     rho = float(yaml.safe_load(_SAPT.read_text(encoding="utf-8"))["model"]["init_args"]["rho"])
-    spec, task = PromptSpec(file=str(file)), FittedDomain(images, seed)
+    spec, task = PromptSpec(file=str(file)), _fitted_domain(images, seed)
     found = {name: rise.double().numpy() for name, rise in task.rises(spec, rho).items()}
     if spec.content.extras:
         found[COSINE] = task.cosines(spec).double().numpy()
@@ -108,3 +108,6 @@ class FittedDomain:
             loss = self.losses(views.classifier(context, "end")[0], some).mean()
             found.append(gradient_cosine(torch.autograd.grad(loss, context)[0], second))
         return torch.stack(found)
+
+
+_fitted_domain = cache(FittedDomain)  # encoded once for all prompts of a seed

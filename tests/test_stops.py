@@ -422,18 +422,22 @@ def test_a_forked_process_says_nothing(number: str, status: int) -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == status
 
 
+def trainer_of(started: list["subprocess.Popen[bytes]"], folder: Path) -> Any:
+    """What is asked of a Trainer that has started these processes for other devices."""
+    return SimpleNamespace(
+        strategy=SimpleNamespace(launcher=SimpleNamespace(procs=started)),
+        is_global_zero=False,
+        callbacks=[],
+        default_root_dir=str(folder),
+    )
+
+
 def test_the_processes_of_other_devices_are_ended_too(tmp_path: Path) -> None:
     """Those that Lightning started, which it would take for failed and kill this process for."""
     children = [subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) for _ in range(2)]
     started = list(children)
-    trainer: Any = SimpleNamespace(
-        strategy=SimpleNamespace(launcher=SimpleNamespace(procs=started)),
-        is_global_zero=False,
-        callbacks=[],
-        default_root_dir=str(tmp_path),
-    )
     begun = time.monotonic()
-    RunStops().on_exception(trainer, None, Stopped(signal.SIGTERM))  # type: ignore[arg-type]
+    RunStops().on_exception(trainer_of(started, tmp_path), None, Stopped(signal.SIGTERM))  # type: ignore[arg-type]
     assert [child.returncode for child in children] == [-signal.SIGTERM] * 2
     assert started == []
     assert time.monotonic() - begun < _CHILDREN_SECONDS
@@ -447,13 +451,8 @@ def test_a_process_that_failed_does_not_kill_this_one_while_it_says_why(tmp_path
     killed: list[None] = []
     observer = _ChildProcessObserver(os.getpid(), started)
     observer._terminate_all = lambda: killed.append(None)  # type: ignore[method-assign]
-    trainer: Any = SimpleNamespace(
-        strategy=SimpleNamespace(launcher=SimpleNamespace(procs=started)),
-        is_global_zero=False,
-        callbacks=[],
-        default_root_dir=str(tmp_path),
-    )
-    RunStops().on_exception(trainer, None, RuntimeError("the connection was closed"))  # type: ignore[arg-type]
+    trainer, exception = trainer_of(started, tmp_path), RuntimeError("the connection was closed")
+    RunStops().on_exception(trainer, None, exception)  # type: ignore[arg-type]
     assert observer._run(), "it has nothing left to look at"
     assert killed == []
 
